@@ -1,0 +1,187 @@
+//! The composition root: builds every part from the configuration, and owns their tasks from start to stop.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, serve::ListenerExt};
+use tokio::{
+    net::TcpListener,
+    sync::Notify,
+    task::{JoinError, JoinHandle},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    config::{Config, DatabaseConfig},
+    http,
+    messaging::{broker::Broker, consumer::Consumer, relay::Relay, supervisor::Backoff},
+    password::PasswordHasher,
+    repository::{
+        database::Database,
+        schema::{self, SchemaError},
+    },
+    service::{health::HealthService, users::UserService},
+    status::Status,
+};
+
+/// Time to finish for requests in flight, the relay, the consumer, and each of the two pools: with the pauses between
+/// them a stop takes 25 s at most, `SHUTDOWN_DELAY_MS` aside.
+const FINISH_REQUESTS: Duration = Duration::from_secs(11);
+const FINISH_RELAY: Duration = Duration::from_secs(7);
+const FINISH_CONSUMER: Duration = Duration::from_secs(3);
+const CLOSE_POOL: Duration = Duration::from_millis(1500);
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("cannot listen on {address}: {cause} (another port: PORT)")]
+    Listen { address: SocketAddr, cause: io::Error },
+    #[error("cannot write the OpenAPI document: {0}")]
+    OpenApi(#[from] serde_json::Error),
+    #[error("cannot bring the schema up to date: {0}")]
+    Schema(#[from] SchemaError),
+    #[error("the server stopped: {0}")]
+    Serve(io::Error),
+    #[error("the {0} ended by itself, which it never should")]
+    TaskEnded(&'static str),
+    #[error("the {0} failed: {1}")]
+    TaskFailed(&'static str, JoinError),
+}
+
+pub struct App {
+    listener: TcpListener,
+    router: Router,
+    pools: [Database; 2],
+    database: DatabaseConfig,
+    relay: Relay,
+    consumer: Consumer,
+    status: Arc<Status>,
+    shutdown_delay: Duration,
+}
+
+impl App {
+    /// Binds the listener and puts the parts together; connects to nothing, so that it starts without its dependencies.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        let Config { http, database, broker, passwords, shutdown_delay, log: _ } = config;
+        let listen = |cause| AppError::Listen { address: http.address, cause };
+        let listener = TcpListener::bind(http.address).await.map_err(listen)?;
+        let status = Arc::new(Status::default());
+        let outbox_filled = Arc::new(Notify::new());
+        let pool = Database::new(database.url.options(), database.max_connections);
+        let probe_pool = Database::new(database.url.options(), 1);
+        let users = UserService::new(pool.clone(), PasswordHasher::new(passwords.hash_wait), outbox_filled.clone());
+        let health = HealthService::new(probe_pool.clone(), status.clone());
+        let router = http::router(users, health, passwords.policy, http.request_timeout)?;
+        let broker = Broker { url: broker.url, queue_type: broker.queue_type };
+        let relay = Relay {
+            broker: broker.clone(),
+            database: database.direct_url.options(),
+            outbox_filled,
+            status: status.clone(),
+        };
+        let consumer = Consumer::new(broker, status.clone());
+        let pools = [pool, probe_pool];
+        Ok(Self { listener, router, pools, database, relay, consumer, status, shutdown_delay })
+    }
+
+    /// Where it listens; with `PORT=0` the system chose the port.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop`, then stops in order: not ready, no new connections, requests in flight, outbox, consumer.
+    ///
+    /// # Errors
+    /// When a migration fails, or a part ends that never should.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
+        let Self { listener, router, database, relay, consumer, status, pools, shutdown_delay } = self;
+        let [http_stop, relay_stop, consumer_stop] = std::array::from_fn(|_| CancellationToken::new());
+        let mut http = spawn_server(listener, router, http_stop.clone());
+        let mut relay = tokio::spawn({
+            let stop = relay_stop.clone();
+            async move {
+                if let Some(outcome) = stop.run_until_cancelled(schema_ready(&database)).await {
+                    outcome?;
+                    relay.run(stop).await;
+                }
+                Ok(())
+            }
+        });
+        let mut consumer = tokio::spawn(consumer.run(consumer_stop.clone()));
+
+        let outcome = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            ended = &mut http => Err(ended_early("http", ended.map(|served| served.map_err(AppError::Serve)))),
+            ended = &mut relay => Err(ended_early("relay", ended)),
+            ended = &mut consumer => Err(ended_early("consumer", ended.map(Ok))),
+        };
+
+        status.start_draining();
+        if outcome.is_ok() {
+            sleep(shutdown_delay).await;
+        }
+        http_stop.cancel();
+        finish("http", http, FINISH_REQUESTS).await;
+        relay_stop.cancel();
+        finish("relay", relay, FINISH_RELAY).await;
+        consumer_stop.cancel();
+        finish("consumer", consumer, FINISH_CONSUMER).await;
+        for pool in pools {
+            if timeout(CLOSE_POOL, pool.close()).await.is_err() {
+                warn!("Database connections did not close in time");
+            }
+        }
+        info!("Stopped");
+        outcome
+    }
+}
+
+fn spawn_server(listener: TcpListener, router: Router, stop: CancellationToken) -> JoinHandle<io::Result<()>> {
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            warn!(%error, "TCP_NODELAY could not be set");
+        }
+    });
+    tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).into_future())
+}
+
+/// Waits until the schema is as the binary wants it: applies the migrations, or waits for somebody to do so.
+async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
+    let options = database.direct_url.options();
+    let mut backoff = Backoff::default();
+    loop {
+        let outcome = if database.migrate_on_start {
+            schema::migrate(&options).await.map(|()| true)
+        } else {
+            schema::is_current_at(&options).await
+        };
+        match outcome {
+            Ok(true) => return Ok(()),
+            Ok(false) => warn!("Migrations are pending: run `user-management-api migrate`"),
+            Err(error) if error.is_passing() => warn!(%error, "The database is unavailable, trying again"),
+            Err(error) => return Err(error),
+        }
+        sleep(backoff.next_pause()).await;
+    }
+}
+
+fn ended_early(task: &'static str, ended: Result<Result<(), AppError>, JoinError>) -> AppError {
+    match ended {
+        Ok(Ok(())) => AppError::TaskEnded(task),
+        Ok(Err(error)) => error,
+        Err(failure) => AppError::TaskFailed(task, failure),
+    }
+}
+
+async fn finish<T>(name: &'static str, mut task: JoinHandle<T>, limit: Duration) {
+    if !task.is_finished() && timeout(limit, &mut task).await.is_err() {
+        warn!(task = name, "Did not finish in time, gave it up");
+        task.abort();
+    }
+}

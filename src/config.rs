@@ -1,0 +1,331 @@
+//! Settings: read once from the environment, with `.env` beneath it, and checked together. The only reader of the
+//! environment; each part parses its own URL or directive.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
+
+use crate::{
+    domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy},
+    messaging::broker::{BrokerUrl, QueueType},
+    repository::database::DatabaseUrl,
+    telemetry::{LogFormat, LogLevel},
+};
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub http: HttpConfig,
+    pub database: DatabaseConfig,
+    pub broker: BrokerConfig,
+    pub passwords: PasswordConfig,
+    pub log: LogConfig,
+    /// Pause between "not ready" and closing the listener, for load balancers to notice.
+    pub shutdown_delay: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Loopback, unless anonymous access is allowed.
+    pub address: SocketAddr,
+    /// Time for one request, its body included.
+    pub request_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct DatabaseConfig {
+    pub url: DatabaseUrl,
+    /// For the relay's session lock: `url`, unless that leads through a transaction pooler.
+    pub direct_url: DatabaseUrl,
+    pub max_connections: u32,
+    pub migrate_on_start: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    pub url: BrokerUrl,
+    pub queue_type: QueueType,
+}
+
+#[derive(Clone, Debug)]
+pub struct PasswordConfig {
+    pub policy: PasswordPolicy,
+    /// Longest wait for a hashing slot.
+    pub hash_wait: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+/// Every bad setting, one line each; values that may hold a secret are not repeated.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError(Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bad settings:")?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The process's environment, with the `.env` of the working directory beneath it.
+///
+/// # Errors
+/// When `.env` is there and cannot be parsed.
+pub fn environment() -> Result<HashMap<String, String>, ConfigError> {
+    let mut settings = HashMap::new();
+    match dotenvy::from_filename_iter(".env") {
+        Ok(lines) => {
+            for (number, line) in lines.enumerate() {
+                // The error would repeat the line, and the line may hold a password.
+                let broken = |_| ConfigError(vec![format!(".env: entry {} is not of the form NAME=value", number + 1)]);
+                settings.extend([line.map_err(broken)?]);
+            }
+        }
+        Err(error) if error.not_found() => {}
+        Err(error) => return Err(ConfigError(vec![format!(".env: {error}")])),
+    }
+    settings.extend(
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+    );
+    Ok(settings)
+}
+
+impl Config {
+    /// # Errors
+    /// Every bad setting at once.
+    pub fn from_settings(settings: HashMap<String, String>) -> Result<Self, ConfigError> {
+        read(settings, |reader| {
+            let (http, database, broker) = (reader.http(), reader.database(), reader.broker());
+            let passwords = PasswordConfig {
+                policy: reader.password_policy(),
+                hash_wait: reader.milliseconds("PASSWORD_HASH_WAIT_MS", 2_000, 1),
+            };
+            let log = reader.log();
+            let shutdown_delay = reader.milliseconds("SHUTDOWN_DELAY_MS", 0, 0);
+            Some(Self { http, database: database?, broker: broker?, passwords, log, shutdown_delay })
+        })
+    }
+}
+
+/// What `migrate` needs.
+///
+/// # Errors
+/// Every bad setting at once.
+pub fn for_migrate(settings: HashMap<String, String>) -> Result<(DatabaseConfig, LogConfig), ConfigError> {
+    read(settings, |reader| {
+        let (database, log) = (reader.database(), reader.log());
+        Some((database?, log))
+    })
+}
+
+/// Where a `healthcheck` finds the service of the same environment.
+///
+/// # Errors
+/// Every bad setting at once.
+pub fn for_healthcheck(settings: HashMap<String, String>) -> Result<SocketAddr, ConfigError> {
+    let mut address = read(settings, |reader| Some(reader.http().address))?;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    Ok(address)
+}
+
+/// What `openapi` needs.
+///
+/// # Errors
+/// Every bad setting at once.
+pub fn for_openapi(settings: HashMap<String, String>) -> Result<PasswordPolicy, ConfigError> {
+    read(settings, |reader| Some(reader.password_policy()))
+}
+
+fn read<T>(settings: HashMap<String, String>, parts: impl FnOnce(&mut Reader) -> Option<T>) -> Result<T, ConfigError> {
+    let mut reader = Reader { settings, faults: Vec::new() };
+    match parts(&mut reader) {
+        Some(parts) if reader.faults.is_empty() => Ok(parts),
+        _ => Err(ConfigError(reader.faults)),
+    }
+}
+
+/// Takes settings one by one and collects what is wrong with them.
+struct Reader {
+    settings: HashMap<String, String>,
+    faults: Vec<String>,
+}
+
+impl Reader {
+    /// `None` when it is unset, empty, or wrong; the last is noted.
+    fn optional<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        let value = self.settings.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())?;
+        parse(value).map_err(|fault| self.faults.push(format!("{name}: {fault}"))).ok()
+    }
+
+    fn required<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        if self.settings.get(name).is_none_or(|value| value.trim().is_empty()) {
+            self.faults.push(format!("{name}: is not set (see .env.example)"));
+        }
+        self.optional(name, parse)
+    }
+
+    fn number<T>(&mut self, name: &str, default: T, least: T, most: T) -> T
+    where
+        T: FromStr + PartialOrd + fmt::Display + Copy,
+    {
+        let parse = |value: &str| match value.parse() {
+            Ok(number) if number >= least && number <= most => Ok(number),
+            _ => Err(format!("must be a whole number from {least} to {most}, not `{value}`")),
+        };
+        self.optional(name, parse).unwrap_or(default)
+    }
+
+    fn milliseconds(&mut self, name: &str, default: u64, least: u64) -> Duration {
+        const TEN_MINUTES: u64 = 600_000;
+        Duration::from_millis(self.number(name, default, least, TEN_MINUTES))
+    }
+
+    fn http(&mut self) -> HttpConfig {
+        let host = self.optional("HOST", parse_host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let port = self.number("PORT", 8000, 0, u16::MAX);
+        let allow_anonymous = self.optional("ALLOW_ANONYMOUS", parse_bool).unwrap_or(false);
+        if !host.is_loopback() && !allow_anonymous {
+            self.faults.push(format!(
+                "HOST: {host} can be reached from other machines, and there is no authentication yet: use 127.0.0.1, \
+                 or set ALLOW_ANONYMOUS=true if something in front of the service keeps strangers out"
+            ));
+        }
+        let request_timeout = self.milliseconds("REQUEST_TIMEOUT_MS", 10_000, 1);
+        HttpConfig { address: SocketAddr::new(host, port), request_timeout }
+    }
+
+    fn database(&mut self) -> Option<DatabaseConfig> {
+        let url = self.required("DATABASE_URL", DatabaseUrl::from_str);
+        let direct_url = self.optional("DATABASE_DIRECT_URL", DatabaseUrl::from_str);
+        let max_connections = self.number("DATABASE_MAX_CONNECTIONS", 10, 1, 1_000);
+        let migrate_on_start = self.optional("MIGRATE_ON_START", parse_bool).unwrap_or(true);
+        let url = url?;
+        Some(DatabaseConfig {
+            direct_url: direct_url.unwrap_or_else(|| url.clone()),
+            url,
+            max_connections,
+            migrate_on_start,
+        })
+    }
+
+    fn broker(&mut self) -> Option<BrokerConfig> {
+        let url = self.required("RABBITMQ_URL", BrokerUrl::from_str);
+        let queue_type = self.optional("AMQP_QUEUE_TYPE", QueueType::from_str).unwrap_or_default();
+        Some(BrokerConfig { url: url?, queue_type })
+    }
+
+    fn password_policy(&mut self) -> PasswordPolicy {
+        PasswordPolicy { min_chars: self.number("PASSWORD_MIN_LENGTH", 8, 1, PASSWORD_MAX_BYTES) }
+    }
+
+    fn log(&mut self) -> LogConfig {
+        LogConfig {
+            level: self.optional("LOG_LEVEL", LogLevel::from_str).unwrap_or_default(),
+            format: self.optional("LOG_FORMAT", LogFormat::from_str).unwrap_or_default(),
+        }
+    }
+}
+
+fn parse_host(value: &str) -> Result<IpAddr, String> {
+    match value {
+        "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        address => address.parse().map_err(|_| format!("must be an IP address or `localhost`, not `{value}`")),
+    }
+}
+
+fn parse_bool(value: &str) -> Result<bool, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("must be true or false, not `{value}`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::{Config, ConfigError};
+
+    const SEED: [(&str, &str); 3] = [
+        ("DATABASE_URL", "postgresql+asyncpg://postgres:postgres@localhost:5432/userdb"),
+        ("RABBITMQ_URL", "amqp://guest:guest@localhost:5672/"),
+        ("LOG_LEVEL", "INFO"),
+    ];
+
+    fn read(changes: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let settings = SEED.iter().chain(changes).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::from_settings(settings.collect::<HashMap<_, _>>())
+    }
+
+    #[test]
+    fn the_seeds_env_works_unchanged() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.http.address.to_string(), "127.0.0.1:8000");
+    }
+
+    #[test]
+    fn every_bad_setting_is_named_at_once_and_no_secret_is_repeated() {
+        let error = read(&[
+            ("DATABASE_URL", "mysql://u:hunter22@h/d"),
+            ("RABBITMQ_URL", "http://u:hunter22@h"),
+            ("PORT", "eighty"),
+            ("LOG_LEVEL", "LOUD"),
+            ("LOG_FORMAT", "xml"),
+            ("MIGRATE_ON_START", "maybe"),
+            ("AMQP_QUEUE_TYPE", "stream"),
+            ("PASSWORD_MIN_LENGTH", "0"),
+            ("HOST", "0.0.0.0"),
+        ])
+        .unwrap_err()
+        .to_string();
+        for name in [
+            "DATABASE_URL",
+            "RABBITMQ_URL",
+            "PORT",
+            "LOG_LEVEL",
+            "LOG_FORMAT",
+            "MIGRATE_ON_START",
+            "AMQP_QUEUE_TYPE",
+            "PASSWORD_MIN_LENGTH",
+            "HOST",
+        ] {
+            assert!(error.contains(&format!("\n  {name}: ")), "{name} is missing in {error}");
+        }
+        assert!(!error.contains("hunter22"), "{error}");
+    }
+
+    #[test]
+    fn required_settings_that_are_missing_or_empty_are_named() {
+        let error = Config::from_settings(HashMap::from([("DATABASE_URL".to_owned(), " ".to_owned())])).unwrap_err();
+        assert_eq!(error.0.len(), 2, "{error}");
+    }
+
+    #[test]
+    fn debug_output_masks_secrets() {
+        let config =
+            read(&[("DATABASE_URL", "postgresql://u:hunter22@h/d"), ("RABBITMQ_URL", "amqp://u:hunter22@h/%2f")]);
+        assert!(!format!("{config:?}").contains("hunter22"));
+    }
+
+    #[test]
+    fn an_address_that_others_can_reach_needs_allow_anonymous() {
+        assert!(read(&[("HOST", "0.0.0.0")]).unwrap_err().to_string().contains("ALLOW_ANONYMOUS=true"));
+        assert!(read(&[("HOST", "::")]).is_err());
+        assert!(read(&[("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")]).is_ok());
+        for loopback in ["127.0.0.2", "::1", "localhost"] {
+            assert!(read(&[("HOST", loopback)]).is_ok(), "{loopback}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What is told to the world about a change.
+
+use uuid::Uuid;
+
+use super::timestamp::Timestamp;
+use crate::trace_id::TraceId;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    Created,
+    Updated,
+    Deleted,
+}
+
+impl EventType {
+    /// The wire name; also the routing key.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "user.created",
+            Self::Updated => "user.updated",
+            Self::Deleted => "user.deleted",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Created, Self::Updated, Self::Deleted].into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// An event about to be written beside its change.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// A UUID version 7: unique, and sorted roughly by time in whatever store a consumer keeps it in.
+    pub id: Uuid,
+    pub event_type: EventType,
+    pub trace_id: TraceId,
+}
+
+impl NewEvent {
+    #[must_use]
+    pub fn new(event_type: EventType, trace_id: TraceId) -> Self {
+        Self { id: Uuid::now_v7(), event_type, trace_id }
+    }
+}
+
+/// An event read back from the outbox.
+#[derive(Clone, Debug)]
+pub struct OutboxEvent {
+    /// Its place in the outbox; events of one user have rising places.
+    pub seq: i64,
+    pub id: Uuid,
+    pub event_type: String,
+    pub user_id: i64,
+    /// The user's version after the change.
+    pub version: i64,
+    pub trace_id: String,
+    pub occurred_at: Timestamp,
+    /// `{"name","surname"}`, or `null` for a deleted user.
+    pub data: Box<serde_json::value::RawValue>,
+}

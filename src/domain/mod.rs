@@ -1,0 +1,7 @@
+//! The words of the business and their rules. Values of these types are valid by construction; the inner layers never
+//! check again. Imports nothing of ours but `trace_id`.
+
+pub mod event;
+pub mod page;
+pub mod timestamp;
+pub mod user;

@@ -1,0 +1,83 @@
+//! A page of a list: which rows, and where its neighbours are.
+
+/// Most users in one page, and the default.
+pub const MAX_LIMIT: i64 = 100;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// 1..=[`MAX_LIMIT`]
+    pub limit: i64,
+    /// 0..
+    pub offset: i64,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { limit: MAX_LIMIT, offset: 0 }
+    }
+}
+
+impl Page {
+    #[must_use]
+    pub fn first(self) -> Self {
+        Self { offset: 0, ..self }
+    }
+
+    /// The last page of `total` rows, counted from offset 0.
+    #[must_use]
+    pub fn last(self, total: i64) -> Self {
+        Self { offset: (total - 1).max(0) / self.limit * self.limit, ..self }
+    }
+
+    /// The page before; from beyond the end, the last one.
+    #[must_use]
+    pub fn previous(self, total: i64) -> Option<Self> {
+        match self.offset {
+            0 => None,
+            beyond if beyond >= total => Some(self.last(total)),
+            offset => Some(Self { offset: (offset - self.limit).max(0), ..self }),
+        }
+    }
+
+    #[must_use]
+    pub fn next(self, total: i64) -> Option<Self> {
+        let offset = self.offset.checked_add(self.limit)?;
+        (offset < total).then_some(Self { offset, ..self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Page;
+
+    fn page(limit: i64, offset: i64) -> Page {
+        Page { limit, offset }
+    }
+
+    #[test]
+    fn neighbours_of_a_middle_page_touch_it() {
+        assert_eq!(page(2, 2).previous(5), Some(page(2, 0)));
+        assert_eq!(page(2, 2).next(5), Some(page(2, 4)));
+        assert_eq!(page(2, 2).last(5), page(2, 4));
+    }
+
+    #[test]
+    fn the_ends_have_no_neighbour() {
+        assert_eq!(page(2, 0).previous(5), None);
+        assert_eq!(page(2, 4).next(5), None);
+        assert_eq!(page(5, 0).next(5), None);
+        assert_eq!(page(2, i64::MAX).next(5), None);
+    }
+
+    #[test]
+    fn a_page_beyond_the_end_leads_back_to_the_last() {
+        assert_eq!(page(2, 100).previous(5), Some(page(2, 4)));
+        assert_eq!(page(2, 100).previous(0), Some(page(2, 0)));
+        assert_eq!(page(2, 0).last(0), page(2, 0));
+    }
+
+    #[test]
+    fn a_page_less_than_one_limit_in_leads_back_to_the_first() {
+        assert_eq!(page(10, 3).previous(50), Some(page(10, 0)));
+    }
+}

@@ -1,0 +1,182 @@
+//! A user, and the rules a new or changed one must meet.
+
+use std::fmt;
+
+use secrecy::SecretString;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::timestamp::Timestamp;
+
+/// Longest name or surname, in characters, after trimming.
+pub const NAME_MAX_CHARS: usize = 255;
+/// Longest password, in bytes: bounds the work that one request can ask for.
+pub const PASSWORD_MAX_BYTES: usize = 1024;
+
+/// Why a value is refused: a stable `snake_case` word, and a sentence that never repeats the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: &'static str,
+    pub detail: String,
+}
+
+/// A positive integer chosen by the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct UserId(i64);
+
+impl UserId {
+    /// Takes the canonical decimal form of a positive 64-bit integer: no sign, no leading zero.
+    #[must_use]
+    pub fn parse(raw: &str) -> Option<Self> {
+        let canonical = !raw.starts_with('0') && raw.bytes().all(|byte| byte.is_ascii_digit());
+        canonical.then(|| raw.parse().ok()).flatten().map(Self)
+    }
+
+    #[must_use]
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl From<i64> for UserId {
+    fn from(id: i64) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A name or surname: trimmed, 1 to 255 characters, no control characters. `Debug` does not show it: it is personal.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Name(String);
+
+impl Name {
+    /// # Errors
+    /// `blank`, `too_long` or `control_character`.
+    pub fn parse(raw: &str) -> Result<Self, Refusal> {
+        let name = raw.trim();
+        let refusal = |code, detail: &str| Err(Refusal { code, detail: detail.to_owned() });
+        if name.is_empty() {
+            refusal("blank", "Must hold at least one character that is not white space.")
+        } else if name.chars().any(char::is_control) {
+            refusal("control_character", "Must not hold control characters.")
+        } else if name.chars().nth(NAME_MAX_CHARS).is_some() {
+            refusal("too_long", "Must be at most 255 characters long.")
+        } else {
+            Ok(Self(name.to_owned()))
+        }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Name(…)")
+    }
+}
+
+/// The rule that a new password must meet.
+#[derive(Clone, Copy, Debug)]
+pub struct PasswordPolicy {
+    pub min_chars: usize,
+}
+
+impl PasswordPolicy {
+    /// Takes a password exactly as it is: never trimmed, never cut.
+    ///
+    /// # Errors
+    /// `too_short` or `too_long`.
+    pub fn check(self, raw: String) -> Result<SecretString, Refusal> {
+        if raw.chars().count() < self.min_chars {
+            let detail = format!("Must be at least {} characters long.", self.min_chars);
+            Err(Refusal { code: "too_short", detail })
+        } else if raw.len() > PASSWORD_MAX_BYTES {
+            let detail = format!("Must be at most {PASSWORD_MAX_BYTES} bytes long in UTF-8.");
+            Err(Refusal { code: "too_long", detail })
+        } else {
+            Ok(raw.into())
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct NewUser {
+    pub name: Name,
+    pub surname: Name,
+    pub password: SecretString,
+}
+
+/// What a partial update asks for; `None` leaves a field as it is.
+#[derive(Debug)]
+pub struct UserChanges {
+    pub name: Option<Name>,
+    pub surname: Option<Name>,
+    pub password: Option<SecretString>,
+}
+
+/// A user as it is stored, less the password's hash.
+#[derive(Clone, Serialize, ToSchema)]
+pub struct User {
+    #[schema(value_type = i64, minimum = 1, example = 1)]
+    pub id: UserId,
+    #[schema(example = "Иван", min_length = 1, max_length = 255)]
+    pub name: String,
+    #[schema(example = "Иванов", min_length = 1, max_length = 255)]
+    pub surname: String,
+    /// UTC, milliseconds
+    #[schema(value_type = String, format = DateTime, example = "2024-12-04T10:30:00.123Z")]
+    pub created_at: Timestamp,
+    /// UTC, milliseconds
+    #[schema(value_type = String, format = DateTime, example = "2024-12-04T10:30:00.123Z")]
+    pub updated_at: Timestamp,
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Name, PasswordPolicy, UserId};
+
+    #[test]
+    fn a_user_id_is_a_canonical_positive_integer() {
+        assert_eq!(UserId::parse("1"), Some(UserId(1)));
+        assert_eq!(UserId::parse("9223372036854775807"), Some(UserId(i64::MAX)));
+        for raw in ["", "0", "01", "-1", "+1", "1.0", "abc", "9223372036854775808", "١", " 1"] {
+            assert_eq!(UserId::parse(raw), None, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_trimmed_and_counted_in_characters() {
+        assert_eq!(Name::parse("  Иван\u{3000}\n").unwrap().as_str(), "Иван");
+        assert!(Name::parse(&"я".repeat(255)).is_ok());
+        assert_eq!(Name::parse(&"я".repeat(256)).unwrap_err().code, "too_long");
+        assert_eq!(Name::parse(" \u{a0}\t").unwrap_err().code, "blank");
+        for raw in ["a\0b", "a\nb", "\u{85}a\u{7f}", "a\u{9f}b"] {
+            assert_eq!(Name::parse(raw).unwrap_err().code, "control_character", "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_measured_in_characters_below_and_bytes_above() {
+        let policy = PasswordPolicy { min_chars: 8 };
+        let code = |raw: &str| policy.check(raw.to_owned()).map_err(|refusal| refusal.code).err();
+        assert_eq!(code("пароль12"), None);
+        assert_eq!(code("пароль1"), Some("too_short"));
+        assert_eq!(code("        "), None);
+        assert_eq!(code(&"x".repeat(1024)), None);
+        assert_eq!(code(&"ж".repeat(513)), Some("too_long"));
+    }
+}

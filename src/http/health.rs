@@ -1,0 +1,53 @@
+//! Probes: is the process alive, and can it serve.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    error::{NOT_READY, Problem},
+    state::AppState,
+};
+use crate::service::health::{HealthReport, Readiness};
+
+pub fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(live)).routes(routes!(ready))
+}
+
+#[derive(Serialize, ToSchema)]
+struct Alive {
+    #[schema(example = "alive")]
+    status: &'static str,
+}
+
+/// Is the process alive
+///
+/// Looks at nothing but itself: a restart would not bring back a dependency.
+#[utoipa::path(
+    get, path = "/health/live", tag = "health", operation_id = "live",
+    responses((status = 200, description = "It is", body = Alive))
+)]
+async fn live() -> Json<Alive> {
+    Json(Alive { status: "alive" })
+}
+
+/// Can the process serve
+///
+/// Without RabbitMQ it is `degraded` and still ready: writes work, and their events wait in the outbox.
+#[utoipa::path(
+    get, path = "/health/ready", tag = "health", operation_id = "ready",
+    responses((status = 200, description = "It can", body = HealthReport))
+)]
+async fn ready(State(state): State<AppState>) -> Result<Json<HealthReport>, Problem> {
+    let report = state.health.report().await;
+    if report.status != Readiness::Unavailable {
+        return Ok(Json(report));
+    }
+    let mut problem =
+        Problem::new(&NOT_READY, "The database is away, its schema is not current, or the process stops.");
+    if let Ok(checks) = serde_json::to_value(&report.checks) {
+        problem.extensions.insert("checks".to_owned(), checks);
+    }
+    Err(problem)
+}

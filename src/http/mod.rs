@@ -1,0 +1,62 @@
+//! HTTP: the only place that knows axum, status codes and headers. Parses requests into domain types, calls the service,
+//! answers. Knows nothing of SQL or RabbitMQ.
+
+mod body;
+mod docs;
+mod error;
+mod health;
+mod openapi;
+mod query;
+mod state;
+mod trace;
+mod users;
+
+use std::time::Duration;
+
+use axum::{Router, middleware::from_fn_with_state};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+pub use self::state::AppState;
+use crate::{
+    domain::user::PasswordPolicy,
+    service::{health::HealthService, users::UserService},
+};
+
+/// The routes that the OpenAPI document describes.
+fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::ApiDoc::openapi()).merge(users::router()).merge(health::router())
+}
+
+/// The OpenAPI document of a service with this password policy, as JSON.
+///
+/// # Errors
+/// None that can arise: every part of a document can be written.
+pub fn openapi_document(policy: PasswordPolicy) -> serde_json::Result<String> {
+    openapi::render(&api().into_openapi(), policy)
+}
+
+/// All routes under the one stack of layers.
+///
+/// # Errors
+/// As [`openapi_document`].
+pub fn router(
+    users: UserService,
+    health: HealthService,
+    password_policy: PasswordPolicy,
+    request_timeout: Duration,
+) -> serde_json::Result<Router> {
+    let openapi = openapi_document(password_policy)?.into();
+    let state = AppState { users, health, password_policy, openapi };
+    let (api, _document) = api().split_for_parts();
+    Ok(layered(api.merge(docs::router()), request_timeout).with_state(state))
+}
+
+/// Outermost first: `trace` sees every answer, a panic's and its own time limit's too, and writes the body of every error.
+fn layered<S: Clone + Send + Sync + 'static>(routes: Router<S>, request_timeout: Duration) -> Router<S> {
+    routes.layer(CatchPanicLayer::custom(trace::on_panic)).layer(from_fn_with_state(request_timeout, trace::trace))
+}
+
+#[cfg(test)]
+mod tests;

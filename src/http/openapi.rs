@@ -1,0 +1,139 @@
+//! The OpenAPI document: what the routes' macros say, and what holds for every route, added from the tables of `error`.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use utoipa::{OpenApi, ToSchema, openapi::OpenApi as Document};
+
+use super::error::{
+    BAD_REQUEST, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, Kind, MALFORMED_JSON, NOT_READY, OVERLOADED,
+    PAYLOAD_TOO_LARGE, PROBLEM_JSON, ProblemBody, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE,
+    USER_NOT_FOUND, VALIDATION_FAILED,
+};
+use crate::domain::user::PasswordPolicy;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "User Management API",
+        description = "A small record of truth for users. Each change is committed together with its event; events go to \
+                       the RabbitMQ topic exchange `user_events` as `user.created`, `user.updated`, `user.deleted`. \
+                       Errors are problem documents (RFC 9457), explained under [/docs/errors](/docs/errors)."
+    ),
+    tags((name = "users", description = "The record of truth"), (name = "health", description = "Probes")),
+    components(schemas(ProblemBody))
+)]
+pub struct ApiDoc;
+
+/// Text that is 1 to 255 characters long when trimmed, and holds no control character inside. White space is Unicode's
+/// `White_Space`, which other languages' `\s` is not quite.
+const NAME_PATTERN: &str = r"^[\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]*[^\u0000- \u007F-\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000](?:[^\u0000-\u001F\u007F-\u009F]*[^\u0000- \u007F-\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000])?[\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]*$";
+
+/// A new user
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "describes the body that `UserFields` reads")]
+pub struct CreateUser {
+    /// Trimmed; no control characters
+    #[schema(min_length = 1, max_length = 255, example = "Иван")]
+    name: String,
+    /// Trimmed; no control characters
+    #[schema(min_length = 1, max_length = 255, example = "Иванов")]
+    surname: String,
+    /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
+    #[schema(format = Password, max_length = 1024, example = "secret123")]
+    password: String,
+}
+
+/// Fields to change; one that is absent or null stays as it is
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "describes the body that `UserFields` reads")]
+pub struct UpdateUser {
+    /// Trimmed; no control characters
+    #[schema(min_length = 1, max_length = 255, example = "Петр")]
+    name: Option<String>,
+    /// Trimmed; no control characters
+    #[schema(min_length = 1, max_length = 255, example = "Петров")]
+    surname: Option<String>,
+    /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
+    #[schema(format = Password, max_length = 1024)]
+    password: Option<String>,
+}
+
+/// What may go wrong in each operation.
+fn problems(operation: &str) -> Vec<&'static Kind> {
+    let path = [&USER_NOT_FOUND];
+    let query = [&BAD_REQUEST, &INVALID_QUERY];
+    let body = [&MALFORMED_JSON, &UNREADABLE_BODY, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
+    let mut kinds = match operation {
+        "list_users" => query.to_vec(),
+        "get_user" | "delete_user" => [&query[..], &path].concat(),
+        "create_user" => [&query[..], &body, &[&OVERLOADED]].concat(),
+        "update_user" => [&query[..], &path, &body, &[&OVERLOADED]].concat(),
+        "ready" => vec![&NOT_READY],
+        _ => Vec::new(),
+    };
+    if operation.contains("user") {
+        kinds.push(&DATABASE_UNAVAILABLE);
+    }
+    kinds.extend([&INTERNAL_ERROR, &TIME_LIMIT_EXCEEDED]);
+    kinds
+}
+
+/// The document as it is served, for a service with this policy.
+///
+/// # Errors
+/// None that can arise: every part of a document can be written.
+pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result<String> {
+    let mut document = serde_json::to_value(document)?;
+    for body in ["CreateUser", "UpdateUser"] {
+        let properties = &mut document["components"]["schemas"][body]["properties"];
+        properties["password"]["minLength"] = policy.min_chars.into();
+        for name in ["name", "surname"] {
+            properties[name]["pattern"] = NAME_PATTERN.into();
+        }
+    }
+    let operations = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
+    for operation in operations.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
+        describe_errors(operation);
+        describe_trace_id(operation);
+    }
+    serde_json::to_string_pretty(&document)
+}
+
+fn describe_errors(operation: &mut Value) {
+    let kinds = problems(operation["operationId"].as_str().unwrap_or_default());
+    for kind in &kinds {
+        let of_status = kinds.iter().filter(|other| other.status == kind.status);
+        let description: Vec<_> = of_status.map(|kind| format!("{} (`{}`)", kind.title, kind.code)).collect();
+        let mut response = json!({
+            "description": description.join("; "),
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        });
+        if kind.retry_after.is_some() {
+            response["headers"]["Retry-After"] = json!({"description": "Seconds after which to try again", "required": true, "schema": {"type": "integer"}});
+        }
+        operation["responses"][kind.status.as_str()] = response;
+    }
+}
+
+fn describe_trace_id(operation: &mut Value) {
+    let header = json!({
+        "description": "The request's trace id: `X-Request-Id`, or a new UUID",
+        "required": true,
+        "schema": {"type": "string"},
+    });
+    for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        response["headers"]["X-Trace-Id"] = header.clone();
+    }
+    let parameter = json!({
+        "name": "X-Request-Id", "in": "header", "required": false,
+        "description": "Trace id to use: 1 to 128 characters of `A-Z a-z 0-9 . _ : / @ + = -`. Anything else is replaced \
+                        by a new one",
+        "schema": {"type": "string"},
+    });
+    match operation["parameters"].as_array_mut() {
+        Some(parameters) => parameters.push(parameter),
+        None => operation["parameters"] = json!([parameter]),
+    }
+}

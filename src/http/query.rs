@@ -1,0 +1,117 @@
+//! Query parameters: what is out of range, repeated or unknown is an error, never silently mended.
+
+use axum::{extract::FromRequestParts, http::request::Parts};
+
+use super::error::{Fault, INVALID_QUERY, Problem};
+use crate::domain::page::{MAX_LIMIT, Page};
+
+impl<S: Send + Sync> FromRequestParts<S> for Page {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let mut query = Query::read(parts);
+        let defaults = Self::default();
+        let limit = query.integer("limit", 1, MAX_LIMIT).unwrap_or(defaults.limit);
+        let offset = query.integer("offset", 0, i64::MAX).unwrap_or(defaults.offset);
+        query.finish().map(|()| Self { limit, offset })
+    }
+}
+
+/// For routes that take no query parameter.
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        Query::read(parts).finish().map(|()| Self)
+    }
+}
+
+/// Parameters that nobody has taken yet, and the faults of those taken.
+struct Query {
+    parameters: Vec<(String, String)>,
+    faults: Vec<Fault>,
+}
+
+impl Query {
+    fn read(parts: &Parts) -> Self {
+        let raw = parts.uri.query().unwrap_or_default();
+        Self { parameters: form_urlencoded::parse(raw.as_bytes()).into_owned().collect(), faults: Vec::new() }
+    }
+
+    fn integer(&mut self, name: &str, least: i64, most: i64) -> Option<i64> {
+        let values: Vec<String> =
+            self.parameters.extract_if(.., |(given, _)| given == name).map(|(_, value)| value).collect();
+        match &values[..] {
+            [] => None,
+            [value] => {
+                let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+                let parsed = digits.then(|| value.parse().ok()).flatten();
+                let in_range = parsed.filter(|number| (least..=most).contains(number));
+                if in_range.is_none() {
+                    let detail = format!("Must be a whole number from {least} to {most}.");
+                    self.faults.push(Fault::parameter(name, "out_of_range", detail));
+                }
+                in_range
+            }
+            _ => {
+                self.faults.push(Fault::parameter(name, "repeated", "Must be given once."));
+                None
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<(), Problem> {
+        const MAX_FAULTS: usize = 32;
+        let unknown = self.parameters.iter().take(MAX_FAULTS);
+        self.faults.extend(unknown.map(|(name, _)| {
+            let shown: String = name.chars().take(64).collect();
+            Fault::parameter(&shown, "unknown_parameter", "There is no such parameter here.")
+        }));
+        if self.faults.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = self.faults.iter().filter_map(|fault| fault.parameter.as_deref()).collect();
+        let detail = format!("Wrong in the query: {}.", names.join(", "));
+        Err(Problem::new(&INVALID_QUERY, detail).with_errors(self.faults))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{extract::FromRequestParts, http::Request};
+
+    use super::{Page, Problem};
+
+    async fn page(query: &str) -> Result<Page, Problem> {
+        let request = Request::get(format!("/users?{query}")).body(()).unwrap();
+        Page::from_request_parts(&mut request.into_parts().0, &()).await
+    }
+
+    #[tokio::test]
+    async fn limits_and_offsets_in_range_are_taken() {
+        assert_eq!(page("").await.unwrap(), Page { limit: 100, offset: 0 });
+        assert_eq!(page("limit=%31&offset=0").await.unwrap(), Page { limit: 1, offset: 0 });
+        assert_eq!(page("offset=9223372036854775807").await.unwrap().offset, i64::MAX);
+    }
+
+    #[tokio::test]
+    async fn everything_else_is_named() {
+        for (query, code) in [
+            ("limit=0", "out_of_range"),
+            ("limit=101", "out_of_range"),
+            ("limit=", "out_of_range"),
+            ("limit=+5", "out_of_range"),
+            ("limit=ten", "out_of_range"),
+            ("offset=-1", "out_of_range"),
+            ("offset=99999999999999999999", "out_of_range"),
+            ("limit=1&limit=1", "repeated"),
+            ("page=1", "unknown_parameter"),
+            ("Limit=1", "unknown_parameter"),
+        ] {
+            let problem = page(query).await.unwrap_err();
+            assert_eq!((problem.kind.code, problem.errors[0].code.as_ref()), ("invalid_query", code), "{query}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The outermost layer: gives a request its trace id, logs its start and its end, bounds its time, and writes the body of
+//! every error, whoever raised it.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tokio::time::{Instant, timeout};
+use tracing::{Instrument, error, error_span, info, warn};
+
+use super::error::{INTERNAL_ERROR, PROBLEM_JSON, Problem, TIME_LIMIT_EXCEEDED};
+use crate::trace_id::TraceId;
+
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+
+/// `time_limit` is for the whole request, its body included.
+pub async fn trace(State(time_limit): State<Duration>, mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(REQUEST_ID);
+    let accepted = given.and_then(|value| TraceId::parse(value.as_bytes()));
+    let refused = given.is_some() && accepted.is_none();
+    let trace_id = accepted.unwrap_or_else(TraceId::generate);
+    request.extensions_mut().insert(trace_id.clone());
+    // At ERROR, so that whatever level is logged, its lines have the trace id.
+    let span = error_span!("request", trace_id = trace_id.as_str());
+    async move {
+        let log = RequestLog::start(&request);
+        if refused {
+            warn!("X-Request-Id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id");
+        }
+        let answered = timeout(time_limit, next.run(request)).await;
+        let mut response = answered.unwrap_or_else(|_elapsed| {
+            let limit = format!("The request did not finish within {} ms.", time_limit.as_millis());
+            Problem::new(&TIME_LIMIT_EXCEEDED, limit).into_response()
+        });
+        let problem = write_problem(&mut response, &log.path, &trace_id);
+        log.end(response.status(), problem);
+        if let Ok(value) = HeaderValue::from_str(trace_id.as_str()) {
+            response.headers_mut().insert(TRACE_ID, value);
+        }
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+/// Turns an error response into a problem document; keeps headers such as `Allow`.
+fn write_problem(response: &mut Response, path: &str, trace_id: &TraceId) -> Option<Problem> {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return None;
+    }
+    let problem = response.extensions_mut().remove::<Problem>().unwrap_or_else(|| Problem::from_status(status));
+    let body = serde_json::to_vec(&problem.body(path, trace_id.as_str())).unwrap_or_default();
+    *response.body_mut() = Body::from(body);
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    Some(problem)
+}
+
+/// Answers a panic; its message and place are in the log, by the panic hook.
+pub fn on_panic(_message: Box<dyn std::any::Any + Send>) -> Response {
+    Problem::new(&INTERNAL_ERROR, "The service's log has the cause under this trace_id.").into_response()
+}
+
+/// Writes the two lines of a request; one that is dropped before its end says so.
+struct RequestLog {
+    method: Method,
+    path: String,
+    started: Instant,
+    ended: bool,
+}
+
+impl RequestLog {
+    fn start(request: &Request) -> Self {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        info!(method = method.as_str(), path, "Request started");
+        Self { method, path, started: Instant::now(), ended: false }
+    }
+
+    fn duration_ms(&self) -> f64 {
+        (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3
+    }
+
+    fn end(mut self, status: StatusCode, problem: Option<Problem>) {
+        self.ended = true;
+        let (method, path, duration_ms) = (self.method.as_str(), self.path.as_str(), self.duration_ms());
+        let status_code = status.as_u16();
+        let (code, cause) = problem.map_or((None, None), |problem| (Some(problem.kind.code), problem.cause));
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            error!(method, path, status_code, duration_ms, code, cause, "Request failed");
+        } else if status.is_server_error() {
+            warn!(method, path, status_code, duration_ms, code, cause, "Request failed");
+        } else {
+            info!(method, path, status_code, duration_ms, code, "Request completed");
+        }
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        if !self.ended {
+            let (method, path, duration_ms) = (self.method.as_str(), self.path.as_str(), self.duration_ms());
+            warn!(method, path, duration_ms, cause = "the client closed the connection", "Request failed");
+        }
+    }
+}

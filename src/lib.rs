@@ -1,0 +1,35 @@
+//! A small record of truth for users: a REST API on PostgreSQL whose every change is committed together with its event,
+//! and whose events reach RabbitMQ exactly as they were committed.
+//!
+//! # The walk of one POST
+//!
+//! 1. [`http`]: the trace layer takes `X-Request-Id` or makes a trace id and logs `Request started`; the handler parses
+//!    the body into [`domain`] types, naming every fault at once.
+//! 2. [`service`]: the password is hashed on a blocking thread ([`password`]); one use case is one statement.
+//! 3. [`repository`]: the statement inserts the user **and** the event's row in `outbox`; both are committed, or neither.
+//!    The handler answers 201: the answer never waits for RabbitMQ.
+//! 4. [`messaging::relay`], woken by the commit, reads the row, publishes it with the trace id, waits for the broker's
+//!    confirm, deletes the row, and logs `Event published`.
+//! 5. [`messaging::consumer`] receives the message and logs `Event received`, with the same trace id.
+//!
+//! # Walls
+//!
+//! `main → app → all` · `http → service, domain` · `service → repository, domain, password, status` ·
+//! `messaging → repository, domain, status` · `repository → domain` · `config` calls the parsers of `repository`,
+//! `messaging` and `telemetry`. [`trace_id`] is free to all; leaves import nothing of ours. `axum` lives in `http` and
+//! `app`, `lapin` in `messaging`, SQL in `repository`. `tests/walls.rs` checks this.
+
+pub mod app;
+pub mod config;
+pub mod domain;
+pub mod http;
+pub mod messaging;
+pub mod password;
+pub mod repository;
+pub mod service;
+pub mod shutdown;
+pub mod status;
+pub mod telemetry;
+pub mod trace_id;
+
+pub use repository::schema::MIGRATOR;

@@ -1,0 +1,105 @@
+//! The command line: read the settings, start what was asked for, turn the outcome into an exit code.
+
+use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
+
+use axum::{body::Body, http::Request};
+use clap::{Parser, Subcommand};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+use tracing::{error, info};
+use user_management_api::{
+    app::App,
+    config::{self, Config, ConfigError},
+    http,
+    repository::schema,
+    shutdown, telemetry,
+};
+
+/// A small record of truth for users: a REST API on PostgreSQL with exact events on RabbitMQ.
+///
+/// Settings come from the environment and from `.env`; `.env.example` explains each.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API, publish and consume the events [default]
+    Serve,
+    /// Bring the database's schema up to date
+    Migrate,
+    /// Print the OpenAPI document
+    Openapi,
+    /// Exit with 0 if the service of the same environment is ready
+    Healthcheck,
+}
+
+/// The exit code of a bad command line or setting.
+const BAD_USAGE: u8 = 2;
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(4);
+
+type AnyError = Box<dyn Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = match Cli::parse().command.unwrap_or(Command::Serve) {
+        Command::Serve => serve().await,
+        Command::Migrate => migrate().await,
+        Command::Openapi => openapi(),
+        Command::Healthcheck => healthcheck().await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("user-management-api: {error}");
+            ExitCode::from(if error.is::<ConfigError>() { BAD_USAGE } else { 1 })
+        }
+    }
+}
+
+async fn serve() -> Result<(), AnyError> {
+    let config = Config::from_settings(config::environment()?)?;
+    let telemetry = telemetry::init(&config.log.level, config.log.format);
+    tokio::spawn(telemetry.report_dropped_lines());
+    let stop = shutdown::on_signal()?;
+    let served = async {
+        let app = App::build(config).await?;
+        let address = app.local_addr()?;
+        info!(version = env!("CARGO_PKG_VERSION"), %address, docs = %format_args!("http://{address}/docs"), "Listening");
+        Ok(app.run(stop).await?)
+    };
+    served.await.inspect_err(|error: &AnyError| error!(%error, "Failed"))
+}
+
+async fn migrate() -> Result<(), AnyError> {
+    let (database, log) = config::for_migrate(config::environment()?)?;
+    let _telemetry = telemetry::init(&log.level, log.format);
+    schema::migrate(&database.direct_url.options()).await?;
+    info!("The schema is current");
+    Ok(())
+}
+
+fn openapi() -> Result<(), AnyError> {
+    let policy = config::for_openapi(config::environment()?)?;
+    println!("{}", http::openapi_document(policy)?);
+    Ok(())
+}
+
+async fn healthcheck() -> Result<(), AnyError> {
+    let address = config::for_healthcheck(config::environment()?)?;
+    let status = timeout(HEALTHCHECK_TIMEOUT, get_status(address, "/health/ready")).await??;
+    if status.is_success() { Ok(()) } else { Err(format!("http://{address}/health/ready answered {status}").into()) }
+}
+
+async fn get_status(address: SocketAddr, path: &str) -> Result<axum::http::StatusCode, AnyError> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(path).header("host", address.to_string()).body(Body::empty())?;
+    let status = sender.send_request(request).await?.status();
+    connection.abort();
+    Ok(status)
+}

@@ -1,0 +1,159 @@
+//! Reads the events back and logs them. Acknowledges by hand, after the line is written: an event is logged at least once,
+//! and a repeated line says `duplicate`.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use lapin::{
+    Channel,
+    message::Delivery,
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    types::{FieldTable, ShortString},
+};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::{
+    broker::{self, Broker, QUEUE},
+    dead_letter::DeadLetters,
+    message::{self, ReceivedEvent},
+    seen::{Novelty, Seen},
+    supervisor::{SessionError, supervise},
+};
+use crate::status::{Link, Status};
+
+/// Messages that the broker sends ahead of their acknowledgement.
+const PREFETCH: u16 = 200;
+/// Acknowledge after this many messages, or this much time, whichever comes first.
+const ACK_EVERY: u32 = 50;
+const ACK_WITHIN: Duration = Duration::from_millis(20);
+
+pub struct Consumer {
+    broker: Broker,
+    status: Arc<Status>,
+    /// Outlives a session: a reconnect is just when messages repeat.
+    seen: tokio::sync::Mutex<Seen>,
+}
+
+impl Consumer {
+    #[must_use]
+    pub fn new(broker: Broker, status: Arc<Status>) -> Self {
+        Self { broker, status, seen: tokio::sync::Mutex::default() }
+    }
+
+    /// Consumes until `stop`; then finishes what it holds.
+    pub async fn run(self, stop: CancellationToken) {
+        supervise("consumer", &stop, || self.session(&stop)).await;
+        self.status.set_consumer(Link::Down);
+    }
+
+    async fn session(&self, stop: &CancellationToken) -> Result<(), SessionError> {
+        // A connection of its own: the broker blocks connections that publish.
+        let Some(connection) = stop.run_until_cancelled(self.broker.connect("consumer")).await.transpose()? else {
+            return Ok(());
+        };
+        self.broker.declare_topology(&connection).await?;
+        let dead_letters = DeadLetters::open(&connection).await?;
+        let channel = connection.create_channel().await?;
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+        self.status.set_consumer(Link::Up);
+        let outcome = self.consume(&channel, &dead_letters, stop).await;
+        self.status.set_consumer(Link::Down);
+        if outcome.is_ok() {
+            drop((channel, dead_letters));
+            broker::close(connection).await;
+        }
+        outcome
+    }
+
+    async fn consume(
+        &self,
+        channel: &Channel,
+        dead_letters: &DeadLetters,
+        stop: &CancellationToken,
+    ) -> Result<(), SessionError> {
+        let tag = ShortString::from(env!("CARGO_PKG_NAME"));
+        let options = BasicConsumeOptions::default();
+        let mut deliveries = channel.basic_consume(QUEUE.into(), tag.clone(), options, FieldTable::default()).await?;
+        let mut seen = self.seen.lock().await;
+        let mut acks = Acks::new(channel);
+        loop {
+            tokio::select! {
+                delivery = deliveries.next() => match delivery {
+                    Some(delivery) => {
+                        let delivery = delivery?;
+                        receive(&delivery, &mut seen, dead_letters).await?;
+                        acks.add(&delivery).await?;
+                    }
+                    // The queue was deleted under us: a new session declares it again.
+                    None => return Err(SessionError::Closed),
+                },
+                () = sleep_until(acks.due), if acks.waiting > 0 => acks.flush().await?,
+                () = stop.cancelled() => break,
+            }
+        }
+        channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
+        acks.flush().await
+    }
+}
+
+async fn receive(delivery: &Delivery, seen: &mut Seen, dead_letters: &DeadLetters) -> Result<(), SessionError> {
+    match message::parse(&delivery.data) {
+        Ok(event) => {
+            let novelty = seen.note(&event);
+            log(&event, &novelty);
+            Ok(())
+        }
+        Err(reason) => {
+            dead_letters.put(delivery, &reason).await?;
+            let message_id = delivery.properties.message_id().as_ref().map(ShortString::as_str);
+            error!(message_id, reason, "Message cannot be read, it is in the dead-letter queue");
+            Ok(())
+        }
+    }
+}
+
+fn log(event: &ReceivedEvent, novelty: &Novelty) {
+    let Novelty { duplicate, stale } = novelty;
+    info!(
+        trace_id = event.trace_id,
+        event_type = event.event_type,
+        user_id = event.user_id,
+        event_id = %event.event_id,
+        duplicate = duplicate.then_some(true),
+        stale = stale.then_some(true),
+        "Event received"
+    );
+}
+
+/// Acknowledges several deliveries at once: the last one's tag stands for all before it.
+struct Acks<'a> {
+    channel: &'a Channel,
+    last_tag: u64,
+    waiting: u32,
+    due: Instant,
+}
+
+impl<'a> Acks<'a> {
+    fn new(channel: &'a Channel) -> Self {
+        Self { channel, last_tag: 0, waiting: 0, due: Instant::now() }
+    }
+
+    async fn add(&mut self, delivery: &Delivery) -> Result<(), SessionError> {
+        if self.waiting == 0 {
+            self.due = Instant::now() + ACK_WITHIN;
+        }
+        self.last_tag = delivery.delivery_tag;
+        self.waiting += 1;
+        if self.waiting >= ACK_EVERY { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), SessionError> {
+        if self.waiting > 0 {
+            self.waiting = 0;
+            self.channel.basic_ack(self.last_tag, BasicAckOptions { multiple: true }).await?;
+        }
+        Ok(())
+    }
+}

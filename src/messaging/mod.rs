@@ -1,0 +1,11 @@
+//! From the outbox to the broker and back: the relay publishes, the consumer reads. Knows nothing of HTTP; meets it only
+//! at the outbox table.
+
+pub mod broker;
+pub mod consumer;
+mod dead_letter;
+mod message;
+mod publisher;
+pub mod relay;
+mod seen;
+pub mod supervisor;

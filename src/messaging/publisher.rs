@@ -1,0 +1,89 @@
+//! One connection and one channel that publish with confirms. A channel has one publisher: lapin mixes up the confirms of
+//! several.
+
+use std::collections::HashSet;
+
+use futures_util::future::try_join_all;
+use lapin::{
+    BasicProperties, Channel, Connection,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use uuid::Uuid;
+
+use super::{
+    broker::{self, Broker, EXCHANGE},
+    message,
+    supervisor::SessionError,
+};
+use crate::{domain::event::OutboxEvent, status::Link};
+
+pub struct Publisher {
+    connection: Connection,
+    channel: Channel,
+}
+
+/// What the broker said of a batch.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Events that the broker did not take: returned because no queue wants them, or nacked.
+    pub refused: HashSet<Uuid>,
+    pub reason: Option<String>,
+}
+
+impl Publisher {
+    pub async fn open(broker: &Broker, name: &str) -> Result<Self, SessionError> {
+        let connection = broker.connect(name).await?;
+        broker.declare_topology(&connection).await?;
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self { connection, channel })
+    }
+
+    pub fn link(&self) -> Link {
+        let status = self.connection.status();
+        match (status.connected() && self.channel.status().connected(), status.blocked()) {
+            (false, _) => Link::Down,
+            (true, true) => Link::Blocked,
+            (true, false) => Link::Up,
+        }
+    }
+
+    pub async fn declare_topology(&self, broker: &Broker) -> Result<(), SessionError> {
+        broker.declare_topology(&self.connection).await
+    }
+
+    /// Publishes all, in order, and waits for every confirm. Has no time limit of its own.
+    pub async fn publish(&self, events: &[&OutboxEvent]) -> Result<Verdict, SessionError> {
+        let mut confirms = Vec::with_capacity(events.len());
+        for event in events {
+            let body = message::body(event)?;
+            let properties = message::properties(event);
+            // Mandatory: an event that no queue would take comes back instead of vanishing.
+            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            let key = event.event_type.as_str().into();
+            confirms.push(self.channel.basic_publish(EXCHANGE.into(), key, options, &body, properties).await?);
+        }
+        let mut verdict = Verdict::default();
+        for (confirmation, event) in try_join_all(confirms).await?.into_iter().zip(events) {
+            if confirmation.is_nack() {
+                verdict.refused.insert(event.id);
+                verdict.reason = Some("nacked".to_owned());
+            }
+            // lapin may hand a return to another message's confirm: only the id tells whose it is.
+            if let Some(returned) = confirmation.take_message() {
+                verdict.refused.extend(message_id(&returned.delivery.properties));
+                verdict.reason = Some(returned.reply_text.to_string());
+            }
+        }
+        Ok(verdict)
+    }
+
+    pub async fn close(self) {
+        drop(self.channel);
+        broker::close(self.connection).await;
+    }
+}
+
+fn message_id(properties: &BasicProperties) -> Option<Uuid> {
+    Uuid::parse_str(properties.message_id().as_ref()?.as_str()).ok()
+}

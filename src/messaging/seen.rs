@@ -1,0 +1,85 @@
+//! What the consumer remembers, to tell a repeated message from a new one.
+
+use lru::LruCache;
+use uuid::Uuid;
+
+use super::message::ReceivedEvent;
+
+/// Events and users remembered; the least recently seen go first.
+const REMEMBERED: usize = 65_536;
+
+/// Deduplicates by event id on all deliveries: a publisher that repeats itself after a lost confirm does so without AMQP's
+/// `redelivered` flag.
+pub struct Seen {
+    events: LruCache<Uuid, ()>,
+    versions: LruCache<i64, i64>,
+}
+
+/// How a message relates to those before it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Novelty {
+    /// The same event was received before.
+    pub duplicate: bool,
+    /// A change of this user at least as new was received before.
+    pub stale: bool,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        // Unbounded, as the bounded kind takes the memory of a full one at once.
+        Self { events: LruCache::unbounded(), versions: LruCache::unbounded() }
+    }
+}
+
+impl Seen {
+    pub fn note(&mut self, event: &ReceivedEvent) -> Novelty {
+        let duplicate = self.events.put(event.event_id, ()).is_some();
+        let newest = self.versions.get(&event.user_id).copied().unwrap_or(0);
+        let stale = event.version <= newest;
+        self.versions.put(event.user_id, event.version.max(newest));
+        if self.events.len() > REMEMBERED {
+            self.events.pop_lru();
+        }
+        if self.versions.len() > REMEMBERED {
+            self.versions.pop_lru();
+        }
+        Novelty { duplicate, stale }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::{Novelty, REMEMBERED, ReceivedEvent, Seen};
+
+    fn event(user_id: i64, version: i64) -> ReceivedEvent {
+        let event_type = "user.updated".to_owned();
+        ReceivedEvent { event_type, user_id, trace_id: "t".to_owned(), event_id: Uuid::now_v7(), version }
+    }
+
+    #[test]
+    fn the_first_sight_is_new_and_the_second_a_duplicate() {
+        let (mut seen, first) = (Seen::default(), event(1, 1));
+        assert_eq!(seen.note(&first), Novelty { duplicate: false, stale: false });
+        assert_eq!(seen.note(&first), Novelty { duplicate: true, stale: true });
+        assert_eq!(seen.note(&event(1, 2)), Novelty { duplicate: false, stale: false });
+    }
+
+    #[test]
+    fn an_older_version_after_a_newer_one_is_stale() {
+        let mut seen = Seen::default();
+        seen.note(&event(1, 5));
+        assert_eq!(seen.note(&event(1, 4)), Novelty { duplicate: false, stale: true });
+        assert_eq!(seen.note(&event(2, 1)), Novelty { duplicate: false, stale: false });
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut seen = Seen::default();
+        for user_id in 0..=i64::try_from(REMEMBERED).unwrap() {
+            seen.note(&event(user_id, 1));
+        }
+        assert_eq!((seen.events.len(), seen.versions.len()), (REMEMBERED, REMEMBERED));
+    }
+}

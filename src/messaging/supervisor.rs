@@ -1,0 +1,110 @@
+//! Keeps a session with the broker alive: run it, and when it ends, drop all of it, wait, start anew, for ever.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::repository::database::DatabaseError;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A session that lasted this long was healthy: the next pause is short again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("RabbitMQ: {0}")]
+    Broker(#[from] lapin::Error),
+    #[error("RabbitMQ did not {0} in time")]
+    Timeout(&'static str),
+    #[error("RabbitMQ closed the connection")]
+    Closed,
+    #[error("RabbitMQ refused a message")]
+    Refused,
+    #[error("an event cannot be written as JSON: {0}")]
+    Encode(#[from] serde_json::Error),
+    #[error("PostgreSQL: {0}")]
+    Database(DatabaseError),
+}
+
+impl From<sqlx::Error> for SessionError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl From<DatabaseError> for SessionError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// Doubling pauses with full jitter, so that replicas do not come back in step.
+/// <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>
+#[derive(Debug)]
+pub struct Backoff {
+    ceiling: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { ceiling: FIRST_PAUSE }
+    }
+}
+
+impl Backoff {
+    /// The next pause: at least a tenth of the ceiling, so that a failure that comes at once does not spin.
+    pub fn next_pause(&mut self) -> Duration {
+        let pause = self.ceiling.mul_f64(0.1 + 0.9 * fastrand::f64());
+        self.ceiling = (self.ceiling * 2).min(LONGEST_PAUSE);
+        pause
+    }
+}
+
+/// Runs `session` again and again until `stop`; a session that returns `Ok` has finished its work.
+pub async fn supervise<S>(name: &'static str, stop: &CancellationToken, mut session: impl FnMut() -> S)
+where
+    S: Future<Output = Result<(), SessionError>>,
+{
+    let mut backoff = Backoff::default();
+    loop {
+        let started = Instant::now();
+        match session().await {
+            Ok(()) => return,
+            Err(error) if stop.is_cancelled() => {
+                warn!(session = name, %error, "Session ended while stopping");
+                return;
+            }
+            Err(error) => {
+                if started.elapsed() > HEALTHY_AFTER {
+                    backoff = Backoff::default();
+                }
+                let pause = backoff.next_pause();
+                let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+                warn!(session = name, %error, retry_in_ms, "Session lost, starting it again");
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Backoff, FIRST_PAUSE, LONGEST_PAUSE};
+
+    #[test]
+    fn pauses_grow_to_a_ceiling_and_never_vanish() {
+        let mut backoff = Backoff::default();
+        assert!(backoff.next_pause() <= FIRST_PAUSE);
+        for _ in 0..20 {
+            let pause = backoff.next_pause();
+            assert!(pause >= FIRST_PAUSE / 10 && pause <= LONGEST_PAUSE, "{pause:?}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The connection pool, and the bounds within which every statement runs.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use futures_util::future::BoxFuture;
+use sqlx::{
+    ConnectOptions, Connection, PgConnection, PgPool,
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgPoolOptions, Postgres},
+};
+use tokio::time::timeout;
+
+/// Longest wait for a free connection, connecting included.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time for a whole operation, waiting included: a client hears of a lost database within 3 s.
+const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_800);
+/// A connection that rested longer than this is tried before use: one that died meanwhile costs nobody a request, and a
+/// busy one costs no round trip.
+const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
+const TEST_TIMEOUT: Duration = Duration::from_millis(500);
+/// Limits that the server keeps, in milliseconds; under [`OPERATION_TIMEOUT`], so that the server gives up first and says why.
+const SERVER_LIMITS: [(&str, &str); 3] =
+    [("statement_timeout", "2500"), ("lock_timeout", "2000"), ("idle_in_transaction_session_timeout", "10000")];
+/// Time for one attempt to connect outside the pool.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// Away, too busy, or not ready for us: the same request may succeed later.
+    #[error("the database did not answer within the time limit")]
+    Timeout,
+    /// As [`Self::Timeout`], and the driver or the server said why.
+    #[error(transparent)]
+    Unavailable(sqlx::Error),
+    /// The statement itself failed: a defect of ours.
+    #[error(transparent)]
+    Statement(sqlx::Error),
+}
+
+impl From<sqlx::Error> for DatabaseError {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error as E;
+        let passing = match &error {
+            E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
+            E::Database(refusal) => refusal.code().is_some_and(|state| is_passing(&state)),
+            _ => false,
+        };
+        if passing { Self::Unavailable(error) } else { Self::Statement(error) }
+    }
+}
+
+/// Whether a SQLSTATE speaks of the server's condition rather than of the statement.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn is_passing(state: &str) -> bool {
+    const CLASSES: [&str; 4] = [
+        "08", // connection exception
+        "28", // invalid authorization: credentials are being changed, or wrong
+        "53", // insufficient resources
+        "57", // operator intervention: shutdown, start-up, statement_timeout
+    ];
+    const STATES: [&str; 6] = [
+        "25006", // read-only transaction: a standby that is about to be promoted
+        "3D000", // the database does not exist yet
+        "40001", // serialization failure
+        "40P01", // deadlock
+        "42P01", // a table is missing: migrations are pending
+        "55P03", // lock_timeout
+    ];
+    CLASSES.iter().any(|class| state.starts_with(class)) || STATES.contains(&state)
+}
+
+/// Where the database is and how to log in; `Debug` does not show the password.
+#[derive(Clone)]
+pub struct DatabaseUrl(PgConnectOptions);
+
+impl DatabaseUrl {
+    #[must_use]
+    pub fn options(&self) -> PgConnectOptions {
+        self.0.clone()
+    }
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = &'static str;
+
+    /// Takes `postgresql+driver://` too, as other languages' libraries write it. The error says what is wrong without
+    /// repeating the URL: it holds a password.
+    fn from_str(raw: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "must be a URL such as postgresql://user:password@host:5432/database";
+        let (scheme, rest) = raw.split_once("://").ok_or(EXPECTED)?;
+        let scheme = scheme.split_once('+').map_or(scheme, |(scheme, _driver)| scheme);
+        if !matches!(scheme, "postgresql" | "postgres") {
+            return Err(EXPECTED);
+        }
+        PgConnectOptions::from_str(&format!("{scheme}://{rest}"))
+            .map(|options| Self(options.application_name(env!("CARGO_PKG_NAME")).disable_statement_logging()))
+            .map_err(|_details_may_hold_the_password| EXPECTED)
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}/{}", self.0.get_host(), self.0.get_port(), self.0.get_database().unwrap_or_default())
+    }
+}
+
+/// Opens a connection of its own, outside any pool.
+///
+/// # Errors
+/// When the server refuses it or does not answer within [`CONNECT_TIMEOUT`].
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
+    timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options))
+        .await
+        .map_err(|_elapsed| DatabaseError::Timeout)?
+        .map_err(DatabaseError::from)
+}
+
+/// The pool that requests share.
+#[derive(Clone)]
+pub struct Database {
+    pool: PgPool,
+}
+
+impl Database {
+    /// Connects when first used: the service starts, and stays up, without its database.
+    #[must_use]
+    pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, usage| {
+                Box::pin(async move {
+                    Ok(usage.idle_for < TEST_AFTER_IDLE
+                        || timeout(TEST_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok()))
+                })
+            })
+            .connect_lazy_with(options.options(SERVER_LIMITS));
+        Self { pool }
+    }
+
+    /// Runs `operation` on a connection of the pool.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Timeout`] after 2.8 s in all; else what the driver reports. After a timeout or a broken
+    /// connection, whether a write was committed is not known.
+    pub async fn run<T>(
+        &self,
+        operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+    ) -> Result<T, DatabaseError> {
+        let bounded = async {
+            let mut lease = Lease { connection: self.pool.acquire().await?, completed: false };
+            let result = operation(&mut lease.connection).await;
+            lease.completed = true;
+            result
+        };
+        timeout(OPERATION_TIMEOUT, bounded)
+            .await
+            .map_err(|_elapsed| DatabaseError::Timeout)?
+            .map_err(DatabaseError::from)
+    }
+
+    /// As [`Self::run`], for reads: tried again while the connections that the pool hands out turn out to be dead, as
+    /// they do after a restart of the server.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn read<T>(
+        &self,
+        operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
+    ) -> Result<T, DatabaseError> {
+        let attempts = self.pool.options().get_max_connections();
+        let retried = async {
+            for _ in 0..attempts {
+                match self.run(&operation).await {
+                    Err(DatabaseError::Unavailable(error)) if is_dead_connection(&error) => {}
+                    settled => return settled,
+                }
+            }
+            self.run(&operation).await
+        };
+        timeout(OPERATION_TIMEOUT, retried).await.map_err(|_elapsed| DatabaseError::Timeout)?
+    }
+
+    /// Waits until every connection is back and closed.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Whether the connection broke in use, as opposed to none being had.
+fn is_dead_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(cause) => cause.kind() != std::io::ErrorKind::ConnectionRefused,
+        sqlx::Error::Database(refusal) => refusal.code().is_some_and(|state| state == "57P01" || state == "57P02"),
+        _ => false,
+    }
+}
+
+/// Closes its connection unless the operation on it ran to its end: one that was given up half-way may be waiting for a
+/// dead peer, and would never come back to the pool (sqlx issue 4349).
+struct Lease {
+    connection: PoolConnection<Postgres>,
+    completed: bool,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.completed {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DatabaseUrl;
+
+    #[test]
+    fn other_languages_driver_suffixes_are_taken() {
+        for url in ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+asyncpg://u:p@h:5432/d"] {
+            assert_eq!(format!("{:?}", url.parse::<DatabaseUrl>().unwrap()), "h:5432/d", "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_database_url_is_refused_without_being_repeated() {
+        for url in ["", "secret", "mysql://u:secret@h/d", "postgresql://u:secret@h:port/d"] {
+            assert!(!url.parse::<DatabaseUrl>().unwrap_err().contains("secret"), "{url}");
+        }
+    }
+}

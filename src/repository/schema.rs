@@ -1,0 +1,71 @@
+//! The schema's version: applying the migrations that the binary holds, and telling whether any is missing.
+
+use sqlx::{
+    PgConnection,
+    migrate::{MigrateError, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::database::{CONNECT_TIMEOUT, DatabaseError, connect};
+
+/// The migrations under `migrations/`, in the binary.
+pub static MIGRATOR: Migrator = sqlx::migrate!();
+
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    #[error(transparent)]
+    Connect(#[from] DatabaseError),
+    #[error(transparent)]
+    Migrate(MigrateError),
+}
+
+impl SchemaError {
+    /// Whether waiting may help: the database is away, rather than at odds with the migrations.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Connect(DatabaseError::Timeout | DatabaseError::Unavailable(_)))
+    }
+}
+
+/// Applies what is missing, on a connection of its own. Safe when several instances start at once: sqlx holds an advisory
+/// lock meanwhile. A schema newer than the binary is left alone, so that a rollback of the binary starts.
+///
+/// # Errors
+/// [`SchemaError::Migrate`] when a migration fails or an applied one was edited.
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
+    let connection = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
+    let connection = connection.connect_with(options.clone()).await.map_err(DatabaseError::from)?;
+    let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
+    migrator.set_ignore_missing(true);
+    let outcome = migrator.run(&connection).await;
+    connection.close().await;
+    outcome.map_err(|error| match error {
+        MigrateError::Execute(error) => match DatabaseError::from(error) {
+            DatabaseError::Statement(error) => SchemaError::Migrate(MigrateError::Execute(error)),
+            passing => SchemaError::Connect(passing),
+        },
+        other => SchemaError::Migrate(other),
+    })
+}
+
+/// [`is_current`], on a connection of its own.
+///
+/// # Errors
+/// When the database is away.
+pub async fn is_current_at(options: &PgConnectOptions) -> Result<bool, SchemaError> {
+    let mut connection = connect(options).await?;
+    Ok(is_current(&mut connection).await.map_err(DatabaseError::from)?)
+}
+
+/// Whether every migration of the binary is applied.
+///
+/// # Errors
+/// As the driver reports; a database that was never migrated is `Ok(false)`.
+pub async fn is_current(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let applied =
+        match sqlx::query_scalar!("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(connection).await {
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => return Ok(false),
+            answer => answer?,
+        };
+    Ok(MIGRATOR.iter().all(|migration| applied.contains(&migration.version)))
+}

@@ -1,0 +1,35 @@
+//! What can go wrong in a use case, in the words of the business.
+
+use crate::{password::HashError, repository::database::DatabaseError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    #[error("there is no such user")]
+    UserNotFound,
+    /// The outcome of a write is not known; user and event exist together or not at all.
+    #[error("the database is unavailable")]
+    DatabaseUnavailable(#[source] DatabaseError),
+    #[error("the service is saturated")]
+    Overloaded(#[source] HashError),
+    /// A defect of ours.
+    #[error("internal error")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<DatabaseError> for ServiceError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Timeout | DatabaseError::Unavailable(_) => Self::DatabaseUnavailable(error),
+            DatabaseError::Statement(_) => Self::Internal(Box::new(error)),
+        }
+    }
+}
+
+impl From<HashError> for ServiceError {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Overloaded => Self::Overloaded(error),
+            HashError::Argon2(_) | HashError::Task(_) => Self::Internal(Box::new(error)),
+        }
+    }
+}

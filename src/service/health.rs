@@ -1,0 +1,105 @@
+//! Whether this process can do its work, dependency by dependency.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+use crate::{
+    repository::{database::Database, schema},
+    status::{Link, Status},
+};
+
+/// A probe wants its answer sooner than a client.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    Ready,
+    /// Reads and writes work; events wait in the outbox until the broker is back
+    Degraded,
+    Unavailable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DatabaseState {
+    Up,
+    Down,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaState {
+    Current,
+    /// Migrations wait to be applied, or it is not known
+    Pending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RelayState {
+    Leading,
+    /// Another replica publishes, or this one is not connected
+    Standby,
+}
+
+/// The state of each dependency
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Checks {
+    pub database: DatabaseState,
+    pub schema: SchemaState,
+    /// The connection that publishes
+    pub publisher: Link,
+    /// The connection that consumes
+    pub consumer: Link,
+    pub relay: RelayState,
+    /// The process is about to stop
+    pub draining: bool,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct HealthReport {
+    pub status: Readiness,
+    pub checks: Checks,
+}
+
+#[derive(Clone)]
+pub struct HealthService {
+    database: Database,
+    status: Arc<Status>,
+}
+
+impl HealthService {
+    /// `database` is not the requests' pool: a probe must be answered when that is exhausted.
+    #[must_use]
+    pub fn new(database: Database, status: Arc<Status>) -> Self {
+        Self { database, status }
+    }
+
+    pub async fn report(&self) -> HealthReport {
+        let schema =
+            timeout(PROBE_TIMEOUT, self.database.read(|connection| Box::pin(schema::is_current(connection)))).await;
+        let checks = Checks {
+            database: if matches!(schema, Ok(Ok(_))) { DatabaseState::Up } else { DatabaseState::Down },
+            schema: if matches!(schema, Ok(Ok(true))) { SchemaState::Current } else { SchemaState::Pending },
+            publisher: self.status.publisher(),
+            consumer: self.status.consumer(),
+            relay: if self.status.relay_leads() { RelayState::Leading } else { RelayState::Standby },
+            draining: self.status.is_draining(),
+        };
+        HealthReport { status: readiness(&checks), checks }
+    }
+}
+
+fn readiness(checks: &Checks) -> Readiness {
+    if checks.draining || checks.database == DatabaseState::Down || checks.schema == SchemaState::Pending {
+        Readiness::Unavailable
+    } else if checks.publisher == Link::Up && checks.consumer == Link::Up {
+        Readiness::Ready
+    } else {
+        Readiness::Degraded
+    }
+}

@@ -1,0 +1,5 @@
+//! The use cases: each is one statement or transaction, and knows neither HTTP nor RabbitMQ.
+
+pub mod error;
+pub mod health;
+pub mod users;

@@ -1,0 +1,86 @@
+//! What the running parts know of themselves, for `/health/ready`. A leaf: written by the parts, read by `http`.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The state of one connection to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Link {
+    /// Not connected; tried again with growing pauses, for ever.
+    Down,
+    Up,
+    /// Connected, and told by the broker to wait: it is short of memory or disk.
+    Blocked,
+}
+
+#[derive(Debug)]
+struct LinkCell(AtomicU8);
+
+impl LinkCell {
+    fn get(&self) -> Link {
+        match self.0.load(Relaxed) {
+            state if state == Link::Up as u8 => Link::Up,
+            state if state == Link::Blocked as u8 => Link::Blocked,
+            _ => Link::Down,
+        }
+    }
+}
+
+/// Shared by all parts of one process.
+#[derive(Debug)]
+pub struct Status {
+    draining: AtomicBool,
+    relay_leads: AtomicBool,
+    publisher: LinkCell,
+    consumer: LinkCell,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        let down = || LinkCell(AtomicU8::new(Link::Down as u8));
+        Self {
+            draining: AtomicBool::new(false),
+            relay_leads: AtomicBool::new(false),
+            publisher: down(),
+            consumer: down(),
+        }
+    }
+}
+
+impl Status {
+    pub fn start_draining(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    pub fn set_relay_leads(&self, leads: bool) {
+        self.relay_leads.store(leads, Relaxed);
+    }
+
+    pub fn relay_leads(&self) -> bool {
+        self.relay_leads.load(Relaxed)
+    }
+
+    pub fn set_publisher(&self, link: Link) {
+        self.publisher.0.store(link as u8, Relaxed);
+    }
+
+    pub fn publisher(&self) -> Link {
+        self.publisher.get()
+    }
+
+    pub fn set_consumer(&self, link: Link) {
+        self.consumer.0.store(link as u8, Relaxed);
+    }
+
+    pub fn consumer(&self) -> Link {
+        self.consumer.get()
+    }
+}

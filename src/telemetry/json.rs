@@ -1,0 +1,195 @@
+//! The seed's log line: one flat JSON object, `event`, `level`, `timestamp`, `trace_id`, then the line's own fields.
+
+use std::{fmt, io};
+
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    field::RecordFields,
+    fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, format::Writer},
+    registry::LookupSpan,
+};
+
+use crate::domain::timestamp::Timestamp;
+
+/// Writes a whole line.
+pub struct JsonLine;
+
+impl<S> FormatEvent<S, JsonFields> for JsonLine
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, JsonFields>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        writer.write_str("{\"event\":")?;
+        let mut message = Members { writer: writer.by_ref(), part: Part::Message, result: Ok(()) };
+        event.record(&mut message);
+        message.result?;
+        write!(writer, ",\"level\":\"{}\"", level(event))?;
+        write!(writer, ",\"timestamp\":\"{}\"", Timestamp::now())?;
+        for span in context.event_scope().into_iter().flatten() {
+            if let Some(members) = span.extensions().get::<FormattedFields<JsonFields>>() {
+                writer.write_str(members)?;
+            }
+        }
+        let mut fields = Members { writer: writer.by_ref(), part: Part::Fields, result: Ok(()) };
+        event.record(&mut fields);
+        fields.result?;
+        writer.write_str("}\n")
+    }
+}
+
+/// Writes a span's fields as `,"name":value` each, ready to be put into a line.
+pub struct JsonFields;
+
+impl<'writer> FormatFields<'writer> for JsonFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut members = Members { writer, part: Part::Fields, result: Ok(()) };
+        fields.record(&mut members);
+        members.result
+    }
+}
+
+fn level(event: &Event<'_>) -> &'static str {
+    match *event.metadata().level() {
+        tracing::Level::ERROR => "error",
+        tracing::Level::WARN => "warning",
+        tracing::Level::INFO => "info",
+        tracing::Level::DEBUG => "debug",
+        tracing::Level::TRACE => "trace",
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Part {
+    Message,
+    Fields,
+}
+
+struct Members<'writer> {
+    writer: Writer<'writer>,
+    part: Part,
+    result: fmt::Result,
+}
+
+impl Members<'_> {
+    fn member<T: serde::Serialize + ?Sized>(&mut self, field: &Field, value: &T) {
+        let wanted = if field.name() == "message" { Part::Message } else { Part::Fields };
+        if self.part == wanted && self.result.is_ok() {
+            self.result = self.write(field, value);
+        }
+    }
+
+    fn write<T: serde::Serialize + ?Sized>(&mut self, field: &Field, value: &T) -> fmt::Result {
+        if self.part == Part::Fields {
+            write!(self.writer, ",\"{}\":", field.name())?;
+        }
+        serde_json::to_writer(Utf8(&mut self.writer), value).map_err(|_| fmt::Error)
+    }
+}
+
+impl Visit for Members<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.member(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.member(field, &value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.member(field, &value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.member(field, &value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.member(field, &value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.member(field, &format!("{value:?}"));
+    }
+}
+
+/// Lets `serde_json`, which writes bytes that are valid UTF-8 in pieces, write to a [`fmt::Write`].
+struct Utf8<'a, W>(&'a mut W);
+
+impl<W: fmt::Write> io::Write for Utf8<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = std::str::from_utf8(bytes).map_err(io::Error::other)?;
+        self.0.write_str(text).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::{Value, json};
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::{JsonFields, JsonLine};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(write: impl FnOnce()) -> (String, Value) {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .event_format(JsonLine)
+            .fmt_fields(JsonFields)
+            .with_writer(move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), write);
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let value = serde_json::from_str(&text).unwrap();
+        (text, value)
+    }
+
+    #[test]
+    fn a_line_is_flat_with_the_seeds_keys_first() {
+        let (text, line) = written(|| {
+            let span = tracing::error_span!("request", trace_id = "t-1");
+            span.in_scope(|| tracing::info!(method = "POST", status_code = 201, duration_ms = 1.5, "Request started"));
+        });
+        assert!(text.starts_with(r#"{"event":"Request started","level":"info","timestamp":""#), "{text}");
+        let (mut expected, timestamp) = (line.clone(), line["timestamp"].as_str().unwrap());
+        assert_eq!(timestamp.len(), "2024-12-04T10:30:00.123Z".len());
+        expected.as_object_mut().unwrap().remove("timestamp");
+        assert_eq!(
+            expected,
+            json!({"event": "Request started", "level": "info", "trace_id": "t-1", "method": "POST", "status_code": 201, "duration_ms": 1.5})
+        );
+    }
+
+    #[test]
+    fn no_value_breaks_out_of_its_line() {
+        let path = "/\"}\n{\\\u{1}ы";
+        let (text, line) = written(|| tracing::warn!(path, shown = %path, "{path}"));
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        assert_eq!((&line["event"], &line["path"], &line["shown"]), (&json!(path), &json!(path), &json!(path)));
+    }
+}

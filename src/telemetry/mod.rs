@@ -1,0 +1,157 @@
+//! Logs: one line an event on stdout, written by a thread of its own behind a bounded buffer, so that a reader who stalls
+//! costs lines and never requests.
+
+mod json;
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use tokio::time::interval;
+use tracing::{Level, Subscriber, warn};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
+};
+
+/// Lines that may wait for the writer; past that they are dropped and counted.
+const BUFFERED_LINES: usize = 32_768;
+/// How often dropped lines are reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Which lines are written.
+#[derive(Clone, Debug)]
+pub struct LogLevel(String);
+
+impl Default for LogLevel {
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    /// Takes a level's name, as the seed and Python's `logging` write them, or tracing directives such as
+    /// `info,sqlx=debug`. A bare level below `info` is meant for this service's own lines, not its libraries'.
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        let directives = match value.to_ascii_lowercase().as_str() {
+            "critical" | "fatal" => "error".to_owned(),
+            "warning" => "warn".to_owned(),
+            level @ ("off" | "error" | "warn" | "info") => level.to_owned(),
+            level @ ("debug" | "trace") => format!("info,{}={level}", env!("CARGO_CRATE_NAME")),
+            _ if value.contains('=') => value.to_owned(),
+            _ => {
+                return Err(format!(
+                    "must be ERROR, WARN, INFO, DEBUG, TRACE or directives such as `info,sqlx=debug`, not `{value}`"
+                ));
+            }
+        };
+        EnvFilter::try_new(&directives).map_err(|error| format!("`{value}`: {error}"))?;
+        Ok(Self(directives))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line, for machines.
+    #[default]
+    Json,
+    /// For people at a terminal.
+    Pretty,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        match value.to_ascii_lowercase().as_str() {
+            "json" => Ok(Self::Json),
+            "pretty" => Ok(Self::Pretty),
+            _ => Err(format!("must be json or pretty, not `{value}`")),
+        }
+    }
+}
+
+/// Keeps the writer running; flushes what is buffered when dropped.
+pub struct Telemetry {
+    dropped: ErrorCounter,
+    _writer: WorkerGuard,
+}
+
+/// Sends this process's log lines, panics included, to stdout.
+#[must_use]
+pub fn init(level: &LogLevel, format: LogFormat) -> Telemetry {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(BUFFERED_LINES)
+        .lossy(true)
+        .thread_name("log-writer")
+        .finish(std::io::stdout());
+    let dropped = writer.error_counter();
+    let filter = EnvFilter::new(&level.0);
+    // At TRACE, lapin writes whole frames: the names in events, and the broker's password.
+    let no_foreign_trace =
+        filter_fn(|line| *line.level() != Level::TRACE || line.target().starts_with(env!("CARGO_CRATE_NAME")));
+    tracing_subscriber::registry().with(filter).with(no_foreign_trace).with(lines(writer, format)).init();
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string);
+        tracing::error!(location, cause = panic.payload_as_str(), "Panicked");
+    }));
+    Telemetry { dropped, _writer: guard }
+}
+
+fn lines<S>(writer: NonBlocking, format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    match format {
+        LogFormat::Json => layer.fmt_fields(json::JsonFields).event_format(json::JsonLine).boxed(),
+        LogFormat::Pretty => {
+            use std::io::IsTerminal;
+            layer.with_target(false).with_ansi(std::io::stdout().is_terminal()).boxed()
+        }
+    }
+}
+
+impl Telemetry {
+    /// Reports dropped lines, for ever.
+    pub fn report_dropped_lines(&self) -> impl Future<Output = ()> + Send + use<> {
+        let dropped = self.dropped.clone();
+        async move {
+            let mut reported = 0;
+            let mut tick = interval(REPORT_INTERVAL);
+            loop {
+                tick.tick().await;
+                let total = dropped.dropped_lines();
+                if total > reported {
+                    warn!(dropped = total - reported, total, "Log lines dropped: the reader of stdout is too slow");
+                    reported = total;
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LogLevel;
+
+    #[test]
+    fn levels_are_taken_in_any_case_and_in_pythons_words() {
+        for level in ["INFO", "info", "Warning", "CRITICAL", "debug", "TRACE", "off", "info,sqlx=debug"] {
+            assert!(level.parse::<LogLevel>().is_ok(), "{level}");
+        }
+    }
+
+    #[test]
+    fn a_typo_is_refused_rather_than_taken_for_a_target() {
+        for level in ["INFOO", "loud", "sqlx=loud"] {
+            assert!(level.parse::<LogLevel>().is_err(), "{level}");
+        }
+    }
+}

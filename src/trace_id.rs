@@ -1,0 +1,69 @@
+//! The identifier that ties one request's log lines, outbox row, message and consumer's log together. A leaf: imports
+//! nothing of ours, free to all.
+
+use std::{fmt, sync::Arc};
+
+use uuid::Uuid;
+
+/// Longest identifier taken from a client, in characters.
+const MAX_LENGTH: usize = 128;
+
+/// 1 to 128 characters of `[A-Za-z0-9._:/@+=-]`; cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceId(Arc<str>);
+
+impl TraceId {
+    /// Takes a client's identifier, or `None` when it is not safe to repeat in headers and logs.
+    #[must_use]
+    pub fn parse(raw: &[u8]) -> Option<Self> {
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:/@+=-".contains(byte);
+        if raw.is_empty() || raw.len() > MAX_LENGTH || !raw.iter().all(allowed) {
+            return None;
+        }
+        std::str::from_utf8(raw).ok().map(|id| Self(id.into()))
+    }
+
+    /// A fresh random identifier (UUID version 4).
+    #[must_use]
+    pub fn generate() -> Self {
+        let mut buffer = Uuid::encode_buffer();
+        Self(Arc::from(&*Uuid::new_v4().hyphenated().encode_lower(&mut buffer)))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TraceId;
+
+    #[test]
+    fn takes_every_allowed_character_up_to_128_of_them() {
+        for raw in ["a", "AZaz09._:/@+=-", &"x".repeat(128)] {
+            assert_eq!(TraceId::parse(raw.as_bytes()).unwrap().as_str(), raw);
+        }
+    }
+
+    #[test]
+    fn refuses_what_could_break_a_header_or_a_log_line() {
+        for raw in ["", " ", "a b", "a\nb", "a\0", "ы", "\"", "{", &"x".repeat(129)] {
+            assert_eq!(TraceId::parse(raw.as_bytes()), None, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn generates_distinct_uuids() {
+        let (first, second) = (TraceId::generate(), TraceId::generate());
+        assert_ne!(first, second);
+        assert_eq!(uuid::Uuid::parse_str(first.as_str()).unwrap().get_version_num(), 4);
+    }
+}
