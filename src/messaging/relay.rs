@@ -155,7 +155,11 @@ impl Relay {
             let verdict = self.publish(store, publisher, &wave).await?;
             let (refused, confirmed): (Vec<_>, Vec<_>) =
                 wave.into_iter().partition(|event| verdict.refused.contains(&event.id));
-            delete(store, &confirmed).await?;
+            confirmed.iter().for_each(|event| log(event));
+            if !confirmed.is_empty() {
+                let seqs: Vec<i64> = confirmed.iter().map(|event| event.seq).collect();
+                outbox::delete(store, &seqs).await?;
+            }
             on_hold.extend(refused.iter().map(|event| event.user_id));
             if !refused.is_empty() {
                 warn!(
@@ -219,22 +223,14 @@ enum Step {
     Refused,
 }
 
-async fn delete(store: &mut PgConnection, confirmed: &[&OutboxEvent]) -> Result<(), SessionError> {
-    if confirmed.is_empty() {
-        return Ok(());
-    }
-    let seqs: Vec<i64> = confirmed.iter().map(|event| event.seq).collect();
-    outbox::delete(store, &seqs).await?;
-    for event in confirmed {
-        info!(
-            trace_id = event.trace_id,
-            event_type = event.event_type,
-            user_id = event.user_id,
-            event_id = %event.id,
-            "Event published"
-        );
-    }
-    Ok(())
+fn log(event: &OutboxEvent) {
+    info!(
+        trace_id = event.trace_id,
+        event_type = event.event_type,
+        user_id = event.user_id,
+        event_id = %event.id,
+        "Event published"
+    );
 }
 
 /// Splits a batch so that a wave holds at most one event of a user: with one unconfirmed event a user, no refusal and no

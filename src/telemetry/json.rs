@@ -28,9 +28,7 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         writer.write_str("{\"event\":")?;
-        let mut message = Members { writer: writer.by_ref(), part: Part::Message, result: Ok(()) };
-        event.record(&mut message);
-        message.result?;
+        Members::write_all(writer.by_ref(), Part::Message, |members| event.record(members))?;
         write!(writer, ",\"level\":\"{}\"", level(event))?;
         write!(writer, ",\"timestamp\":\"{}\"", Timestamp::now())?;
         for span in context.event_scope().into_iter().flatten() {
@@ -38,9 +36,7 @@ where
                 writer.write_str(members)?;
             }
         }
-        let mut fields = Members { writer: writer.by_ref(), part: Part::Fields, result: Ok(()) };
-        event.record(&mut fields);
-        fields.result?;
+        Members::write_all(writer.by_ref(), Part::Fields, |members| event.record(members))?;
         writer.write_str("}\n")
     }
 }
@@ -50,9 +46,7 @@ pub struct JsonFields;
 
 impl<'writer> FormatFields<'writer> for JsonFields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut members = Members { writer, part: Part::Fields, result: Ok(()) };
-        fields.record(&mut members);
-        members.result
+        Members::write_all(writer, Part::Fields, |members| fields.record(members))
     }
 }
 
@@ -75,13 +69,27 @@ enum Part {
 struct Members<'writer> {
     writer: Writer<'writer>,
     part: Part,
+    written: usize,
     result: fmt::Result,
 }
 
-impl Members<'_> {
+impl<'writer> Members<'writer> {
+    fn write_all(writer: Writer<'writer>, part: Part, record: impl FnOnce(&mut Self)) -> fmt::Result {
+        let mut members = Self { writer, part, written: 0, result: Ok(()) };
+        record(&mut members);
+        members.result?;
+        // A library's line may have no message, or two of them.
+        if members.part == Part::Message && members.written == 0 { members.writer.write_str("\"\"") } else { Ok(()) }
+    }
+
     fn member<T: serde::Serialize + ?Sized>(&mut self, field: &Field, value: &T) {
-        let wanted = if field.name() == "message" { Part::Message } else { Part::Fields };
-        if self.part == wanted && self.result.is_ok() {
+        let is_message = field.name() == "message";
+        let wanted = match self.part {
+            Part::Message => is_message && self.written == 0,
+            Part::Fields => !is_message,
+        };
+        if wanted && self.result.is_ok() {
+            self.written += 1;
             self.result = self.write(field, value);
         }
     }
@@ -160,8 +168,8 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let layer = tracing_subscriber::fmt::layer()
-            .event_format(JsonLine)
             .fmt_fields(JsonFields)
+            .event_format(JsonLine)
             .with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), write);
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
@@ -183,6 +191,14 @@ mod tests {
             expected,
             json!({"event": "Request started", "level": "info", "trace_id": "t-1", "method": "POST", "status_code": 201, "duration_ms": 1.5})
         );
+    }
+
+    #[test]
+    fn a_line_with_two_messages_or_none_is_still_a_line() {
+        let (_, line) = written(|| tracing::warn!(message = "first", "second"));
+        assert!(line["event"].is_string(), "{line}");
+        let (_, line) = written(|| tracing::warn!(count = 1));
+        assert_eq!((&line["event"], &line["count"]), (&json!(""), &json!(1)));
     }
 
     #[test]

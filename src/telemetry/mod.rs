@@ -6,7 +6,7 @@ mod json;
 use std::{fmt, str::FromStr, time::Duration};
 
 use tokio::time::interval;
-use tracing::{Level, Subscriber, warn};
+use tracing::{Level, Metadata, Subscriber, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
@@ -23,7 +23,7 @@ pub struct LogLevel(String);
 
 impl Default for LogLevel {
     fn default() -> Self {
-        Self("info".to_owned())
+        Self("info,sqlx::postgres::notice=warn".to_owned())
     }
 }
 
@@ -36,8 +36,11 @@ impl FromStr for LogLevel {
         let directives = match value.to_ascii_lowercase().as_str() {
             "critical" | "fatal" => "error".to_owned(),
             "warning" => "warn".to_owned(),
-            level @ ("off" | "error" | "warn" | "info") => level.to_owned(),
-            level @ ("debug" | "trace") => format!("info,{}={level}", env!("CARGO_CRATE_NAME")),
+            level @ ("off" | "error" | "warn") => level.to_owned(),
+            level @ ("info" | "debug" | "trace") => {
+                // PostgreSQL notes at each start that the table of migrations is there.
+                format!("info,sqlx::postgres::notice=warn,{}={level}", env!("CARGO_CRATE_NAME"))
+            }
             _ if value.contains('=') => value.to_owned(),
             _ => {
                 return Err(format!(
@@ -87,15 +90,19 @@ pub fn init(level: &LogLevel, format: LogFormat) -> Telemetry {
         .finish(std::io::stdout());
     let dropped = writer.error_counter();
     let filter = EnvFilter::new(&level.0);
-    // At TRACE, lapin writes whole frames: the names in events, and the broker's password.
-    let no_foreign_trace =
-        filter_fn(|line| *line.level() != Level::TRACE || line.target().starts_with(env!("CARGO_CRATE_NAME")));
-    tracing_subscriber::registry().with(filter).with(no_foreign_trace).with(lines(writer, format)).init();
+    tracing_subscriber::registry().with(filter).with(filter_fn(holds_no_secret)).with(lines(writer, format)).init();
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);
         tracing::error!(location, cause = panic.payload_as_str(), "Panicked");
     }));
     Telemetry { dropped, _writer: guard }
+}
+
+/// Leaves out the lines of libraries that hold what must not be logged: at TRACE lapin writes whole frames, the broker's
+/// password among them, and it writes down each returned message, names and all.
+fn holds_no_secret(line: &Metadata<'_>) -> bool {
+    let ours = line.target().starts_with(env!("CARGO_CRATE_NAME"));
+    ours || (*line.level() != Level::TRACE && line.target() != "lapin::returned_messages")
 }
 
 fn lines<S>(writer: NonBlocking, format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>

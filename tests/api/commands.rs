@@ -1,0 +1,104 @@
+//! The command line and the settings: what they print and how they exit.
+
+use std::process::{Output, Stdio};
+
+use crate::harness::{App, World, command};
+
+const REQUIRED: [(&str, &str); 2] =
+    [("DATABASE_URL", "postgresql://u:hunter22@127.0.0.1:1/d"), ("RABBITMQ_URL", "amqp://u:hunter22@127.0.0.1:1/")];
+
+async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> (Output, String) {
+    let output = command(settings).args(arguments).stdin(Stdio::null()).output().await.unwrap();
+    let text = [&output.stdout[..], &output.stderr].concat();
+    (output, String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn every_bad_setting_is_named_and_the_exit_code_is_2() {
+    let bad = [("RABBITMQ_URL", "hunter22"), ("PORT", "99999"), ("LOG_LEVEL", "LOUD"), ("HOST", "example.com")];
+    let (output, text) = run(&[], &bad).await;
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for name in ["DATABASE_URL", "RABBITMQ_URL", "PORT", "LOG_LEVEL", "HOST"] {
+        assert!(text.contains(&format!("{name}: ")), "{name} is not named in {text}");
+    }
+    assert!(!text.contains("hunter22"), "{text}");
+}
+
+#[tokio::test]
+async fn an_address_that_others_can_reach_is_refused_with_the_way_out() {
+    let (output, text) = run(&["serve"], &[&REQUIRED[..], &[("HOST", "0.0.0.0")]].concat()).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text.contains("ALLOW_ANONYMOUS=true"), "{text}");
+    let world = World::new().await;
+    let app = App::start_with(&world, &[("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")]).await;
+    assert!(app.address.starts_with("0.0.0.0:"));
+}
+
+#[tokio::test]
+async fn a_broken_env_file_is_named_without_being_repeated() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken-env");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(".env"), "PORT=8000\nhunter22 'is not closed\n").unwrap();
+    let output = command(&REQUIRED).current_dir(folder).output().await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text.contains(".env") && !text.contains("hunter22"), "{text}");
+}
+
+#[tokio::test]
+async fn the_env_file_is_read_and_the_environment_wins_over_it() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("env");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(".env"), "PORT=from-the-file\nHOST=from-the-file\n").unwrap();
+    let output = command(&[&REQUIRED[..], &[("HOST", "from-the-environment")]].concat())
+        .current_dir(folder)
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.contains("PORT: ") && text.contains("from-the-file") && text.contains("`from-the-environment`"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said_so() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (output, text) = run(&[], &[&REQUIRED[..], &[("PORT", &port)]].concat()).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains(&port) && text.contains("PORT"), "{text}");
+}
+
+#[tokio::test]
+async fn help_and_version_explain_the_commands() {
+    let (output, text) = run(&["--help"], &[]).await;
+    assert!(output.status.success());
+    for name in ["serve", "migrate", "openapi", "healthcheck"] {
+        assert!(text.contains(name), "{text}");
+    }
+    let (output, text) = run(&["--version"], &[]).await;
+    assert!(output.status.success() && text.contains(env!("CARGO_PKG_VERSION")), "{text}");
+    assert_eq!(run(&["dance"], &[]).await.0.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn healthcheck_is_0_for_a_service_that_is_ready_and_1_where_there_is_none() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let port = app.address.rsplit(':').next().unwrap().to_owned();
+    let (output, text) = run(&["healthcheck"], &[("PORT", &port)]).await;
+    assert!(output.status.success(), "{text}");
+    let (output, text) = run(&["healthcheck"], &[("PORT", "1")]).await;
+    assert_eq!(output.status.code(), Some(1), "{text}");
+}
+
+#[tokio::test]
+async fn pretty_logs_are_for_people() {
+    let world = World::new().await;
+    let settings = [("DATABASE_URL", world.database_url.as_str()), ("LOG_FORMAT", "pretty")];
+    let (output, text) = run(&["migrate"], &settings).await;
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("INFO") && text.contains("The schema is current") && !text.contains('{'), "{text}");
+}

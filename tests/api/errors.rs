@@ -1,0 +1,216 @@
+//! Every error of the contract, provoked: its status, its code, what it names, and that nothing changed.
+
+use reqwest::{Body, Method};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::harness::{Answer, App, PASSWORD, World, new_user};
+
+async fn post_raw(app: &App, body: impl Into<Body>) -> Answer {
+    Answer::of(app.request(Method::POST, "/users").header("content-type", "application/json").body(body)).await
+}
+
+async fn nothing_was_written(world: &World) -> bool {
+    let users: i64 = sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(&world.pool).await.unwrap();
+    users == 0 && world.outbox_is_empty().await
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_is_400() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let truncated = format!(r#"{{"name":"Анна","surname":"Ли","password":"{PASSWORD}"#);
+    let surrogate = r#"{"name":"\ud800","surname":"Ли","password":"12345678"}"#;
+    let deep = format!("{{\"name\":{}", "[".repeat(60_000));
+    for body in ["", "{", "nope", &truncated, surrogate, "{} {}", &deep, "{\"name\":1e999999}"] {
+        post_raw(&app, body.to_owned()).await.assert_problem(400, "malformed_json");
+    }
+    post_raw(&app, b"{\"name\":\"\xff\"}".to_vec()).await.assert_problem(400, "malformed_json");
+    assert!(nothing_was_written(&world).await);
+}
+
+#[tokio::test]
+async fn a_body_that_is_invalid_is_422_and_names_every_fault() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let user = |field: &str, value: Value| {
+        let mut user = new_user("Анна");
+        user[field] = value;
+        user
+    };
+    let cases = [
+        (json!({}), vec![("/name", "required"), ("/surname", "required"), ("/password", "required")]),
+        (json!([new_user("Анна")]), vec![("", "invalid_type")]),
+        (user("name", json!(null)), vec![("/name", "required")]),
+        (user("name", json!("  ")), vec![("/name", "blank")]),
+        (user("name", json!("a\u{0}b")), vec![("/name", "control_character")]),
+        (user("surname", json!("я".repeat(256))), vec![("/surname", "too_long")]),
+        (user("surname", json!(["Ли"])), vec![("/surname", "invalid_type")]),
+        (user("password", json!("short")), vec![("/password", "too_short")]),
+        (user("password", json!("x".repeat(1025))), vec![("/password", "too_long")]),
+        (user("nmae", json!("Анна")), vec![("/nmae", "unknown_field")]),
+        (user("a/b~c", json!(1)), vec![("/a~1b~0c", "unknown_field")]),
+    ];
+    for (body, faults) in cases {
+        let answer = app.post("/users", &body).await;
+        answer.assert_problem(422, "validation_failed");
+        assert_eq!(answer.faults(), faults, "{answer:?}");
+    }
+    let twice = format!(r#"{{"name":"А","name":"Б","surname":"Ли","password":"{PASSWORD}"}}"#);
+    assert_eq!(post_raw(&app, twice).await.faults(), [("/name", "duplicate_field")]);
+    assert!(nothing_was_written(&world).await);
+
+    app.create_user("Анна").await;
+    let answer = app.put("/users/1", &json!({"name": "", "surnam": "Ли"})).await;
+    answer.assert_problem(422, "validation_failed");
+    assert_eq!(answer.faults(), [("/surnam", "unknown_field"), ("/name", "blank")]);
+    assert_eq!(app.get("/users/1").await.body["name"], "Анна");
+}
+
+#[tokio::test]
+async fn the_shortest_password_is_a_setting() {
+    let world = World::new().await;
+    let app = App::start_with(&world, &[("PASSWORD_MIN_LENGTH", "30")]).await;
+    let answer = app.post("/users", &new_user("Анна")).await;
+    assert_eq!(answer.faults(), [("/password", "too_short")]);
+    let document = app.get("/openapi.json").await.body;
+    assert_eq!(document["components"]["schemas"]["CreateUser"]["properties"]["password"]["minLength"], 30);
+}
+
+#[tokio::test]
+async fn a_query_that_is_out_of_range_repeated_or_unknown_is_400() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    for (query, fault) in [
+        ("limit=0", ("limit", "out_of_range")),
+        ("limit=101", ("limit", "out_of_range")),
+        ("limit=ten", ("limit", "out_of_range")),
+        ("offset=-1", ("offset", "out_of_range")),
+        ("offset=99999999999999999999", ("offset", "out_of_range")),
+        ("offset=1&offset=1", ("offset", "repeated")),
+        ("page=2", ("page", "unknown_parameter")),
+    ] {
+        let answer = app.get(&format!("/users?{query}")).await;
+        answer.assert_problem(400, "invalid_query");
+        assert_eq!(answer.faults(), [fault], "{query}");
+    }
+    app.get("/users/1?verbose=true").await.assert_problem(400, "invalid_query");
+}
+
+#[tokio::test]
+async fn an_id_that_cannot_be_one_is_404() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    for id in ["abc", "-1", "0", "01", "1.5", "9223372036854775807", "9223372036854775808", "%00", "%FF", "1%2F2"] {
+        for method in [Method::GET, Method::DELETE] {
+            Answer::of(app.request(method, &format!("/users/{id}"))).await.assert_problem(404, "user_not_found");
+        }
+        app.put(&format!("/users/{id}"), &json!({"name": "Анна"})).await.assert_problem(404, "user_not_found");
+    }
+}
+
+#[tokio::test]
+async fn a_path_or_method_that_is_not_there_is_404_or_405_with_allow() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    for path in ["/nowhere", "/users/1/2", "/docs/errors/no_such_code", "/docs/no-such-file.js"] {
+        app.get(path).await.assert_problem(404, "not_found");
+    }
+    for (method, path, allowed) in [
+        (Method::PATCH, "/users", "GET,HEAD,POST"),
+        (Method::DELETE, "/users/", "GET,HEAD,POST"),
+        (Method::POST, "/users/1", "DELETE,GET,HEAD,PUT"),
+        (Method::TRACE, "/users/1", "DELETE,GET,HEAD,PUT"),
+        (Method::POST, "/health/live", "GET,HEAD"),
+    ] {
+        let answer = Answer::of(app.request(method, path)).await;
+        answer.assert_problem(405, "method_not_allowed");
+        let mut methods: Vec<_> = answer.header("allow").split(',').map(str::trim).collect();
+        methods.sort_unstable();
+        assert_eq!(methods.join(","), allowed, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn another_media_type_is_415() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let body = new_user("Анна").to_string();
+    for media_type in ["text/plain", "application/x-www-form-urlencoded", "application/merge-patch+json", "json", ""] {
+        let request = app.request(Method::POST, "/users").header("content-type", media_type).body(body.clone());
+        Answer::of(request).await.assert_problem(415, "unsupported_media_type");
+    }
+    Answer::of(app.request(Method::POST, "/users").body(body.clone()))
+        .await
+        .assert_problem(415, "unsupported_media_type");
+    assert!(nothing_was_written(&world).await);
+    let request =
+        app.request(Method::POST, "/users").header("content-type", "Application/JSON; charset=utf-8").body(body);
+    assert_eq!(Answer::of(request).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_413_even_to_a_client_that_writes_all_of_it_first() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let long_name = new_user(&"x".repeat(1 << 20));
+    app.post("/users", &long_name).await.assert_problem(413, "payload_too_large");
+    post_raw(&app, vec![b' '; 100 << 20]).await.assert_problem(413, "payload_too_large");
+    let chunk = || Ok::<_, std::io::Error>(vec![b' '; 1 << 16]);
+    let chunked = Body::wrap_stream(futures_util::stream::iter((0..64).map(move |_| chunk())));
+    post_raw(&app, chunked).await.assert_problem(413, "payload_too_large");
+    assert!(nothing_was_written(&world).await);
+}
+
+#[tokio::test]
+async fn a_request_past_its_time_is_504() {
+    let world = World::new().await;
+    let app = App::start_with(&world, &[("REQUEST_TIMEOUT_MS", "300")]).await;
+    let never_ends = Body::wrap_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    post_raw(&app, never_ends).await.assert_problem(504, "time_limit_exceeded");
+}
+
+#[tokio::test]
+async fn more_passwords_than_the_cores_can_hash_in_time_are_503_overloaded_and_reads_go_on() {
+    let world = World::new().await;
+    let app = App::start_with(&world, &[("PASSWORD_HASH_WAIT_MS", "1")]).await;
+    let user = new_user("Анна");
+    let answers = futures_util::future::join_all((0..64).map(|_| app.post("/users", &user))).await;
+    let (created, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);
+    assert!(!created.is_empty() && !refused.is_empty(), "{} created, {} refused", created.len(), refused.len());
+    refused.iter().for_each(|answer| answer.assert_problem(503, "overloaded"));
+    let total: usize = app.get("/users?limit=1").await.header("x-total-count").parse().unwrap();
+    assert_eq!(total, created.len());
+}
+
+#[tokio::test]
+async fn what_is_not_even_http_harms_nobody() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    for garbage in
+        ["\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/1.1\r\nX-Request-Id: a\nb: c\n\n\r\n\r\n", "\u{0}\u{1}\u{2}\r\n\r\n"]
+    {
+        let mut stream = TcpStream::connect(&app.address).await.unwrap();
+        stream.write_all(garbage.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // Whether it is an answer or a closed connection is HTTP's own affair, so long as it ends.
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!String::from_utf8_lossy(&answer).contains(" 500 "), "{garbage:?}");
+    }
+    assert_eq!(app.get("/health/live").await.status, 200);
+}
+
+#[tokio::test]
+async fn each_problems_type_leads_to_a_page_that_explains_it() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let problem = app.get("/nowhere").await;
+    let page = app.get(problem.body["type"].as_str().unwrap()).await;
+    assert_eq!(page.status, 200);
+    assert!(page.header("content-type").starts_with("text/html") && page.text.contains("not_found"), "{page:?}");
+    assert!(app.get("/docs/errors").await.text.contains("time_limit_exceeded"));
+}

@@ -1,0 +1,201 @@
+//! The service as a process, spoken to as a client would.
+
+use std::{
+    fmt,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use reqwest::{
+    Method, StatusCode,
+    header::{CONTENT_TYPE, HeaderMap},
+};
+use serde_json::{Value, json};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::{PATIENCE, eventually, log::Log, servers::World};
+
+/// Stands in no output: looked for in every answer and, at the end of every test, in every log line.
+pub const PASSWORD: &str = "canary-in-the-coal-mine";
+/// How an argon2 hash begins.
+const HASH: &str = "$argon2";
+
+/// The binary, with nothing of the tests' environment.
+pub fn command(settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_user-management-api"));
+    // An empty folder: a developer's own .env is no part of a test.
+    command.env_clear().envs(settings.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);
+    command
+}
+
+pub struct App {
+    pub address: String,
+    pub log: Log,
+    process: Child,
+    client: reqwest::Client,
+}
+
+impl App {
+    /// Started in `world` and ready for everything.
+    pub async fn start(world: &World) -> Self {
+        Self::start_with(world, &[]).await
+    }
+
+    /// As [`Self::start`], with settings changed.
+    pub async fn start_with(world: &World, settings: &[(&str, &str)]) -> Self {
+        let app = Self::launch(world, settings).await;
+        app.until_ready("ready").await;
+        app
+    }
+
+    /// Started, and not waited for.
+    pub async fn launch(world: &World, settings: &[(&str, &str)]) -> Self {
+        let defaults = [
+            ("DATABASE_URL", world.database_url.as_str()),
+            ("RABBITMQ_URL", &world.broker_url),
+            ("LOG_LEVEL", "TRACE"),
+            ("PORT", "0"),
+        ];
+        let mut process = command(&[&defaults[..], settings].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        let log = Log::default();
+        log.collect(process.stdout.take().unwrap());
+        let address = log.wait_for("Listening", |_| true).await["address"].as_str().unwrap().to_owned();
+        Self { address, log, process, client: reqwest::Client::new() }
+    }
+
+    pub async fn until_ready(&self, status: &str) {
+        eventually(format!("health status {status}"), || async {
+            (self.get("/health/ready").await.body["status"] == status).then_some(())
+        })
+        .await;
+    }
+
+    #[track_caller]
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.address))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::PUT, path).json(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::DELETE, path)).await
+    }
+
+    /// A new user's id.
+    #[track_caller]
+    pub fn create_user(&self, name: &str) -> impl Future<Output = i64> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let answer = self.post("/users", &new_user(name)).await;
+            assert_eq!(answer.status, StatusCode::CREATED, "{caller}: {answer:?}");
+            answer.body["id"].as_i64().unwrap()
+        }
+    }
+
+    /// Sends a signal, by the shell's name for it.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.process.id().expect("the service runs");
+        let kill = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    pub async fn exit_status(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.process.wait()).await.expect("the service ends").unwrap()
+    }
+
+    pub async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the service's log:\n{}", self.log.text());
+        } else {
+            assert_no_secret("the log", &self.log.text());
+        }
+    }
+}
+
+/// A body that creates a user.
+pub fn new_user(name: &str) -> Value {
+    json!({"name": name, "surname": "Тестов", "password": PASSWORD})
+}
+
+fn assert_no_secret(place: &str, text: &str) {
+    assert!(!text.contains(PASSWORD) && !text.contains(HASH), "a password is in {place}:\n{text}");
+}
+
+/// An answer, read whole.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// `Null` where the body is not JSON.
+    pub body: Value,
+    pub text: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn of(request: reqwest::RequestBuilder) -> impl Future<Output = Self> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let request = request.timeout(Duration::from_secs(30));
+            let response = request.send().await.unwrap_or_else(|error| panic!("{caller}: {error:?}"));
+            let (status, headers) = (response.status(), response.headers().clone());
+            let text = response.text().await.unwrap_or_else(|error| panic!("{caller}: {error:?}"));
+            assert_no_secret("an answer", &text);
+            Self { status, headers, body: serde_json::from_str(&text).unwrap_or_default(), text }
+        }
+    }
+
+    #[track_caller]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}")).to_str().unwrap()
+    }
+
+    /// Checks all that every error has in common, and which one it is.
+    #[track_caller]
+    pub fn assert_problem(&self, status: u16, code: &str) {
+        assert_eq!((self.status.as_u16(), self.body["code"].as_str()), (status, Some(code)), "{self:?}");
+        assert_eq!(self.header(CONTENT_TYPE.as_str()), "application/problem+json");
+        assert_eq!(self.body["status"], status);
+        assert_eq!(self.body["type"], format!("/docs/errors/{code}"));
+        assert_eq!(self.body["trace_id"], self.header("x-trace-id"));
+        for key in ["title", "detail", "instance"] {
+            assert!(self.body[key].as_str().is_some_and(|text| !text.is_empty()), "no {key} in {self:?}");
+        }
+        assert!(self.body["errors"].is_array(), "{self:?}");
+        assert_eq!(self.headers.contains_key("retry-after"), status == 503, "{self:?}");
+    }
+
+    /// `pointer` or `parameter` and code of each fault.
+    pub fn faults(&self) -> Vec<(&str, &str)> {
+        let fault = |fault| {
+            let fault: &Value = fault;
+            let place = fault["pointer"].as_str().or(fault["parameter"].as_str()).unwrap();
+            (place, fault["code"].as_str().unwrap())
+        };
+        self.body["errors"].as_array().into_iter().flatten().map(fault).collect()
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{:#?}\n{}", self.status, self.headers, self.text)
+    }
+}

@@ -1,0 +1,74 @@
+//! A client of the broker that has nothing to do with the service: it has its own queue and sees what others would.
+
+use futures_util::StreamExt;
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties, Consumer,
+    message::Delivery,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+        ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    },
+    types::FieldTable,
+};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::{PATIENCE, servers::World};
+
+pub struct Observer {
+    pub channel: Channel,
+    _connection: Connection,
+    consumer: Consumer,
+}
+
+impl Observer {
+    /// Bound to `user_events` with `user.*`; declares the exchange as the contract describes it.
+    pub async fn new(world: &World) -> Self {
+        let connection = Connection::connect(&world.broker_url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let none = FieldTable::default;
+        channel.exchange_declare("user_events".into(), lapin::ExchangeKind::Topic, durable, none()).await.unwrap();
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare("observer".into(), options, none()).await.unwrap();
+        let bind = QueueBindOptions::default();
+        channel.queue_bind("observer".into(), "user_events".into(), "user.*".into(), bind, none()).await.unwrap();
+        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        let consumer = channel.basic_consume("observer".into(), "observer".into(), options, none()).await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        Self { channel, _connection: connection, consumer }
+    }
+
+    /// The next message, soon.
+    #[track_caller]
+    pub fn next(&mut self) -> impl Future<Output = Delivery> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let delivery = timeout(PATIENCE, self.consumer.next()).await;
+            delivery.unwrap_or_else(|_| panic!("{caller}: no message within {PATIENCE:?}")).unwrap().unwrap()
+        }
+    }
+
+    /// The bodies of the next messages.
+    pub async fn next_bodies(&mut self, count: usize) -> Vec<Value> {
+        let mut bodies = Vec::new();
+        while bodies.len() < count {
+            bodies.push(serde_json::from_slice(&self.next().await.data).unwrap());
+        }
+        bodies
+    }
+
+    /// Publishes by hand, as a stranger could.
+    pub async fn publish(&self, routing_key: &str, body: &[u8]) {
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        let confirm = self.channel.basic_publish("user_events".into(), routing_key.into(), options, body, properties);
+        assert!(confirm.await.unwrap().await.unwrap().is_ack());
+    }
+
+    /// Takes one message out of a queue, if there is one.
+    pub async fn take(&self, queue: &str) -> Option<Delivery> {
+        let message = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap()?;
+        message.delivery.ack(BasicAckOptions::default()).await.unwrap();
+        Some(message.delivery)
+    }
+}

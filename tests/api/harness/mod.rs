@@ -1,0 +1,41 @@
+//! What the tests stand on: shared servers, a private world for each test, the service as a process, and its log.
+
+mod app;
+mod events;
+mod log;
+mod proxy;
+mod servers;
+
+use std::{fmt::Debug, time::Duration};
+
+use tokio::time::{Instant, interval};
+
+pub use self::{
+    app::{Answer, App, PASSWORD, command, new_user},
+    events::Observer,
+    proxy::Proxy,
+    servers::{World, management, management_json},
+};
+
+/// Longest wait for anything that should come about; far beyond what it takes, so that a slow machine is no failure.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until there is an answer.
+#[track_caller]
+pub fn eventually<T, F>(what: impl Debug, mut ask: impl FnMut() -> F) -> impl Future<Output = T>
+where
+    F: Future<Output = Option<T>>,
+{
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + PATIENCE;
+        let mut tick = interval(Duration::from_millis(20));
+        loop {
+            tick.tick().await;
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "{caller}: {what:?} did not come about within {PATIENCE:?}");
+        }
+    }
+}

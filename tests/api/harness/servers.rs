@@ -1,0 +1,149 @@
+//! One PostgreSQL and one RabbitMQ for all tests; a database and a virtual host for each.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    sync::LazyLock,
+};
+
+use sqlx::{Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
+use tokio::sync::OnceCell;
+use user_management_api::MIGRATOR;
+use uuid::Uuid;
+
+use super::eventually;
+
+struct Servers {
+    database: String,
+    broker: String,
+    management: String,
+}
+
+/// The servers named by the environment, or a throw-away pair that `setup.sh` keeps as long as this process lives.
+static SERVERS: LazyLock<Servers> = LazyLock::new(|| {
+    let from_environment = || {
+        Some(Servers {
+            database: env::var("TEST_DATABASE_URL").ok()?,
+            broker: env::var("TEST_RABBITMQ_URL").ok()?,
+            management: env::var("TEST_RABBITMQ_MANAGEMENT_URL").ok()?,
+        })
+    };
+    from_environment().unwrap_or_else(start_servers)
+});
+
+fn start_servers() -> Servers {
+    let mut setup = Command::new("./setup.sh")
+        .arg("test-servers")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("./setup.sh test-servers starts PostgreSQL and RabbitMQ for the tests");
+    let mut settings = std::collections::HashMap::new();
+    let mut ready = false;
+    for line in BufReader::new(setup.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line == "ready" {
+            ready = true;
+            break;
+        }
+        if let Some((name, value)) = line.split_once('=') {
+            settings.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    assert!(
+        ready,
+        "PostgreSQL and RabbitMQ for the tests could not be had: do what ./setup.sh says above, or set TEST_DATABASE_URL, \
+         TEST_RABBITMQ_URL and TEST_RABBITMQ_MANAGEMENT_URL to servers that may be filled with test data"
+    );
+    // The servers live until their standard input ends, with this process.
+    std::mem::forget(setup);
+    let mut take = |name: &str| settings.remove(name).unwrap_or_else(|| panic!("setup.sh did not print {name}"));
+    Servers {
+        database: take("TEST_DATABASE_URL"),
+        broker: take("TEST_RABBITMQ_URL"),
+        management: take("TEST_RABBITMQ_MANAGEMENT_URL"),
+    }
+}
+
+/// A database with the schema applied, copied for each test.
+static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+
+async fn template() -> &'static str {
+    TEMPLATE
+        .get_or_init(|| async {
+            let name = create_database(None).await;
+            let mut connection = PgConnection::connect(&database_url(&name)).await.unwrap();
+            MIGRATOR.run_direct(None, &mut connection, false).await.unwrap();
+            connection.close().await.unwrap();
+            name
+        })
+        .await
+}
+
+async fn create_database(template: Option<&str>) -> String {
+    let name = format!("test_{}", Uuid::new_v4().simple());
+    let mut admin = PgConnection::connect(&SERVERS.database).await.expect("PostgreSQL at TEST_DATABASE_URL answers");
+    let clause = template.map(|template| format!(" TEMPLATE {template}")).unwrap_or_default();
+    admin.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}{clause}"))).await.unwrap();
+    admin.close().await.unwrap();
+    name
+}
+
+fn database_url(name: &str) -> String {
+    let mut url = url::Url::parse(&SERVERS.database).unwrap();
+    url.set_path(name);
+    url.to_string()
+}
+
+/// A database and a virtual host that nobody else uses.
+pub struct World {
+    pub database_url: String,
+    pub broker_url: String,
+    pub virtual_host: String,
+    pub pool: PgPool,
+}
+
+impl World {
+    /// With the schema applied.
+    pub async fn new() -> Self {
+        Self::on(create_database(Some(template().await)).await).await
+    }
+
+    /// With nothing in the database.
+    pub async fn empty() -> Self {
+        Self::on(create_database(None).await).await
+    }
+
+    async fn on(database: String) -> Self {
+        let virtual_host = format!("test-{}", Uuid::new_v4().simple());
+        management(reqwest::Method::PUT, &format!("/api/vhosts/{virtual_host}")).await;
+        let mut broker = url::Url::parse(&SERVERS.broker).unwrap();
+        broker.set_path(&virtual_host);
+        let database_url = database_url(&database);
+        let pool = PgPoolOptions::new().max_connections(4).connect_lazy(&database_url).unwrap();
+        Self { database_url, broker_url: broker.to_string(), virtual_host, pool }
+    }
+
+    /// Whether the outbox holds nothing.
+    pub async fn outbox_is_empty(&self) -> bool {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&self.pool).await.unwrap();
+        count == 0
+    }
+
+    pub async fn until_outbox_is_empty(&self) {
+        eventually("an empty outbox", async || self.outbox_is_empty().await.then_some(())).await;
+    }
+}
+
+/// A call of RabbitMQ's management API.
+pub async fn management(method: reqwest::Method, path: &str) -> reqwest::Response {
+    let url = url::Url::parse(&SERVERS.management).unwrap().join(path).unwrap();
+    let request = reqwest::Client::new().request(method, url).json(&serde_json::json!({}));
+    request.send().await.expect("RabbitMQ's management API answers").error_for_status().unwrap()
+}
+
+pub async fn management_json(path: &str) -> serde_json::Value {
+    management(reqwest::Method::GET, path).await.json().await.unwrap()
+}

@@ -1,0 +1,65 @@
+//! Start and stop.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Body, Method};
+
+use crate::harness::{Answer, App, World, eventually, new_user};
+
+#[tokio::test]
+async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
+    let world = World::new().await;
+    let mut app = App::start(&world).await;
+    // A request that is half sent when the signal comes.
+    let (rest, body) = tokio::sync::oneshot::channel::<String>();
+    let chunks = futures_util::stream::once(async move { body.await });
+    let request = app.request(Method::POST, "/users").header("content-type", "application/json");
+    let in_flight = tokio::spawn(Answer::of(request.body(Body::wrap_stream(chunks))));
+    app.log.wait_for("Request started", |line| line["method"] == "POST").await;
+    let began = Instant::now();
+    app.signal("TERM");
+    app.log.wait_for("Stopping; a second signal stops at once", |_| true).await;
+    rest.send(new_user("Анна").to_string()).unwrap();
+    assert_eq!(in_flight.await.unwrap().status, 201);
+    assert_eq!(app.exit_status().await.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    app.log.wait_for("Stopped", |_| true).await;
+    app.log.wait_for("Event published", |line| line["user_id"] == 1).await;
+    assert!(world.outbox_is_empty().await);
+}
+
+#[tokio::test]
+async fn a_stopping_service_says_that_it_is_not_ready_before_it_stops_listening() {
+    let world = World::new().await;
+    let mut app = App::start_with(&world, &[("SHUTDOWN_DELAY_MS", "3000")]).await;
+    app.signal("INT");
+    let answer =
+        eventually("a 503", async || Some(app.get("/health/ready").await).filter(|answer| answer.status == 503)).await;
+    answer.assert_problem(503, "not_ready");
+    assert_eq!(answer.body["checks"]["draining"], true);
+    assert_eq!(app.get("/users").await.status, 200);
+    assert_eq!(app.exit_status().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let world = World::new().await;
+    let mut app = App::start_with(&world, &[("SHUTDOWN_DELAY_MS", "600000")]).await;
+    app.signal("TERM");
+    app.log.wait_for("Stopping; a second signal stops at once", |_| true).await;
+    app.signal("TERM");
+    assert_eq!(app.exit_status().await.code(), Some(130));
+}
+
+#[tokio::test]
+async fn two_instances_started_at_once_on_an_empty_database_share_it_and_one_leads() {
+    let world = World::empty().await;
+    let (first, second) = tokio::join!(App::launch(&world, &[]), App::launch(&world, &[]));
+    tokio::join!(first.until_ready("ready"), second.until_ready("ready"));
+    first.create_user("Анна").await;
+    second.create_user("Яна").await;
+    let leads = async |app: &App| app.get("/health/ready").await.body["checks"]["relay"] == "leading";
+    eventually("a leader", async || (leads(&first).await || leads(&second).await).then_some(())).await;
+    assert!(!(leads(&first).await && leads(&second).await));
+    world.until_outbox_is_empty().await;
+}

@@ -1,0 +1,14 @@
+//! The contract, as tests against the real binary on real PostgreSQL and RabbitMQ. Each test has a database and a virtual
+//! host of its own; the names are the promises.
+
+mod commands;
+mod errors;
+mod events;
+mod faults;
+mod harness;
+mod lifecycle;
+mod migrations;
+mod openapi;
+mod seed;
+mod trace_id;
+mod users;

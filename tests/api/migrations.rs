@@ -1,0 +1,79 @@
+//! The schema: applied by `migrate` or at the start, once, and never half.
+
+use std::process::Stdio;
+
+use crate::harness::{App, World, command};
+
+async fn migrate(world: &World) -> std::process::Output {
+    command(&[("DATABASE_URL", &world.database_url)]).arg("migrate").stdin(Stdio::null()).output().await.unwrap()
+}
+
+#[tokio::test]
+async fn migrate_makes_the_seeds_table_and_may_run_again() {
+    let world = World::empty().await;
+    for _ in 0..2 {
+        let output = migrate(&world).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let columns: Vec<(String, String, bool)> = sqlx::query_as(
+        "SELECT column_name::text, data_type::text, is_nullable = 'YES' FROM information_schema.columns
+         WHERE table_name = 'users' ORDER BY ordinal_position",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    let columns: Vec<_> =
+        columns.iter().map(|(name, kind, nullable)| (name.as_str(), kind.as_str(), *nullable)).collect();
+    assert_eq!(
+        columns,
+        [
+            ("id", "bigint", false),
+            ("name", "text", false),
+            ("surname", "text", false),
+            ("password", "text", false),
+            ("version", "bigint", false),
+            ("created_at", "timestamp with time zone", false),
+            ("updated_at", "timestamp with time zone", false),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn without_migrate_on_start_the_service_is_not_ready_until_somebody_migrates() {
+    let world = World::empty().await;
+    let app = App::launch(&world, &[("MIGRATE_ON_START", "false")]).await;
+    let answer = app.get("/health/ready").await;
+    answer.assert_problem(503, "not_ready");
+    assert_eq!(answer.body["checks"]["schema"], "pending");
+    app.get("/users").await.assert_problem(503, "database_unavailable");
+    app.log.wait_for("Migrations are pending: run `user-management-api migrate`", |_| true).await;
+    assert!(migrate(&world).await.status.success());
+    app.until_ready("ready").await;
+    app.create_user("Анна").await;
+    app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
+}
+
+#[tokio::test]
+async fn a_migration_that_was_edited_after_it_was_applied_ends_the_service_with_1() {
+    let world = World::new().await;
+    sqlx::query("UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1").execute(&world.pool).await.unwrap();
+    let mut app = App::launch(&world, &[]).await;
+    assert_eq!(app.exit_status().await.code(), Some(1));
+    app.log.wait_for("Failed", |line| line["error"].as_str().is_some_and(|error| error.contains('1'))).await;
+}
+
+#[tokio::test]
+async fn a_schema_newer_than_the_binary_is_served_so_that_a_rollback_starts() {
+    let world = World::new().await;
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                 VALUES (9999, 'from the future', true, '\\x00', 0)";
+    sqlx::query(newer).execute(&world.pool).await.unwrap();
+    App::start(&world).await;
+}
+
+#[tokio::test]
+async fn the_database_refuses_a_password_that_is_no_argon2id_hash() {
+    let world = World::new().await;
+    let insert = "INSERT INTO users (name, surname, password) VALUES ('А', 'Б', 'secret123')";
+    assert!(sqlx::query(insert).execute(&world.pool).await.is_err());
+}

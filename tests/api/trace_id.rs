@@ -1,0 +1,69 @@
+//! One trace id from the header to the consumer's log.
+
+use reqwest::Method;
+
+use crate::harness::{Answer, App, Observer, World, new_user};
+
+async fn get_with_id(app: &App, path: &str, id: &str) -> Answer {
+    Answer::of(app.request(Method::GET, path).header("x-request-id", id)).await
+}
+
+#[tokio::test]
+async fn one_trace_id_runs_from_the_header_to_the_consumers_log() {
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    let app = App::start(&world).await;
+    let request = app.request(Method::POST, "/users").json(&new_user("Анна")).header("X-Request-Id", "order-66/a@b");
+    assert_eq!(Answer::of(request).await.header("x-trace-id"), "order-66/a@b");
+    assert_eq!(observer.next_bodies(1).await[0]["trace_id"], "order-66/a@b");
+    for event in ["Request started", "User created", "Request completed", "Event published", "Event received"] {
+        app.log.wait_for(event, |line| line["trace_id"] == "order-66/a@b").await;
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_is_well_formed_is_kept() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    for id in ["a", "A-Z_a.z:0/9@+=-", &"x".repeat(128)] {
+        assert_eq!(get_with_id(&app, "/users", id).await.header("x-trace-id"), id);
+    }
+}
+
+#[tokio::test]
+async fn any_other_id_is_replaced_by_a_uuid_with_a_warning_that_does_not_repeat_it() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    for id in ["two words", "{\"evil\":1}", "тест", &"y".repeat(129), &"z".repeat(10_000)] {
+        let answer = get_with_id(&app, "/users", id).await;
+        let trace_id = answer.header("x-trace-id").to_owned();
+        assert!(uuid::Uuid::parse_str(&trace_id).is_ok(), "{trace_id}");
+        let warned = |line: &serde_json::Value| line["trace_id"] == trace_id.as_str() && line["level"] == "warning";
+        let started = app.log.wait_for("Request completed", |line| line["trace_id"] == trace_id.as_str()).await;
+        assert_eq!(started["status_code"], 200);
+        assert!(app.log.lines().iter().any(warned), "{}", app.log.text());
+        assert!(!app.log.text().contains(id), "{id} is in the log");
+    }
+}
+
+#[tokio::test]
+async fn without_an_id_each_request_gets_its_own_uuid() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let (first, second) = (app.get("/users").await, app.get("/users").await);
+    assert_ne!(first.header("x-trace-id"), second.header("x-trace-id"));
+    assert!(uuid::Uuid::parse_str(first.header("x-trace-id")).is_ok());
+}
+
+#[tokio::test]
+async fn every_answer_has_the_trace_id_errors_and_pages_too() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    for path in
+        ["/users/7", "/nowhere", "/users?limit=0", "/docs/", "/openapi.json", "/health/live", "/health/ready", "/"]
+    {
+        assert_eq!(get_with_id(&app, path, "t-1").await.header("x-trace-id"), "t-1", "{path}");
+    }
+    let request = app.request(Method::POST, "/users").body("x").header("x-request-id", "t-2");
+    assert_eq!(Answer::of(request).await.header("x-trace-id"), "t-2");
+}

@@ -1,0 +1,169 @@
+//! The resource: what succeeds, and how.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, App, PASSWORD, World, new_user};
+
+fn is_timestamp(value: &Value) -> bool {
+    // 2024-12-04T10:30:00.123Z
+    let text = value.as_str().unwrap_or_default();
+    text.len() == 24
+        && text.ends_with('Z')
+        && text.as_bytes()[19] == b'.'
+        && text.parse::<chrono::DateTime<chrono::Utc>>().is_ok()
+}
+
+#[tokio::test]
+async fn a_created_user_is_answered_located_and_stored_without_its_password() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let created = app.post("/users", &json!({"name": "  Анна ", "surname": "Ли", "password": PASSWORD})).await;
+    assert_eq!(created.status, StatusCode::CREATED);
+    assert_eq!(created.header("location"), "/users/1");
+    let keys: Vec<_> = created.body.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), 5);
+    assert_eq!((&created.body["name"], &created.body["surname"]), (&json!("Анна"), &json!("Ли")));
+    assert!(
+        is_timestamp(&created.body["created_at"]) && created.body["created_at"] == created.body["updated_at"],
+        "{created:?}"
+    );
+    assert_eq!(app.get(created.header("location")).await.body, created.body);
+
+    let stored: String = sqlx::query_scalar("SELECT password FROM users").fetch_one(&world.pool).await.unwrap();
+    assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
+}
+
+#[tokio::test]
+async fn paths_with_and_without_a_slash_at_the_end_answer_alike() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.create_user("Анна").await;
+    for (path, slashed) in [("/users", "/users/"), ("/users/1", "/users/1/")] {
+        let (plain, slashed) = (app.get(path).await, app.get(slashed).await);
+        assert_eq!((plain.status, &plain.body), (StatusCode::OK, &slashed.body));
+    }
+    assert_eq!(app.put("/users/1/", &json!({"name": "Яна"})).await.status, StatusCode::OK);
+    assert_eq!(app.post("/users/", &new_user("Ева")).await.status, StatusCode::CREATED);
+    assert_eq!(app.delete("/users/1/").await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_put_changes_what_is_given_and_leaves_what_is_absent_or_null() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let created = app.post("/users", &new_user("Анна")).await.body;
+    let updated = app.put("/users/1", &json!({"name": "Яна", "surname": null})).await;
+    assert_eq!(updated.status, StatusCode::OK);
+    assert_eq!((&updated.body["name"], &updated.body["surname"]), (&json!("Яна"), &created["surname"]));
+    assert_eq!(updated.body["created_at"], created["created_at"]);
+    assert!(updated.body["updated_at"].as_str() > created["updated_at"].as_str(), "{updated:?}");
+    assert_eq!(app.get("/users/1").await.body, updated.body);
+}
+
+#[tokio::test]
+async fn a_put_of_a_password_changes_the_hash_and_is_a_change_even_when_it_is_the_same() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let created = app.post("/users", &new_user("Анна")).await.body;
+    let hash =
+        async || sqlx::query_scalar::<_, String>("SELECT password FROM users").fetch_one(&world.pool).await.unwrap();
+    let before = hash().await;
+    let updated = app.put("/users/1", &json!({"password": PASSWORD})).await;
+    assert_eq!(updated.status, StatusCode::OK);
+    assert_ne!(hash().await, before);
+    assert_ne!(updated.body["updated_at"], created["updated_at"]);
+}
+
+#[tokio::test]
+async fn a_put_that_changes_nothing_keeps_updated_at_and_makes_no_event() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let created = app.post("/users", &new_user("Анна")).await.body;
+    for body in [json!({}), json!({"name": "Анна"}), json!({"name": " Анна ", "surname": null})] {
+        let answer = app.put("/users/1", &body).await;
+        assert_eq!((answer.status, &answer.body), (StatusCode::OK, &created));
+    }
+    let version: i64 = sqlx::query_scalar("SELECT version FROM users").fetch_one(&world.pool).await.unwrap();
+    assert_eq!(version, 1);
+}
+
+#[tokio::test]
+async fn put_of_name_racing_put_of_surname_keeps_both() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.create_user("Анна").await;
+    for round in 0..20 {
+        let (name, surname) = (format!("Имя{round}"), format!("Фамилия{round}"));
+        let (name_body, surname_body) = (json!({"name": name}), json!({"surname": surname}));
+        let answers = tokio::join!(app.put("/users/1", &name_body), app.put("/users/1", &surname_body));
+        assert_eq!((answers.0.status, answers.1.status), (StatusCode::OK, StatusCode::OK));
+        let user = app.get("/users/1").await.body;
+        assert_eq!((&user["name"], &user["surname"]), (&json!(name), &json!(surname)));
+    }
+}
+
+#[tokio::test]
+async fn a_second_delete_finds_nobody() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.create_user("Анна").await;
+    assert_eq!(app.delete("/users/1").await.status, StatusCode::NO_CONTENT);
+    app.delete("/users/1").await.assert_problem(404, "user_not_found");
+    app.get("/users/1").await.assert_problem(404, "user_not_found");
+    app.put("/users/1", &json!({"name": "Яна"})).await.assert_problem(404, "user_not_found");
+    assert_eq!(app.get("/users").await.body, json!([]));
+}
+
+#[tokio::test]
+async fn a_list_is_ordered_capped_counted_and_linked() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    sqlx::query(
+        "INSERT INTO users (name, surname, password) SELECT 'Имя' || n, 'Ф', '$argon2id$x' FROM generate_series(1, 250) n",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let ids = |answer: &Answer| -> Vec<i64> {
+        answer.body.as_array().unwrap().iter().map(|user| user["id"].as_i64().unwrap()).collect()
+    };
+    let first = app.get("/users").await;
+    assert_eq!((first.status, first.header("x-total-count")), (StatusCode::OK, "250"));
+    assert_eq!(ids(&first), (1..=100).collect::<Vec<_>>());
+
+    // Following `next` from the first page visits everyone once.
+    let (mut seen, mut page) = (ids(&first), first);
+    while let Some(next) = link(page.header("link"), "next") {
+        page = app.get(&next).await;
+        seen.extend(ids(&page));
+    }
+    assert_eq!(seen, (1..=250).collect::<Vec<_>>());
+    assert_eq!(link(page.header("link"), "prev").unwrap(), "/users?limit=100&offset=100");
+    assert_eq!(link(page.header("link"), "last").unwrap(), "/users?limit=100&offset=200");
+    assert_eq!(link(page.header("link"), "first").unwrap(), "/users?limit=100&offset=0");
+
+    assert_eq!(ids(&app.get("/users?limit=2&offset=3").await), [4, 5]);
+    let beyond = app.get("/users?offset=9223372036854775807").await;
+    assert_eq!((beyond.status, beyond.header("x-total-count"), ids(&beyond)), (StatusCode::OK, "250", vec![]));
+}
+
+/// The target of a relation in a `Link` header.
+fn link(header: &str, relation: &str) -> Option<String> {
+    let link = header.split(", ").find(|link| link.ends_with(&format!("rel=\"{relation}\"")))?;
+    Some(link[1..link.find('>').unwrap()].to_owned())
+}
+
+#[tokio::test]
+async fn head_answers_as_get_without_a_body() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.create_user("Анна").await;
+    for path in ["/users", "/users/", "/users/1", "/users/2", "/health/live"] {
+        let (get, head) = (app.get(path).await, Answer::of(app.request(Method::HEAD, path)).await);
+        assert_eq!((head.status, head.text.as_str()), (get.status, ""), "{path}");
+        for header in ["content-type", "content-length", "x-total-count", "link"] {
+            assert_eq!(head.headers.get(header), get.headers.get(header), "{path} {header}");
+        }
+    }
+}
