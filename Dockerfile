@@ -1,0 +1,21 @@
+FROM rust:1-slim-bookworm AS build
+WORKDIR /build
+# The dependencies, in a layer of their own: it stands until Cargo.toml or Cargo.lock changes.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
+    && cargo build --release --locked && rm -r src
+COPY migrations migrations
+COPY .sqlx .sqlx
+COPY src src
+# cargo goes by the files' times, and the copied ones may be older than the stand-ins.
+RUN touch src/main.rs src/lib.rs && SQLX_OFFLINE=true cargo build --release --locked
+
+FROM debian:bookworm-slim
+COPY --from=build /build/target/release/user-management-api /usr/local/bin/user-management-api
+# A number, so that Kubernetes can see that it is not root.
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+    CMD ["/usr/local/bin/user-management-api", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/user-management-api"]
