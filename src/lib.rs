@@ -19,6 +19,8 @@
 //! `messaging` and `telemetry`. [`trace_id`] is free to all; leaves import nothing of ours. `axum` lives in `http` and
 //! `app`, `lapin` in `messaging`, SQL in `repository`. `tests/walls.rs` checks this.
 
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 pub mod app;
 pub mod config;
 pub mod domain;

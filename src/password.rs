@@ -88,7 +88,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_is_a_salted_argon2id_phc_string_that_verifies() {
-        let hasher = PasswordHasher::new(Duration::from_secs(60));
+        let hasher = PasswordHasher::new(Duration::from_mins(1));
         let first = hasher.hash("secret123".into()).await.unwrap();
         let second = hasher.hash("secret123".into()).await.unwrap();
         assert!(first.expose().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", first.expose());

@@ -44,7 +44,7 @@ async fn one_error(code: Option<Path<String>>) -> Result<Html<String>, Problem> 
 fn page<'a>(title: &str, kinds: impl Iterator<Item = &'a Kind>) -> Html<String> {
     let sections: String = kinds.map(section).collect();
     Html(format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{title} - User Management API</title>\n\
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\"><title>{title} - User Management API</title>\n\
          <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem}}\
          code{{background:#eee;padding:0 .2em}}</style>\n\
          <p><a href=\"/docs/\">API</a> · <a href=\"{ERROR_PAGES}\">All errors</a></p>\n{sections}</html>\n"

@@ -17,27 +17,36 @@ use crate::domain::user::PasswordPolicy;
         title = "User Management API",
         description = "A small record of truth for users. Each change is committed together with its event; events go to \
                        the RabbitMQ topic exchange `user_events` as `user.created`, `user.updated`, `user.deleted`. \
-                       Errors are problem documents (RFC 9457), explained under [/docs/errors](/docs/errors)."
+                       Errors are problem documents (RFC 9457), explained under [/docs/errors](/docs/errors). \
+                       The header `X-Request-Id` of any request, if it is 1 to 128 characters of \
+                       `A-Z a-z 0-9 . _ : / @ + = -`, becomes its trace id; else a UUID is made. `X-Trace-Id` of every \
+                       answer, the log lines and the event carry it."
     ),
     tags((name = "users", description = "The record of truth"), (name = "health", description = "Probes")),
     components(schemas(ProblemBody))
 )]
 pub struct ApiDoc;
 
-/// Text that is 1 to 255 characters long when trimmed, and holds no control character inside. White space is Unicode's
-/// `White_Space`, which other languages' `\s` is not quite.
-const NAME_PATTERN: &str = r"^[\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]*[^\u0000- \u007F-\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000](?:[^\u0000-\u001F\u007F-\u009F]*[^\u0000- \u007F-\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000])?[\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]*$";
+/// White space by Unicode's `White_Space`, which other languages' `\s` is not quite; for a class of a regular expression.
+const SPACE: &str = r"\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
+/// What is neither white space nor a control character; for the same.
+const VISIBLE: &str = r"^\u0000- \u007F-\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
+
+/// What a name must match: the length is that of the trimmed text, which `maxLength` cannot say.
+fn name_pattern() -> String {
+    format!(r"^[{SPACE}]*[{VISIBLE}](?:[^\u0000-\u001F\u007F-\u009F]{{0,253}}[{VISIBLE}])?[{SPACE}]*$")
+}
 
 /// A new user
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the body that `UserFields` reads")]
 pub struct CreateUser {
-    /// Trimmed; no control characters
-    #[schema(min_length = 1, max_length = 255, example = "Иван")]
+    /// Trimmed; then 1 to 255 characters, none of them a control character
+    #[schema(example = "Иван")]
     name: String,
-    /// Trimmed; no control characters
-    #[schema(min_length = 1, max_length = 255, example = "Иванов")]
+    /// Trimmed; then 1 to 255 characters, none of them a control character
+    #[schema(example = "Иванов")]
     surname: String,
     /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
     #[schema(format = Password, max_length = 1024, example = "secret123")]
@@ -49,11 +58,11 @@ pub struct CreateUser {
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the body that `UserFields` reads")]
 pub struct UpdateUser {
-    /// Trimmed; no control characters
-    #[schema(min_length = 1, max_length = 255, example = "Петр")]
+    /// Trimmed; then 1 to 255 characters, none of them a control character
+    #[schema(example = "Петр")]
     name: Option<String>,
-    /// Trimmed; no control characters
-    #[schema(min_length = 1, max_length = 255, example = "Петров")]
+    /// Trimmed; then 1 to 255 characters, none of them a control character
+    #[schema(example = "Петров")]
     surname: Option<String>,
     /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
     #[schema(format = Password, max_length = 1024)]
@@ -90,7 +99,7 @@ pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result
         let properties = &mut document["components"]["schemas"][body]["properties"];
         properties["password"]["minLength"] = policy.min_chars.into();
         for name in ["name", "surname"] {
-            properties[name]["pattern"] = NAME_PATTERN.into();
+            properties[name]["pattern"] = name_pattern().into();
         }
     }
     let operations = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
@@ -119,21 +128,11 @@ fn describe_errors(operation: &mut Value) {
 
 fn describe_trace_id(operation: &mut Value) {
     let header = json!({
-        "description": "The request's trace id: `X-Request-Id`, or a new UUID",
+        "description": "The request's trace id",
         "required": true,
         "schema": {"type": "string"},
     });
     for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
         response["headers"]["X-Trace-Id"] = header.clone();
-    }
-    let parameter = json!({
-        "name": "X-Request-Id", "in": "header", "required": false,
-        "description": "Trace id to use: 1 to 128 characters of `A-Z a-z 0-9 . _ : / @ + = -`. Anything else is replaced \
-                        by a new one",
-        "schema": {"type": "string"},
-    });
-    match operation["parameters"].as_array_mut() {
-        Some(parameters) => parameters.push(parameter),
-        None => operation["parameters"] = json!([parameter]),
     }
 }

@@ -46,7 +46,7 @@ impl FromStr for BrokerUrl {
         let url = url::Url::parse(raw).map_err(|_| EXPECTED)?;
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or(EXPECTED)?;
         if host.starts_with('[') {
-            uri.authority.host = host.trim_matches(['[', ']']).to_owned();
+            host.trim_matches(['[', ']']).clone_into(&mut uri.authority.host);
         }
         if uri.vhost.is_empty() {
             "/".clone_into(&mut uri.vhost);
@@ -200,9 +200,10 @@ fn is_precondition_failed(error: &lapin::Error) -> bool {
 
 /// Closes in good order if the broker lets us; dropping it is just as safe.
 pub async fn close(connection: Connection) {
-    let closing = connection.close(REPLY_SUCCESS, "bye".into());
-    if !matches!(timeout(CLOSE_TIMEOUT, closing).await, Ok(Ok(()))) {
-        warn!("RabbitMQ did not close the connection in good order");
+    match timeout(CLOSE_TIMEOUT, connection.close(REPLY_SUCCESS, "bye".into())).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "RabbitMQ did not close the connection in good order"),
+        Err(_elapsed) => warn!("RabbitMQ did not close the connection in time"),
     }
 }
 

@@ -61,7 +61,6 @@ impl Consumer {
         let outcome = self.consume(&channel, &dead_letters, stop).await;
         self.status.set_consumer(Link::Down);
         if outcome.is_ok() {
-            drop((channel, dead_letters));
             broker::close(connection).await;
         }
         outcome

@@ -79,7 +79,7 @@ impl Publisher {
     }
 
     pub async fn close(self) {
-        drop(self.channel);
+        // The channel must outlive this: dropping it starts a close of its own, and lapin stumbles over two.
         broker::close(self.connection).await;
     }
 }

@@ -155,7 +155,9 @@ impl Relay {
             let verdict = self.publish(store, publisher, &wave).await?;
             let (refused, confirmed): (Vec<_>, Vec<_>) =
                 wave.into_iter().partition(|event| verdict.refused.contains(&event.id));
-            confirmed.iter().for_each(|event| log(event));
+            for event in &confirmed {
+                log(event);
+            }
             if !confirmed.is_empty() {
                 let seqs: Vec<i64> = confirmed.iter().map(|event| event.seq).collect();
                 outbox::delete(store, &seqs).await?;

@@ -10,7 +10,7 @@ use crate::{
     domain::{
         event::{EventType, NewEvent},
         page::Page,
-        user::{NewUser, User, UserChanges, UserId},
+        user::{Name, NewUser, User, UserChanges, UserId},
     },
     password::{PasswordHash, PasswordHasher},
     repository::{
@@ -41,7 +41,6 @@ impl UserService {
         let service = self.clone();
         to_the_end(async move {
             let event = NewEvent::new(EventType::Created, trace_id);
-
             let user = service
                 .database
                 .run(move |connection| {
@@ -91,14 +90,13 @@ impl UserService {
         let service = self.clone();
         to_the_end(async move {
             let event = NewEvent::new(EventType::Updated, trace_id);
-
             let updated = service
                 .database
                 .run(move |connection| {
                     Box::pin(async move {
                         let columns = UserColumns {
-                            name: changes.name.as_ref().map(|name| name.as_str()),
-                            surname: changes.surname.as_ref().map(|surname| surname.as_str()),
+                            name: changes.name.as_ref().map(Name::as_str),
+                            surname: changes.surname.as_ref().map(Name::as_str),
                             password: hash.as_ref().map(PasswordHash::expose),
                             event: &event,
                         };
@@ -122,7 +120,6 @@ impl UserService {
         let service = self.clone();
         to_the_end(async move {
             let event = NewEvent::new(EventType::Deleted, trace_id);
-
             if !service
                 .database
                 .run(move |connection| Box::pin(async move { users::delete(connection, id, &event).await }))

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
@@ -95,9 +96,9 @@ async fn a_broker_lost_under_load_costs_no_event_and_slows_no_write() {
     app.create_user("Яна").await;
     for round in 0..5 {
         if round % 2 == 0 {
-            proxy.close()
+            proxy.close();
         } else {
-            proxy.open()
+            proxy.open();
         }
         for n in 0..40 {
             let (began, body) = (Instant::now(), json!({"name": format!("Имя{round}-{n}")}));
@@ -137,7 +138,6 @@ async fn a_service_killed_in_the_middle_of_a_thousand_writes_leaves_an_event_for
                 request.send().await.is_ok_and(|answer| answer.status().is_success())
             }
         };
-        use futures_util::StreamExt;
         let mut writes = futures_util::stream::iter(0..1000).map(write).buffer_unordered(16);
         let mut succeeded = 0;
         while let Some(success) = writes.next().await {
@@ -168,9 +168,9 @@ async fn a_database_that_is_away_is_503_within_3_s_and_back_without_a_restart() 
     app.create_user("Анна").await;
     for silent in [false, true] {
         if silent {
-            proxy.silence()
+            proxy.silence();
         } else {
-            proxy.close()
+            proxy.close();
         }
         let began = Instant::now();
         let (user, name) = (new_user("Яна"), json!({"name": "Яна"}));

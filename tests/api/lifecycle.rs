@@ -12,7 +12,7 @@ async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
     let mut app = App::start(&world).await;
     // A request that is half sent when the signal comes.
     let (rest, body) = tokio::sync::oneshot::channel::<String>();
-    let chunks = futures_util::stream::once(async move { body.await });
+    let chunks = futures_util::stream::once(body);
     let request = app.request(Method::POST, "/users").header("content-type", "application/json");
     let in_flight = tokio::spawn(Answer::of(request.body(Body::wrap_stream(chunks))));
     app.log.wait_for("Request started", |line| line["method"] == "POST").await;
@@ -26,6 +26,8 @@ async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
     app.log.wait_for("Stopped", |_| true).await;
     app.log.wait_for("Event published", |line| line["user_id"] == 1).await;
     assert!(world.outbox_is_empty().await);
+    let troubles = app.log.lines().into_iter().filter(|line| line["level"] == "warning" || line["level"] == "error");
+    assert_eq!(troubles.count(), 0, "{}", app.log.text());
 }
 
 #[tokio::test]

@@ -63,14 +63,12 @@ impl Log {
                     grown.await;
                 }
             };
-            match timeout(PATIENCE, found).await {
-                Ok(line) => line,
-                Err(_) => panic!("{caller}: no such line `{event}` within {PATIENCE:?} in\n{}", self.text()),
-            }
+            let line = timeout(PATIENCE, found).await;
+            line.unwrap_or_else(|_| panic!("{caller}: no such line `{event}` within {PATIENCE:?} in\n{}", self.text()))
         }
     }
 
     pub fn text(&self) -> String {
-        self.lines().iter().map(|line| format!("{line}\n")).collect()
+        self.lines().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 }

@@ -21,6 +21,7 @@ struct Servers {
 }
 
 /// The servers named by the environment, or a throw-away pair that `setup.sh` keeps as long as this process lives.
+#[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
 static SERVERS: LazyLock<Servers> = LazyLock::new(|| {
     let from_environment = || {
         Some(Servers {
