@@ -11,6 +11,8 @@ COPY src src
 RUN touch src/main.rs src/lib.rs && SQLX_OFFLINE=true cargo build --release --locked
 
 FROM debian:bookworm-slim
+# For TLS to PostgreSQL and RabbitMQ.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /build/target/release/user-management-api /usr/local/bin/user-management-api
 # A number, so that Kubernetes can see that it is not root.
 USER 10001:10001

@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
 # The one entrance: servers, service, tests. `./setup.sh --help` explains.
 set -euo pipefail
+if ((BASH_VERSINFO[0] < 5)) || [ ! -d /proc/self ]; then
+  echo 'setup.sh: needs Linux and bash 5 or later' >&2
+  exit 1
+fi
+umask 022 # PostgreSQL may run as another user
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=scripts/common.sh
 . scripts/common.sh
@@ -18,17 +23,20 @@ Usage: ./setup.sh [COMMAND]
   run            bring up what is missing and run the service in the foreground [default]
   up             bring up PostgreSQL and RabbitMQ, and leave them running
   down [--purge] stop all that setup.sh has started here; --purge also deletes the data
-  status         show what runs, where, and where its data and logs are
+  status         show what runs, where, and where its data and logs are; exits with 3 unless all is up
   test [--postgres 17|18] [-- ARGUMENTS]
                  run every test on a throw-away PostgreSQL and RabbitMQ; ARGUMENTS go to `cargo test`
   test-servers [--postgres 17|18]
                  keep such a pair until standard input ends, and print its TEST_… settings
   --help         this text
 
-PostgreSQL and RabbitMQ are, in this order: those of DATABASE_URL and RABBITMQ_URL, from the environment or .env, if
-both answer; Docker Compose, if an engine answers; private instances of the system's packages under .local/, on ports of
-their own, installed by apt where root or sudo allows it. SETUP_BACKEND=url|compose|local takes one of the three and no
-other.
+The service gets the first of these that is to be had; SETUP_BACKEND takes one and no other:
+  url            the servers of DATABASE_URL and RABBITMQ_URL, from the environment or .env, if both answer
+  compose        docker-compose.yml, if a Docker engine answers
+  local          private instances of the system's packages, on ports of their own, their data under .local/; packages
+                 that are missing are installed with apt where root or sudo allows it
+The service's own settings are in .env.example. The tests use TEST_DATABASE_URL, TEST_RABBITMQ_URL and
+TEST_RABBITMQ_MANAGEMENT_URL, if all are set, in place of servers of their own.
 HELP
 }
 
@@ -38,27 +46,44 @@ bad_usage() {
   exit 2
 }
 
+service_url() {
+  local host
+  host=$(setting HOST 127.0.0.1)
+  case $host in *:*) host="[$host]" ;; esac
+  printf 'http://%s:%s' "$host" "$(setting PORT 8000)"
+}
+
+need_free_port() {
+  local host port
+  host=$(setting HOST 127.0.0.1) port=$(setting PORT 8000)
+  if ! [[ $port =~ ^[0-9]{1,5}$ ]] || ((10#$port > 65535)); then
+    fail "PORT must be a number up to 65535, not '$port'"
+  fi
+  if port_answers "$host" "$port"; then
+    fail "port $port is taken: stop what listens there, or choose another, as in PORT=8001 ./setup.sh"
+  fi
+}
+
 build() {
-  need_cargo
-  begin "service"
-  SQLX_OFFLINE=true run_child cargo build --locked "$@" 1>&2 || fail "cargo build failed: see above"
-  finish "service built"
+  local -a missing
+  read -ra missing <<<"$(compiler_packages)"
+  install_packages "${missing[@]}"
+  begin "build the service (minutes, the first time)"
+  SQLX_OFFLINE=true run_child cargo build --release --locked >&2 || fail "cargo build failed: see above"
+  finish "built the service"
 }
 
 run() {
-  local host port
-  host=$(setting HOST 127.0.0.1) port=$(setting PORT 8000)
-  if [ "$port" != 0 ] && port_answers "$host" "$port"; then
-    fail "port $port is taken: stop what listens there, or choose another with PORT=8001 ./setup.sh"
-  fi
-  build --release
-  bring_up
-  say "API       http://$host:$port/users"
-  say "Docs      http://$host:$port/docs"
-  say "Database  $DATABASE_URL"
-  say "Broker    $RABBITMQ_URL${MANAGEMENT_URL:+   management: $MANAGEMENT_URL}"
-  say "Ctrl-C stops it"
   local status=0
+  need_free_port
+  need_cargo
+  bring_up
+  build
+  say "API       $(service_url)/users"
+  say "Docs      $(service_url)/docs"
+  say "Database  $DATABASE_URL"
+  say "Broker    $RABBITMQ_URL${MANAGEMENT_URL:+   (management: $MANAGEMENT_URL)}"
+  say "Ctrl-C stops it"
   service_pid_file=$state/service.pid
   run_child "${CARGO_TARGET_DIR:-target}/release/user-management-api" || status=$?
   rm -f "$service_pid_file"
@@ -67,24 +92,23 @@ run() {
 
 up() {
   bring_up
-  started_dev=no
-  printf 'export DATABASE_URL=%q RABBITMQ_URL=%q\n' "$DATABASE_URL" "$RABBITMQ_URL"
-  [ -z "$MANAGEMENT_URL" ] || printf '# management: %s\n' "$MANAGEMENT_URL"
+  started_dev=no started_compose=no
+  printf 'export DATABASE_URL=%q\nexport RABBITMQ_URL=%q\n' "$DATABASE_URL" "$RABBITMQ_URL"
+  [ -z "$MANAGEMENT_URL" ] || say "RabbitMQ management: $MANAGEMENT_URL"
 }
 
 down() {
-  local purge=no pair
-  case ${1:-} in '') ;; --purge) purge=yes ;; *) bad_usage "down takes --purge, not $1" ;; esac
-  local root
-  root=$(data_root) dev=$root/dev
+  local purge=no root pair
+  [ $# = 0 ] || purge=yes
+  root=$(data_root)
   stop_service
-  for pair in "$dev" "$root"/test-*/; do
-    [ ! -d "$pair" ] || stop_pair "${pair%/}"
+  stop_pair "$root/dev"
+  for pair in "$root"/test-*/; do
+    [ ! -d "$pair" ] || discard_pair "${pair%/}"
   done
   compose_down "$purge"
-  rm -rf "$root"/test-*/
   if [ $purge = yes ]; then
-    rm -rf "${dev:?}"
+    rm -rf "${root:?}/dev"
     say "the data is deleted"
   fi
   say "nothing runs"
@@ -96,81 +120,60 @@ test_settings() {
   printf 'TEST_RABBITMQ_MANAGEMENT_URL=http://guest:guest@127.0.0.1:%s/\n' "$MANAGEMENT_PORT"
 }
 
-# Starts a throw-away pair; the exit trap stops it and deletes it, however this script ends.
-throw_away_pair() {
-  local version=$1
-  throw_away=$(mktemp -d "$(data_root)/test-XXXXXX")
-  chmod 755 "$throw_away"
-  start_pair "$throw_away" test "$version"
-}
-
-need_version() {
-  case $1 in 17 | 18) ;; *) bad_usage "--postgres takes 17 or 18, not '$1'" ;; esac
-}
-
+# run_tests POSTGRES_VERSION ARGUMENTS…
 run_tests() {
-  local version=''
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --postgres)
-        version=${2:-}
-        need_version "$version"
-        shift 2
-        ;;
-      --)
-        shift
-        break
-        ;;
-      *) bad_usage "test does not take $1" ;;
-    esac
-  done
+  local version=$1 status=0 line
+  shift
   need_cargo
   if [ -n "${TEST_DATABASE_URL:-}" ] && [ -n "${TEST_RABBITMQ_URL:-}" ] && [ -n "${TEST_RABBITMQ_MANAGEMENT_URL:-}" ]; then
     say "servers of the environment: TEST_DATABASE_URL, TEST_RABBITMQ_URL, TEST_RABBITMQ_MANAGEMENT_URL"
   else
-    throw_away_pair "$version"
-    local line
+    start_throw_away_pair "$version"
     while read -r line; do export "${line?}"; done < <(test_settings)
   fi
-  begin "tests"
-  SQLX_OFFLINE=true run_child cargo test --locked "$@" || fail "tests failed: see above"
-  finish "tests passed"
+  begin "tests (minutes to build, the first time)"
+  SQLX_OFFLINE=true run_child cargo test --locked "$@" || status=$?
+  if [ $status = 0 ]; then finish "tests passed"; else finish "tests failed: see above"; fi
+  exit "${interrupted:-$status}"
 }
 
 test_servers() {
-  local version=''
-  case ${1:-} in
-    '') ;;
-    --postgres)
-      version=${2:-}
-      need_version "$version"
-      ;;
-    *) bad_usage "test-servers does not take $1" ;;
-  esac
-  throw_away_pair "$version"
+  start_throw_away_pair "$1"
   test_settings
   echo ready
-  # In the background, so that a signal is handled at once.
-  cat <&0 >/dev/null &
-  wait $! || true
+  # In the background, for a signal to be handled at once.
+  cat <&0 >/dev/null 2>&1 &
+  reader=$!
+  wait "$reader" || true
+}
+
+# take_version "$@": the value of --postgres, into $version.
+take_version() {
+  case ${2:-} in
+    17 | 18) version=$2 ;;
+    *) bad_usage "--postgres takes 17 or 18, not '${2:-}'" ;;
+  esac
 }
 
 main() {
-  local command=${1:-run}
-  [ $# -eq 0 ] || shift
+  local command=${1:-run} version=''
+  [ $# = 0 ] || shift
   case $command in
-    run) [ $# -eq 0 ] || bad_usage "run takes no arguments" ;;
-    -h | --help | help) usage && exit ;;
+    -h | --help | help) usage && return ;;
+    test | test-servers)
+      if [ "${1:-}" = --postgres ]; then take_version "$@" && shift 2; fi
+      if [ "$command" = test ] && [ "${1:-}" = -- ]; then shift; elif [ $# -gt 0 ]; then bad_usage "$command does not take '$1'"; fi
+      ;;
+    down) [ $# = 0 ] || [ "$*" = --purge ] || bad_usage "down takes --purge, not '$*'" ;;
+    run | up | status) [ $# = 0 ] || bad_usage "$command takes no arguments" ;;
+    *) bad_usage "there is no command '$command'" ;;
   esac
   mkdir -p "$state"
   case $command in
-    run) run ;;
-    up) up ;;
-    down) down "$@" ;;
+    test) run_tests "$version" "$@" ;;
+    test-servers) test_servers "$version" ;;
     status) show_status ;;
-    test) run_tests "$@" ;;
-    test-servers) test_servers "$@" ;;
-    *) bad_usage "there is no command '$command'" ;;
+    *) "$command" "$@" ;;
   esac
 }
 

