@@ -3,8 +3,11 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use lapin::{
-    Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    Channel, Connection, ConnectionProperties, Consumer, ErrorKind, ExchangeKind,
+    options::{
+        BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+        QueueDeclareOptions,
+    },
     protocol::{AMQPErrorKind, AMQPSoftError},
     types::{AMQPValue, FieldTable, ShortString},
     uri::AMQPUri,
@@ -12,12 +15,13 @@ use lapin::{
 use tokio::{net::TcpStream, time::timeout};
 use tracing::warn;
 
-use super::supervisor::SessionError;
+use super::supervisor::{SessionError, within};
 
 pub const EXCHANGE: &str = "user_events";
 pub const QUEUE: &str = "user_events_queue";
 pub const BINDING: &str = "user.*";
 pub const DEAD_LETTER_EXCHANGE: &str = "user_events.dlx";
+pub const CONSUMER_TAG: &str = env!("CARGO_PKG_NAME");
 pub const DEAD_LETTER_QUEUE: &str = "user_events_queue.dlq";
 
 /// Deliveries of one message before the broker gives it up to the dead-letter exchange. The consumer dead-letters what it
@@ -100,14 +104,11 @@ impl Broker {
         // lapin's own connect has no timeout, and a thread that waits for a silent peer is lost until that peer closes:
         // knock first.
         let address = (uri.authority.host.as_str(), uri.authority.port);
-        timeout(ANSWER_TIMEOUT, TcpStream::connect(address))
-            .await
-            .map_err(|_elapsed| SessionError::Timeout("accept a connection"))?
-            .map_err(lapin::Error::from)?;
+        let knock = async { TcpStream::connect(address).await.map_err(lapin::Error::from) };
+        within(ANSWER_TIMEOUT, "connect to RabbitMQ", knock).await?;
         let name = format!("{} {name}", env!("CARGO_PKG_NAME"));
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connecting = Connection::connect_uri(uri.clone(), properties);
-        Ok(timeout(ANSWER_TIMEOUT, connecting).await.map_err(|_elapsed| SessionError::Timeout("log in"))??)
+        within(ANSWER_TIMEOUT, "log in to RabbitMQ", Connection::connect_uri(uri.clone(), properties)).await
     }
 
     /// Declares all exchanges, queues and bindings; what is there with other arguments is used as it is.
@@ -115,7 +116,7 @@ impl Broker {
     /// # Errors
     /// When the broker refuses it, or is silent for five seconds.
     pub async fn declare_topology(&self, connection: &Connection) -> Result<(), SessionError> {
-        timeout(ANSWER_TIMEOUT, async {
+        let declaring = async {
             declare(connection, EXCHANGE, &Entity::Exchange(ExchangeKind::Topic)).await?;
             declare(connection, DEAD_LETTER_EXCHANGE, &Entity::Exchange(ExchangeKind::Fanout)).await?;
             declare(connection, QUEUE, &Entity::Queue(self.queue_arguments())).await?;
@@ -124,10 +125,30 @@ impl Broker {
             bind(&channel, QUEUE, EXCHANGE, BINDING).await?;
             bind(&channel, DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE, "").await?;
             channel.close(REPLY_SUCCESS, "declared".into()).await
-        })
-        .await
-        .map_err(|_elapsed| SessionError::Timeout("declare the topology"))?
-        .map_err(SessionError::from)
+        };
+        within(ANSWER_TIMEOUT, "declare the topology", declaring).await
+    }
+
+    /// Opens a channel whose publishes are confirmed.
+    pub async fn confirming_channel(&self, connection: &Connection) -> Result<Channel, SessionError> {
+        let opening = async {
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await.map(|()| channel)
+        };
+        within(ANSWER_TIMEOUT, "open a channel", opening).await
+    }
+
+    /// Subscribes to the service's queue.
+    pub async fn subscribe(&self, connection: &Connection, prefetch: u16) -> Result<(Channel, Consumer), SessionError> {
+        let subscribing = async {
+            let channel = connection.create_channel().await?;
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            let tag = CONSUMER_TAG.into();
+            let consumer =
+                channel.basic_consume(QUEUE.into(), tag, BasicConsumeOptions::default(), FieldTable::default());
+            consumer.await.map(|consumer| (channel, consumer))
+        };
+        within(ANSWER_TIMEOUT, "subscribe", subscribing).await
     }
 
     fn queue_arguments(&self) -> FieldTable {

@@ -7,15 +7,15 @@ use futures_util::StreamExt;
 use lapin::{
     Channel,
     message::Delivery,
-    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{FieldTable, ShortString},
+    options::{BasicAckOptions, BasicCancelOptions},
+    types::ShortString,
 };
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{
-    broker::{self, Broker, QUEUE},
+    broker::{self, Broker, CONSUMER_TAG},
     dead_letter::DeadLetters,
     message::{self, ReceivedEvent},
     seen::{Novelty, Seen},
@@ -54,11 +54,10 @@ impl Consumer {
             return Ok(());
         };
         self.broker.declare_topology(&connection).await?;
-        let dead_letters = DeadLetters::open(&connection).await?;
-        let channel = connection.create_channel().await?;
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+        let dead_letters = DeadLetters::open(&self.broker, &connection).await?;
+        let (channel, deliveries) = self.broker.subscribe(&connection, PREFETCH).await?;
         self.status.set_consumer(Link::Up);
-        let outcome = self.consume(&channel, &dead_letters, stop).await;
+        let outcome = self.consume(&channel, deliveries, &dead_letters, stop).await;
         self.status.set_consumer(Link::Down);
         if outcome.is_ok() {
             broker::close(connection).await;
@@ -69,12 +68,10 @@ impl Consumer {
     async fn consume(
         &self,
         channel: &Channel,
+        mut deliveries: lapin::Consumer,
         dead_letters: &DeadLetters,
         stop: &CancellationToken,
     ) -> Result<(), SessionError> {
-        let tag = ShortString::from(env!("CARGO_PKG_NAME"));
-        let options = BasicConsumeOptions::default();
-        let mut deliveries = channel.basic_consume(QUEUE.into(), tag.clone(), options, FieldTable::default()).await?;
         let mut seen = self.seen.lock().await;
         let mut acks = Acks::new(channel);
         loop {
@@ -92,7 +89,7 @@ impl Consumer {
                 () = stop.cancelled() => break,
             }
         }
-        channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
+        channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default()).await?;
         acks.flush().await
     }
 }

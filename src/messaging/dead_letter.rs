@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection,
-    message::Delivery,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
+    BasicProperties, Channel, Confirmation, Connection, message::Delivery, options::BasicPublishOptions,
     types::AMQPValue,
 };
-use tokio::time::timeout;
 
-use super::{broker::DEAD_LETTER_EXCHANGE, supervisor::SessionError};
+use super::{
+    broker::{Broker, DEAD_LETTER_EXCHANGE},
+    supervisor::{SessionError, within},
+};
 
 pub const REASON_HEADER: &str = "x-reason";
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,10 +19,8 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct DeadLetters(Channel);
 
 impl DeadLetters {
-    pub async fn open(connection: &Connection) -> Result<Self, SessionError> {
-        let channel = connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Self(channel))
+    pub async fn open(broker: &Broker, connection: &Connection) -> Result<Self, SessionError> {
+        broker.confirming_channel(connection).await.map(Self)
     }
 
     /// Publishes the original body and properties with the reason as header `x-reason`.
@@ -35,7 +33,7 @@ impl DeadLetters {
             let (key, properties) = (delivery.routing_key.clone(), properties.with_headers(headers));
             self.0.basic_publish(DEAD_LETTER_EXCHANGE.into(), key, options, &delivery.data, properties).await?.await
         };
-        match timeout(CONFIRM_TIMEOUT, publishing).await.map_err(|_elapsed| SessionError::Timeout("confirm"))?? {
+        match within(CONFIRM_TIMEOUT, "confirm a dead letter", publishing).await? {
             Confirmation::Ack(None) => Ok(()),
             _returned_or_nacked => Err(SessionError::Refused),
         }

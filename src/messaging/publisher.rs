@@ -4,10 +4,7 @@
 use std::collections::HashSet;
 
 use futures_util::future::try_join_all;
-use lapin::{
-    BasicProperties, Channel, Connection,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
-};
+use lapin::{BasicProperties, Channel, Connection, options::BasicPublishOptions};
 use uuid::Uuid;
 
 use super::{
@@ -34,8 +31,7 @@ impl Publisher {
     pub async fn open(broker: &Broker, name: &str) -> Result<Self, SessionError> {
         let connection = broker.connect(name).await?;
         broker.declare_topology(&connection).await?;
-        let channel = connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let channel = broker.confirming_channel(&connection).await?;
         Ok(Self { connection, channel })
     }
 

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::{
     broker::Broker,
     publisher::{Publisher, Verdict},
-    supervisor::{Backoff, SessionError, supervise},
+    supervisor::{Backoff, SessionError, supervise, within},
 };
 use crate::{
     domain::event::OutboxEvent,
@@ -43,6 +43,8 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// After this, a wave that the broker does not confirm is given up: its events are published again by the next leader.
 const ABANDON: Duration = Duration::from_secs(6);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// For one statement on the outbox: as long as the lease, for a leader that PostgreSQL cannot hear has lost it by then.
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Relay {
     pub broker: Broker,
@@ -105,7 +107,7 @@ impl Relay {
         publisher: &Publisher,
         stop: &CancellationToken,
     ) -> Result<bool, SessionError> {
-        while !outbox::try_lead(store).await? {
+        while !within(STORE_TIMEOUT, "try to lead", outbox::try_lead(store)).await? {
             tokio::select! {
                 () = sleep(ELECTION_INTERVAL.mul_f64(0.5 + fastrand::f64())) => self.check(publisher)?,
                 () = stop.cancelled() => return Ok(false),
@@ -144,7 +146,7 @@ impl Relay {
 
     /// One batch.
     async fn step(&self, store: &mut PgConnection, publisher: &Publisher) -> Result<Step, SessionError> {
-        let events = outbox::oldest(store, BATCH).await?;
+        let events = within(STORE_TIMEOUT, "read the outbox", outbox::oldest(store, BATCH)).await?;
         if events.is_empty() {
             return Ok(Step::Empty);
         }
@@ -160,7 +162,7 @@ impl Relay {
             }
             if !confirmed.is_empty() {
                 let seqs: Vec<i64> = confirmed.iter().map(|event| event.seq).collect();
-                outbox::delete(store, &seqs).await?;
+                within(STORE_TIMEOUT, "delete from the outbox", outbox::delete(store, &seqs)).await?;
             }
             on_hold.extend(refused.iter().map(|event| event.user_id));
             if !refused.is_empty() {
@@ -198,14 +200,14 @@ impl Relay {
                     return verdict;
                 }
                 _ = tick.tick() => {
-                    outbox::keep_lease(store).await?;
+                    within(STORE_TIMEOUT, "keep the lease", outbox::keep_lease(store)).await?;
                     let link = publisher.link();
                     self.status.set_publisher(link);
                     if link != Link::Blocked {
                         waited += KEEP_LEASE_INTERVAL;
                     }
                     if waited >= CONFIRM_TIMEOUT {
-                        return Err(SessionError::Timeout("confirm"));
+                        return Err(SessionError::Timeout("confirm events"));
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -18,7 +18,7 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 pub enum SessionError {
     #[error("RabbitMQ: {0}")]
     Broker(#[from] lapin::Error),
-    #[error("RabbitMQ did not {0} in time")]
+    #[error("timed out: {0}")]
     Timeout(&'static str),
     #[error("RabbitMQ closed the connection")]
     Closed,
@@ -40,6 +40,15 @@ impl From<DatabaseError> for SessionError {
     fn from(error: DatabaseError) -> Self {
         Self::Database(error)
     }
+}
+
+/// Bounds a step of a session: neither lapin nor sqlx does, and a peer that vanished says nothing.
+pub async fn within<T, E: Into<SessionError>>(
+    limit: Duration,
+    step: &'static str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, SessionError> {
+    timeout(limit, work).await.map_err(|_elapsed| SessionError::Timeout(step))?.map_err(Into::into)
 }
 
 /// Doubling pauses with full jitter, so that replicas do not come back in step.

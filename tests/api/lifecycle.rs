@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use reqwest::{Body, Method};
 
 use crate::harness::{Answer, App, World, eventually, new_user};
@@ -64,4 +65,18 @@ async fn two_instances_started_at_once_on_an_empty_database_share_it_and_one_lea
     eventually("a leader", async || (leads(&first).await || leads(&second).await).then_some(())).await;
     assert!(!(leads(&first).await && leads(&second).await));
     world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_the_loss_is_reported() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.log.pause(true);
+    let began = Instant::now();
+    let answers = futures_util::stream::iter(0..25_000).map(|_| app.get("/health/live")).buffer_unordered(64);
+    assert_eq!(answers.filter(|answer| std::future::ready(answer.status == 200)).count().await, 25_000);
+    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
+    app.log.pause(false);
+    let report = app.log.wait_for("Log lines dropped: the reader of stdout is too slow", |_| true).await;
+    assert!(report["dropped"].as_u64().is_some_and(|dropped| dropped > 0), "{report}");
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
-    sync::Notify,
+    sync::{Notify, watch},
     time::timeout,
 };
 
@@ -18,6 +18,7 @@ pub struct Log(Arc<Inner>);
 struct Inner {
     lines: Mutex<Vec<Value>>,
     grown: Notify,
+    paused: watch::Sender<bool>,
 }
 
 impl Log {
@@ -26,6 +27,7 @@ impl Log {
         let log = self.clone();
         tokio::spawn(async move {
             let mut lines = BufReader::new(output).lines();
+            let mut paused = log.0.paused.subscribe();
             while let Some(line) = lines.next_line().await.unwrap() {
                 let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
                 for key in ["event", "level", "timestamp"] {
@@ -33,8 +35,14 @@ impl Log {
                 }
                 log.0.lines.lock().unwrap().push(line);
                 log.0.grown.notify_waiters();
+                paused.wait_for(|paused| !paused).await.unwrap();
             }
         });
+    }
+
+    /// Stops reading, as a stalled reader does, or goes on.
+    pub fn pause(&self, paused: bool) {
+        self.0.paused.send_replace(paused);
     }
 
     pub fn lines(&self) -> Vec<Value> {
@@ -42,7 +50,14 @@ impl Log {
     }
 
     pub fn matching(&self, event: &str, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
-        self.lines().into_iter().filter(|line| line["event"] == event && wanted(line)).collect()
+        self.matching_from(0, event, wanted).0
+    }
+
+    /// The lines with this event that are wanted, from a place on, and the place where the next search goes on.
+    fn matching_from(&self, place: usize, event: &str, wanted: impl Fn(&Value) -> bool) -> (Vec<Value>, usize) {
+        let lines = self.0.lines.lock().unwrap();
+        let matching = lines[place..].iter().filter(|line| line["event"] == event && wanted(line));
+        (matching.cloned().collect(), lines.len())
     }
 
     /// The first line with this event that is wanted, now or soon.
@@ -55,11 +70,14 @@ impl Log {
         let caller = std::panic::Location::caller();
         async move {
             let found = async {
+                let mut place = 0;
                 loop {
                     let grown = self.0.grown.notified();
-                    if let Some(line) = self.matching(event, &wanted).into_iter().next() {
+                    let (lines, searched) = self.matching_from(place, event, &wanted);
+                    if let Some(line) = lines.into_iter().next() {
                         return line;
                     }
+                    place = searched;
                     grown.await;
                 }
             };
