@@ -17,7 +17,8 @@ use serde_json::{Value, error::Category};
 use tokio::time::timeout;
 
 use super::error::{
-    Fault, MALFORMED_JSON, PAYLOAD_TOO_LARGE, Problem, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,
+    Fault, Problem,
+    kinds::{MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED},
 };
 use crate::domain::user::{Name, NewUser, PasswordPolicy, Refusal, UserChanges};
 

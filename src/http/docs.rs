@@ -10,7 +10,10 @@ use axum::{
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    error::{ERROR_PAGES, KINDS, Kind, NOT_FOUND, Problem},
+    error::{
+        ERROR_PAGES, Problem,
+        kinds::{KINDS, Kind, NOT_FOUND},
+    },
     state::AppState,
 };
 

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    error::{NOT_READY, Problem},
+    error::{Problem, kinds::NOT_READY},
     state::AppState,
 };
 use crate::service::health::{HealthReport, Readiness};

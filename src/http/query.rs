@@ -2,7 +2,7 @@
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 
-use super::error::{Fault, INVALID_QUERY, Problem};
+use super::error::{Fault, Problem, kinds::INVALID_QUERY};
 use crate::domain::page::{MAX_LIMIT, Page};
 
 impl<S: Send + Sync> FromRequestParts<S> for Page {

@@ -13,7 +13,10 @@ use axum::{
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, error, error_span, info, warn};
 
-use super::error::{INTERNAL_ERROR, PROBLEM_JSON, Problem, TIME_LIMIT_EXCEEDED};
+use super::error::{
+    PROBLEM_JSON, Problem,
+    kinds::{INTERNAL_ERROR, TIME_LIMIT_EXCEEDED},
+};
 use crate::trace_id::TraceId;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

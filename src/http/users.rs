@@ -10,7 +10,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     body::UserFields,
-    error::{Problem, USER_NOT_FOUND},
+    error::{Problem, kinds::USER_NOT_FOUND},
     openapi::{CreateUser, UpdateUser},
     query::NoQuery,
     state::AppState,

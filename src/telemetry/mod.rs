@@ -31,7 +31,7 @@ impl FromStr for LogLevel {
     type Err = String;
 
     /// Takes a level's name, as the seed and Python's `logging` write them, or tracing directives such as
-    /// `info,sqlx=debug`. A bare level below `info` is meant for this service's own lines, not its libraries'.
+    /// `info,lapin=debug`. A bare level below `info` is meant for this service's own lines, not its libraries'.
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         let directives = match value.to_ascii_lowercase().as_str() {
             "critical" | "fatal" => "error".to_owned(),
@@ -44,7 +44,7 @@ impl FromStr for LogLevel {
             _ if value.contains('=') => value.to_owned(),
             _ => {
                 return Err(format!(
-                    "must be ERROR, WARN, INFO, DEBUG, TRACE or directives such as `info,sqlx=debug`, not `{value}`"
+                    "must be ERROR, WARN, INFO, DEBUG, TRACE or directives such as `info,lapin=debug`, not `{value}`"
                 ));
             }
         };
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn levels_are_taken_in_any_case_and_in_pythons_words() {
-        for level in ["INFO", "info", "Warning", "CRITICAL", "debug", "TRACE", "off", "info,sqlx=debug"] {
+        for level in ["INFO", "info", "Warning", "CRITICAL", "debug", "TRACE", "off", "info,lapin=debug"] {
             assert!(level.parse::<LogLevel>().is_ok(), "{level}");
         }
     }

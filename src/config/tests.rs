@@ -1,0 +1,75 @@
+//! Settings, good and bad.
+
+use std::collections::HashMap;
+
+use super::{Config, ConfigError};
+
+const SEED: [(&str, &str); 3] = [
+    ("DATABASE_URL", "postgresql+asyncpg://postgres:postgres@localhost:5432/userdb"),
+    ("RABBITMQ_URL", "amqp://guest:guest@localhost:5672/"),
+    ("LOG_LEVEL", "INFO"),
+];
+
+fn read(changes: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let settings = SEED.iter().chain(changes).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::from_settings(settings.collect::<HashMap<_, _>>())
+}
+
+#[test]
+fn the_seeds_env_works_unchanged() {
+    let config = read(&[]).unwrap();
+    assert_eq!(config.http.address.to_string(), "127.0.0.1:8000");
+}
+
+#[test]
+fn every_bad_setting_is_named_at_once_and_no_secret_is_repeated() {
+    let error = read(&[
+        ("DATABASE_URL", "mysql://u:hunter22@h/d"),
+        ("RABBITMQ_URL", "http://u:hunter22@h"),
+        ("PORT", "eighty"),
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("MIGRATE_ON_START", "maybe"),
+        ("AMQP_QUEUE_TYPE", "stream"),
+        ("PASSWORD_MIN_LENGTH", "0"),
+        ("HOST", "0.0.0.0"),
+    ])
+    .unwrap_err()
+    .to_string();
+    for name in [
+        "DATABASE_URL",
+        "RABBITMQ_URL",
+        "PORT",
+        "LOG_LEVEL",
+        "LOG_FORMAT",
+        "MIGRATE_ON_START",
+        "AMQP_QUEUE_TYPE",
+        "PASSWORD_MIN_LENGTH",
+        "HOST",
+    ] {
+        assert!(error.contains(&format!("\n  {name}: ")), "{name} is missing in {error}");
+    }
+    assert!(!error.contains("hunter22"), "{error}");
+}
+
+#[test]
+fn required_settings_that_are_missing_or_empty_are_named() {
+    let error = Config::from_settings(HashMap::from([("DATABASE_URL".to_owned(), " ".to_owned())])).unwrap_err();
+    assert_eq!(error.0.len(), 2, "{error}");
+}
+
+#[test]
+fn debug_output_masks_secrets() {
+    let config = read(&[("DATABASE_URL", "postgresql://u:hunter22@h/d"), ("RABBITMQ_URL", "amqp://u:hunter22@h/%2f")]);
+    assert!(!format!("{config:?}").contains("hunter22"));
+}
+
+#[test]
+fn an_address_that_others_can_reach_needs_allow_anonymous() {
+    assert!(read(&[("HOST", "0.0.0.0")]).unwrap_err().to_string().contains("ALLOW_ANONYMOUS=true"));
+    assert!(read(&[("HOST", "::")]).is_err());
+    assert!(read(&[("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")]).is_ok());
+    for loopback in ["127.0.0.2", "::1", "localhost"] {
+        assert!(read(&[("HOST", loopback)]).is_ok(), "{loopback}");
+    }
+}
