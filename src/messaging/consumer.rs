@@ -57,6 +57,7 @@ impl Consumer {
         let dead_letters = DeadLetters::open(&self.broker, &connection).await?;
         let (channel, deliveries) = self.broker.subscribe(&connection, PREFETCH).await?;
         self.status.set_consumer(Link::Up);
+        info!("Consumer subscribed");
         let outcome = self.consume(&channel, deliveries, &dead_letters, stop).await;
         self.status.set_consumer(Link::Down);
         if outcome.is_ok() {

@@ -23,7 +23,15 @@ pub struct LogLevel(String);
 
 impl Default for LogLevel {
     fn default() -> Self {
-        Self("info,sqlx::postgres::notice=warn".to_owned())
+        Self::of("info", "info")
+    }
+}
+
+impl LogLevel {
+    /// Levels for libraries and for ourselves. Left out are lapin, for whoever holds a connection logs why it was lost, and
+    /// PostgreSQL's notices, for it notes at each start that the table of migrations is there.
+    fn of(libraries: &str, ours: &str) -> Self {
+        Self(format!("{libraries},lapin=off,sqlx::postgres::notice=off,{}={ours}", env!("CARGO_CRATE_NAME")))
     }
 }
 
@@ -33,23 +41,19 @@ impl FromStr for LogLevel {
     /// Takes a level's name, as the seed and Python's `logging` write them, or tracing directives such as
     /// `info,lapin=debug`. A bare level below `info` is meant for this service's own lines, not its libraries'.
     fn from_str(value: &str) -> Result<Self, Self::Err> {
-        let directives = match value.to_ascii_lowercase().as_str() {
-            "critical" | "fatal" => "error".to_owned(),
-            "warning" => "warn".to_owned(),
-            level @ ("off" | "error" | "warn") => level.to_owned(),
-            level @ ("info" | "debug" | "trace") => {
-                // PostgreSQL notes at each start that the table of migrations is there.
-                format!("info,sqlx::postgres::notice=warn,{}={level}", env!("CARGO_CRATE_NAME"))
+        match value.to_ascii_lowercase().as_str() {
+            "critical" | "fatal" => Ok(Self::of("error", "error")),
+            "warning" => Ok(Self::of("warn", "warn")),
+            level @ ("off" | "error" | "warn" | "info") => Ok(Self::of(level, level)),
+            level @ ("debug" | "trace") => Ok(Self::of("info", level)),
+            _ if value.contains('=') => {
+                EnvFilter::try_new(value).map_err(|error| format!("`{value}`: {error}"))?;
+                Ok(Self(value.to_owned()))
             }
-            _ if value.contains('=') => value.to_owned(),
-            _ => {
-                return Err(format!(
-                    "must be ERROR, WARN, INFO, DEBUG, TRACE or directives such as `info,lapin=debug`, not `{value}`"
-                ));
-            }
-        };
-        EnvFilter::try_new(&directives).map_err(|error| format!("`{value}`: {error}"))?;
-        Ok(Self(directives))
+            _ => Err(format!(
+                "must be ERROR, WARN, INFO, DEBUG, TRACE or directives such as `info,lapin=debug`, not `{value}`"
+            )),
+        }
     }
 }
 
