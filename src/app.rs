@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, serve::ListenerExt};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
     sync::Notify,
@@ -21,7 +22,7 @@ use crate::{
         database::Database,
         schema::{self, SchemaError},
     },
-    service::{health::HealthService, users::UserService},
+    service::{health::HealthService, metrics::MetricsService, users::UserService},
     status::Status,
 };
 
@@ -64,7 +65,7 @@ impl App {
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn build(config: Config) -> Result<Self, AppError> {
+    pub async fn build(config: Config, collected: PrometheusHandle) -> Result<Self, AppError> {
         let Config { http, database, broker, passwords, shutdown_delay, log: _ } = config;
         let listen = |cause| AppError::Listen { address: http.address, cause };
         let listener = TcpListener::bind(http.address).await.map_err(listen)?;
@@ -72,9 +73,12 @@ impl App {
         let outbox_filled = Arc::new(Notify::new());
         let pool = Database::new(database.url.options(), database.max_connections);
         let probe_pool = Database::new(database.url.options(), 1);
-        let users = UserService::new(pool.clone(), PasswordHasher::new(passwords.hash_wait), outbox_filled.clone());
+        let hasher = PasswordHasher::new(passwords.hash_wait);
+        let users = UserService::new(pool.clone(), hasher.clone(), outbox_filled.clone());
         let health = HealthService::new(probe_pool.clone(), status.clone());
-        let router = http::router(users, health, passwords.policy, http.request_timeout)?;
+        let (database_pool, probe, status_shown) = (pool.clone(), probe_pool.clone(), status.clone());
+        let metrics = MetricsService { collected, database: database_pool, probe, hasher, status: status_shown };
+        let router = http::router(users, health, metrics, passwords.policy, http.request_timeout)?;
         let broker = Broker { url: broker.url, queue_type: broker.queue_type };
         let relay = Relay {
             broker: broker.clone(),

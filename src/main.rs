@@ -63,10 +63,11 @@ async fn main() -> ExitCode {
 async fn serve() -> Result<(), AnyError> {
     let config = Config::from_settings(config::environment()?)?;
     let telemetry = telemetry::init(&config.log.level, config.log.format);
-    tokio::spawn(telemetry.report_dropped_lines());
+    let collected = telemetry::metrics::install()?;
+    tokio::spawn(telemetry.keep_house(collected.clone()));
     let stop = shutdown::on_signal()?;
     let served = async {
-        let app = App::build(config).await?;
+        let app = App::build(config, collected).await?;
         let address = app.local_addr()?;
         info!(version = env!("CARGO_PKG_VERSION"), %address, docs = %format_args!("http://{address}/docs"), "Listening");
         Ok(app.run(stop).await?)

@@ -41,6 +41,7 @@ pub enum HashError {
 #[derive(Clone)]
 pub struct PasswordHasher {
     slots: Arc<Semaphore>,
+    width: usize,
     longest_wait: Duration,
 }
 
@@ -48,8 +49,15 @@ impl PasswordHasher {
     /// `longest_wait` bounds the time a request queues for a slot.
     #[must_use]
     pub fn new(longest_wait: Duration) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { slots: Arc::new(Semaphore::new(cores)), longest_wait }
+        let width = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { slots: Arc::new(Semaphore::new(width)), width, longest_wait }
+    }
+
+    /// How many slots are free, and how many busy.
+    pub fn slots(&self) -> (f64, f64) {
+        let of = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        let free = self.slots.available_permits();
+        (of(free), of(self.width - free))
     }
 
     /// # Errors

@@ -1,6 +1,6 @@
-//! Probes: is the process alive, and can it serve.
+//! For whoever watches the process: is it alive, can it serve, and how does it fare.
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::header, response::IntoResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -12,7 +12,7 @@ use super::{
 use crate::service::health::{HealthReport, Readiness};
 
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(live)).routes(routes!(ready))
+    OpenApiRouter::new().routes(routes!(live)).routes(routes!(ready)).routes(routes!(metrics))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -50,4 +50,15 @@ async fn ready(State(state): State<AppState>) -> Result<Json<HealthReport>, Prob
         problem.extensions.insert("checks".to_owned(), checks);
     }
     Err(problem)
+}
+
+/// How does the process fare
+///
+/// Requests, outbox, broker, pools and process, in Prometheus' text format.
+#[utoipa::path(
+    get, path = "/metrics", tag = "health", operation_id = "metrics",
+    responses((status = 200, description = "All metrics", body = String, content_type = "text/plain"))
+)]
+async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render().await)
 }

@@ -21,7 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub use self::state::AppState;
 use crate::{
     domain::user::PasswordPolicy,
-    service::{health::HealthService, users::UserService},
+    service::{health::HealthService, metrics::MetricsService, users::UserService},
 };
 
 /// The routes that the OpenAPI document describes.
@@ -44,11 +44,12 @@ pub fn openapi_document(policy: PasswordPolicy) -> serde_json::Result<String> {
 pub fn router(
     users: UserService,
     health: HealthService,
+    metrics: MetricsService,
     password_policy: PasswordPolicy,
     request_timeout: Duration,
 ) -> serde_json::Result<Router> {
     let openapi = openapi_document(password_policy)?.into();
-    let state = AppState { users, health, password_policy, openapi };
+    let state = AppState { users, health, metrics, password_policy, openapi };
     let (api, _document) = api().split_for_parts();
     Ok(layered(api.merge(docs::router()), request_timeout).with_state(state))
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use metrics::histogram;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, error, error_span, info, warn};
 
@@ -75,6 +76,8 @@ pub fn on_panic(_message: Box<dyn std::any::Any + Send>) -> Response {
 struct RequestLog {
     method: Method,
     path: String,
+    /// The template, not the path: few enough to count by.
+    route: String,
     started: Instant,
     ended: bool,
 }
@@ -82,16 +85,27 @@ struct RequestLog {
 impl RequestLog {
     fn start(request: &Request) -> Self {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
+        let route = if route.len() > 1 { route.trim_end_matches('/') } else { route }.to_owned();
         info!(method = method.as_str(), path, "Request started");
-        Self { method, path, started: Instant::now(), ended: false }
+        Self { method, path, route, started: Instant::now(), ended: false }
     }
 
     fn duration_ms(&self) -> f64 {
         (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3
     }
 
+    fn count(&self, status: StatusCode) {
+        let known =
+            [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS, Method::PATCH];
+        let method = if known.contains(&self.method) { self.method.to_string() } else { "other".to_owned() };
+        let labels = [("method", method), ("route", self.route.clone()), ("status", status.as_str().to_owned())];
+        histogram!("http_request_duration_seconds", &labels).record(self.started.elapsed());
+    }
+
     fn end(mut self, status: StatusCode, problem: Option<Problem>) {
         self.ended = true;
+        self.count(status);
         let (method, path, duration_ms) = (self.method.as_str(), self.path.as_str(), self.duration_ms());
         let status_code = status.as_u16();
         let (code, cause) = problem.map_or((None, None), |problem| (Some(problem.kind.code), problem.cause));

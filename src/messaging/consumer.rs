@@ -10,6 +10,7 @@ use lapin::{
     options::{BasicAckOptions, BasicCancelOptions},
     types::ShortString,
 };
+use metrics::counter;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -104,6 +105,7 @@ async fn receive(delivery: &Delivery, seen: &mut Seen, dead_letters: &DeadLetter
         }
         Err(reason) => {
             dead_letters.put(delivery, &reason).await?;
+            counter!("events_consumed_total", "result" => "dead_letter").increment(1);
             let message_id = delivery.properties.message_id().as_ref().map(ShortString::as_str);
             error!(message_id, reason, "Message cannot be read, it is in the dead-letter queue");
             Ok(())
@@ -113,6 +115,12 @@ async fn receive(delivery: &Delivery, seen: &mut Seen, dead_letters: &DeadLetter
 
 fn log(event: &ReceivedEvent, novelty: &Novelty) {
     let Novelty { duplicate, stale } = novelty;
+    let result = match (duplicate, stale) {
+        (true, _) => "duplicate",
+        (false, true) => "stale",
+        (false, false) => "new",
+    };
+    counter!("events_consumed_total", "result" => result).increment(1);
     info!(
         trace_id = event.trace_id,
         event_type = event.event_type,

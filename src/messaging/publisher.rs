@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use futures_util::future::try_join_all;
 use lapin::{BasicProperties, Channel, Connection, options::BasicPublishOptions};
+use metrics::counter;
 use uuid::Uuid;
 
 use super::{
@@ -62,11 +63,13 @@ impl Publisher {
         let mut verdict = Verdict::default();
         for (confirmation, event) in try_join_all(confirms).await?.into_iter().zip(events) {
             if confirmation.is_nack() {
+                counter!("events_nacked_total").increment(1);
                 verdict.refused.insert(event.id);
                 verdict.reason = Some("nacked".to_owned());
             }
             // lapin may hand a return to another message's confirm: only the id tells whose it is.
             if let Some(returned) = confirmation.take_message() {
+                counter!("events_returned_total").increment(1);
                 verdict.refused.extend(message_id(&returned.delivery.properties));
                 verdict.reason = Some(returned.reply_text.to_string());
             }

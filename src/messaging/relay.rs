@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use metrics::{counter, histogram};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::Notify,
@@ -158,7 +159,7 @@ impl Relay {
             let (refused, confirmed): (Vec<_>, Vec<_>) =
                 wave.into_iter().partition(|event| verdict.refused.contains(&event.id));
             for event in &confirmed {
-                log(event);
+                note(event);
             }
             if !confirmed.is_empty() {
                 let seqs: Vec<i64> = confirmed.iter().map(|event| event.seq).collect();
@@ -192,11 +193,12 @@ impl Relay {
         let mut tick = interval(KEEP_LEASE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.reset();
-        let mut waited = Duration::ZERO;
+        let (started, mut waited) = (Instant::now(), Duration::ZERO);
         loop {
             tokio::select! {
                 verdict = &mut publishing => {
                     self.status.set_publisher(publisher.link());
+                    histogram!("events_confirm_seconds").record(started.elapsed());
                     return verdict;
                 }
                 _ = tick.tick() => {
@@ -227,7 +229,8 @@ enum Step {
     Refused,
 }
 
-fn log(event: &OutboxEvent) {
+fn note(event: &OutboxEvent) {
+    counter!("events_published_total", "type" => event.event_type.clone()).increment(1);
     info!(
         trace_id = event.trace_id,
         event_type = event.event_type,

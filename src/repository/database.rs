@@ -182,6 +182,12 @@ impl Database {
         timeout(OPERATION_TIMEOUT, retried).await.map_err(|_elapsed| DatabaseError::Timeout)?
     }
 
+    /// How many connections are idle, and how many in use.
+    pub fn connections(&self) -> (f64, f64) {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        (f64::from(idle), f64::from(self.pool.size().saturating_sub(idle)))
+    }
+
     /// Waits until every connection is back and closed.
     pub async fn close(&self) {
         self.pool.close().await;

@@ -60,6 +60,25 @@ pub async fn delete(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result
     sqlx::query!("DELETE FROM outbox WHERE seq = ANY($1)", seqs).execute(connection).await.map(|_done| ())
 }
 
+/// What waits in the outbox, as metrics have it.
+pub struct Backlog {
+    pub pending: f64,
+    /// 0 where nothing waits.
+    pub oldest_age_seconds: f64,
+}
+
+/// Counts what waits. Reads the whole outbox: for once in a while.
+pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
+    sqlx::query_as!(
+        Backlog,
+        r#"SELECT count(*)::float8 AS "pending!",
+                  coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at)), 0)::float8 AS "oldest_age_seconds!"
+           FROM outbox"#
+    )
+    .fetch_one(connection)
+    .await
+}
+
 /// Keeps the lease while the broker is slow.
 pub async fn keep_lease(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(connection).await.map(|_one| ())

@@ -2,9 +2,12 @@
 //! costs lines and never requests.
 
 mod json;
+pub mod metrics;
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use ::metrics::counter;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::interval;
 use tracing::{Level, Metadata, Subscriber, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -14,8 +17,8 @@ use tracing_subscriber::{
 
 /// Lines that may wait for the writer; past that they are dropped and counted.
 const BUFFERED_LINES: usize = 32_768;
-/// How often dropped lines are reported.
-const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// How often dropped lines are reported, and metrics drained.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Which lines are written.
 #[derive(Clone, Debug)]
@@ -124,15 +127,17 @@ where
 }
 
 impl Telemetry {
-    /// Reports dropped lines, for ever.
-    pub fn report_dropped_lines(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// Reports dropped lines and keeps what metrics collect small, for ever.
+    pub fn keep_house(&self, collected: PrometheusHandle) -> impl Future<Output = ()> + Send + use<> {
         let dropped = self.dropped.clone();
         async move {
             let mut reported = 0;
-            let mut tick = interval(REPORT_INTERVAL);
+            let mut tick = interval(HOUSEKEEPING_INTERVAL);
             loop {
                 tick.tick().await;
+                collected.run_upkeep();
                 let total = dropped.dropped_lines();
+                counter!("log_lines_dropped_total").absolute(total as u64);
                 if total > reported {
                     warn!(dropped = total - reported, total, "Log lines dropped: the reader of stdout is too slow");
                     reported = total;

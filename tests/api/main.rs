@@ -1,14 +1,18 @@
 //! The contract, as tests against the real binary on real PostgreSQL and RabbitMQ. Each test has a database and a virtual
 //! host of its own; the names are the promises.
 
+mod broker_faults;
 mod commands;
+mod database_faults;
 mod errors;
 mod events;
 mod faults;
 mod harness;
 mod lifecycle;
+mod metrics;
 mod migrations;
 mod openapi;
+mod replicas;
 mod seed;
 mod trace_id;
 mod users;

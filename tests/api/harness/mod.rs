@@ -3,6 +3,7 @@
 mod app;
 mod events;
 mod log;
+mod oracle;
 mod proxy;
 mod servers;
 
@@ -13,8 +14,9 @@ use tokio::time::{Instant, interval};
 pub use self::{
     app::{Answer, App, PASSWORD, command, new_user},
     events::Observer,
+    oracle::{assert_delivered_exactly, audit, committed},
     proxy::Proxy,
-    servers::{World, management, management_json},
+    servers::{World, management, management_json, management_put},
 };
 
 /// Longest wait for anything that should come about; far beyond what it takes, so that a slow machine is no failure.

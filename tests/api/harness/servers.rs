@@ -140,8 +140,16 @@ impl World {
 
 /// A call of RabbitMQ's management API.
 pub async fn management(method: reqwest::Method, path: &str) -> reqwest::Response {
+    call_management(method, path, &serde_json::json!({})).await
+}
+
+pub async fn management_put(path: &str, body: &serde_json::Value) {
+    call_management(reqwest::Method::PUT, path, body).await;
+}
+
+async fn call_management(method: reqwest::Method, path: &str, body: &serde_json::Value) -> reqwest::Response {
     let url = url::Url::parse(&SERVERS.management).unwrap().join(path).unwrap();
-    let request = reqwest::Client::new().request(method, url).json(&serde_json::json!({}));
+    let request = reqwest::Client::new().request(method, url).json(body);
     request.send().await.expect("RabbitMQ's management API answers").error_for_status().unwrap()
 }
 

@@ -1,0 +1,59 @@
+//! The state of this process in figures: what was counted all along, and what is measured when somebody asks.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics::gauge;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::time::timeout;
+
+use crate::{
+    password::PasswordHasher,
+    repository::{database::Database, outbox},
+    status::{Link, Status},
+};
+
+/// A scrape must come back, whatever the database does.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub struct MetricsService {
+    pub collected: PrometheusHandle,
+    /// The requests'.
+    pub database: Database,
+    /// For the scrape's own query.
+    pub probe: Database,
+    pub hasher: PasswordHasher,
+    pub status: Arc<Status>,
+}
+
+impl MetricsService {
+    /// Prometheus' text format.
+    pub async fn render(&self) -> String {
+        self.measure_outbox().await;
+        let flag = |set: bool| f64::from(u8::from(set));
+        gauge!("relay_leader").set(flag(self.status.relay_leads()));
+        let (publisher, consumer) = (self.status.publisher(), self.status.consumer());
+        gauge!("broker_connected", "connection" => "publisher").set(flag(publisher != Link::Down));
+        gauge!("broker_connected", "connection" => "consumer").set(flag(consumer != Link::Down));
+        gauge!("broker_blocked").set(flag(publisher == Link::Blocked));
+        let (idle, in_use) = self.database.connections();
+        gauge!("database_connections", "state" => "idle").set(idle);
+        gauge!("database_connections", "state" => "in_use").set(in_use);
+        let (free, busy) = self.hasher.slots();
+        gauge!("password_hash_slots", "state" => "free").set(free);
+        gauge!("password_hash_slots", "state" => "busy").set(busy);
+        metrics_process::Collector::default().collect();
+        self.collected.render()
+    }
+
+    async fn measure_outbox(&self) {
+        let backlog = self.probe.read(|connection| Box::pin(outbox::backlog(connection)));
+        // While the database is away nobody knows: not a number, rather than a figure of yesterday.
+        let (pending, oldest_age) = match timeout(SCRAPE_TIMEOUT, backlog).await {
+            Ok(Ok(backlog)) => (backlog.pending, backlog.oldest_age_seconds),
+            _ => (f64::NAN, f64::NAN),
+        };
+        gauge!("outbox_pending").set(pending);
+        gauge!("outbox_oldest_age_seconds").set(oldest_age);
+    }
+}

@@ -1,0 +1,38 @@
+//! Metrics: what is counted anywhere by the `metrics` macros is collected here, as Prometheus text.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+
+/// Upper bounds of the histograms' buckets, in seconds.
+const BUCKETS: [f64; 13] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Collects from now on.
+///
+/// # Errors
+/// When the process has a collector already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
+    describe_histogram!(
+        "http_request_duration_seconds",
+        Unit::Seconds,
+        "Requests by method, route template and status"
+    );
+    describe_gauge!(
+        "outbox_pending",
+        "Events that the broker has not confirmed; not a number while the database is away"
+    );
+    describe_gauge!("outbox_oldest_age_seconds", Unit::Seconds, "Age of the oldest of them; 0 where there is none");
+    describe_gauge!("relay_leader", "1 in the replica that publishes");
+    describe_counter!("events_published_total", "Events that the broker confirmed, by type");
+    describe_counter!("events_nacked_total", "Events that the broker refused; they stay in the outbox");
+    describe_counter!("events_returned_total", "Events that no queue wanted; they stay in the outbox");
+    describe_histogram!("events_confirm_seconds", Unit::Seconds, "From the publish of a wave to its last confirm");
+    describe_counter!("events_consumed_total", "Messages by result: new, duplicate, stale, dead_letter");
+    describe_gauge!("broker_connected", "1 while the connection, of publisher or consumer, is up");
+    describe_gauge!("broker_blocked", "1 while the broker, short of memory or disk, takes no publishes");
+    describe_gauge!("database_connections", "Connections of the requests' pool, by state");
+    describe_gauge!("password_hash_slots", "Hashing slots by state");
+    describe_counter!("log_lines_dropped_total", "Log lines lost because the reader of stdout is too slow");
+    metrics_process::Collector::default().describe();
+    Ok(handle)
+}

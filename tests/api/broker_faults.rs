@@ -1,0 +1,64 @@
+//! What the broker may do to us while it is there: lose an exchange, refuse a message.
+
+use lapin::options::ExchangeDeleteOptions;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{
+    App, Observer, World, assert_delivered_exactly, audit, committed, eventually, management, management_put,
+};
+
+#[tokio::test]
+async fn an_exchange_deleted_under_the_service_is_declared_again() {
+    let world = World::new().await;
+    let observer = Observer::new(&world).await;
+    let app = App::start(&world).await;
+    observer.channel.exchange_delete("user_events".into(), ExchangeDeleteOptions::default()).await.unwrap();
+    let id = app.create_user("Анна").await;
+    app.log.wait_for("Event received", |line| line["user_id"] == id).await;
+    world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn a_full_queue_keeps_events_in_the_outbox_and_in_order_until_there_is_room() {
+    let world = World::new().await;
+    audit(&world).await;
+    let mut observer = Observer::new(&world).await;
+    let app = App::start(&world).await;
+    let id = app.create_user("Анна").await;
+    world.until_outbox_is_empty().await;
+    // A queue that takes nothing: the broker nacks whatever is routed to it, the observer's copy or not.
+    let policy = format!("/api/policies/{}/full", world.virtual_host);
+    let full = json!({"pattern": "^observer$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
+    management_put(&policy, &full).await;
+    for n in 0..10 {
+        assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")})).await.status, 200);
+    }
+    app.log.wait_for("RabbitMQ refused events, they stay in the outbox", |line| line["reason"] == "nacked").await;
+    assert!(!world.outbox_is_empty().await);
+    management(Method::DELETE, &policy).await;
+    assert_delivered_exactly(&mut observer, &committed(&world).await).await;
+    world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn connections_that_the_broker_closes_are_opened_again() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.create_user("Анна").await;
+    let path = format!("/api/vhosts/{}/connections", world.virtual_host);
+    let connections = eventually("the service's connections", async || {
+        let connections = crate::harness::management_json(&path).await;
+        let names: Vec<String> =
+            connections.as_array().unwrap().iter().filter_map(|one| Some(one["name"].as_str()?.to_owned())).collect();
+        (names.len() == 2).then_some(names)
+    })
+    .await;
+    for name in connections {
+        let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
+        management(Method::DELETE, &format!("/api/connections/{}", name.replace('+', "%20"))).await;
+    }
+    let id = app.create_user("Яна").await;
+    app.log.wait_for("Event received", |line| line["user_id"] == id).await;
+    app.until_ready("ready").await;
+}

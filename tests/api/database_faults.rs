@@ -1,0 +1,61 @@
+//! What the database may do to us while it is there: end connections, hold a lock.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sqlx::Connection;
+
+use crate::harness::{App, World, eventually};
+
+#[tokio::test]
+async fn connections_that_the_database_ends_cost_at_most_what_is_in_flight() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let id = app.create_user("Анна").await;
+    world.until_outbox_is_empty().await;
+    for round in 0..3 {
+        // The requests' pool, the probe's, and the leader's connection with its lock.
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'user-management-api'",
+        )
+        .execute(&world.pool)
+        .await
+        .unwrap();
+        assert_eq!(app.get(&format!("/users/{id}")).await.status, 200, "a read is tried again");
+        eventually("a write", async || {
+            let body = json!({"name": format!("Имя{round}")});
+            (app.put(&format!("/users/{id}"), &body).await.status == 200).then_some(())
+        })
+        .await;
+        world.until_outbox_is_empty().await;
+    }
+    app.until_ready("ready").await;
+}
+
+#[tokio::test]
+async fn a_locked_table_is_503_in_time_while_probes_answer_and_events_go_on() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.create_user("Анна").await;
+    world.until_outbox_is_empty().await;
+    let mut holder = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
+    let mut lock = holder.begin().await.unwrap();
+    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    // More than the pool holds: some wait for the lock, some for a connection.
+    let body = json!({"name": "Яна"});
+    let began = Instant::now();
+    let answers = futures_util::future::join_all((0..30).map(|_| app.put("/users/1", &body))).await;
+    for answer in answers {
+        answer.assert_problem(503, "database_unavailable");
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(app.get("/health/ready").await.status, 200);
+    // The relay has a connection of its own.
+    let event = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+                 VALUES (gen_random_uuid(), 'user.updated', 1, 9, 'by-hand', now(), 'null')";
+    sqlx::query(event).execute(&world.pool).await.unwrap();
+    app.log.wait_for("Event received", |line| line["trace_id"] == "by-hand").await;
+    lock.rollback().await.unwrap();
+    assert_eq!(app.put("/users/1", &body).await.status, 200);
+}

@@ -1,0 +1,86 @@
+//! `/metrics`: what the one on call reads.
+
+use serde_json::json;
+
+use crate::harness::{Answer, App, Observer, Proxy, World, eventually};
+
+/// The value of one line, its labels as they stand.
+fn value(metrics: &str, line: &str) -> Option<f64> {
+    metrics.lines().find_map(|candidate| candidate.strip_prefix(line)?.trim().parse().ok())
+}
+
+async fn until(app: &App, line: &str, wanted: f64) {
+    eventually(format!("{line} {wanted}"), async || {
+        let metrics = app.get("/metrics").await.text;
+        (value(&metrics, line) == Some(wanted)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_method_route_template_and_status() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.create_user("Анна").await;
+    app.get("/users/1").await;
+    app.get("/users/1/").await;
+    app.get("/users/7").await;
+    app.get("/nowhere").await;
+    Answer::of(app.request(reqwest::Method::TRACE, "/users")).await;
+    let answer = app.get("/metrics").await;
+    assert!(answer.header("content-type").starts_with("text/plain"));
+    for (labels, count) in [
+        (r#"method="GET",route="/users/{id}",status="200""#, 2.0),
+        (r#"method="GET",route="/users/{id}",status="404""#, 1.0),
+        (r#"method="GET",route="none",status="404""#, 1.0),
+        (r#"method="POST",route="/users",status="201""#, 1.0),
+        (r#"method="other",route="/users",status="405""#, 1.0),
+    ] {
+        let line = format!("http_request_duration_seconds_count{{{labels}}}");
+        assert_eq!(value(&answer.text, &line), Some(count), "{line} in\n{}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn events_are_counted_on_their_way_and_the_outbox_is_seen_to_fill_and_drain() {
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    let proxy = Proxy::before(&world.broker_url).await;
+    let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    until(&app, "relay_leader", 1.0).await;
+    until(&app, r#"broker_connected{connection="publisher"}"#, 1.0).await;
+    proxy.close();
+    app.until_ready("degraded").await;
+    let id = app.create_user("Анна").await;
+    app.put(&format!("/users/{id}"), &json!({"name": "Яна"})).await;
+    until(&app, "outbox_pending", 2.0).await;
+    assert!(value(&app.get("/metrics").await.text, "outbox_oldest_age_seconds").unwrap() > 0.0);
+    until(&app, "relay_leader", 0.0).await;
+    until(&app, r#"broker_connected{connection="consumer"}"#, 0.0).await;
+    proxy.open();
+    until(&app, "outbox_pending", 0.0).await;
+    until(&app, r#"events_published_total{type="user.created"}"#, 1.0).await;
+    until(&app, r#"events_published_total{type="user.updated"}"#, 1.0).await;
+    until(&app, r#"events_consumed_total{result="new"}"#, 2.0).await;
+    let message = observer.next().await;
+    observer.publish("user.created", &message.data).await;
+    observer.publish("user.created", b"not json").await;
+    until(&app, r#"events_consumed_total{result="duplicate"}"#, 1.0).await;
+    until(&app, r#"events_consumed_total{result="dead_letter"}"#, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_scrape_answers_while_the_database_is_away() {
+    let world = World::new().await;
+    let proxy = Proxy::before(&world.database_url).await;
+    let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
+    proxy.silence();
+    let answer = app.get("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(value(&answer.text, "outbox_pending").unwrap().is_nan(), "{}", answer.text);
+    for name in
+        ["database_connections{state=\"idle\"}", "password_hash_slots{state=\"free\"}", "process_resident_memory_bytes"]
+    {
+        assert!(value(&answer.text, name).is_some(), "no {name} in\n{}", answer.text);
+    }
+}
