@@ -1,9 +1,16 @@
 //! Password hashing: argon2id, off the async threads, never more at once than there are cores. A leaf: imports nothing of
 //! ours.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, Version};
+use argon2::{
+    Algorithm, Argon2, Block, Params, Version,
+    password_hash::{self, phc},
+};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     sync::Semaphore,
@@ -31,8 +38,8 @@ impl PasswordHash {
 pub enum HashError {
     #[error("no hashing slot came free in time")]
     Overloaded,
-    #[error("argon2 failed: {0}")]
-    Argon2(argon2::password_hash::Error),
+    #[error("argon2 failed")]
+    Argon2(#[source] Box<dyn Error + Send + Sync>),
     #[error("the hashing task failed")]
     Task(#[source] JoinError),
 }
@@ -43,6 +50,7 @@ pub struct PasswordHasher {
     slots: Arc<Semaphore>,
     width: usize,
     longest_wait: Duration,
+    workspaces: Workspaces,
 }
 
 impl PasswordHasher {
@@ -50,7 +58,7 @@ impl PasswordHasher {
     #[must_use]
     pub fn new(longest_wait: Duration) -> Self {
         let width = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { slots: Arc::new(Semaphore::new(width)), width, longest_wait }
+        Self { slots: Arc::new(Semaphore::new(width)), width, longest_wait, workspaces: Workspaces::default() }
     }
 
     /// How many slots are free, and how many busy.
@@ -67,23 +75,60 @@ impl PasswordHasher {
             .await
             .map_err(|_elapsed| HashError::Overloaded)?
             .map_err(|_closed| HashError::Overloaded)?;
+        let workspaces = self.workspaces.clone();
         spawn_blocking(move || {
-            let hash = hash(&password);
+            let hash = workspaces.with(|memory| hash(&password, memory));
             // The slot goes with the work: a caller who gives up does not free it while the core is still busy.
             drop(slot);
-            hash
+            hash.map_err(HashError::Argon2)
         })
         .await
         .map_err(HashError::Task)?
     }
 }
 
-fn hash(password: &SecretString) -> Result<PasswordHash, HashError> {
-    let params = Params::new(MEMORY_KIB, ITERATIONS, LANES, None).map_err(|error| HashError::Argon2(error.into()))?;
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-        .hash_password(password.expose_secret().as_bytes())
-        .map(|phc| PasswordHash(phc.to_string().into()))
-        .map_err(HashError::Argon2)
+/// The working memory of hashes, 19 MiB each, used again and again: given back, it would stay with the allocator once for
+/// each thread that ever hashed. As many as ever worked at once; none before the first hash.
+#[derive(Clone, Default)]
+struct Workspaces(Arc<Mutex<Vec<Vec<Block>>>>);
+
+impl Workspaces {
+    fn with<T>(&self, work: impl FnOnce(&mut [Block]) -> T) -> T {
+        let idle = self.idle().pop();
+        let mut memory = idle.unwrap_or_else(|| vec![Block::new(); params().map_or(0, |params| params.block_count())]);
+        let result = work(&mut memory);
+        self.idle().push(memory);
+        result
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Vec<Block>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn hash(password: &SecretString, memory: &mut [Block]) -> Result<PasswordHash, Box<dyn Error + Send + Sync>> {
+    let params = params()?;
+    let (algorithm, version) = (Algorithm::Argon2id, Version::V0x13);
+    let salt = password_hash::try_generate_salt()?;
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    Argon2::new(algorithm, version, params.clone()).hash_password_into_with_memory(
+        password.expose_secret().as_bytes(),
+        &salt,
+        &mut output,
+        memory,
+    )?;
+    let phc = phc::PasswordHash {
+        algorithm: algorithm.ident(),
+        version: Some(version.into()),
+        params: phc::ParamsString::try_from(&params)?,
+        salt: Some(phc::Salt::new(&salt)?),
+        hash: Some(phc::Output::new(&output)?),
+    };
+    Ok(PasswordHash(phc.to_string().into()))
+}
+
+fn params() -> argon2::Result<Params> {
+    Params::new(MEMORY_KIB, ITERATIONS, LANES, None)
 }
 
 #[cfg(test)]
@@ -106,6 +151,15 @@ mod tests {
         };
         assert!(verify("secret123").is_ok());
         assert!(verify("secret124").is_err());
+    }
+
+    #[tokio::test]
+    async fn working_memory_is_used_again() {
+        let hasher = PasswordHasher::new(Duration::from_mins(1));
+        for _ in 0..3 {
+            hasher.hash("secret123".into()).await.unwrap();
+        }
+        assert_eq!(hasher.workspaces.idle().len(), 1);
     }
 
     #[tokio::test]
