@@ -12,15 +12,16 @@ use tokio::time::timeout;
 
 /// Longest wait for a free connection, connecting included.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest time for a whole operation, waiting included: a client hears of a lost database within 3 s.
-const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_800);
+/// Longest time for a whole operation, waiting included: a client hears of a lost database within 3 s, with half a second
+/// to spare for a hash before it and a busy machine.
+const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// A connection that rested longer than this is tried before use: one that died meanwhile costs nobody a request, and a
 /// busy one costs no round trip.
 const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 const TEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Limits that the server keeps, in milliseconds; under [`OPERATION_TIMEOUT`], so that the server gives up first and says why.
 const SERVER_LIMITS: [(&str, &str); 3] =
-    [("statement_timeout", "2500"), ("lock_timeout", "2000"), ("idle_in_transaction_session_timeout", "10000")];
+    [("statement_timeout", "2300"), ("lock_timeout", "1800"), ("idle_in_transaction_session_timeout", "10000")];
 /// Time for one attempt to connect outside the pool.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -142,7 +143,7 @@ impl Database {
     /// Runs `operation` on a connection of the pool.
     ///
     /// # Errors
-    /// [`DatabaseError::Timeout`] after 2.8 s in all; else what the driver reports. After a timeout or a broken
+    /// [`DatabaseError::Timeout`] after 2.5 s in all; else what the driver reports. After a timeout or a broken
     /// connection, whether a write was committed is not known.
     pub async fn run<T>(
         &self,
