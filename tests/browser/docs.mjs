@@ -18,7 +18,12 @@ const browser = await chromium.launch({
 });
 
 const check = async (promise, body) => {
-  await body();
+  try {
+    await body();
+  } catch (error) {
+    console.log(`not ok - ${promise}`);
+    throw error;
+  }
   console.log(`ok - ${promise}`);
 };
 
