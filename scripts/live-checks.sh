@@ -19,6 +19,11 @@ for _ in {1..100}; do
   [ -z "$address" ] || break
   sleep 0.1
 done
+[ -n "$address" ] || {
+  echo 'the service did not start:' >&2
+  cat "$log" >&2
+  exit 1
+}
 
 BASE_URL=http://$address tests/browser/run.sh
 "$tools/bin/schemathesis" run "http://$address/openapi.json" --checks all --max-examples 50 --seed 1
