@@ -11,13 +11,14 @@ use utoipa::ToSchema;
 #[repr(u8)]
 pub enum Link {
     /// Not connected; tried again with growing pauses, for ever.
-    Down,
+    Down = 0,
     Up,
     /// Connected, and told by the broker to wait: it is short of memory or disk.
     Blocked,
 }
 
-#[derive(Debug)]
+/// Down to begin with, as its number is 0.
+#[derive(Debug, Default)]
 struct LinkCell(AtomicU8);
 
 impl LinkCell {
@@ -31,24 +32,12 @@ impl LinkCell {
 }
 
 /// Shared by all parts of one process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Status {
     draining: AtomicBool,
     relay_leads: AtomicBool,
     publisher: LinkCell,
     consumer: LinkCell,
-}
-
-impl Default for Status {
-    fn default() -> Self {
-        let down = || LinkCell(AtomicU8::new(Link::Down as u8));
-        Self {
-            draining: AtomicBool::new(false),
-            relay_leads: AtomicBool::new(false),
-            publisher: down(),
-            consumer: down(),
-        }
-    }
 }
 
 impl Status {

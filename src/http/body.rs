@@ -17,7 +17,7 @@ use serde_json::{Value, error::Category};
 use tokio::time::timeout;
 
 use super::error::{
-    Fault, Problem,
+    Fault, MAX_FAULTS, MAX_NAME_SHOWN, Problem,
     kinds::{MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED},
 };
 use crate::domain::user::{Name, NewUser, PasswordPolicy, Refusal, UserChanges};
@@ -28,10 +28,6 @@ pub const MAX_BYTES: usize = 65_536;
 /// it before it reads gets its 413 instead of a broken connection.
 const DISCARD_BYTES: usize = 256 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(30);
-/// Faults named in one reply.
-const MAX_FAULTS: usize = 32;
-/// Characters of an unknown field's name that a reply repeats.
-const MAX_NAME_SHOWN: usize = 64;
 
 /// The fields that a body may hold, as they came.
 #[derive(Default)]

@@ -21,6 +21,11 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Where the kinds of errors are explained; a kind's page is its type's URI.
 pub const ERROR_PAGES: &str = "/docs/errors";
 
+/// Faults named in one reply.
+pub const MAX_FAULTS: usize = 32;
+/// Characters of an unknown field's or parameter's name that a reply repeats.
+pub const MAX_NAME_SHOWN: usize = 64;
+
 /// One wrong part of a request.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Fault {

@@ -2,7 +2,7 @@
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 
-use super::error::{Fault, Problem, kinds::INVALID_QUERY};
+use super::error::{Fault, MAX_FAULTS, MAX_NAME_SHOWN, Problem, kinds::INVALID_QUERY};
 use crate::domain::page::{MAX_LIMIT, Page};
 
 impl<S: Send + Sync> FromRequestParts<S> for Page {
@@ -63,10 +63,9 @@ impl Query {
     }
 
     fn finish(mut self) -> Result<(), Problem> {
-        const MAX_FAULTS: usize = 32;
         let unknown = self.parameters.iter().take(MAX_FAULTS);
         self.faults.extend(unknown.map(|(name, _)| {
-            let shown: String = name.chars().take(64).collect();
+            let shown: String = name.chars().take(MAX_NAME_SHOWN).collect();
             Fault::parameter(&shown, "unknown_parameter", "There is no such parameter here.")
         }));
         if self.faults.is_empty() {
