@@ -6,7 +6,7 @@ use axum::{Router, serve::ListenerExt};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
-    sync::Notify,
+    sync::{Mutex, Notify},
     task::{JoinError, JoinHandle},
     time::{sleep, timeout},
 };
@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, DatabaseConfig},
     http,
-    messaging::{broker::Broker, consumer::Consumer, relay::Relay, supervisor::Backoff},
+    messaging::{consumer::Consumer, relay::Relay, supervisor::Backoff},
     password::PasswordHasher,
     repository::{
         database::Database,
@@ -71,20 +71,20 @@ impl App {
         let listener = TcpListener::bind(http.address).await.map_err(listen)?;
         let status = Arc::new(Status::default());
         let outbox_filled = Arc::new(Notify::new());
-        let pool = Database::new(database.url.options(), database.max_connections);
-        let probe_pool = Database::new(database.url.options(), 1);
+        let pool = Database::new(database.url.options(), database.max_connections, database.route);
+        let probe_pool = Database::new(database.url.options(), 1, database.route);
         let hasher = PasswordHasher::new(passwords.hash_wait);
         let users = UserService::new(pool.clone(), hasher.clone(), outbox_filled.clone());
         let health = HealthService::new(probe_pool.clone(), status.clone());
         let (database_pool, probe, status_shown) = (pool.clone(), probe_pool.clone(), status.clone());
         let metrics = MetricsService { collected, database: database_pool, probe, hasher, status: status_shown };
         let router = http::router(users, health, metrics, passwords.policy, http.request_timeout)?;
-        let broker = Broker { url: broker.url, queue_type: broker.queue_type };
         let relay = Relay {
             broker: broker.clone(),
             database: database.direct_url.options(),
             outbox_filled,
             status: status.clone(),
+            suspects: Mutex::default(),
         };
         let consumer = Consumer::new(broker, status.clone());
         let pools = [pool, probe_pool];

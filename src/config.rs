@@ -11,8 +11,8 @@ use std::{
 
 use crate::{
     domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy},
-    messaging::broker::{BrokerUrl, QueueType},
-    repository::database::DatabaseUrl,
+    messaging::broker::{Broker, BrokerUrl, QueueType},
+    repository::database::{DatabaseUrl, Route},
     telemetry::{LogFormat, LogLevel},
 };
 
@@ -20,7 +20,7 @@ use crate::{
 pub struct Config {
     pub http: HttpConfig,
     pub database: DatabaseConfig,
-    pub broker: BrokerConfig,
+    pub broker: Broker,
     pub passwords: PasswordConfig,
     pub log: LogConfig,
     /// Pause between "not ready" and closing the listener, for load balancers to notice.
@@ -40,14 +40,10 @@ pub struct DatabaseConfig {
     pub url: DatabaseUrl,
     /// For the relay's session lock: `url`, unless that leads through a transaction pooler.
     pub direct_url: DatabaseUrl,
+    /// That of `url`.
+    pub route: Route,
     pub max_connections: u32,
     pub migrate_on_start: bool,
-}
-
-#[derive(Clone, Debug)]
-pub struct BrokerConfig {
-    pub url: BrokerUrl,
-    pub queue_type: QueueType,
 }
 
 #[derive(Clone, Debug)]
@@ -116,15 +112,23 @@ impl Config {
     }
 }
 
-/// What `migrate` needs.
+/// What a command needs that speaks to PostgreSQL.
 ///
 /// # Errors
 /// Every bad setting at once.
-pub fn for_migrate(settings: HashMap<String, String>) -> Result<(DatabaseConfig, LogConfig), ConfigError> {
+pub fn for_database(settings: HashMap<String, String>) -> Result<(DatabaseConfig, LogConfig), ConfigError> {
     read(settings, |reader| {
         let (database, log) = (reader.database(), reader.log());
         Some((database?, log))
     })
+}
+
+/// What a command needs that speaks to RabbitMQ.
+///
+/// # Errors
+/// Every bad setting at once.
+pub fn for_broker(settings: HashMap<String, String>) -> Result<Broker, ConfigError> {
+    read(settings, Reader::broker)
 }
 
 /// Where a `healthcheck` finds the service of the same environment.
@@ -211,18 +215,21 @@ impl Reader {
         let max_connections = self.number("DATABASE_MAX_CONNECTIONS", 10, 1, 1_000);
         let migrate_on_start = self.optional("MIGRATE_ON_START", parse_bool).unwrap_or(true);
         let url = url?;
+        let is_pooled =
+            direct_url.is_some() && self.settings.get("DATABASE_DIRECT_URL") != self.settings.get("DATABASE_URL");
         Some(DatabaseConfig {
             direct_url: direct_url.unwrap_or_else(|| url.clone()),
             url,
+            route: if is_pooled { Route::TransactionPooler } else { Route::Direct },
             max_connections,
             migrate_on_start,
         })
     }
 
-    fn broker(&mut self) -> Option<BrokerConfig> {
+    fn broker(&mut self) -> Option<Broker> {
         let url = self.required("RABBITMQ_URL", BrokerUrl::from_str);
         let queue_type = self.optional("AMQP_QUEUE_TYPE", QueueType::from_str).unwrap_or_default();
-        Some(BrokerConfig { url: url?, queue_type })
+        Some(Broker { url: url?, queue_type })
     }
 
     fn password_policy(&mut self) -> PasswordPolicy {

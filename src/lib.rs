@@ -15,8 +15,8 @@
 //! # Walls
 //!
 //! `main → app → all` · `http → service, domain` · `service → repository, domain, password, status` ·
-//! `messaging → repository, domain, status` · `repository → domain` · `config` calls the parsers of `repository`,
-//! `messaging` and `telemetry`. [`trace_id`] is free to all; leaves import nothing of ours. `axum` lives in `http` and
+//! `messaging → repository, domain, status` · `repository → domain` · `operator → repository, messaging` · `config` calls the
+//! parsers of `repository`, `messaging` and `telemetry`. [`trace_id`] is free to all; leaves import nothing of ours. `axum` lives in `http` and
 //! `app`, `lapin` in `messaging`, SQL in `repository`. `tests/walls.rs` checks this.
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
@@ -26,6 +26,7 @@ pub mod config;
 pub mod domain;
 pub mod http;
 pub mod messaging;
+pub mod operator;
 pub mod password;
 pub mod repository;
 pub mod service;

@@ -3,7 +3,7 @@
 use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 
 use axum::{body::Body, http::Request};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 use tracing::{error, info};
@@ -11,6 +11,7 @@ use user_management_api::{
     app::App,
     config::{self, Config, ConfigError},
     http,
+    operator::{self, DlqCommand, Format, OutboxCommand, Report},
     repository::schema,
     shutdown, telemetry,
 };
@@ -33,8 +34,29 @@ enum Command {
     Migrate,
     /// Print the OpenAPI document
     Openapi,
+    /// Look at the events that wait, and decide what becomes of those that were given up
+    Outbox {
+        #[command(flatten)]
+        output: Output,
+        #[command(subcommand)]
+        command: OutboxCommand,
+    },
+    /// Look at the messages that the consumer could not read, and hand them back to it
+    Dlq {
+        #[command(flatten)]
+        output: Output,
+        #[command(subcommand)]
+        command: DlqCommand,
+    },
     /// Exit with 0 if the service of the same environment is ready
     Healthcheck,
+}
+
+#[derive(Args)]
+struct Output {
+    /// How the report is written
+    #[arg(long, global = true, default_value = "table")]
+    format: Format,
 }
 
 /// The exit code of a bad command line or setting.
@@ -49,6 +71,8 @@ async fn main() -> ExitCode {
         Command::Serve => serve().await,
         Command::Migrate => migrate().await,
         Command::Openapi => openapi(),
+        Command::Outbox { output, command } => outbox(output, command).await,
+        Command::Dlq { output, command } => dlq(output, command).await,
         Command::Healthcheck => healthcheck().await,
     };
     match outcome {
@@ -76,7 +100,7 @@ async fn serve() -> Result<(), AnyError> {
 }
 
 async fn migrate() -> Result<(), AnyError> {
-    let (database, log) = config::for_migrate(config::environment()?)?;
+    let (database, log) = config::for_database(config::environment()?)?;
     let _telemetry = telemetry::init(&log.level, log.format);
     schema::migrate(&database.direct_url.options()).await?;
     info!("The schema is current");
@@ -87,6 +111,21 @@ fn openapi() -> Result<(), AnyError> {
     let policy = config::for_openapi(config::environment()?)?;
     println!("{}", http::openapi_document(policy)?);
     Ok(())
+}
+
+async fn outbox(output: Output, command: OutboxCommand) -> Result<(), AnyError> {
+    let (database, _log) = config::for_database(config::environment()?)?;
+    print(output.format, &operator::outbox(command, &database.direct_url).await?)
+}
+
+async fn dlq(output: Output, command: DlqCommand) -> Result<(), AnyError> {
+    let broker = config::for_broker(config::environment()?)?;
+    print(output.format, &operator::dlq(command, &broker).await?)
+}
+
+fn print(format: Format, report: &Report) -> Result<(), AnyError> {
+    print!("{}", report.text(format));
+    if report.complete { Ok(()) } else { Err("not all of it was done".into()) }
 }
 
 async fn healthcheck() -> Result<(), AnyError> {

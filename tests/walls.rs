@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// A room of `src/`, the rooms of ours that it may import, and itself.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("trace_id", &[]),
     ("password", &[]),
     ("status", &[]),
@@ -15,6 +15,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("messaging", &["repository", "domain", "status", "trace_id"]),
     ("http", &["service", "domain", "trace_id"]),
     ("config", &["domain", "repository", "messaging", "telemetry"]),
+    ("operator", &["repository", "messaging"]),
 ];
 
 /// A word, and the rooms where it may stand.

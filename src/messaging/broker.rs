@@ -27,6 +27,8 @@ pub const DEAD_LETTER_QUEUE: &str = "user_events_queue.dlq";
 /// Deliveries of one message before the broker gives it up to the dead-letter exchange. The consumer dead-letters what it
 /// cannot read at the first sight, so only a consumer that dies again and again comes here.
 const DELIVERY_LIMIT: i64 = 20;
+/// Each look at the dead letters counts as a delivery, and RabbitMQ 4 drops what was delivered 20 times.
+const LOOKS_LIMIT: i64 = 1_000_000_000;
 /// Seconds; a silent peer is given up after twice this.
 const HEARTBEAT: u16 = 10;
 /// For TCP, TLS, login and each declaration.
@@ -152,7 +154,7 @@ impl Broker {
     }
 
     fn queue_arguments(&self) -> FieldTable {
-        let mut arguments = self.dead_letter_queue_arguments();
+        let mut arguments = self.type_argument();
         // One of all replicas' consumers reads at a time: two would log one user's events out of order.
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
         arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(DEAD_LETTER_EXCHANGE.into()));
@@ -163,6 +165,14 @@ impl Broker {
     }
 
     fn dead_letter_queue_arguments(&self) -> FieldTable {
+        let mut arguments = self.type_argument();
+        if self.queue_type == QueueType::Quorum {
+            arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(LOOKS_LIMIT));
+        }
+        arguments
+    }
+
+    fn type_argument(&self) -> FieldTable {
         let queue_type = match self.queue_type {
             QueueType::Quorum => "quorum",
             QueueType::Classic => "classic",

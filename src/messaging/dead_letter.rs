@@ -1,18 +1,27 @@
-//! Puts a message that no consumer can read where an operator finds it, whole and with the reason.
+//! Puts a message that no consumer can read where an operator finds it, whole and with the reason; and hands such
+//! messages back.
 
 use std::time::Duration;
 
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, message::Delivery, options::BasicPublishOptions,
-    types::AMQPValue,
+    BasicProperties, Channel, Confirmation, Connection,
+    message::{BasicGetMessage, Delivery},
+    options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable, ShortString},
 };
+use serde::Serialize;
 
 use super::{
-    broker::{Broker, DEAD_LETTER_EXCHANGE},
+    broker::{self, Broker, DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE},
+    message::TRACE_ID_HEADER,
     supervisor::{SessionError, within},
 };
 
 pub const REASON_HEADER: &str = "x-reason";
+/// Headers that say how a message died: our own, and those that a broker's own dead-lettering adds.
+const DEATH_HEADERS: [&str; 4] = [REASON_HEADER, "x-death", "x-first-death-", "x-last-death-"];
+/// The exchange with the empty name delivers to the queue that the routing key names.
+const DEFAULT_EXCHANGE: &str = "";
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A channel in confirm mode: the broker's own dead-lettering may lose a message, a confirmed publish does not.
@@ -25,17 +34,131 @@ impl DeadLetters {
 
     /// Publishes the original body and properties with the reason as header `x-reason`.
     pub async fn put(&self, delivery: &Delivery, reason: &str) -> Result<(), SessionError> {
-        let properties: BasicProperties = delivery.properties.clone();
-        let mut headers = properties.headers().clone().unwrap_or_default();
+        let mut headers = delivery.properties.headers().clone().unwrap_or_default();
         headers.insert(REASON_HEADER.into(), AMQPValue::LongString(reason.into()));
-        let publishing = async {
-            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-            let (key, properties) = (delivery.routing_key.clone(), properties.with_headers(headers));
-            self.0.basic_publish(DEAD_LETTER_EXCHANGE.into(), key, options, &delivery.data, properties).await?.await
-        };
-        match within(CONFIRM_TIMEOUT, "confirm a dead letter", publishing).await? {
+        let properties = delivery.properties.clone().with_headers(headers);
+        self.publish(DEAD_LETTER_EXCHANGE, delivery.routing_key.clone(), properties, &delivery.data).await
+    }
+
+    /// Publishes a message into the service's queue, and into no other subscriber's.
+    async fn hand_back(&self, delivery: &Delivery) -> Result<(), SessionError> {
+        let mut headers = FieldTable::default();
+        for (name, value) in delivery.properties.headers().iter().flat_map(FieldTable::inner) {
+            if !DEATH_HEADERS.iter().any(|death| name.as_str().starts_with(death)) {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+        let properties = delivery.properties.clone().with_headers(headers);
+        self.publish(DEFAULT_EXCHANGE, QUEUE.into(), properties, &delivery.data).await
+    }
+
+    async fn publish(
+        &self,
+        exchange: &str,
+        key: ShortString,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<(), SessionError> {
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let publishing = async { self.0.basic_publish(exchange.into(), key, options, body, properties).await?.await };
+        match within(CONFIRM_TIMEOUT, "confirm a message", publishing).await? {
             Confirmation::Ack(None) => Ok(()),
             _returned_or_nacked => Err(SessionError::Refused),
         }
     }
+
+    async fn take(&self) -> Result<Option<Delivery>, SessionError> {
+        let getting = self.0.basic_get(DEAD_LETTER_QUEUE.into(), BasicGetOptions::default());
+        let message = within(CONFIRM_TIMEOUT, "read a dead letter", getting).await?;
+        Ok(message.map(|BasicGetMessage { delivery, .. }| delivery))
+    }
+
+    async fn count(&self) -> Result<u32, SessionError> {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let asking = self.0.queue_declare(DEAD_LETTER_QUEUE.into(), options, FieldTable::default());
+        within(CONFIRM_TIMEOUT, "count the dead letters", asking).await.map(|queue| queue.message_count())
+    }
+}
+
+/// A message as an operator needs it: who and why, and nothing of what it says.
+#[derive(Debug, Serialize)]
+pub struct DeadLetter {
+    message_id: Option<String>,
+    r#type: Option<String>,
+    trace_id: Option<String>,
+    routing_key: String,
+    reason: Option<String>,
+    bytes: usize,
+}
+
+impl From<&Delivery> for DeadLetter {
+    fn from(delivery: &Delivery) -> Self {
+        let properties = &delivery.properties;
+        let header = |name: &str| match properties.headers().as_ref()?.inner().get(name)? {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            _ => None,
+        };
+        Self {
+            message_id: properties.message_id().as_ref().map(ToString::to_string),
+            r#type: properties.kind().as_ref().map(ToString::to_string),
+            trace_id: header(TRACE_ID_HEADER),
+            routing_key: delivery.routing_key.to_string(),
+            // The broker's own dead-lettering says why in a header of its own.
+            reason: header(REASON_HEADER).or_else(|| header("x-first-death-reason")),
+            bytes: delivery.data.len(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Listing {
+    /// All that wait, shown or not.
+    total: u32,
+    messages: Vec<DeadLetter>,
+}
+
+/// Looks at the oldest `max` messages; they stay in the queue, in their order.
+pub async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
+    let connection = broker.connect("dlq list").await?;
+    let letters = DeadLetters::open(broker, &connection).await?;
+    let (total, mut deliveries) = (letters.count().await?, Vec::new());
+    while deliveries.len() < total.min(max) as usize
+        && let Some(delivery) = letters.take().await?
+    {
+        deliveries.push(delivery);
+    }
+    // Not acknowledged, they go back to their places; rejected, they would go to the end.
+    broker::close(connection).await;
+    Ok(Listing { total, messages: deliveries.iter().map(DeadLetter::from).collect() })
+}
+
+#[derive(Debug, Serialize)]
+pub struct Redriven {
+    moved: u32,
+    left: u32,
+    /// Why it ended before its time; the message that it was at is still a dead letter.
+    pub failure: Option<String>,
+}
+
+/// Moves the oldest `max` messages back into the service's queue; one that cannot be read there either comes back.
+pub async fn redrive(broker: &Broker, max: u32) -> Result<Redriven, SessionError> {
+    let connection = broker.connect("dlq redrive").await?;
+    let letters = DeadLetters::open(broker, &connection).await?;
+    // Counted first: what comes back meanwhile is not moved twice.
+    let total = letters.count().await?;
+    let mut moved = 0;
+    let mut moving = async || -> Result<(), SessionError> {
+        while moved < total.min(max)
+            && let Some(delivery) = letters.take().await?
+        {
+            letters.hand_back(&delivery).await?;
+            // Only now: whoever is interrupted here has the message twice, never not at all.
+            delivery.ack(BasicAckOptions::default()).await?;
+            moved += 1;
+        }
+        Ok(())
+    };
+    let failure = moving().await.err().map(|error| error.to_string());
+    broker::close(connection).await;
+    Ok(Redriven { moved, left: total - moved, failure })
 }

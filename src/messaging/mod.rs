@@ -3,9 +3,13 @@
 
 pub mod broker;
 pub mod consumer;
-mod dead_letter;
+pub mod dead_letter;
+mod leader;
 mod message;
 mod publisher;
 pub mod relay;
 mod seen;
 pub mod supervisor;
+mod suspects;
+mod watermark;
+mod waves;

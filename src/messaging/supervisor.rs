@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use lapin::{
+    ErrorKind,
+    protocol::{AMQPErrorKind, AMQPSoftError},
+};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -28,6 +32,16 @@ pub enum SessionError {
     Encode(#[from] serde_json::Error),
     #[error("PostgreSQL: {0}")]
     Database(DatabaseError),
+}
+
+impl SessionError {
+    /// Whether the broker closed the channel for what was published on it. An exchange that is missing says nothing
+    /// about an event.
+    pub fn is_closed_channel(&self) -> bool {
+        let Self::Broker(error) = self else { return false };
+        let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+        matches!(error.kind(), AMQPErrorKind::Soft(soft) if *soft != AMQPSoftError::NOTFOUND)
+    }
 }
 
 impl From<sqlx::Error> for SessionError {

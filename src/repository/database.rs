@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use futures_util::future::BoxFuture;
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool,
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, Postgres},
 };
@@ -116,16 +116,31 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Databas
         .map_err(DatabaseError::from)
 }
 
+/// What stands between us and the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Direct,
+    /// Such as pgbouncer in transaction mode: each transaction may have another connection to the server, so that limits
+    /// and prepared statements must be made within it.
+    TransactionPooler,
+}
+
 /// The pool that requests share.
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
+    route: Route,
 }
 
 impl Database {
     /// Connects when first used: the service starts, and stays up, without its database.
     #[must_use]
-    pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
+    pub fn new(options: PgConnectOptions, max_connections: u32, route: Route) -> Self {
+        let options = match route {
+            Route::Direct => options.options(SERVER_LIMITS),
+            // A pooler refuses start-up parameters that it does not know.
+            Route::TransactionPooler => options.extra_float_digits(None).statement_cache_capacity(0),
+        };
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -136,8 +151,8 @@ impl Database {
                         || timeout(TEST_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok()))
                 })
             })
-            .connect_lazy_with(options.options(SERVER_LIMITS));
-        Self { pool }
+            .connect_lazy_with(options);
+        Self { pool, route }
     }
 
     /// Runs `operation` on a connection of the pool.
@@ -151,7 +166,10 @@ impl Database {
     ) -> Result<T, DatabaseError> {
         let bounded = async {
             let mut lease = Lease { connection: self.pool.acquire().await?, completed: false };
-            let result = operation(&mut lease.connection).await;
+            let result = match self.route {
+                Route::Direct => operation(&mut lease.connection).await,
+                Route::TransactionPooler => in_transaction(&mut lease.connection, operation).await,
+            };
             lease.completed = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
             result
         };
@@ -193,6 +211,23 @@ impl Database {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// Runs `operation` as one transaction, which begins with a clean connection whoever had it before.
+async fn in_transaction<T>(
+    connection: &mut PgConnection,
+    operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+) -> sqlx::Result<T> {
+    let limits = SERVER_LIMITS.map(|(name, value)| format!("; SET LOCAL {name} = {value}")).concat();
+    connection.execute(AssertSqlSafe(format!("BEGIN; DEALLOCATE ALL{limits}"))).await?;
+    let result = operation(connection).await;
+    match &result {
+        Ok(_) => connection.execute("COMMIT").await?,
+        // Of a broken connection, the first error says more.
+        Err(sqlx::Error::Database(_)) => connection.execute("ROLLBACK").await?,
+        Err(_) => return result,
+    };
+    result
 }
 
 /// Whether the connection broke in use, as opposed to none being had.

@@ -2,5 +2,6 @@
 
 pub mod database;
 pub mod outbox;
+pub mod outbox_dead;
 pub mod schema;
 pub mod users;

@@ -1,5 +1,6 @@
 //! The `outbox` table as the relay sees it: read in order, delete what the broker has, one leader at a time.
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, postgres::PgConnectOptions, types::Json};
 
@@ -32,12 +33,13 @@ pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1) AS "locked!""#, RELAY_LOCK).fetch_one(connection).await
 }
 
-/// The oldest events, in order.
-pub async fn oldest(connection: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<OutboxEvent>> {
+/// The oldest events after a place, in order.
+pub async fn oldest(connection: &mut PgConnection, after: i64, limit: i64) -> sqlx::Result<Vec<OutboxEvent>> {
     let rows = sqlx::query!(
         r#"SELECT seq, event_id, event_type, user_id, user_version, trace_id, occurred_at,
                   payload AS "payload: Json<Box<RawValue>>"
-           FROM outbox ORDER BY seq LIMIT $1"#,
+           FROM outbox WHERE seq > $1 ORDER BY seq LIMIT $2"#,
+        after,
         limit
     )
     .fetch_all(connection)
@@ -65,6 +67,8 @@ pub struct Backlog {
     pub pending: f64,
     /// 0 where nothing waits.
     pub oldest_age_seconds: f64,
+    /// In `outbox_dead`.
+    pub dead: f64,
 }
 
 /// Counts what waits. Reads the whole outbox: for once in a while.
@@ -72,8 +76,45 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
     sqlx::query_as!(
         Backlog,
         r#"SELECT count(*)::float8 AS "pending!",
-                  coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at)), 0)::float8 AS "oldest_age_seconds!"
+                  coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at)), 0)::float8 AS "oldest_age_seconds!",
+                  (SELECT count(*)::float8 FROM outbox_dead) AS "dead!"
            FROM outbox"#
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// The outbox as an operator looks at it.
+#[derive(Debug, Serialize)]
+pub struct OutboxState {
+    pub pending: i64,
+    pub oldest_age_seconds: f64,
+    pub dead: i64,
+    /// The table, of which deleted rows are part until vacuum has seen them.
+    pub table_bytes: i64,
+    pub index_bytes: i64,
+    /// The server process of the replica that publishes, and where that replica connects from.
+    pub leader_pid: Option<i32>,
+    pub leader_address: Option<String>,
+}
+
+/// What waits, what was given up, the room it takes, and who leads.
+pub async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
+    sqlx::query_as!(
+        OutboxState,
+        r#"SELECT waiting.pending AS "pending!", waiting.oldest_age_seconds AS "oldest_age_seconds!",
+                  (SELECT count(*) FROM outbox_dead) AS "dead!",
+                  pg_table_size('outbox') AS "table_bytes!", pg_indexes_size('outbox') AS "index_bytes!",
+                  leader.pid AS "leader_pid?", host(leader.client_addr) AS "leader_address?"
+           FROM (SELECT count(*) AS pending,
+                        coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at)), 0)::float8
+                            AS oldest_age_seconds
+                 FROM outbox) AS waiting
+           LEFT JOIN (SELECT pid, client_addr FROM pg_locks JOIN pg_stat_activity USING (pid)
+                      WHERE locktype = 'advisory' AND granted AND objsubid = 1
+                            AND pg_locks.database = pg_stat_activity.datid AND datname = current_database()
+                            AND (classid::bigint << 32) | objid::bigint = $1) AS leader ON true"#,
+        RELAY_LOCK
     )
     .fetch_one(connection)
     .await

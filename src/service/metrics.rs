@@ -8,7 +8,10 @@ use tokio::time::timeout;
 
 use crate::{
     password::PasswordHasher,
-    repository::{database::Database, outbox},
+    repository::{
+        database::Database,
+        outbox::{self, Backlog},
+    },
     status::{Link, Status},
 };
 
@@ -49,11 +52,10 @@ impl MetricsService {
     async fn measure_outbox(&self) {
         let backlog = self.probe.read(|connection| Box::pin(outbox::backlog(connection)));
         // While the database is away nobody knows: not a number, rather than a figure of yesterday.
-        let (pending, oldest_age) = match timeout(SCRAPE_TIMEOUT, backlog).await {
-            Ok(Ok(backlog)) => (backlog.pending, backlog.oldest_age_seconds),
-            _ => (f64::NAN, f64::NAN),
-        };
-        gauge!("outbox_pending").set(pending);
-        gauge!("outbox_oldest_age_seconds").set(oldest_age);
+        let unknown = Backlog { pending: f64::NAN, oldest_age_seconds: f64::NAN, dead: f64::NAN };
+        let backlog = timeout(SCRAPE_TIMEOUT, backlog).await.ok().and_then(Result::ok).unwrap_or(unknown);
+        gauge!("outbox_pending").set(backlog.pending);
+        gauge!("outbox_oldest_age_seconds").set(backlog.oldest_age_seconds);
+        gauge!("outbox_dead").set(backlog.dead);
     }
 }

@@ -26,6 +26,9 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("events_published_total", "Events that the broker confirmed, by type");
     describe_counter!("events_nacked_total", "Events that the broker refused; they stay in the outbox");
     describe_counter!("events_returned_total", "Events that no queue wanted; they stay in the outbox");
+    describe_counter!("events_dead_total", "Events given up: each closed the channel again and again");
+    describe_gauge!("outbox_dead", "Events given up and neither put back nor dropped yet");
+    describe_histogram!("outbox_read_seconds", Unit::Seconds, "The relay's read of its next batch");
     describe_histogram!("events_confirm_seconds", Unit::Seconds, "From the publish of a wave to its last confirm");
     describe_counter!("events_consumed_total", "Messages by result: new, duplicate, stale, dead_letter");
     describe_gauge!("broker_connected", "1 while the connection, of publisher or consumer, is up");

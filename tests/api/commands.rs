@@ -7,7 +7,7 @@ use crate::harness::{App, World, command};
 const REQUIRED: [(&str, &str); 2] =
     [("DATABASE_URL", "postgresql://u:hunter22@127.0.0.1:1/d"), ("RABBITMQ_URL", "amqp://u:hunter22@127.0.0.1:1/")];
 
-async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> (Output, String) {
+pub async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> (Output, String) {
     let output = command(settings).args(arguments).stdin(Stdio::null()).output().await.unwrap();
     let text = [&output.stdout[..], &output.stderr].concat();
     (output, String::from_utf8(text).unwrap())
@@ -75,7 +75,7 @@ async fn a_port_that_is_taken_is_said_so() {
 async fn help_and_version_explain_the_commands() {
     let (output, text) = run(&["--help"], &[]).await;
     assert!(output.status.success());
-    for name in ["serve", "migrate", "openapi", "healthcheck"] {
+    for name in ["serve", "migrate", "openapi", "outbox", "dlq", "healthcheck"] {
         assert!(text.contains(name), "{text}");
     }
     let (output, text) = run(&["--version"], &[]).await;

@@ -12,6 +12,8 @@ mod lifecycle;
 mod metrics;
 mod migrations;
 mod openapi;
+mod operator;
+mod poison;
 mod replicas;
 mod seed;
 mod trace_id;

@@ -60,8 +60,12 @@ impl Observer {
 
     /// Publishes by hand, as a stranger could.
     pub async fn publish(&self, routing_key: &str, body: &[u8]) {
+        self.publish_to("user_events", routing_key, body).await;
+    }
+
+    pub async fn publish_to(&self, exchange: &str, routing_key: &str, body: &[u8]) {
         let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-        let confirm = self.channel.basic_publish("user_events".into(), routing_key.into(), options, body, properties);
+        let confirm = self.channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties);
         assert!(confirm.await.unwrap().await.unwrap().is_ack());
     }
 

@@ -24,10 +24,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks again and again until there is an answer.
 #[track_caller]
-pub fn eventually<T, F>(what: impl Debug, mut ask: impl FnMut() -> F) -> impl Future<Output = T>
-where
-    F: Future<Output = Option<T>>,
-{
+pub fn eventually<T>(what: impl Debug, mut ask: impl AsyncFnMut() -> Option<T>) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
     async move {
         let deadline = Instant::now() + PATIENCE;

@@ -1,0 +1,186 @@
+//! What the replica does that leads: read the outbox in order, publish, and delete what the broker has confirmed.
+
+use std::{collections::HashSet, time::Duration};
+
+use metrics::{counter, histogram};
+use sqlx::PgConnection;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    publisher::{Publisher, Verdict},
+    relay::{Relay, STORE_TIMEOUT},
+    supervisor::{Backoff, SessionError, within},
+    suspects::Suspects,
+    watermark::Watermark,
+    waves::{Wave, waves},
+};
+use crate::{
+    domain::event::OutboxEvent,
+    repository::{outbox, outbox_dead},
+    status::Link,
+};
+
+/// Events read at once.
+const BATCH: i64 = 500;
+/// How often an idle leader looks for what other replicas wrote; what this process wrote wakes it at once. A look at an
+/// empty outbox costs the database about 50 µs.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How often the lease is kept while the broker is slow; a fifth of the lease.
+const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for a wave's confirms; time in which the broker blocks us does not count.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a stopping leader goes on with what is left; it always finishes the wave it is in.
+const DRAIN: Duration = Duration::from_secs(3);
+
+pub struct Leader<'a> {
+    relay: &'a Relay,
+    publisher: &'a Publisher,
+    /// Holds the leader's lock.
+    store: &'a mut PgConnection,
+    suspects: &'a mut Suspects,
+    watermark: Watermark,
+}
+
+enum Step {
+    Empty,
+    Published,
+    Refused,
+}
+
+impl<'a> Leader<'a> {
+    pub fn new(
+        relay: &'a Relay,
+        publisher: &'a Publisher,
+        store: &'a mut PgConnection,
+        suspects: &'a mut Suspects,
+    ) -> Self {
+        Self { relay, publisher, store, suspects, watermark: Watermark::default() }
+    }
+
+    /// Publishes what comes until `stop`, then what is left, for up to three seconds.
+    pub async fn drain_until(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
+        let mut refusals = Backoff::default();
+        let mut drain_ends = None;
+        loop {
+            if stop.is_cancelled() && Instant::now() > *drain_ends.get_or_insert_with(|| Instant::now() + DRAIN) {
+                return Ok(());
+            }
+            match self.step().await? {
+                Step::Published => refusals = Backoff::default(),
+                Step::Refused => sleep(refusals.next_pause()).await,
+                Step::Empty if stop.is_cancelled() => return Ok(()),
+                Step::Empty => {
+                    self.relay.check(self.publisher)?;
+                    tokio::select! {
+                        () = self.relay.outbox_filled.notified() => {}
+                        () = sleep(POLL_INTERVAL) => {}
+                        () = stop.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// One batch.
+    async fn step(&mut self) -> Result<Step, SessionError> {
+        let events = self.read().await?;
+        let Some(last) = events.last() else { return Ok(Step::Empty) };
+        let mut on_hold = HashSet::new();
+        for mut wave in self.suspects.arrange(waves(&events)) {
+            // What follows a refused event of the same user waits with it, else the user's order would turn round.
+            wave.retain(|event| !on_hold.contains(&event.user_id));
+            let verdict = match self.publish(&wave).await {
+                Err(error) if error.is_closed_channel() => return Err(self.suspect(&wave, error).await?),
+                verdict => verdict?,
+            };
+            let (refused, confirmed): (Wave<'_>, Wave<'_>) =
+                wave.into_iter().partition(|event| verdict.refused.contains(&event.id));
+            self.delete(&confirmed).await?;
+            on_hold.extend(refused.iter().map(|event| event.user_id));
+            if !refused.is_empty() {
+                let (events, reason) = (refused.len(), verdict.reason);
+                warn!(events, reason, "RabbitMQ refused events, they stay in the outbox");
+            }
+        }
+        if on_hold.is_empty() {
+            self.watermark.note_deleted(last.seq, std::time::Instant::now());
+            return Ok(Step::Published);
+        }
+        // Whoever deleted a queue or an exchange gets it back.
+        self.publisher.declare_topology(&self.relay.broker).await?;
+        Ok(Step::Refused)
+    }
+
+    async fn read(&mut self) -> Result<Vec<OutboxEvent>, SessionError> {
+        let began = std::time::Instant::now();
+        let start = self.watermark.start(began);
+        let events = within(STORE_TIMEOUT, "read the outbox", outbox::oldest(self.store, start, BATCH)).await?;
+        let took = began.elapsed();
+        histogram!("outbox_read_seconds").record(took);
+        self.watermark.note_read(start, began, took);
+        Ok(events)
+    }
+
+    async fn delete(&mut self, confirmed: &Wave<'_>) -> Result<(), SessionError> {
+        if confirmed.is_empty() {
+            return Ok(());
+        }
+        for event in confirmed {
+            counter!("events_published_total", "type" => event.event_type.clone()).increment(1);
+            info!(
+                trace_id = event.trace_id,
+                event_type = event.event_type,
+                user_id = event.user_id,
+                event_id = %event.id,
+                "Event published"
+            );
+        }
+        self.suspects.passed(confirmed);
+        let seqs: Vec<i64> = confirmed.iter().map(|event| event.seq).collect();
+        within(STORE_TIMEOUT, "delete from the outbox", outbox::delete(self.store, &seqs)).await
+    }
+
+    /// Takes the event that closed the channel out of the way, if it is known. Hands back why the session ends.
+    async fn suspect(&mut self, wave: &Wave<'_>, closed: SessionError) -> Result<SessionError, SessionError> {
+        if let Some(event) = self.suspects.channel_closed(wave) {
+            let reason = closed.to_string();
+            within(STORE_TIMEOUT, "give an event up", outbox_dead::bury(self.store, event.seq, &reason)).await?;
+            self.suspects.forget(event);
+            counter!("events_dead_total").increment(1);
+            let (trace_id, event_id) = (&event.trace_id, &event.id);
+            error!(trace_id, %event_id, reason, "Event given up, it is in outbox_dead: see `outbox dead list`");
+        }
+        Ok(closed)
+    }
+
+    /// Publishes a wave and waits for its confirms, keeping the lease meanwhile.
+    async fn publish(&mut self, wave: &Wave<'_>) -> Result<Verdict, SessionError> {
+        let mut publishing = Box::pin(self.publisher.publish(wave));
+        let mut tick = interval(KEEP_LEASE_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.reset();
+        let (started, mut waited) = (Instant::now(), Duration::ZERO);
+        loop {
+            tokio::select! {
+                verdict = &mut publishing => {
+                    self.relay.status.set_publisher(self.publisher.link());
+                    histogram!("events_confirm_seconds").record(started.elapsed());
+                    return verdict;
+                }
+                _ = tick.tick() => {
+                    within(STORE_TIMEOUT, "keep the lease", outbox::keep_lease(self.store)).await?;
+                    let link = self.publisher.link();
+                    self.relay.status.set_publisher(link);
+                    if link != Link::Blocked {
+                        waited += KEEP_LEASE_INTERVAL;
+                    }
+                    if waited >= CONFIRM_TIMEOUT {
+                        return Err(SessionError::Timeout("confirm events"));
+                    }
+                }
+            }
+        }
+    }
+}

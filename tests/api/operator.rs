@@ -1,0 +1,113 @@
+//! The operators' commands: what they print, what they leave alone, and how they exit.
+
+use serde_json::{Value, json};
+
+use crate::{
+    commands::run,
+    harness::{App, Observer, Proxy, World, eventually},
+};
+
+async fn dlq(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
+    let (output, text) = run(&[&["dlq"], arguments].concat(), &[("RABBITMQ_URL", &world.broker_url)]).await;
+    (output.status.code(), text)
+}
+
+async fn dlq_json(world: &World, arguments: &[&str]) -> Value {
+    let (code, text) = dlq(world, &[arguments, &["--format", "json"]].concat()).await;
+    assert_eq!(code, Some(0), "{text}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+}
+
+async fn until_dead_letters(world: &World, count: u64) {
+    eventually(format!("{count} dead letters"), async || {
+        (dlq_json(world, &["list"]).await["total"] == count).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_outbox_is_described_with_what_waits_and_who_leads() {
+    let world = World::new().await;
+    let proxy = Proxy::before(&world.broker_url).await;
+    let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    app.log.wait_for("Relay leads", |_| true).await;
+    let settings = [("DATABASE_URL", world.database_url.as_str())];
+    let status = async || {
+        let (output, text) = run(&["outbox", "status", "--format", "json"], &settings).await;
+        assert!(output.status.success(), "{text}");
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    let idle = status().await;
+    assert_eq!((&idle["pending"], &idle["dead"]), (&json!(0), &json!(0)));
+    assert!(idle["leader_pid"].is_u64() && idle["leader_address"] == "127.0.0.1", "{idle}");
+    proxy.close();
+    app.until_ready("degraded").await;
+    app.create_user("Анна").await;
+    let waiting =
+        eventually("no leader", async || Some(status().await).filter(|now| now["leader_pid"].is_null())).await;
+    assert_eq!(waiting["pending"], 1);
+    assert!(waiting["oldest_age_seconds"].as_f64() > Some(0.0) && waiting["table_bytes"].as_i64() > Some(0));
+    let (output, text) = run(&["outbox", "status"], &settings).await;
+    assert!(output.status.success() && text.contains("pending             1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_with_the_reason_and_stay_where_they_are() {
+    let world = World::new().await;
+    let observer = Observer::new(&world).await;
+    let _app = App::start(&world).await;
+    for body in ["first", "second", "third"] {
+        observer.publish("user.created", body.as_bytes()).await;
+    }
+    until_dead_letters(&world, 3).await;
+    for _ in 0..3 {
+        until_dead_letters(&world, 3).await;
+        let listing = dlq_json(&world, &["list"]).await;
+        let bytes: Vec<_> = listing["messages"].as_array().unwrap().iter().map(|letter| &letter["bytes"]).collect();
+        assert_eq!(bytes, [5, 6, 5], "in their order: {listing}");
+        assert!(listing["messages"][0]["reason"].as_str().unwrap().starts_with("not JSON"), "{listing}");
+    }
+    until_dead_letters(&world, 3).await;
+    let listing = dlq_json(&world, &["list", "--max", "1"]).await;
+    assert_eq!((&listing["total"], listing["messages"].as_array().unwrap().len()), (&json!(3), 1));
+    until_dead_letters(&world, 3).await;
+    let (_, table) = dlq(&world, &["list"]).await;
+    assert!(table.starts_with("total     3\nMESSAGE_ID") && !table.contains("second"), "{table}");
+}
+
+#[tokio::test]
+async fn redriven_messages_reach_the_consumer_and_nobody_else_and_the_unreadable_ones_come_back() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let mut observer = Observer::new(&world).await;
+    app.create_user("Анна").await;
+    let event = observer.next().await;
+    // As if a consumer of an older version had not understood it.
+    observer.publish_to("user_events.dlx", "", &event.data).await;
+    observer.publish_to("user_events.dlx", "", b"unreadable").await;
+    until_dead_letters(&world, 2).await;
+    assert_eq!(dlq_json(&world, &["redrive", "--max", "1"]).await, json!({"moved": 1, "left": 1, "failure": null}));
+    let event_id = serde_json::from_slice::<Value>(&event.data).unwrap()["event_id"].clone();
+    app.log.wait_for("Event received", |line| line["event_id"] == event_id && line["duplicate"] == true).await;
+    assert_eq!(dlq_json(&world, &["redrive", "--max", "10"]).await["moved"], 1);
+    until_dead_letters(&world, 1).await;
+    app.create_user("Яна").await;
+    assert_eq!(observer.next_bodies(1).await[0]["user_id"], 2, "the observer saw nothing of the redrive");
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_do_its_work_says_why_and_exits_with_1() {
+    let empty = World::empty().await;
+    let (code, text) = dlq(&empty, &["redrive", "--max", "5"]).await;
+    assert!(code == Some(1) && text.contains("user_events_queue.dlq"), "{text}");
+    let (output, text) = run(&["outbox", "status"], &[("DATABASE_URL", &empty.database_url)]).await;
+    assert!(output.status.code() == Some(1) && text.contains("run `user-management-api migrate`"), "{text}");
+    let away = "postgresql://u:hunter22@127.0.0.1:1/d";
+    let (output, text) = run(&["outbox", "dead", "list"], &[("DATABASE_URL", away)]).await;
+    assert!(output.status.code() == Some(1) && text.contains("PostgreSQL") && !text.contains("hunter22"), "{text}");
+    let (output, text) = run(&["dlq", "list"], &[("RABBITMQ_URL", "amqp://u:hunter22@127.0.0.1:1/")]).await;
+    assert!(output.status.code() == Some(1) && text.contains("RabbitMQ") && !text.contains("hunter22"), "{text}");
+    for bad in [&["outbox", "dead", "retry", "7"][..], &["dlq", "redrive"], &["dlq", "redrive", "--max", "0"]] {
+        assert_eq!(run(bad, &[]).await.0.status.code(), Some(2), "{bad:?}");
+    }
+}

@@ -1,0 +1,89 @@
+//! An event that the broker will not have: it is found, put aside and reported; the others go on; an operator decides.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    commands::run,
+    harness::{App, Observer, World, eventually, management, management_put},
+};
+
+/// Lets the service publish anything but deletions: each closes the channel.
+async fn forbid_deletions(world: &World) -> String {
+    let permissions = format!("/api/topic-permissions/{}/guest", world.virtual_host);
+    let all_but = json!({"exchange": "user_events", "write": "^user\\.(created|updated)$", "read": ".*"});
+    management_put(&permissions, &all_but).await;
+    permissions
+}
+
+async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
+    let settings = [("DATABASE_URL", world.database_url.as_str()), ("RABBITMQ_URL", &world.broker_url)];
+    let (output, text) = run(&[&["outbox"], arguments, &["--format", "json"]].concat(), &settings).await;
+    let report = text.lines().next().and_then(|line| serde_json::from_str(line).ok());
+    (output.status.code(), report.unwrap_or_else(|| panic!("no report in {text}")))
+}
+
+#[tokio::test]
+async fn an_event_that_closes_the_channel_is_put_aside_while_others_pass_and_can_be_retried_or_dropped() {
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    let app = App::start(&world).await;
+    for n in 1..=4 {
+        assert_eq!(app.create_user(&format!("Имя{n}")).await, n);
+    }
+    observer.next_bodies(4).await;
+    let permissions = forbid_deletions(&world).await;
+    assert_eq!(app.delete("/users/1").await.status, 204);
+    assert_eq!(app.delete("/users/2").await.status, 204);
+    // Others pass, before it is found which events are to blame and after.
+    let dead = eventually("two dead events", async || {
+        let body = json!({"name": uuid::Uuid::new_v4().to_string()});
+        assert_eq!(app.put("/users/3", &body).await.status, 200);
+        assert_eq!(observer.next_bodies(1).await[0]["user_id"], 3);
+        let (_, dead) = outbox(&world, &["dead", "list"]).await;
+        (dead["count"] == 2).then_some(dead)
+    })
+    .await;
+    world.until_outbox_is_empty().await;
+    let (first, second) = (&dead["events"][0], &dead["events"][1]);
+    for event in [first, second] {
+        assert_eq!(event["event_type"], "user.deleted");
+        assert!(event["reason"].as_str().unwrap().contains("ACCESS_REFUSED"), "{event}");
+        app.log
+            .wait_for("Event given up, it is in outbox_dead: see `outbox dead list`", |line| {
+                line["level"] == "error"
+                    && line["event_id"] == event["event_id"]
+                    && line["trace_id"] == event["trace_id"]
+            })
+            .await;
+    }
+    let metrics = app.get("/metrics").await.text;
+    assert!(metrics.contains("\nevents_dead_total 2\n") && metrics.contains("\noutbox_dead 2\n"), "{metrics}");
+
+    management(Method::DELETE, &permissions).await;
+    let [first, second] = [first, second].map(|event| event["event_id"].as_str().unwrap());
+    assert_eq!(outbox(&world, &["dead", "retry", first]).await, (Some(0), json!({"done": 1, "not_found": []})));
+    let message = &observer.next_bodies(1).await[0];
+    assert_eq!((message["event_id"].as_str(), &message["event_type"]), (Some(first), &json!("user.deleted")));
+    let both = json!({"done": 1, "not_found": [first]});
+    assert_eq!(outbox(&world, &["dead", "drop", first, second]).await, (Some(1), both));
+    assert_eq!(outbox(&world, &["dead", "list"]).await, (Some(0), json!({"count": 0, "events": []})));
+}
+
+#[tokio::test]
+async fn an_event_that_nobody_knows_to_be_bad_waits_for_another_to_pass_first() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.create_user("Анна").await;
+    world.until_outbox_is_empty().await;
+    forbid_deletions(&world).await;
+    assert_eq!(app.delete("/users/1").await.status, 204);
+    // Far more often than it takes to condemn an event, if another had passed.
+    eventually("five lost sessions", async || {
+        let lost = app.log.matching("Session lost, starting it again", |line| line["session"] == "relay");
+        (lost.len() >= 5).then_some(())
+    })
+    .await;
+    let (_, state) = outbox(&world, &["status"]).await;
+    assert_eq!((&state["pending"], &state["dead"]), (&json!(1), &json!(0)));
+}
