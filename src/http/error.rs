@@ -66,13 +66,13 @@ pub struct Problem {
     /// For the log, never for the client.
     pub cause: Option<String>,
     /// Members that only this kind has.
-    pub extensions: Map<String, Value>,
+    pub extensions: Box<Map<String, Value>>,
 }
 
 impl Problem {
     #[must_use]
     pub fn new(kind: &'static Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), cause: None, extensions: Map::new() }
+        Self { kind, detail: detail.into(), errors: Vec::new(), cause: None, extensions: Box::default() }
     }
 
     #[must_use]
