@@ -28,6 +28,10 @@ Usage: ./setup.sh [COMMAND]
                  run every test on a throw-away PostgreSQL and RabbitMQ; ARGUMENTS go to `cargo test`
   test-servers [--postgres 17|18]
                  keep such a pair until standard input ends, and print its TEST_… settings
+  chaos [--minutes N] [--seed S] [--replicas R] [--rate W] [--pgbouncer] [--no-matrix]
+                 lose every part in every way: first each fault of the matrix as a test, then random faults for N
+                 minutes (10) under W writes a second (1000) on R replicas (3), with a table at the end; S repeats a
+                 schedule; --pgbouncer puts one, in transaction mode, before PostgreSQL; AMQP_QUEUE_TYPE is obeyed
   --help         this text
 
 The service gets the first of these that is to be had; SETUP_BACKEND takes one and no other:
@@ -128,7 +132,7 @@ run_tests() {
   if [ -n "${TEST_DATABASE_URL:-}" ] && [ -n "${TEST_RABBITMQ_URL:-}" ] && [ -n "${TEST_RABBITMQ_MANAGEMENT_URL:-}" ]; then
     say "servers of the environment: TEST_DATABASE_URL, TEST_RABBITMQ_URL, TEST_RABBITMQ_MANAGEMENT_URL"
   else
-    start_throw_away_pair "$version"
+    start_throw_away_pair test "$version"
     while read -r line; do export "${line?}"; done < <(test_settings)
   fi
   begin "tests (minutes to build, the first time)"
@@ -138,13 +142,56 @@ run_tests() {
 }
 
 test_servers() {
-  start_throw_away_pair "$1"
+  start_throw_away_pair test "$1"
   test_settings
   echo ready
   # In the background, for a signal to be handled at once.
   cat <&0 >/dev/null 2>&1 &
   reader=$!
   wait "$reader" || true
+}
+
+# chaos [OPTION…]
+chaos() {
+  local minutes=10 seed=$RANDOM replicas=3 rate=1000 pgbouncer=no matrix=yes status=0 line
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --minutes | --seed | --replicas | --rate)
+        [[ ${2:-} =~ ^[0-9]{1,9}$ ]] || bad_usage "$1 takes a whole number, not '${2:-}'"
+        printf -v "${1#--}" %d "$((10#$2))"
+        shift
+        ;;
+      --pgbouncer) pgbouncer=yes ;;
+      --no-matrix) matrix=no ;;
+      *) bad_usage "chaos does not take '$1'" ;;
+    esac
+    shift
+  done
+  ((replicas >= 1 && rate >= 1)) || bad_usage "chaos needs a replica and a write"
+  need_cargo
+  need_chaos_packages $pgbouncer
+  start_throw_away_pair chaos
+  while read -r line; do export "${line?}"; done < <(test_settings)
+  export TEST_SERVERS=$throw_away
+  if [ $pgbouncer = yes ]; then
+    start_pgbouncer "$throw_away"
+    export TEST_POOLER_URL=postgresql://postgres:postgres@127.0.0.1:$POOLER_PORT/postgres
+  fi
+  export SQLX_OFFLINE=true CHAOS_MINUTES=$minutes CHAOS_SEED=$seed CHAOS_REPLICAS=$replicas CHAOS_RATE=$rate
+  begin "build (minutes, the first time)"
+  run_child cargo test --release --locked --test api --test chaos --no-run >&2 || fail "cargo build failed: see above"
+  finish built
+  if [ $matrix = yes ]; then
+    say "the matrix: each fault by itself"
+    run_child cargo test --release --locked --test api -- fault replicas poison || status=1
+    [ -n "$interrupted" ] || run_child cargo test --release --locked --test chaos -- --nocapture --test-threads=1 matrix || status=1
+  fi
+  if [ -z "$interrupted" ] && ((minutes > 0)); then
+    say "random faults for $minutes minutes, seed $seed"
+    run_child cargo test --release --locked --test chaos -- --nocapture --test-threads=1 storm || status=1
+  fi
+  if [ $status = 0 ]; then say "chaos: passed"; else say "chaos: FAILED, see above; seed $seed"; fi
+  exit "${interrupted:-$status}"
 }
 
 # take_version "$@": the value of --postgres, into $version.
@@ -165,6 +212,7 @@ main() {
       if [ "$command" = test ] && [ "${1:-}" = -- ]; then shift; elif [ $# -gt 0 ]; then bad_usage "$command does not take '$1'"; fi
       ;;
     down) [ $# = 0 ] || [ "$*" = --purge ] || bad_usage "down takes --purge, not '$*'" ;;
+    chaos) ;;
     run | up | status) [ $# = 0 ] || bad_usage "$command takes no arguments" ;;
     *) bad_usage "there is no command '$command'" ;;
   esac

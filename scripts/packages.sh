@@ -117,6 +117,14 @@ fetch_postgres() {
   finish "fetched PostgreSQL $version"
 }
 
+# need_chaos_packages yes|no: a clock to set wrong and, if wanted, a pooler.
+need_chaos_packages() {
+  local -a missing=()
+  [ -n "$(find /usr/lib -name libfaketime.so.1 -print -quit 2>/dev/null)" ] || missing+=(faketime)
+  [ "$1" = no ] || command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
+  install_packages "${missing[@]}"
+}
+
 # need_servers [POSTGRES_VERSION]: all that a private pair and a build need, asked for at once.
 need_servers() {
   local version=${1:-}

@@ -72,7 +72,7 @@ pair_is_up() {
     port_answers 127.0.0.1 "$PG_PORT" && port_answers 127.0.0.1 "$AMQP_PORT" && port_answers 127.0.0.1 "$MANAGEMENT_PORT"
 }
 
-# start_pair FOLDER dev|test [POSTGRES_VERSION]
+# start_pair FOLDER dev|test|chaos [POSTGRES_VERSION]
 start_pair() {
   local pair=$1 kind=$2 version=${3:-} attempt
   need_servers "$version"
@@ -110,8 +110,8 @@ start_postgres() {
     -c "port=$PG_PORT" -c listen_addresses=127.0.0.1 -c unix_socket_directories=
     -c max_connections=300 -c log_timezone=UTC
   )
-  # Nothing in a throw-away server is worth a wait for the disk.
-  [ "$kind" = dev ] || options+=(-c fsync=off -c synchronous_commit=off -c full_page_writes=off)
+  # Nothing in a throw-away server is worth a wait for the disk, unless it is to be killed.
+  [ "$kind" != test ] || options+=(-c fsync=off -c synchronous_commit=off -c full_page_writes=off)
   : >"$folder/log"
   SETUP_PAIR=$pair as_postgres "$folder" setsid "$bin/postgres" -D "$folder/data" "${options[@]}" \
     </dev/null >>"$folder/log" 2>&1 9>&- &
@@ -131,12 +131,15 @@ postgres_answers() {
   return 1
 }
 
+# A node of a cluster has a name of its own.
+node_name() { printf '%s@localhost' "$(cat "$1/node" 2>/dev/null || echo rabbit)"; }
+
 rabbitmq_environment() {
   local folder=$1/rabbitmq
   cat <<ENVIRONMENT
 HOME=$folder
 SETUP_PAIR=$1
-RABBITMQ_NODENAME=rabbit@localhost
+RABBITMQ_NODENAME=$(node_name "$1")
 RABBITMQ_NODE_IP_ADDRESS=127.0.0.1
 RABBITMQ_NODE_PORT=$AMQP_PORT
 RABBITMQ_DIST_PORT=$DIST_PORT
@@ -160,9 +163,11 @@ start_rabbitmq() {
   local -a environment
   mkdir -p "$folder"
   rm -f "$folder/pid"
+  : >"$folder/out" # else the last start's success is taken for this one's
   echo '[rabbitmq_management].' >"$folder/enabled_plugins"
   printf '%s\n' "listeners.tcp.default = 127.0.0.1:$AMQP_PORT" "management.tcp.ip = 127.0.0.1" \
     "management.tcp.port = $MANAGEMENT_PORT" "disk_free_limit.absolute = 100MB" >"$folder/rabbitmq.conf"
+  [ ! -f "$pair/cluster.conf" ] || cat "$pair/cluster.conf" >>"$folder/rabbitmq.conf"
   mapfile -t environment < <(rabbitmq_environment "$pair")
   env "${environment[@]}" setsid "$(rabbitmq_bin)/rabbitmq-server" </dev/null >"$folder/out" 2>&1 9>&- &
   rabbitmq_launcher=$!
@@ -174,6 +179,31 @@ rabbitmq_answers() {
   ! grep -q 'completed with' "$1/rabbitmq/out" || return 0
   alive "$rabbitmq_launcher" || hopeless=yes
   return 1
+}
+
+# start_pgbouncer FOLDER: in transaction mode before the pair's PostgreSQL; sets POOLER_PORT.
+start_pgbouncer() {
+  local pair=$1 folder=$1/pgbouncer
+  free_port POOLER_PORT
+  mkdir -p "$folder"
+  [ "$(id -u)" != 0 ] || chown "$(postgres_user)" "$folder"
+  cat >"$folder/pgbouncer.ini" <<CONFIGURATION
+[databases]
+* = host=127.0.0.1 port=$PG_PORT user=postgres password=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = $POOLER_PORT
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 20
+max_client_conn = 1000
+server_login_retry = 1
+CONFIGURATION
+  SETUP_PAIR=$pair as_postgres "$folder" setsid "$(PATH=$PATH:/usr/sbin command -v pgbouncer)" "$folder/pgbouncer.ini" \
+    </dev/null >"$folder/log" 2>&1 9>&- &
+  disown
+  await port_answers 127.0.0.1 "$POOLER_PORT" || fail "pgbouncer did not start: see $folder/log"
 }
 
 # stop_pair FOLDER [quietly]: in good order, with what was left behind.
@@ -194,7 +224,10 @@ stop_pair() {
 
 # At once, and the data with it.
 discard_pair() {
-  local postgres
+  local postgres node
+  for node in "$1"/cluster/*/; do
+    [ ! -d "$node" ] || sweep "${node%/}"
+  done
   postgres=$(postgres_pid "$1")
   # Killed outright, it would leave its shared memory behind.
   if [ -n "$postgres" ]; then
@@ -217,7 +250,8 @@ sweep() {
   done
 }
 
-# Starts a throw-away pair in a folder of its own; the exit trap stops it and deletes it, however this script ends.
+# start_throw_away_pair test|chaos [POSTGRES_VERSION]: in a folder of its own; the exit trap stops it and deletes it, however
+# this script ends.
 start_throw_away_pair() {
   local root abandoned
   root=$(data_root)
@@ -228,5 +262,5 @@ start_throw_away_pair() {
   throw_away=$(mktemp -d "$root/test-XXXXXX")
   chmod 755 "$throw_away"
   echo $$ >"$throw_away/owner"
-  start_pair "$throw_away" test "$1"
+  start_pair "$throw_away" "$@"
 }

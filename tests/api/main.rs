@@ -7,6 +7,7 @@ mod database_faults;
 mod errors;
 mod events;
 mod faults;
+#[path = "../harness/mod.rs"]
 mod harness;
 mod lifecycle;
 mod metrics;

@@ -53,13 +53,9 @@ impl App {
 
     /// Started, and not waited for.
     pub async fn launch(world: &World, settings: &[(&str, &str)]) -> Self {
-        let defaults = [
-            ("DATABASE_URL", world.database_url.as_str()),
-            ("RABBITMQ_URL", &world.broker_url),
-            ("LOG_LEVEL", "TRACE"),
-            ("PORT", "0"),
-        ];
-        let mut process = command(&[&defaults[..], settings].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        let defaults = [("LOG_LEVEL", "TRACE"), ("PORT", "0")];
+        let mut process =
+            command(&[&world.settings()[..], &defaults, settings].concat()).stdout(Stdio::piped()).spawn().unwrap();
         let log = Log::default();
         log.collect(process.stdout.take().unwrap());
         let address = log.wait_for("Listening", |_| true).await["address"].as_str().unwrap().to_owned();

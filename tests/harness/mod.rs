@@ -1,10 +1,16 @@
 //! What the tests stand on: shared servers, a private world for each test, the service as a process, and its log.
 
+#![allow(dead_code, unused_imports, reason = "each of the test binaries uses a part of it")]
+
 mod app;
+mod collector;
+mod control;
 mod events;
+mod load;
 mod log;
 mod oracle;
 mod proxy;
+mod replica;
 mod servers;
 
 use std::{fmt::Debug, time::Duration};
@@ -13,10 +19,14 @@ use tokio::time::{Instant, interval};
 
 pub use self::{
     app::{Answer, App, PASSWORD, command, new_user},
+    collector::{Collected, Collector},
+    control::{Control, Node},
     events::Observer,
-    oracle::{assert_delivered_exactly, audit, committed},
+    load::{Load, Tally, seed_users},
+    oracle::{Judgement, assert_delivered_exactly, audit, committed, judge},
     proxy::Proxy,
-    servers::{World, management, management_json, management_put},
+    replica::{Digest, Replica, TROUBLES_FILE},
+    servers::{QUEUE_TYPE, World, management, management_json, management_post, management_put},
 };
 
 /// Longest wait for anything that should come about; far beyond what it takes, so that a slow machine is no failure.

@@ -18,7 +18,14 @@ struct Servers {
     database: String,
     broker: String,
     management: String,
+    /// A transaction pooler in front of `database`, if the service is to be tried behind one.
+    pooler: Option<String>,
 }
+
+/// `quorum`, unless `AMQP_QUEUE_TYPE` says otherwise.
+#[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
+pub static QUEUE_TYPE: LazyLock<String> =
+    LazyLock::new(|| env::var("AMQP_QUEUE_TYPE").ok().filter(|kind| !kind.is_empty()).unwrap_or("quorum".to_owned()));
 
 /// The servers named by the environment, or a throw-away pair that `setup.sh` keeps as long as this process lives.
 #[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
@@ -28,6 +35,7 @@ static SERVERS: LazyLock<Servers> = LazyLock::new(|| {
             database: env::var("TEST_DATABASE_URL").ok()?,
             broker: env::var("TEST_RABBITMQ_URL").ok()?,
             management: env::var("TEST_RABBITMQ_MANAGEMENT_URL").ok()?,
+            pooler: env::var("TEST_POOLER_URL").ok(),
         })
     };
     from_environment().unwrap_or_else(start_servers)
@@ -65,6 +73,7 @@ fn start_servers() -> Servers {
         database: take("TEST_DATABASE_URL"),
         broker: take("TEST_RABBITMQ_URL"),
         management: take("TEST_RABBITMQ_MANAGEMENT_URL"),
+        pooler: None,
     }
 }
 
@@ -75,7 +84,7 @@ async fn template() -> &'static str {
     TEMPLATE
         .get_or_init(|| async {
             let name = create_database(None).await;
-            let mut connection = PgConnection::connect(&database_url(&name)).await.unwrap();
+            let mut connection = PgConnection::connect(&database_url(&SERVERS.database, &name)).await.unwrap();
             MIGRATOR.run_direct(None, &mut connection, false).await.unwrap();
             connection.close().await.unwrap();
             name
@@ -92,15 +101,17 @@ async fn create_database(template: Option<&str>) -> String {
     name
 }
 
-fn database_url(name: &str) -> String {
-    let mut url = url::Url::parse(&SERVERS.database).unwrap();
+fn database_url(server: &str, name: &str) -> String {
+    let mut url = url::Url::parse(server).unwrap();
     url.set_path(name);
     url.to_string()
 }
 
 /// A database and a virtual host that nobody else uses.
 pub struct World {
+    /// Straight to the server.
     pub database_url: String,
+    pooler_url: Option<String>,
     pub broker_url: String,
     pub virtual_host: String,
     pub pool: PgPool,
@@ -122,9 +133,27 @@ impl World {
         management(reqwest::Method::PUT, &format!("/api/vhosts/{virtual_host}")).await;
         let mut broker = url::Url::parse(&SERVERS.broker).unwrap();
         broker.set_path(&virtual_host);
-        let database_url = database_url(&database);
+        let pooler_url = SERVERS.pooler.as_ref().map(|pooler| database_url(pooler, &database));
+        let database_url = database_url(&SERVERS.database, &database);
         let pool = PgPoolOptions::new().max_connections(4).connect_lazy(&database_url).unwrap();
-        Self { database_url, broker_url: broker.to_string(), virtual_host, pool }
+        Self { database_url, pooler_url, broker_url: broker.to_string(), virtual_host, pool }
+    }
+
+    /// The setting that leads straight to PostgreSQL.
+    pub fn direct_setting(&self) -> &'static str {
+        if self.pooler_url.is_some() { "DATABASE_DIRECT_URL" } else { "DATABASE_URL" }
+    }
+
+    /// The service's settings for this world.
+    pub fn settings(&self) -> Vec<(&str, &str)> {
+        let mut settings = vec![("RABBITMQ_URL", self.broker_url.as_str()), ("AMQP_QUEUE_TYPE", &QUEUE_TYPE)];
+        match &self.pooler_url {
+            Some(pooler) => {
+                settings.extend([("DATABASE_URL", pooler.as_str()), ("DATABASE_DIRECT_URL", &self.database_url)]);
+            }
+            None => settings.push(("DATABASE_URL", &self.database_url)),
+        }
+        settings
     }
 
     /// Whether the outbox holds nothing.
@@ -145,6 +174,10 @@ pub async fn management(method: reqwest::Method, path: &str) -> reqwest::Respons
 
 pub async fn management_put(path: &str, body: &serde_json::Value) {
     call_management(reqwest::Method::PUT, path, body).await;
+}
+
+pub async fn management_post(path: &str, body: &serde_json::Value) {
+    call_management(reqwest::Method::POST, path, body).await;
 }
 
 async fn call_management(method: reqwest::Method, path: &str, body: &serde_json::Value) -> reqwest::Response {

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# What the fault tests do to a pair's servers. FOLDER is the pair's, as in TEST_SERVERS, or a cluster node's.
+#   scripts/server.sh FOLDER signal postgres|rabbitmq SIGNAL   and waits for the end of it, if it is that kind of signal
+#   scripts/server.sh FOLDER start postgres|rabbitmq           and waits until it answers
+#   scripts/server.sh FOLDER rabbitmqctl ARGUMENTS…
+#   scripts/server.sh FOLDER cluster                           starts three RabbitMQ nodes; prints folder, AMQP port and
+#                                                              management port of each
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
+# shellcheck source=scripts/packages.sh
+. scripts/packages.sh
+# shellcheck source=scripts/servers.sh
+. scripts/servers.sh
+
+folder=$1 action=$2
+shift 2
+read_ports "$folder"
+
+signal() {
+  local pid
+  pid=$("$1_pid" "$folder")
+  [ -n "$pid" ] || fail "there is no $1 in $folder"
+  kill -s "$2" "$pid"
+  case $2 in
+    STOP | CONT) ;;
+    *) await gone "$pid" || fail "$1 did not end" ;;
+  esac
+}
+
+start() {
+  case $1 in
+    postgres) start_postgres "$folder" chaos '' || fail "PostgreSQL did not start: see $folder/postgres/log" ;;
+    rabbitmq)
+      start_rabbitmq "$folder"
+      await rabbitmq_answers "$folder" || fail "RabbitMQ did not start: see $folder/rabbitmq/out"
+      ;;
+  esac
+}
+
+rabbitmqctl() {
+  local -a environment
+  mapfile -t environment < <(rabbitmq_environment "$folder")
+  env "${environment[@]}" "$(rabbitmq_bin)/rabbitmqctl" --quiet "$@"
+}
+
+cluster() {
+  local node nodes=(1 2 3) epmd cookie=$RANDOM$RANDOM$RANDOM$RANDOM
+  free_port epmd
+  for node in "${nodes[@]}"; do
+    local at=$folder/cluster/$node
+    mkdir -p "$at/rabbitmq"
+    choose_ports "$at"
+    sed -i "s/^EPMD_PORT=.*/EPMD_PORT=$epmd/" "$at/ports"
+    echo "rabbit$node" >"$at/node"
+    (umask 077 && printf %s "$cookie" >"$at/rabbitmq/.erlang.cookie")
+    {
+      echo 'cluster_formation.peer_discovery_backend = classic_config'
+      echo 'cluster_partition_handling = pause_minority'
+      printf "cluster_formation.classic_config.nodes.%s = rabbit%s@localhost\n" 1 1 2 2 3 3
+    } >"$at/cluster.conf"
+    read_ports "$at"
+    printf '%s %s %s\n' "$at" "$AMQP_PORT" "$MANAGEMENT_PORT"
+    start_rabbitmq "$at"
+  done
+  for node in "${nodes[@]}"; do
+    await rabbitmq_answers "$folder/cluster/$node" || fail "node $node did not start: see $folder/cluster/$node/rabbitmq/out"
+  done
+}
+
+"$action" "$@"

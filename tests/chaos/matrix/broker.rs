@@ -1,0 +1,147 @@
+//! The broker is killed, stopped, frozen, short of memory or disk.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    harness::{Replica, eventually},
+    trial::Trial,
+};
+
+/// Before, and then without the broker; long enough for a percentile.
+const SPAN: Duration = Duration::from_secs(8);
+
+/// Until events flow again, once the broker takes connections.
+async fn until_leading(replica: &Replica) -> Duration {
+    let began = Instant::now();
+    eventually("a leader with a broker", async || replica.leads().await.then_some(())).await;
+    began.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_killed_under_load_slows_no_write_and_is_used_again_within_6_s_of_its_return() {
+    let trial = Trial::start(1).await;
+    let load = trial.load(300);
+    sleep(SPAN).await;
+    let killed = Instant::now();
+    trial.control.signal("rabbitmq", "KILL").await;
+    eventually("degraded", async || trial.replica().is("degraded").await.then_some(())).await;
+    sleep(SPAN).await;
+    let (before, without) =
+        (load.tally.p99_between(killed - SPAN / 2, killed), load.tally.p99_between(killed + SPAN / 2, Instant::now()));
+    trial.control.start("rabbitmq").await;
+    let reconnected = until_leading(trial.replica()).await;
+    eprintln!("  p99 of writes: {before:?} before, {without:?} without the broker; reconnected in {reconnected:?}");
+    assert_eq!(load.tally.refused.load(std::sync::atomic::Ordering::Relaxed), 0, "no write may fail");
+    // A fifth, and what a percentile of so few milliseconds is worth on a shared machine.
+    assert!(without <= before * 6 / 5 + Duration::from_millis(5), "{before:?}, then {without:?}");
+    assert!(reconnected <= Duration::from_secs(6), "{reconnected:?}");
+    trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_stopped_in_good_order_and_started_costs_no_write_and_no_event() {
+    let trial = Trial::start(1).await;
+    let load = trial.load(300);
+    for _ in 0..3 {
+        sleep(Duration::from_secs(1)).await;
+        trial.control.rabbitmqctl(&["stop_app"]).await;
+        eventually("degraded", async || trial.replica().is("degraded").await.then_some(())).await;
+        trial.control.rabbitmqctl(&["start_app"]).await;
+        let reconnected = until_leading(trial.replica()).await;
+        eprintln!("  reconnected in {reconnected:?}");
+        assert!(reconnected <= Duration::from_secs(6), "{reconnected:?}");
+    }
+    assert_eq!(load.tally.refused.load(std::sync::atomic::Ordering::Relaxed), 0, "no write may fail");
+    trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_down_for_60_s_at_1000_writes_a_second_costs_no_memory_and_the_backlog_drains_at_5000_a_second() {
+    let trial = Trial::start(1).await;
+    let load = trial.load(1_000);
+    // Every pool and buffer has its size by then.
+    sleep(Duration::from_secs(15)).await;
+    trial.control.signal("rabbitmq", "KILL").await;
+    let (start, mut most) = (trial.replica().resident(), 0);
+    for _ in 0..60 {
+        sleep(Duration::from_secs(1)).await;
+        most = most.max(trial.replica().resident());
+        assert!(trial.replica().is("degraded").await);
+    }
+    let accepted = load.tally.accepted();
+    let tally = load.stop().await;
+    assert!(accepted > 60_000, "{accepted} writes in 75 s are no 1,000 a second");
+    let pending = trial.pending().await;
+    let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
+    eprintln!(
+        "  RSS {:.1} MiB at the start of the outage, {:.1} at most; {pending} events wait",
+        mib(start),
+        mib(most)
+    );
+    assert!(most <= start + 10_000_000, "{start}, then {most}");
+    trial.control.start("rabbitmq").await;
+    until_leading(trial.replica()).await;
+    let (left, began) = (trial.pending().await, Instant::now());
+    eventually("an empty outbox", async || (trial.pending().await == 0).then_some(())).await;
+    let rate = left as f64 / began.elapsed().as_secs_f64();
+    eprintln!("  {left} of them drained at {rate:.0} a second");
+    assert!(rate >= 5_000.0, "{rate:.0} a second");
+    let judgement = trial.judge(&tally).await;
+    assert!(judgement.is_exact(), "{judgement:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_short_of_memory_or_disk_blocks_publishing_alone_and_it_goes_on_within_a_second() {
+    let mut trial = Trial::start(1).await;
+    let load = trial.load(200);
+    let alarms = [
+        (["set_vm_memory_high_watermark", "absolute", "1MB"], &["set_vm_memory_high_watermark", "0.4"][..]),
+        (["set_disk_free_limit", "mem_relative", "9000"], &["set_disk_free_limit", "100MB"]),
+    ];
+    for (alarm, clear) in alarms {
+        trial.control.rabbitmqctl(&alarm).await;
+        eventually("blocked", async || {
+            (trial.replica().health().await["checks"]["publisher"] == "blocked").then_some(())
+        })
+        .await;
+        sleep(Duration::from_secs(3)).await;
+        assert!(trial.replica().leads().await, "the lead is kept");
+        assert!(trial.pending().await > 100, "events wait");
+        trial.control.rabbitmqctl(clear).await;
+        let began = Instant::now();
+        eventually("an outbox that is nearly empty", async || (trial.pending().await < 50).then_some(())).await;
+        eprintln!("  {}: went on in {:?}", alarm[0], began.elapsed());
+        assert!(began.elapsed() <= Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    assert_eq!(trial.troubles("Session lost, starting it again"), 0, "no connection is lost");
+    trial.control.rabbitmqctl(&alarms[0].0).await;
+    eventually("blocked", async || (trial.replica().health().await["checks"]["publisher"] == "blocked").then_some(()))
+        .await;
+    let began = Instant::now();
+    trial.replica().signal("TERM");
+    assert_eq!(trial.replicas[0].exit_status().await.code(), Some(0));
+    eprintln!("  stopped in {:?} while blocked", began.elapsed());
+    assert!(began.elapsed() <= Duration::from_secs(25), "{:?}", began.elapsed());
+    trial.control.rabbitmqctl(alarms[0].1).await;
+    trial.restart(0, &[]).await;
+    trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_broker_is_noticed_within_two_heartbeats_and_costs_repeats_alone() {
+    let trial = Trial::start(1).await;
+    let load = trial.load(200);
+    sleep(Duration::from_secs(1)).await;
+    trial.control.signal("rabbitmq", "STOP").await;
+    let began = Instant::now();
+    eventually("degraded", async || trial.replica().is("degraded").await.then_some(())).await;
+    eprintln!("  noticed in {:?}", began.elapsed());
+    assert!(began.elapsed() <= Duration::from_secs(23), "{:?}", began.elapsed());
+    sleep(Duration::from_secs(30).saturating_sub(began.elapsed())).await;
+    trial.control.signal("rabbitmq", "CONT").await;
+    until_leading(trial.replica()).await;
+    assert_eq!(load.tally.refused.load(std::sync::atomic::Ordering::Relaxed), 0, "no write may fail");
+    trial.finish(load).await;
+}

@@ -1,0 +1,120 @@
+//! PostgreSQL is restarted, away, held up by somebody's snapshot, or plans for a table that it believes to be empty.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use reqwest::StatusCode;
+use tokio::time::{Instant, interval, sleep};
+
+use crate::{
+    harness::{Proxy, World, eventually},
+    trial::Trial,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_second() {
+    let trial = Trial::start(1).await;
+    let load = trial.load(200);
+    // INT is PostgreSQL's fast shutdown, QUIT the immediate one.
+    for signal in ["INT", "QUIT", "INT", "QUIT"] {
+        sleep(Duration::from_secs(2)).await;
+        trial.control.signal("postgres", signal).await;
+        trial.control.start("postgres").await;
+        let (began, accepted) = (Instant::now(), load.tally.accepted());
+        eventually("writes that succeed", async || (load.tally.accepted() > accepted + 20).then_some(())).await;
+        eventually("a leader", async || trial.replica().leads().await.then_some(())).await;
+        eprintln!("  {signal}: over in {:?}", began.elapsed());
+        assert!(began.elapsed() <= Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    eprintln!(
+        "  {} writes refused, {} unanswered",
+        load.tally.refused.load(Relaxed),
+        load.tally.unanswered.load(Relaxed)
+    );
+    assert_eq!(load.tally.unanswered.load(Relaxed), 0, "every request is answered");
+    trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_down_for_60_s_is_503_within_3_s_each_time_and_the_service_lives() {
+    let trial = Trial::start(1).await;
+    let load = trial.load(100);
+    sleep(Duration::from_secs(2)).await;
+    trial.control.signal("postgres", "INT").await;
+    let (began, client) = (Instant::now(), reqwest::Client::new());
+    let url = |path: &str| format!("http://{}{path}", trial.replica().address);
+    let mut slowest = Duration::ZERO;
+    while began.elapsed() < Duration::from_mins(1) {
+        let asked = Instant::now();
+        let answer = client.put(url("/users/1")).json(&serde_json::json!({"name": "Яна"})).send().await.unwrap();
+        slowest = slowest.max(asked.elapsed());
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers().contains_key("retry-after"));
+        assert_eq!(client.get(url("/health/live")).send().await.unwrap().status(), StatusCode::OK);
+        let ready = client.get(url("/health/ready")).send().await.unwrap();
+        assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
+        sleep(Duration::from_millis(500)).await;
+    }
+    eprintln!("  the slowest 503 took {slowest:?}");
+    assert!(slowest <= Duration::from_secs(3), "{slowest:?}");
+    trial.control.start("postgres").await;
+    eventually("ready", async || trial.replica().is("ready").await.then_some(())).await;
+    let accepted = load.tally.accepted();
+    eventually("writes that succeed", async || (load.tally.accepted() > accepted + 100).then_some(())).await;
+    trial.finish(load).await;
+}
+
+/// As the service writes them; for rows in numbers that it would take long to make by requests.
+async fn insert_events(world: &World, count: u32) {
+    let insert = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+                  SELECT gen_random_uuid(), 'user.updated', 1000000 + nextval('by_hand') % 100000, nextval('by_hand'),
+                         'by-hand', now(), '{\"name\": \"Имя\", \"surname\": \"Фамилия\"}'
+                  FROM generate_series(1, $1)";
+    sqlx::query(insert).bind(i64::from(count)).execute(&world.pool).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebodys_old_snapshot_does_not_slow_the_reads_of_the_outbox_at_4000_events_a_second() {
+    let trial = Trial::start(1).await;
+    sqlx::raw_sql("CREATE SEQUENCE by_hand").execute(&trial.world.pool).await.unwrap();
+    let mut holder = trial.world.pool.begin().await.unwrap();
+    let hold = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox";
+    sqlx::raw_sql(hold).execute(&mut *holder).await.unwrap();
+    let (began, mut tick) = (Instant::now(), interval(Duration::from_millis(100)));
+    while began.elapsed() < Duration::from_secs(75) {
+        tick.tick().await;
+        insert_events(&trial.world, 400).await;
+    }
+    let metrics = trial.replica().metrics().await;
+    let bucket = |bound: &str| {
+        let name = format!("outbox_read_seconds_bucket{{le=\"{bound}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok()).unwrap()
+    };
+    let (all, quick) = (bucket("+Inf"), bucket("0.05"));
+    let (pending, share) = (trial.pending().await, quick / all * 100.0);
+    eprintln!("  {all} reads, {share:.2} % of them under 50 ms; {pending} of 300,000 events wait");
+    assert!(share >= 99.0, "{share:.2} %");
+    assert!(pending < 8_000, "{pending} wait: the relay does not keep up");
+    holder.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_300000_is_drained_at_5000_a_second_though_the_table_was_planned_as_empty() {
+    let world = World::new().await;
+    let proxy = Proxy::before(&world.broker_url).await;
+    let by_proxy = proxy.url(&world.broker_url);
+    let trial = Trial::start_with(world, 1, &[("RABBITMQ_URL", &by_proxy)]).await;
+    sqlx::raw_sql("CREATE SEQUENCE by_hand; VACUUM ANALYZE outbox").execute(&trial.world.pool).await.unwrap();
+    proxy.close();
+    eventually("degraded", async || trial.replica().is("degraded").await.then_some(())).await;
+    insert_events(&trial.world, 300_000).await;
+    proxy.open();
+    eventually("a leader", async || trial.replica().leads().await.then_some(())).await;
+    let (left, began) = (trial.pending().await, Instant::now());
+    while trial.pending().await > 0 {
+        assert!(began.elapsed() < Duration::from_secs(100), "{} left", trial.pending().await);
+        sleep(Duration::from_millis(100)).await;
+    }
+    let rate = left as f64 / began.elapsed().as_secs_f64();
+    eprintln!("  {left} events drained at {rate:.0} a second");
+    assert!(rate >= 5_000.0, "{rate:.0} a second");
+}

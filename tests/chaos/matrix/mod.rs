@@ -1,0 +1,6 @@
+//! The slow rows of the fault matrix. One at a time: they share the servers that they stop.
+
+mod broker;
+mod cluster;
+mod database;
+mod replicas;

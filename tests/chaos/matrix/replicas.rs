@@ -1,0 +1,68 @@
+//! Replicas are killed, and their clock is set wrong.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{harness::eventually, trial::Trial};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_replicas_killed_20_times_in_the_middle_of_writes_the_other_leads_within_a_second() {
+    let mut trial = Trial::start(2).await;
+    let load = trial.load(500);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        sleep(Duration::from_millis(fastrand::u64(100..600))).await;
+        let leader = eventually("a leader", async || {
+            let (first, second) = tokio::join!(trial.replicas[0].leads(), trial.replicas[1].leads());
+            first.then_some(0).or(second.then_some(1))
+        })
+        .await;
+        trial.replicas[leader].kill().await;
+        let began = Instant::now();
+        eventually("another leader", async || trial.replicas[1 - leader].leads().await.then_some(())).await;
+        slowest = slowest.max(began.elapsed());
+        trial.restart(leader, &[]).await;
+    }
+    eprintln!("  the slowest succession took {slowest:?}");
+    assert!(slowest <= Duration::from_secs(1), "{slowest:?}");
+    trial.finish(load).await;
+}
+
+fn libfaketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").unwrap().map(|folder| folder.unwrap().path().join("faketime"));
+    let library = folders.map(|folder| folder.join("libfaketimeMT.so.1")).find(|library| library.exists());
+    library.expect("./setup.sh chaos installs faketime")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
+    let clock = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clock-{}", fastrand::u64(..)));
+    fs::write(&clock, "+0").unwrap();
+    let library = libfaketime();
+    let settings = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
+        ("FAKETIME_NO_CACHE", "1"),
+        // A clock that is set wrong is the wall clock; the other one cannot be set.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let trial = Trial::start_with(crate::harness::World::new().await, 1, &settings).await;
+    let load = trial.load(200);
+    for offset in ["+3600", "+0", "-3600", "+0"] {
+        sleep(Duration::from_secs(2)).await;
+        fs::write(&clock, offset).unwrap();
+        let (accepted, collected) = (load.tally.accepted(), trial.collector.count());
+        let began = Instant::now();
+        eventually("writes and events go on", async || {
+            (load.tally.accepted() > accepted + 100 && trial.collector.count() > collected + 100).then_some(())
+        })
+        .await;
+        eprintln!("  {offset} s: 100 events in {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        let health = trial.replica().health().await;
+        assert_eq!(health["status"], "ready", "{health}");
+    }
+    assert_eq!(trial.finish(load).await, 0, "nothing is repeated");
+    fs::remove_file(clock).unwrap();
+}

@@ -1,0 +1,279 @@
+//! The kinds of faults, and how each is brought about and ended.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::sleep};
+
+use super::Storm;
+use crate::harness::{eventually, management, management_post, management_put};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    ReplicaKilled,
+    ReplicaStopped,
+    LeaderFrozen,
+    BrokerKilled,
+    BrokerStopped,
+    BrokerFrozen,
+    BrokerShortOfMemory,
+    BrokerShortOfDisk,
+    QueueDeleted,
+    ExchangeDeleted,
+    QueueFull,
+    DatabaseRestarted,
+    DatabaseCrashed,
+    ConnectionsTerminated,
+    LeaderTerminated,
+    DatabaseReset,
+    DatabaseSilent,
+    BrokerReset,
+    BrokerSilent,
+    TableLocked,
+    OldSnapshot,
+    ForeignMessages,
+    ClientsHangUp,
+}
+
+impl Fault {
+    pub const ALL: [Self; 23] = [
+        Self::ReplicaKilled,
+        Self::ReplicaStopped,
+        Self::LeaderFrozen,
+        Self::BrokerKilled,
+        Self::BrokerStopped,
+        Self::BrokerFrozen,
+        Self::BrokerShortOfMemory,
+        Self::BrokerShortOfDisk,
+        Self::QueueDeleted,
+        Self::ExchangeDeleted,
+        Self::QueueFull,
+        Self::DatabaseRestarted,
+        Self::DatabaseCrashed,
+        Self::ConnectionsTerminated,
+        Self::LeaderTerminated,
+        Self::DatabaseReset,
+        Self::DatabaseSilent,
+        Self::BrokerReset,
+        Self::BrokerSilent,
+        Self::TableLocked,
+        Self::OldSnapshot,
+        Self::ForeignMessages,
+        Self::ClientsHangUp,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ReplicaKilled => "replica killed",
+            Self::ReplicaStopped => "replica stopped (SIGTERM)",
+            Self::LeaderFrozen => "leader frozen for 12 s",
+            Self::BrokerKilled => "broker killed",
+            Self::BrokerStopped => "broker stopped",
+            Self::BrokerFrozen => "broker frozen",
+            Self::BrokerShortOfMemory => "broker short of memory",
+            Self::BrokerShortOfDisk => "broker short of disk",
+            Self::QueueDeleted => "queue deleted",
+            Self::ExchangeDeleted => "exchange deleted",
+            Self::QueueFull => "a queue full",
+            Self::DatabaseRestarted => "database restarted",
+            Self::DatabaseCrashed => "database crashed",
+            Self::ConnectionsTerminated => "connections terminated",
+            Self::LeaderTerminated => "leader's session terminated",
+            Self::DatabaseReset => "database unreachable (RST)",
+            Self::DatabaseSilent => "database unreachable (silent)",
+            Self::BrokerReset => "broker unreachable (RST)",
+            Self::BrokerSilent => "broker unreachable (silent)",
+            Self::TableLocked => "table locked",
+            Self::OldSnapshot => "an old snapshot held",
+            Self::ForeignMessages => "foreign messages",
+            Self::ClientsHangUp => "clients hang up",
+        }
+    }
+
+    /// Whether a leader may lose a confirm, or the time to delete what was confirmed. With none of that, a repeat is a
+    /// defect.
+    pub const fn explains_repeats(self) -> bool {
+        !matches!(
+            self,
+            Self::ReplicaStopped
+                | Self::BrokerShortOfMemory
+                | Self::BrokerShortOfDisk
+                | Self::TableLocked
+                | Self::OldSnapshot
+                | Self::ForeignMessages
+                | Self::ClientsHangUp
+        )
+    }
+}
+
+/// An entry of the schedule: all that chance has to do with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Planned {
+    pub fault: Fault,
+    /// The replica that it befalls, where it befalls one.
+    pub victim: usize,
+    /// How long it lasts, where that is not in its nature.
+    pub hold: Duration,
+}
+
+impl Planned {
+    pub fn draw(fault: Fault, replicas: usize, chance: &mut fastrand::Rng) -> Self {
+        Self { fault, victim: chance.usize(..replicas), hold: Duration::from_millis(chance.u64(500..3_000)) }
+    }
+
+    /// Brings the fault about, and ends it.
+    pub async fn befall(self, storm: &mut Storm) {
+        let Self { fault, victim, hold } = self;
+        match fault {
+            Fault::ReplicaKilled => {
+                storm.trial.replicas[victim].kill().await;
+                sleep(hold).await;
+                storm.restart(victim).await;
+            }
+            Fault::ReplicaStopped => {
+                storm.trial.replicas[victim].signal("TERM");
+                let status = storm.trial.replicas[victim].exit_status().await;
+                assert_eq!(status.code(), Some(0), "a replica that is stopped exits with 0");
+                storm.restart(victim).await;
+            }
+            Fault::LeaderFrozen => freeze_leader(storm).await,
+            Fault::BrokerKilled => {
+                storm.trial.control.signal("rabbitmq", "KILL").await;
+                sleep(hold).await;
+                storm.trial.control.start("rabbitmq").await;
+            }
+            Fault::BrokerStopped => {
+                storm.trial.control.rabbitmqctl(&["stop_app"]).await;
+                sleep(hold).await;
+                storm.trial.control.rabbitmqctl(&["start_app"]).await;
+            }
+            Fault::BrokerFrozen => {
+                storm.trial.control.signal("rabbitmq", "STOP").await;
+                sleep(hold * 2).await;
+                storm.trial.control.signal("rabbitmq", "CONT").await;
+            }
+            Fault::BrokerShortOfMemory => {
+                storm.trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
+                sleep(hold).await;
+                storm.trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+            }
+            Fault::BrokerShortOfDisk => {
+                storm.trial.control.rabbitmqctl(&["set_disk_free_limit", "mem_relative", "9000"]).await;
+                sleep(hold).await;
+                storm.trial.control.rabbitmqctl(&["set_disk_free_limit", "100MB"]).await;
+            }
+            Fault::QueueDeleted => _ = management(Method::DELETE, &storm.path("queues", "user_events_queue")).await,
+            Fault::ExchangeDeleted => _ = management(Method::DELETE, &storm.path("exchanges", "user_events")).await,
+            Fault::QueueFull => fill_a_queue(storm, hold).await,
+            Fault::DatabaseRestarted => restart_database(storm, "INT").await,
+            Fault::DatabaseCrashed => restart_database(storm, "QUIT").await,
+            Fault::ConnectionsTerminated => {
+                storm
+                    .execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                               WHERE datname = current_database() AND application_name = 'user-management-api'",
+                    )
+                    .await;
+            }
+            Fault::LeaderTerminated => {
+                storm
+                    .execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                               WHERE locktype = 'advisory' AND datname = current_database()",
+                    )
+                    .await;
+            }
+            Fault::DatabaseReset | Fault::DatabaseSilent | Fault::BrokerReset | Fault::BrokerSilent => {
+                cut(storm, fault, victim, hold).await;
+            }
+            Fault::TableLocked => {
+                let mut lock = storm.trial.world.pool.begin().await.unwrap();
+                sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+                sleep(hold).await;
+                lock.rollback().await.unwrap();
+            }
+            Fault::OldSnapshot => {
+                let mut holder = storm.trial.world.pool.begin().await.unwrap();
+                let begin = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox";
+                sqlx::raw_sql(begin).execute(&mut *holder).await.unwrap();
+                sleep(hold * 3).await;
+                holder.rollback().await.unwrap();
+            }
+            Fault::ForeignMessages => publish_foreign_messages(storm).await,
+            Fault::ClientsHangUp => hang_up(storm, victim).await,
+        }
+    }
+}
+
+async fn freeze_leader(storm: &mut Storm) {
+    let leader = eventually("a leader", async || {
+        for (index, replica) in storm.trial.replicas.iter().enumerate() {
+            if replica.leads().await {
+                return Some(index);
+            }
+        }
+        None
+    })
+    .await;
+    // As a load balancer would, after its first probe.
+    let address = (storm.trial.replicas.len() > 1).then(|| storm.trial.addresses.write().unwrap().remove(leader));
+    storm.trial.replicas[leader].signal("STOP");
+    // Longer than the lease.
+    sleep(Duration::from_secs(12)).await;
+    storm.trial.replicas[leader].signal("CONT");
+    if let Some(address) = address {
+        storm.trial.addresses.write().unwrap().insert(leader, address);
+    }
+}
+
+/// A queue of somebody else's, bound as he likes, that takes one message and no more.
+async fn fill_a_queue(storm: &Storm, hold: Duration) {
+    let queue = storm.path("queues", "full");
+    let arguments = json!({"x-max-length": 1, "x-overflow": "reject-publish"});
+    management_put(&queue, &json!({"durable": true, "arguments": arguments})).await;
+    let binding = format!("/api/bindings/{}/e/user_events/q/full", storm.trial.world.virtual_host);
+    management_post(&binding, &json!({"routing_key": "user.*"})).await;
+    sleep(hold).await;
+    management(Method::DELETE, &queue).await;
+}
+
+async fn restart_database(storm: &Storm, signal: &str) {
+    storm.trial.control.signal("postgres", signal).await;
+    storm.trial.control.start("postgres").await;
+}
+
+async fn cut(storm: &Storm, fault: Fault, victim: usize, hold: Duration) {
+    let (database, broker) = &storm.networks[victim];
+    let network = if matches!(fault, Fault::DatabaseReset | Fault::DatabaseSilent) { database } else { broker };
+    if matches!(fault, Fault::DatabaseReset | Fault::BrokerReset) {
+        network.reset();
+    } else {
+        network.silence();
+    }
+    sleep(hold).await;
+    network.open();
+}
+
+async fn publish_foreign_messages(storm: &Storm) {
+    let path = storm.path("exchanges", "amq.default") + "/publish";
+    for n in 0..20 {
+        let payload = if n % 2 == 0 { "no event" } else { "{\"event_type\": \"user.eaten\"}" };
+        let message = json!({"routing_key": "user_events_queue", "payload": payload, "payload_encoding": "string", "properties": {}});
+        management_post(&path, &message).await;
+    }
+}
+
+async fn hang_up(storm: &Storm, victim: usize) {
+    for n in 0..100 {
+        let body = format!("{{\"name\":\"Имя{n}-{}\"}}", fastrand::u32(..));
+        let request = format!(
+            "PUT /users/{} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            1 + n % 30,
+            body.len()
+        );
+        let mut stream = TcpStream::connect(&storm.trial.replicas[victim].address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // Dropped here, the answer unread.
+    }
+}

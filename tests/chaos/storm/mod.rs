@@ -1,0 +1,154 @@
+//! Random faults under load, one after the other, and whether anything was lost, invented or out of order.
+
+mod fault;
+mod report;
+
+use std::{
+    env,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{Instant, interval, sleep};
+
+use self::{
+    fault::{Fault, Planned},
+    report::{Report, Window},
+};
+use crate::{
+    harness::{Proxy, TROUBLES_FILE, World},
+    trial::Trial,
+};
+
+/// A fault that is not over after this is a defect.
+const RECOVERY_LIMIT: Duration = Duration::from_mins(1);
+/// Before the first fault, and between two.
+const CALM: Duration = Duration::from_secs(1);
+
+#[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
+fn setting(name: &str) -> u64 {
+    let value = env::var(name).unwrap_or_else(|_| panic!("{name}: this test is run by ./setup.sh chaos"));
+    value.parse().unwrap()
+}
+
+pub struct Storm {
+    pub trial: Trial,
+    /// Each replica's ways to PostgreSQL and to RabbitMQ.
+    pub networks: Vec<(Proxy, Proxy)>,
+}
+
+impl Storm {
+    async fn gather(replicas: usize) -> Self {
+        let mut storm = Self { trial: Trial::start_with(World::new().await, 0, &[]).await, networks: Vec::new() };
+        for index in 0..replicas {
+            let world = &storm.trial.world;
+            storm.networks.push((Proxy::before(&world.database_url).await, Proxy::before(&world.broker_url).await));
+            let settings = storm.settings(index);
+            storm.trial.add(&borrowed(&settings)).await;
+        }
+        storm
+    }
+
+    fn settings(&self, index: usize) -> Vec<(&'static str, String)> {
+        let (world, (database, broker)) = (&self.trial.world, &self.networks[index]);
+        vec![
+            (world.direct_setting(), database.url(&world.database_url)),
+            ("RABBITMQ_URL", broker.url(&world.broker_url)),
+        ]
+    }
+
+    async fn restart(&mut self, index: usize) {
+        let settings = self.settings(index);
+        self.trial.restart(index, &borrowed(&settings)).await;
+    }
+
+    /// A path of RabbitMQ's management API, in this world.
+    fn path(&self, kind: &str, name: &str) -> String {
+        format!("/api/{kind}/{}/{name}", self.trial.world.virtual_host)
+    }
+
+    async fn execute(&self, statement: &'static str) {
+        sqlx::query(statement).execute(&self.trial.world.pool).await.unwrap();
+    }
+
+    /// Whether every replica is ready, one leads, and events flow as they are made.
+    async fn is_well(&self) -> bool {
+        let mut leaders = 0;
+        for replica in &self.trial.replicas {
+            let health = replica.health().await;
+            leaders += usize::from(health["checks"]["relay"] == "leading");
+            if health["status"] != "ready" {
+                return false;
+            }
+        }
+        let lag = "SELECT coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at)), 0)::float8 FROM outbox";
+        let lag = sqlx::query_scalar::<_, f64>(lag).fetch_one(&self.trial.world.pool).await;
+        leaders == 1 && lag.is_ok_and(|lag| lag < 1.0)
+    }
+
+    /// How long it takes from now on until all is well; `None` where it never is.
+    async fn recovery(&self) -> Option<Duration> {
+        let (began, mut tick) = (Instant::now(), interval(Duration::from_millis(50)));
+        while began.elapsed() < RECOVERY_LIMIT {
+            tick.tick().await;
+            if self.is_well().await {
+                return Some(began.elapsed());
+            }
+        }
+        None
+    }
+
+    /// The sizes of the outbox and of its index, in bytes.
+    async fn outbox_bytes(&self) -> (i64, i64) {
+        let sizes = sqlx::query_as("SELECT pg_table_size('outbox'), pg_indexes_size('outbox')");
+        sizes.fetch_one(&self.trial.world.pool).await.unwrap()
+    }
+}
+
+fn borrowed<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
+    settings.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
+/// Round after round of all faults, each round in an order of its own. The same seed yields the same schedule.
+fn schedule(seed: u64, replicas: usize) -> impl Iterator<Item = Planned> {
+    let mut chance = fastrand::Rng::with_seed(seed);
+    std::iter::repeat_with(move || {
+        let mut round = Fault::ALL;
+        chance.shuffle(&mut round);
+        round.map(|fault| Planned::draw(fault, replicas, &mut chance))
+    })
+    .flatten()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_fails_and_in_whatever_order_nothing_is_lost_invented_or_out_of_order() {
+    let (minutes, seed, rate) = (setting("CHAOS_MINUTES"), setting("CHAOS_SEED"), setting("CHAOS_RATE"));
+    let replicas = usize::try_from(setting("CHAOS_REPLICAS")).unwrap();
+    let mut storm = Storm::gather(replicas).await;
+    let load = storm.trial.load(u32::try_from(rate).unwrap());
+    let (began, started_at) = (Instant::now(), SystemTime::now());
+    let mut report = Report::new(seed, replicas, started_at);
+    sleep(CALM * 5).await;
+    for planned in schedule(seed, replicas) {
+        if began.elapsed() >= Duration::from_mins(minutes) {
+            break;
+        }
+        let (at, accepted) = (SystemTime::now(), load.tally.accepted());
+        planned.befall(&mut storm).await;
+        let recovery = storm.recovery().await;
+        report.note_sizes(storm.outbox_bytes().await, &storm.trial.replicas);
+        sleep(CALM).await;
+        let writes = load.tally.accepted() - accepted;
+        report.add(Window { fault: planned.fault, at, writes, recovery });
+        report.show_progress(began.elapsed(), planned, load.tally.accepted(), storm.trial.collector.count());
+        if recovery.is_none() {
+            break;
+        }
+    }
+    let tally = load.stop().await;
+    let troubles = storm.trial.digest.clone();
+    storm.trial.until_quiet().await;
+    report.note_sizes(storm.outbox_bytes().await, &storm.trial.replicas);
+    let judgement = storm.trial.judge(&tally).await;
+    let verdict = report.conclude(&judgement, &tally, began.elapsed());
+    assert!(verdict.is_ok(), "{}\n{:#?}\nsee {TROUBLES_FILE}", verdict.unwrap_err(), troubles.troubles.lock().unwrap());
+}

@@ -1,0 +1,195 @@
+//! What the storm has done, fault by fault.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, SystemTime},
+};
+
+use super::fault::{Fault, Planned};
+use crate::harness::{Judgement, QUEUE_TYPE, Replica, Tally};
+
+/// More than the outbox and its index may ever take, together: a minute of dead rows at 2,000 writes a second.
+const OUTBOX_BOUND: i64 = 100 << 20;
+/// From this many faults on, each kind must have come three times.
+const THREE_ROUNDS: usize = 3 * Fault::ALL.len();
+
+/// A fault, and the time until the next one.
+pub struct Window {
+    pub fault: Fault,
+    pub at: SystemTime,
+    pub writes: usize,
+    /// `None` where it was never over.
+    pub recovery: Option<Duration>,
+}
+
+/// A line of the table.
+#[derive(Default)]
+struct Line {
+    times: usize,
+    writes: usize,
+    events: usize,
+    lost: usize,
+    phantom: usize,
+    inverted: usize,
+    repeated: usize,
+    slowest: Duration,
+}
+
+pub struct Report {
+    seed: u64,
+    replicas: usize,
+    began: SystemTime,
+    windows: Vec<Window>,
+    most_bytes: (i64, i64),
+    last_bytes: (i64, i64),
+    most_resident: u64,
+}
+
+impl Report {
+    pub fn new(seed: u64, replicas: usize, began: SystemTime) -> Self {
+        Self { seed, replicas, began, windows: Vec::new(), most_bytes: (0, 0), last_bytes: (0, 0), most_resident: 0 }
+    }
+
+    pub fn add(&mut self, window: Window) {
+        self.windows.push(window);
+    }
+
+    pub fn note_sizes(&mut self, bytes: (i64, i64), replicas: &[Replica]) {
+        self.most_bytes = (self.most_bytes.0.max(bytes.0), self.most_bytes.1.max(bytes.1));
+        self.last_bytes = bytes;
+        self.most_resident = replicas.iter().map(Replica::resident).fold(self.most_resident, u64::max);
+    }
+
+    pub fn show_progress(&self, elapsed: Duration, planned: Planned, writes: usize, events: usize) {
+        let (seconds, window) = (elapsed.as_secs(), self.windows.last().unwrap());
+        let recovery = match window.recovery {
+            Some(recovery) => format!("well after {:.1} s", recovery.as_secs_f64()),
+            None => "NEVER OVER".to_owned(),
+        };
+        eprintln!(
+            "{:2}:{:02}  fault {:3}  {:30} replica {}  {recovery:18}  {writes} writes, {events} messages",
+            seconds / 60,
+            seconds % 60,
+            self.windows.len(),
+            planned.fault.name(),
+            planned.victim + 1,
+        );
+    }
+
+    /// Prints the table. An error says all that should not be.
+    pub fn conclude(&self, judgement: &Judgement, tally: &Tally, elapsed: Duration) -> Result<(), String> {
+        let lines = self.lines(judgement);
+        eprintln!(
+            "\nseed {}, {} replicas, {} queues, {:.1} minutes",
+            self.seed,
+            self.replicas,
+            *QUEUE_TYPE,
+            elapsed.as_secs_f64() / 60.0
+        );
+        eprintln!(
+            "{:30} {:>5} {:>8} {:>8} {:>5} {:>8} {:>9} {:>10} {:>17}",
+            "fault", "times", "writes", "events", "lost", "phantom", "inverted", "duplicates", "slowest recovery"
+        );
+        let mut total = Line::default();
+        for (fault, line) in &lines {
+            print(fault.map_or("none", Fault::name), line);
+            total.add(line);
+        }
+        print("all", &total);
+        eprintln!(
+            "{} writes accepted, {} refused with a 503, {} unanswered; {} accepted and not committed, {} changes without \
+             their event",
+            tally.accepted(),
+            tally.refused.load(Relaxed),
+            tally.unanswered.load(Relaxed),
+            judgement.forgotten,
+            judgement.unpaired,
+        );
+        eprintln!(
+            "{} events not logged by the consumer (a deleted queue takes its messages with it)",
+            judgement.unlogged
+        );
+        let mib = |bytes: i64| bytes as f64 / 1_048_576.0;
+        eprintln!(
+            "outbox: table {:.1} MiB at most, {:.1} at the end; index {:.1} MiB at most, {:.1} at the end",
+            mib(self.most_bytes.0),
+            mib(self.last_bytes.0),
+            mib(self.most_bytes.1),
+            mib(self.last_bytes.1),
+        );
+        eprintln!("a replica's memory: {:.1} MiB at most\n", self.most_resident as f64 / 1_048_576.0);
+        let faults = self.faults(&lines, judgement);
+        if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+    }
+
+    fn lines(&self, judgement: &Judgement) -> BTreeMap<Option<Fault>, Line> {
+        let mut lines: BTreeMap<Option<Fault>, Line> = BTreeMap::new();
+        for window in &self.windows {
+            let line = lines.entry(Some(window.fault)).or_default();
+            line.times += 1;
+            line.writes += window.writes;
+            line.slowest = line.slowest.max(window.recovery.unwrap_or(Duration::MAX));
+        }
+        let mut count = |moments: &[SystemTime], cell: fn(&mut Line) -> &mut usize| {
+            for moment in moments {
+                let window = self.windows.iter().rev().find(|window| window.at <= *moment);
+                *cell(lines.entry(window.map(|window| window.fault)).or_default()) += 1;
+            }
+        };
+        count(&judgement.committed, |line| &mut line.events);
+        count(&judgement.lost, |line| &mut line.lost);
+        count(&judgement.phantom, |line| &mut line.phantom);
+        count(&judgement.inverted, |line| &mut line.inverted);
+        count(&judgement.repeated, |line| &mut line.repeated);
+        lines
+    }
+
+    fn faults(&self, lines: &BTreeMap<Option<Fault>, Line>, judgement: &Judgement) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !judgement.is_exact() {
+            faults.push("events and changes do not agree".to_owned());
+        }
+        for (fault, line) in lines {
+            if line.repeated > 0 && !fault.is_some_and(Fault::explains_repeats) {
+                faults.push(format!(
+                    "{} repeats that `{}` does not explain",
+                    line.repeated,
+                    fault.map_or("none", Fault::name)
+                ));
+            }
+            if self.windows.len() >= THREE_ROUNDS && fault.is_some() && line.times < 3 {
+                faults.push(format!("`{}` came {} times", fault.map_or("none", Fault::name), line.times));
+            }
+        }
+        for window in self.windows.iter().filter(|window| window.recovery.is_none()) {
+            let after = window.at.duration_since(self.began).unwrap_or_default().as_secs();
+            faults.push(format!("`{}` after {after} s was never over", window.fault.name()));
+        }
+        if self.most_bytes.0 + self.most_bytes.1 > OUTBOX_BOUND {
+            faults.push("the outbox grew out of bounds".to_owned());
+        }
+        faults
+    }
+}
+
+impl Line {
+    fn add(&mut self, other: &Self) {
+        self.times += other.times;
+        self.writes += other.writes;
+        self.events += other.events;
+        self.lost += other.lost;
+        self.phantom += other.phantom;
+        self.inverted += other.inverted;
+        self.repeated += other.repeated;
+        self.slowest = self.slowest.max(other.slowest);
+    }
+}
+
+fn print(name: &str, line: &Line) {
+    let Line { times, writes, events, lost, phantom, inverted, repeated, slowest } = line;
+    let slowest = slowest.as_secs_f64();
+    eprintln!(
+        "{name:30} {times:>5} {writes:>8} {events:>8} {lost:>5} {phantom:>8} {inverted:>9} {repeated:>10} {slowest:>15.1} s"
+    );
+}

@@ -1,0 +1,134 @@
+//! Replicas under load in a world that is watched, from a quiet start to a judgement.
+
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use tokio::time::{Instant, interval};
+
+use crate::harness::{
+    Collector, Control, Digest, Judgement, Load, QUEUE_TYPE, Replica, TROUBLES_FILE, Tally, World, audit, judge,
+    seed_users,
+};
+
+/// Without any progress for so long, nothing more will come.
+const STUCK_AFTER: Duration = Duration::from_secs(40);
+
+/// Without any progress for so long, what the consumer has not logged it never will.
+const SETTLED_AFTER: Duration = Duration::from_secs(3);
+
+pub struct Trial {
+    pub world: World,
+    pub control: Control,
+    pub digest: Arc<Digest>,
+    pub collector: Collector,
+    pub replicas: Vec<Replica>,
+    pub addresses: Arc<RwLock<Vec<String>>>,
+}
+
+impl Trial {
+    pub async fn start(replicas: usize) -> Self {
+        Self::start_with(World::new().await, replicas, &[]).await
+    }
+
+    pub async fn start_with(world: World, replicas: usize, settings: &[(&str, &str)]) -> Self {
+        seed_users(&world).await;
+        audit(&world).await;
+        let collector = Collector::start(&world.broker_url, &QUEUE_TYPE).await;
+        let digest = Arc::<Digest>::default();
+        let mut trial = Self {
+            world,
+            control: Control::of_shared_servers(),
+            digest,
+            collector,
+            replicas: Vec::new(),
+            addresses: Arc::default(),
+        };
+        for _ in 0..replicas {
+            trial.add(settings).await;
+        }
+        trial
+    }
+
+    pub async fn add(&mut self, settings: &[(&str, &str)]) {
+        let replica = Replica::start(&self.world, settings, &self.digest).await;
+        self.addresses.write().unwrap().push(replica.address.clone());
+        self.replicas.push(replica);
+    }
+
+    pub fn load(&self, rate: u32) -> Load {
+        Load::start(&self.addresses, rate)
+    }
+
+    /// The only replica of a trial that has one.
+    pub fn replica(&self) -> &Replica {
+        &self.replicas[0]
+    }
+
+    /// Replaces a replica that has ended.
+    pub async fn restart(&mut self, index: usize, settings: &[(&str, &str)]) {
+        self.replicas[index] = Replica::start(&self.world, settings, &self.digest).await;
+        self.addresses.write().unwrap()[index].clone_from(&self.replicas[index].address);
+    }
+
+    /// Events that wait, as PostgreSQL counts them.
+    pub async fn pending(&self) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&self.world.pool).await.unwrap()
+    }
+
+    pub fn troubles(&self, event: &str) -> u64 {
+        self.digest.troubles.lock().unwrap().get(event).copied().unwrap_or(0)
+    }
+
+    /// Waits until the outbox is empty and everything that was committed was received, or nothing more comes. The
+    /// service's own consumer may never see what was in a queue that somebody deleted, nor the collector what was
+    /// published before it could bind its queue to a new exchange.
+    pub async fn until_quiet(&self) {
+        let committed: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM audit_events").fetch_one(&self.world.pool).await.unwrap();
+        let committed = usize::try_from(committed).unwrap();
+        let (mut last, mut since) = ((0, 0), Instant::now());
+        let mut tick = interval(Duration::from_millis(500));
+        while since.elapsed() < STUCK_AFTER {
+            tick.tick().await;
+            let mut sighted = self.digest.received.lock().unwrap().clone();
+            let logged = sighted.len();
+            sighted.extend(self.collector.messages.lock().unwrap().iter().map(|message| message.event_id));
+            let is_over = logged >= committed || since.elapsed() > SETTLED_AFTER;
+            if sighted.len() >= committed && is_over && self.pending().await == 0 {
+                return;
+            }
+            if (logged, sighted.len()) != last {
+                (last, since) = ((logged, sighted.len()), Instant::now());
+            }
+        }
+    }
+
+    /// Waits for the end of all that the load has caused, and judges it.
+    pub async fn judge(self, tally: &Tally) -> Judgement {
+        self.until_quiet().await;
+        let collected = self.collector.stop().await;
+        let logged = self.digest.received.lock().unwrap().clone();
+        let accepted = tally.accepted.lock().unwrap().clone();
+        judge(&self.world, &collected, &logged, &accepted).await
+    }
+
+    /// As [`Self::judge`]; whatever the fault was, nothing may be lost, invented or out of order. The number of events
+    /// that were published more than once.
+    #[track_caller]
+    pub fn finish(self, load: Load) -> impl Future<Output = usize> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let tally = load.stop().await;
+            let troubles = self.digest.clone();
+            let judgement = self.judge(&tally).await;
+            let (events, repeated) = (judgement.committed.len(), judgement.repeated.len());
+            eprintln!("  {} writes accepted, {events} events, {repeated} repeated", tally.accepted());
+            let troubles = troubles.troubles.lock().unwrap();
+            assert!(judgement.is_exact(), "{caller}: {judgement:?}\n{troubles:#?}\nsee {TROUBLES_FILE}");
+            assert!(events > 100, "{caller}: hardly any load");
+            repeated
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A subscriber that survives the broker: writes down every event that was published, in the order of its queue.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::StreamExt;
+use lapin::{
+    Connection, ConnectionProperties,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
+        QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::Value;
+use tokio::time::{sleep, timeout};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
+
+use super::eventually;
+
+/// A message of the queue `collector`.
+pub struct Collected {
+    pub at: SystemTime,
+    pub event_id: Uuid,
+    pub user_id: i64,
+    pub version: i64,
+    /// Delivered before, to a connection that broke: no repetition of the publisher's.
+    pub redelivered: bool,
+}
+
+pub struct Collector {
+    pub messages: Arc<Mutex<Vec<Collected>>>,
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Collector {
+    /// Bound to `user_events` with `user.*` before this returns.
+    pub async fn start(broker_url: &str, queue_type: &str) -> Self {
+        let (messages, stop) = (Arc::<Mutex<Vec<Collected>>>::default(), CancellationToken::new());
+        let task = tokio::spawn({
+            let (url, queue_type) = (broker_url.to_owned(), queue_type.to_owned());
+            let (messages, stop) = (messages.clone(), stop.clone());
+            async move {
+                while !stop.is_cancelled() {
+                    // The broker is away, or was: that is what the tests are about.
+                    _ = collect(&url, &queue_type, &messages, &stop).await;
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        });
+        let collector = Self { messages, stop, task: AbortOnDropHandle::new(task) };
+        eventually("the collector's queue", async || is_declared(broker_url).await.then_some(())).await;
+        collector
+    }
+
+    pub fn count(&self) -> usize {
+        self.messages.lock().unwrap().len()
+    }
+
+    pub async fn stop(self) -> Vec<Collected> {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        std::mem::take(&mut self.messages.lock().unwrap())
+    }
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many messages to have on the way, and how many to acknowledge at once.
+const PREFETCH: u16 = 1_000;
+const ACK_EVERY: u64 = 200;
+/// After this much silence, acknowledge what there is, and bind again should somebody have deleted the exchange.
+const IDLE: Duration = Duration::from_millis(100);
+
+async fn connect(url: &str) -> lapin::Result<Connection> {
+    match timeout(CONNECT_TIMEOUT, Connection::connect(url, ConnectionProperties::default())).await {
+        Ok(connection) => connection,
+        Err(_elapsed) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
+}
+
+async fn is_declared(url: &str) -> bool {
+    let Ok(connection) = connect(url).await else { return false };
+    let Ok(channel) = connection.create_channel().await else { return false };
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    let queue = channel.queue_declare("collector".into(), options, FieldTable::default()).await;
+    queue.is_ok_and(|queue| queue.consumer_count() > 0)
+}
+
+async fn collect(
+    url: &str,
+    queue_type: &str,
+    messages: &Mutex<Vec<Collected>>,
+    stop: &CancellationToken,
+) -> lapin::Result<()> {
+    let connection = connect(url).await?;
+    let channel = connection.create_channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
+    // A connection that broke may hold messages for a while: nobody must overtake them.
+    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare("collector".into(), durable, arguments).await?;
+    let bind = async || {
+        let (durable, none) = (ExchangeDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
+        channel.exchange_declare("user_events".into(), lapin::ExchangeKind::Topic, durable, none()).await?;
+        let (queue, exchange, key) = ("collector".into(), "user_events".into(), "user.*".into());
+        channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), none()).await
+    };
+    bind().await?;
+    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let mut consumer =
+        channel.basic_consume("collector".into(), "collector".into(), options, FieldTable::default()).await?;
+    let mut unacknowledged = None;
+    while !stop.is_cancelled() {
+        let Ok(delivery) = timeout(IDLE, consumer.next()).await else {
+            acknowledge(&channel, &mut unacknowledged).await?;
+            bind().await?;
+            continue;
+        };
+        let Some(delivery) = delivery.transpose()? else { return Ok(()) };
+        let (tag, body) = (delivery.delivery_tag, serde_json::from_slice::<Value>(&delivery.data).unwrap());
+        messages.lock().unwrap().push(Collected {
+            at: SystemTime::now(),
+            event_id: body["event_id"].as_str().unwrap().parse().unwrap(),
+            user_id: body["user_id"].as_i64().unwrap(),
+            version: body["version"].as_i64().unwrap(),
+            redelivered: delivery.redelivered,
+        });
+        unacknowledged = Some(tag);
+        if tag % ACK_EVERY == 0 {
+            acknowledge(&channel, &mut unacknowledged).await?;
+        }
+    }
+    acknowledge(&channel, &mut unacknowledged).await
+}
+
+async fn acknowledge(channel: &lapin::Channel, last: &mut Option<u64>) -> lapin::Result<()> {
+    match last.take() {
+        Some(tag) => channel.basic_ack(tag, BasicAckOptions { multiple: true }).await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,60 @@
+//! The shared servers as processes, for tests that stop, freeze and kill them. Only `./setup.sh chaos` lends them out.
+
+use std::{env, process::Stdio};
+
+use tokio::process::Command;
+
+/// A pair of servers, or a node of a cluster.
+pub struct Control {
+    folder: String,
+}
+
+/// A node of the cluster of three.
+pub struct Node {
+    pub control: Control,
+    pub amqp_port: u16,
+    pub management_port: u16,
+}
+
+impl Control {
+    /// The servers that all tests share.
+    #[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
+    pub fn of_shared_servers() -> Self {
+        let folder = env::var("TEST_SERVERS").expect("TEST_SERVERS: these tests are run by ./setup.sh chaos");
+        Self { folder }
+    }
+
+    /// Sends a signal, by the shell's name for it, to `postgres` or `rabbitmq`; waits for the end of what it ends.
+    pub async fn signal(&self, server: &str, signal: &str) {
+        self.run(&["signal", server, signal]).await;
+    }
+
+    /// Starts `postgres` or `rabbitmq` again, and waits until it takes connections.
+    pub async fn start(&self, server: &str) {
+        self.run(&["start", server]).await;
+    }
+
+    pub async fn rabbitmqctl(&self, arguments: &[&str]) -> String {
+        self.run(&[&["rabbitmqctl"], arguments].concat()).await
+    }
+
+    /// Three RabbitMQ nodes; they live as long as the shared servers.
+    pub async fn cluster(&self) -> Vec<Node> {
+        let described = self.run(&["cluster"]).await;
+        let node = |line: &str| {
+            let [folder, amqp, management] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
+            let control = Self { folder: folder.to_owned() };
+            Node { control, amqp_port: amqp.parse().unwrap(), management_port: management.parse().unwrap() }
+        };
+        described.lines().map(node).collect()
+    }
+
+    async fn run(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("scripts/server.sh");
+        command.arg(&self.folder).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+        let output = command.output().await.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+}

@@ -1,0 +1,123 @@
+//! Writers that send changes at a steady rate to whatever replicas there are.
+
+use std::{
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{app::new_user, servers::World};
+
+/// Users that are there before the load; the first [`HOT_USERS`] of them are changed most.
+pub const USERS: u64 = 20_000;
+const HOT_USERS: u64 = 30;
+const WRITERS: u32 = 32;
+
+/// What became of the writes.
+#[derive(Default)]
+pub struct Tally {
+    next: AtomicU64,
+    /// The numbers of those that were answered with success; the trace id is `load-` and the number.
+    pub accepted: Mutex<Vec<u64>>,
+    /// 503 and the like.
+    pub refused: AtomicU64,
+    /// No answer at all: perhaps committed, perhaps not.
+    pub unanswered: AtomicU64,
+    latencies: Mutex<Vec<(Instant, Duration)>>,
+}
+
+impl Tally {
+    pub fn accepted(&self) -> usize {
+        self.accepted.lock().unwrap().len()
+    }
+
+    /// The 99th percentile of the successes in a span of time.
+    pub fn p99_between(&self, from: Instant, to: Instant) -> Duration {
+        let latencies = self.latencies.lock().unwrap();
+        let mut within: Vec<_> =
+            latencies.iter().filter(|(at, _)| *at >= from && *at < to).map(|(_, took)| *took).collect();
+        within.sort_unstable();
+        *within.get(within.len() * 99 / 100).expect("there were successes in that time")
+    }
+}
+
+/// Users that were there before anybody watched.
+pub async fn seed_users(world: &World) {
+    let insert = format!(
+        "INSERT INTO users (name, surname, password)
+         SELECT 'Имя' || n, 'Фамилия', '$argon2id$' FROM generate_series(1, {USERS}) AS n"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&world.pool).await.unwrap();
+}
+
+pub struct Load {
+    pub tally: Arc<Tally>,
+    stop: CancellationToken,
+    writers: JoinSet<()>,
+}
+
+impl Load {
+    /// `rate` writes a second in all, to the replicas that are in `addresses` at the time.
+    pub fn start(addresses: &Arc<RwLock<Vec<String>>>, rate: u32) -> Self {
+        let (tally, stop, mut writers) = (Arc::<Tally>::default(), CancellationToken::new(), JoinSet::new());
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+        for _ in 0..WRITERS {
+            let (tally, addresses, client, stop) = (tally.clone(), addresses.clone(), client.clone(), stop.clone());
+            writers.spawn(async move {
+                let mut tick = interval(Duration::from_secs(1) * WRITERS / rate);
+                tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                while stop.run_until_cancelled(tick.tick()).await.is_some() {
+                    let number = tally.next.fetch_add(1, Relaxed);
+                    let address = {
+                        let addresses = addresses.read().unwrap();
+                        addresses[usize::try_from(number).unwrap() % addresses.len()].clone()
+                    };
+                    write(&client, &address, number, &tally).await;
+                }
+            });
+        }
+        Self { tally, stop, writers }
+    }
+
+    pub async fn stop(self) -> Arc<Tally> {
+        self.stop.cancel();
+        self.writers.join_all().await;
+        self.tally
+    }
+}
+
+async fn write(client: &reqwest::Client, address: &str, number: u64, tally: &Tally) {
+    let cold = HOT_USERS + 1 + fastrand::u64(..USERS - HOT_USERS);
+    let user = if number.is_multiple_of(3) { cold } else { 1 + number % HOT_USERS };
+    let (method, path, body) = match number % 500 {
+        0 => (Method::POST, "/users".to_owned(), Some(new_user("Новая"))),
+        1..10 => (Method::DELETE, format!("/users/{cold}"), None),
+        _ => (Method::PUT, format!("/users/{user}"), Some(json!({"surname": format!("Фамилия{number}")}))),
+    };
+    let mut request = client.request(method, format!("http://{address}{path}"));
+    request = request.header("x-request-id", format!("load-{number}"));
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    let began = Instant::now();
+    match request.send().await.map(|answer| answer.status()) {
+        Ok(status) if status.is_success() => {
+            tally.accepted.lock().unwrap().push(number);
+            tally.latencies.lock().unwrap().push((began, began.elapsed()));
+        }
+        // A user that was deleted before.
+        Ok(StatusCode::NOT_FOUND) => {}
+        Ok(_) => _ = tally.refused.fetch_add(1, Relaxed),
+        Err(_) => _ = tally.unanswered.fetch_add(1, Relaxed),
+    }
+}

@@ -1,0 +1,143 @@
+//! Whether the events delivered are the changes committed: the same set, each user's first sights in order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::SystemTime,
+};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Observer, World, collector::Collected};
+
+/// User, version, event type.
+pub type Change = (i64, i64, String);
+
+/// Writes down every committed change and every committed event, in the transaction that makes it.
+pub async fn audit(world: &World) {
+    let schema = "
+        CREATE TABLE audit (user_id bigint, version bigint, event_type text);
+        CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO audit VALUES (
+                coalesce(NEW.id, OLD.id),
+                coalesce(NEW.version, OLD.version + 1),
+                CASE TG_OP WHEN 'INSERT' THEN 'user.created' WHEN 'UPDATE' THEN 'user.updated' ELSE 'user.deleted' END
+            );
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON users FOR EACH ROW EXECUTE FUNCTION audit();
+        CREATE TABLE audit_events (
+            event_id uuid PRIMARY KEY, user_id bigint, version bigint, event_type text, trace_id text,
+            at timestamptz DEFAULT clock_timestamp()
+        );
+        CREATE FUNCTION audit_event() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO audit_events
+            VALUES (NEW.event_id, NEW.user_id, NEW.user_version, NEW.event_type, NEW.trace_id);
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER audit_event AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION audit_event();";
+    sqlx::raw_sql(schema).execute(&world.pool).await.unwrap();
+}
+
+pub async fn committed(world: &World) -> BTreeSet<Change> {
+    sqlx::query_as("SELECT user_id, version, event_type FROM audit")
+        .fetch_all(&world.pool)
+        .await
+        .unwrap()
+        .into_iter()
+        .collect()
+}
+
+/// Reads until every committed change has its event; checks that nothing else came, and each user's first sights in order.
+pub async fn assert_delivered_exactly(observer: &mut Observer, committed: &BTreeSet<Change>) -> usize {
+    let (mut delivered, mut newest, mut ids) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+    let mut repeats = 0;
+    while delivered != *committed {
+        let body: Value = serde_json::from_slice(&observer.next().await.data).unwrap();
+        let (user, version) = (body["user_id"].as_i64().unwrap(), body["version"].as_i64().unwrap());
+        let change = (user, version, body["event_type"].as_str().unwrap().to_owned());
+        assert!(committed.contains(&change), "{change:?} was delivered and never committed");
+        let id = ids.entry(change.clone()).or_insert_with(|| body["event_id"].clone());
+        assert_eq!(*id, body["event_id"], "the event of {change:?} was repeated under another id");
+        if delivered.insert(change) {
+            let before = newest.insert(user, version).unwrap_or(0);
+            assert!(before < version, "version {version} of user {user} came after {before}");
+        } else {
+            repeats += 1;
+        }
+    }
+    repeats
+}
+
+/// When what went wrong, if anything did.
+#[derive(Debug, Default)]
+pub struct Judgement {
+    /// Committed events, by the time of their commit.
+    pub committed: Vec<SystemTime>,
+    /// Committed, and neither published nor logged by the service's own consumer.
+    pub lost: Vec<SystemTime>,
+    /// Published, and never committed.
+    pub phantom: Vec<SystemTime>,
+    /// Published for the first time after a later change of the same user.
+    pub inverted: Vec<SystemTime>,
+    /// Published again.
+    pub repeated: Vec<SystemTime>,
+    /// Changes without their event, or events without their change.
+    pub unpaired: usize,
+    /// Writes answered with success that were not committed.
+    pub forgotten: usize,
+    /// Events that the service's own consumer has not logged.
+    pub unlogged: usize,
+}
+
+impl Judgement {
+    pub fn is_exact(&self) -> bool {
+        self.lost.is_empty()
+            && self.phantom.is_empty()
+            && self.inverted.is_empty()
+            && self.unpaired == 0
+            && self.forgotten == 0
+    }
+}
+
+/// Compares what was committed with what a [`super::Collector`] received, what the consumers logged, and what clients
+/// were told: the numbers of the writes that were accepted.
+pub async fn judge(world: &World, collected: &[Collected], logged: &HashSet<Uuid>, accepted: &[u64]) -> Judgement {
+    let unpaired: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT user_id, version, event_type FROM audit) AS changes
+         FULL JOIN audit_events USING (user_id, version, event_type)
+         WHERE changes IS NULL OR event_id IS NULL",
+    )
+    .fetch_one(&world.pool)
+    .await
+    .unwrap();
+    let events: Vec<(Uuid, String, DateTime<Utc>)> =
+        sqlx::query_as("SELECT event_id, trace_id, at FROM audit_events").fetch_all(&world.pool).await.unwrap();
+    let traces: HashSet<&str> = events.iter().map(|(_, trace_id, _)| trace_id.as_str()).collect();
+    let forgotten = accepted.iter().filter(|number| !traces.contains(format!("load-{number}").as_str())).count();
+    let unlogged = events.iter().filter(|(id, ..)| !logged.contains(id)).count();
+    let mut judgement =
+        Judgement { unpaired: usize::try_from(unpaired).unwrap(), forgotten, unlogged, ..Judgement::default() };
+    let known: HashSet<Uuid> = events.iter().map(|(id, ..)| *id).collect();
+    let (mut seen, mut newest) = (HashSet::new(), HashMap::new());
+    for message in collected {
+        if !known.contains(&message.event_id) {
+            judgement.phantom.push(message.at);
+        } else if seen.insert(message.event_id) {
+            let before = newest.insert(message.user_id, message.version).unwrap_or(0);
+            if before >= message.version {
+                judgement.inverted.push(message.at);
+            }
+        } else if !message.redelivered {
+            judgement.repeated.push(message.at);
+        }
+    }
+    for (id, _, at) in events {
+        judgement.committed.push(at.into());
+        if !seen.contains(&id) && !logged.contains(&id) {
+            judgement.lost.push(at.into());
+        }
+    }
+    judgement
+}

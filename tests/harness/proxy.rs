@@ -1,0 +1,134 @@
+//! A TCP proxy between the service and a server, with a switch.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    time::sleep,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Open,
+    /// Connections break in good order, and new ones are closed at once.
+    Closed,
+    /// Connections break with RST, and so do new ones.
+    Reset,
+    /// Connections stay, and nothing comes through: a network that swallows packets.
+    Silent,
+    /// New connections are slow: what is sent comes that much later.
+    Slow(Duration),
+}
+
+pub struct Proxy {
+    address: SocketAddr,
+    mode: watch::Sender<Mode>,
+}
+
+impl Proxy {
+    /// In front of the server of `url`.
+    pub async fn before(url: &str) -> Self {
+        let url = url::Url::parse(url).unwrap();
+        Self::to(vec![format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())]).await
+    }
+
+    /// In front of several servers: a connection goes to any that answers.
+    pub async fn before_any_of(ports: &[u16]) -> Self {
+        Self::to(ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()).await
+    }
+
+    async fn to(upstreams: Vec<String>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mode, modes) = watch::channel(Mode::Open);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                client.set_nodelay(true).unwrap();
+                tokio::spawn(carry(client, upstreams.clone(), modes.clone()));
+            }
+        });
+        Self { address, mode }
+    }
+
+    /// `url`, by way of the proxy.
+    pub fn url(&self, url: &str) -> String {
+        let mut url = url::Url::parse(url).unwrap();
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(self.address.port())).unwrap();
+        url.to_string()
+    }
+
+    pub fn close(&self) {
+        self.mode.send_replace(Mode::Closed);
+    }
+
+    pub fn reset(&self) {
+        self.mode.send_replace(Mode::Reset);
+    }
+
+    pub fn silence(&self) {
+        self.mode.send_replace(Mode::Silent);
+    }
+
+    pub fn slow(&self, delay: Duration) {
+        self.mode.send_replace(Mode::Slow(delay));
+    }
+
+    pub fn open(&self) {
+        self.mode.send_replace(Mode::Open);
+    }
+}
+
+async fn carry(mut client: TcpStream, upstreams: Vec<String>, mut modes: watch::Receiver<Mode>) {
+    let Ok(mode) = modes.wait_for(|mode| *mode != Mode::Silent).await.map(|mode| *mode) else { return };
+    let server = match mode {
+        Mode::Closed => return,
+        Mode::Reset => return client.set_zero_linger().unwrap(),
+        _ => connect(&upstreams).await,
+    };
+    let Some(mut server) = server else { return };
+    if let Mode::Slow(delay) = mode {
+        let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+        tokio::select! {
+            () = carry_late(from_client, to_server, delay) => {}
+            () = carry_late(from_server, to_client, delay) => {}
+            _ = modes.wait_for(|now| *now != mode) => {}
+        }
+        return;
+    }
+    tokio::select! {
+        _ = copy_bidirectional(&mut client, &mut server) => {}
+        _ = modes.wait_for(|mode| *mode != Mode::Open) => {}
+    }
+    // What a silent network swallowed is lost: the connection breaks when packets come through again.
+    if modes.wait_for(|mode| *mode != Mode::Silent).await.is_ok_and(|mode| *mode == Mode::Reset) {
+        client.set_zero_linger().unwrap();
+        server.set_zero_linger().unwrap();
+    }
+}
+
+async fn connect(upstreams: &[String]) -> Option<TcpStream> {
+    let start = fastrand::usize(..upstreams.len());
+    for offset in 0..upstreams.len() {
+        if let Ok(server) = TcpStream::connect(&upstreams[(start + offset) % upstreams.len()]).await {
+            server.set_nodelay(true).unwrap();
+            return Some(server);
+        }
+    }
+    None
+}
+
+async fn carry_late(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+    let mut packet = vec![0; 65_536];
+    while let Ok(length @ 1..) = from.read(&mut packet).await {
+        sleep(delay).await;
+        if to.write_all(&packet[..length]).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The service as a process under load: its log is digested, not kept.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io::Write,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Child,
+    sync::oneshot,
+    time::timeout,
+};
+use uuid::Uuid;
+
+use super::{PATIENCE, app::command, eventually, servers::World};
+
+/// What matters of the logs of all replicas.
+pub struct Digest {
+    /// Events that a consumer has logged.
+    pub received: Mutex<HashSet<Uuid>>,
+    /// How often each line of level `error` or `warning` came.
+    pub troubles: Mutex<BTreeMap<String, u64>>,
+    /// Those lines as they are, for whoever looks for the cause.
+    troubles_file: Mutex<File>,
+}
+
+/// Where the lines of level `error` and `warning` of the last trial are.
+pub const TROUBLES_FILE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/troubles.log");
+
+impl Default for Digest {
+    fn default() -> Self {
+        let troubles_file = File::create(TROUBLES_FILE).unwrap();
+        Self { received: Mutex::default(), troubles: Mutex::default(), troubles_file: Mutex::new(troubles_file) }
+    }
+}
+
+impl Digest {
+    fn take(&self, line: &str) {
+        if line.starts_with(r#"{"event":"Event received""#) {
+            let line: Value = serde_json::from_str(line).unwrap();
+            self.received.lock().unwrap().insert(line["event_id"].as_str().unwrap().parse().unwrap());
+        } else if line.contains(r#","level":"warning","#) || line.contains(r#","level":"error","#) {
+            writeln!(self.troubles_file.lock().unwrap(), "{line}").unwrap();
+            let line: Value = serde_json::from_str(line).unwrap();
+            let event = line["event"].as_str().unwrap().to_owned();
+            *self.troubles.lock().unwrap().entry(event).or_default() += 1;
+        }
+    }
+}
+
+pub struct Replica {
+    pub address: String,
+    process: Child,
+    client: reqwest::Client,
+}
+
+impl Replica {
+    /// Started, and not waited for.
+    pub async fn launch(world: &World, settings: &[(&str, &str)], digest: &Arc<Digest>) -> Self {
+        let settings = [&world.settings()[..], &[("PORT", "0")], settings].concat();
+        let mut process = command(&settings).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let (found, address) = oneshot::channel();
+        let digest = digest.clone();
+        tokio::spawn(async move {
+            let mut found = Some(found);
+            while let Ok(Some(line)) = lines.next_line().await {
+                if found.is_some() && line.contains(r#""event":"Listening""#) {
+                    let line: Value = serde_json::from_str(&line).unwrap();
+                    _ = found.take().unwrap().send(line["address"].as_str().unwrap().to_owned());
+                }
+                digest.take(&line);
+            }
+        });
+        let address = timeout(PATIENCE, address).await.expect("it listens").expect("it starts");
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+        Self { address, process, client }
+    }
+
+    /// Started and ready for everything.
+    pub async fn start(world: &World, settings: &[(&str, &str)], digest: &Arc<Digest>) -> Self {
+        let replica = Self::launch(world, settings, digest).await;
+        eventually("a replica that is ready", async || replica.is("ready").await.then_some(())).await;
+        replica
+    }
+
+    /// What `/health/ready` says; `Null` where it says nothing in time.
+    pub async fn health(&self) -> Value {
+        match self.client.get(format!("http://{}/health/ready", self.address)).send().await {
+            Ok(answer) => answer.json().await.unwrap_or_default(),
+            Err(_) => Value::Null,
+        }
+    }
+
+    pub async fn is(&self, status: &str) -> bool {
+        self.health().await["status"] == status
+    }
+
+    pub async fn leads(&self) -> bool {
+        self.health().await["checks"]["relay"] == "leading"
+    }
+
+    pub async fn metrics(&self) -> String {
+        self.client.get(format!("http://{}/metrics", self.address)).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.id().expect("the replica runs")
+    }
+
+    /// Sends a signal, by the shell's name for it.
+    pub fn signal(&self, signal: &str) {
+        let kill = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.pid())]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    pub async fn exit_status(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.process.wait()).await.expect("the replica ends").unwrap()
+    }
+
+    pub async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+}
