@@ -179,16 +179,16 @@ chaos() {
   fi
   export SQLX_OFFLINE=true CHAOS_MINUTES=$minutes CHAOS_SEED=$seed CHAOS_REPLICAS=$replicas CHAOS_RATE=$rate
   begin "build (minutes, the first time)"
-  run_child cargo test --release --locked --test api --test chaos --no-run >&2 || fail "cargo build failed: see above"
+  run_child cargo test --profile chaos --locked --test api --test chaos --no-run >&2 || fail "cargo build failed: see above"
   finish built
   if [ $matrix = yes ]; then
     say "the matrix: each fault by itself"
-    run_child cargo test --release --locked --test api -- fault replicas poison || status=1
-    [ -n "$interrupted" ] || run_child cargo test --release --locked --test chaos -- --nocapture --test-threads=1 matrix || status=1
+    run_child cargo test --profile chaos --locked --test api -- fault replicas poison || status=1
+    [ -n "$interrupted" ] || run_child cargo test --profile chaos --locked --test chaos -- --nocapture --test-threads=1 matrix || status=1
   fi
   if [ -z "$interrupted" ] && ((minutes > 0)); then
     say "random faults for $minutes minutes, seed $seed"
-    run_child cargo test --release --locked --test chaos -- --nocapture --test-threads=1 storm || status=1
+    run_child cargo test --profile chaos --locked --test chaos -- --nocapture --test-threads=1 storm || status=1
   fi
   if [ $status = 0 ]; then say "chaos: passed"; else say "chaos: FAILED, see above; seed $seed"; fi
   exit "${interrupted:-$status}"

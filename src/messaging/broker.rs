@@ -29,8 +29,9 @@ pub const DEAD_LETTER_QUEUE: &str = "user_events_queue.dlq";
 const DELIVERY_LIMIT: i64 = 20;
 /// Each look at the dead letters counts as a delivery, and RabbitMQ 4 drops what was delivered 20 times.
 const LOOKS_LIMIT: i64 = 1_000_000_000;
-/// Seconds; a silent peer is given up after twice this.
-const HEARTBEAT: u16 = 10;
+/// Seconds; a silent peer is given up after twice this. The shortest that RabbitMQ's makers advise: a leader that is cut
+/// off from the broker holds everybody up.
+const HEARTBEAT: u16 = 5;
 /// For TCP, TLS, login and each declaration.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A close waits for ever while the broker blocks.
@@ -227,6 +228,11 @@ async fn try_declare(connection: &Connection, name: &str, entity: &Entity, passi
 fn is_precondition_failed(error: &lapin::Error) -> bool {
     let ErrorKind::ProtocolError(error) = error.kind() else { return false };
     matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+}
+
+/// Closes a channel in good order.
+pub async fn close_channel(channel: Channel) -> Result<(), SessionError> {
+    within(ANSWER_TIMEOUT, "close a channel", channel.close(REPLY_SUCCESS, "bye".into())).await
 }
 
 /// Closes in good order if the broker lets us; dropping it is just as safe.

@@ -36,11 +36,13 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 pub struct Leader<'a> {
     relay: &'a Relay,
-    publisher: &'a Publisher,
+    publisher: &'a mut Publisher,
     /// Holds the leader's lock.
     store: &'a mut PgConnection,
     suspects: &'a mut Suspects,
     watermark: Watermark,
+    /// Places of events that the broker has and whose rows are still there.
+    confirmed: Vec<i64>,
 }
 
 enum Step {
@@ -52,11 +54,11 @@ enum Step {
 impl<'a> Leader<'a> {
     pub fn new(
         relay: &'a Relay,
-        publisher: &'a Publisher,
+        publisher: &'a mut Publisher,
         store: &'a mut PgConnection,
         suspects: &'a mut Suspects,
     ) -> Self {
-        Self { relay, publisher, store, suspects, watermark: Watermark::default() }
+        Self { relay, publisher, store, suspects, watermark: Watermark::default(), confirmed: Vec::new() }
     }
 
     /// Publishes what comes until `stop`, then what is left, for up to three seconds.
@@ -97,19 +99,19 @@ impl<'a> Leader<'a> {
             };
             let (refused, confirmed): (Wave<'_>, Wave<'_>) =
                 wave.into_iter().partition(|event| verdict.refused.contains(&event.id));
-            self.delete(&confirmed).await?;
+            self.note_confirmed(&confirmed);
             on_hold.extend(refused.iter().map(|event| event.user_id));
             if !refused.is_empty() {
                 let (events, reason) = (refused.len(), verdict.reason);
                 warn!(events, reason, "RabbitMQ refused events, they stay in the outbox");
             }
         }
+        delete(self.store, &mut self.confirmed).await?;
         if on_hold.is_empty() {
             self.watermark.note_deleted(last.seq, std::time::Instant::now());
             return Ok(Step::Published);
         }
-        // Whoever deleted a queue or an exchange gets it back.
-        self.publisher.declare_topology(&self.relay.broker).await?;
+        self.publisher.renew(&self.relay.broker).await?;
         Ok(Step::Refused)
     }
 
@@ -123,10 +125,8 @@ impl<'a> Leader<'a> {
         Ok(events)
     }
 
-    async fn delete(&mut self, confirmed: &Wave<'_>) -> Result<(), SessionError> {
-        if confirmed.is_empty() {
-            return Ok(());
-        }
+    /// The broker has these; their rows are deleted while the next wave is on its way, or at the end of the batch.
+    fn note_confirmed(&mut self, confirmed: &Wave<'_>) {
         for event in confirmed {
             counter!("events_published_total", "type" => event.event_type.clone()).increment(1);
             info!(
@@ -138,12 +138,12 @@ impl<'a> Leader<'a> {
             );
         }
         self.suspects.passed(confirmed);
-        let seqs: Vec<i64> = confirmed.iter().map(|event| event.seq).collect();
-        within(STORE_TIMEOUT, "delete from the outbox", outbox::delete(self.store, &seqs)).await
+        self.confirmed.extend(confirmed.iter().map(|event| event.seq));
     }
 
     /// Takes the event that closed the channel out of the way, if it is known. Hands back why the session ends.
     async fn suspect(&mut self, wave: &Wave<'_>, closed: SessionError) -> Result<SessionError, SessionError> {
+        delete(self.store, &mut self.confirmed).await?;
         if let Some(event) = self.suspects.channel_closed(wave) {
             let reason = closed.to_string();
             within(STORE_TIMEOUT, "give an event up", outbox_dead::bury(self.store, event.seq, &reason)).await?;
@@ -155,32 +155,56 @@ impl<'a> Leader<'a> {
         Ok(closed)
     }
 
-    /// Publishes a wave and waits for its confirms, keeping the lease meanwhile.
+    /// Publishes a wave and waits for its confirms; meanwhile deletes what was confirmed before, and keeps the lease.
     async fn publish(&mut self, wave: &Wave<'_>) -> Result<Verdict, SessionError> {
-        let mut publishing = Box::pin(self.publisher.publish(wave));
-        let mut tick = interval(KEEP_LEASE_INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tick.reset();
-        let (started, mut waited) = (Instant::now(), Duration::ZERO);
-        loop {
-            tokio::select! {
-                verdict = &mut publishing => {
-                    self.relay.status.set_publisher(self.publisher.link());
-                    histogram!("events_confirm_seconds").record(started.elapsed());
-                    return verdict;
-                }
-                _ = tick.tick() => {
-                    within(STORE_TIMEOUT, "keep the lease", outbox::keep_lease(self.store)).await?;
-                    let link = self.publisher.link();
-                    self.relay.status.set_publisher(link);
-                    if link != Link::Blocked {
-                        waited += KEEP_LEASE_INTERVAL;
-                    }
-                    if waited >= CONFIRM_TIMEOUT {
-                        return Err(SessionError::Timeout("confirm events"));
-                    }
-                }
-            }
+        let Self { relay, publisher, store, confirmed, .. } = self;
+        let answered = CancellationToken::new();
+        let publishing = async {
+            let began = Instant::now();
+            let verdict = publisher.publish(wave).await?;
+            histogram!("events_confirm_seconds").record(began.elapsed());
+            answered.cancel();
+            Ok(verdict)
+        };
+        let keeping = async {
+            delete(store, confirmed).await?;
+            keep_lease(store, publisher, relay, &answered).await
+        };
+        let (verdict, ()) = tokio::try_join!(publishing, keeping)?;
+        relay.status.set_publisher(publisher.link());
+        Ok(verdict)
+    }
+}
+
+async fn delete(store: &mut PgConnection, confirmed: &mut Vec<i64>) -> Result<(), SessionError> {
+    if !confirmed.is_empty() {
+        within(STORE_TIMEOUT, "delete from the outbox", outbox::delete(store, confirmed)).await?;
+        confirmed.clear();
+    }
+    Ok(())
+}
+
+/// Until the broker has answered.
+async fn keep_lease(
+    store: &mut PgConnection,
+    publisher: &Publisher,
+    relay: &Relay,
+    answered: &CancellationToken,
+) -> Result<(), SessionError> {
+    let mut tick = interval(KEEP_LEASE_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.reset();
+    let mut waited = Duration::ZERO;
+    while answered.run_until_cancelled(tick.tick()).await.is_some() {
+        within(STORE_TIMEOUT, "keep the lease", outbox::keep_lease(store)).await?;
+        let link = publisher.link();
+        relay.status.set_publisher(link);
+        if link != Link::Blocked {
+            waited += KEEP_LEASE_INTERVAL;
+        }
+        if waited >= CONFIRM_TIMEOUT {
+            return Err(SessionError::Timeout("confirm events"));
         }
     }
+    Ok(())
 }

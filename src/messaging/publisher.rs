@@ -45,21 +45,26 @@ impl Publisher {
         }
     }
 
-    pub async fn declare_topology(&self, broker: &Broker) -> Result<(), SessionError> {
-        broker.declare_topology(&self.connection).await
+    /// After a refusal: whoever deleted a queue or an exchange gets it back, and publishing goes on on another channel.
+    /// One that was open when a cluster lost a node may be refused for ever, though the queue has a new leader long since
+    /// (seen with RabbitMQ 3.10).
+    pub async fn renew(&mut self, broker: &Broker) -> Result<(), SessionError> {
+        broker.declare_topology(&self.connection).await?;
+        let channel = broker.confirming_channel(&self.connection).await?;
+        broker::close_channel(std::mem::replace(&mut self.channel, channel)).await
     }
 
-    /// Publishes all, in order, and waits for every confirm. Has no time limit of its own.
+    /// Publishes all, and waits for every confirm. Has no time limit of its own.
     pub async fn publish(&self, events: &[&OutboxEvent]) -> Result<Verdict, SessionError> {
-        let mut confirms = Vec::with_capacity(events.len());
-        for event in events {
-            let body = message::body(event)?;
-            let properties = message::properties(event);
-            // Mandatory: an event that no queue would take comes back instead of vanishing.
-            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-            let key = event.event_type.as_str().into();
-            confirms.push(self.channel.basic_publish(EXCHANGE.into(), key, options, &body, properties).await?);
-        }
+        let bodies: Vec<_> = events.iter().map(|event| message::body(event)).collect::<Result<_, _>>()?;
+        // Mandatory: an event that no queue would take comes back instead of vanishing.
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let publishing = events.iter().zip(&bodies).map(|(event, body)| {
+            let (key, properties) = (event.event_type.as_str().into(), message::properties(event));
+            self.channel.basic_publish(EXCHANGE.into(), key, options, body, properties)
+        });
+        // Together: one by one, each would wait until lapin's own thread has written it.
+        let confirms = try_join_all(publishing).await?;
         let mut verdict = Verdict::default();
         for (confirmation, event) in try_join_all(confirms).await?.into_iter().zip(events) {
             if confirmation.is_nack() {

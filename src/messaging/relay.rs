@@ -60,12 +60,12 @@ impl Relay {
 
     async fn session(&self, stop: &CancellationToken) -> Result<(), SessionError> {
         // The broker first: a replica that cannot publish must not lead.
-        let Some(publisher) = stop.run_until_cancelled(Publisher::open(&self.broker, "relay")).await.transpose()?
+        let Some(mut publisher) = stop.run_until_cancelled(Publisher::open(&self.broker, "relay")).await.transpose()?
         else {
             return Ok(());
         };
         self.status.set_publisher(Link::Up);
-        let outcome = self.lead_and_publish(&publisher, stop).await;
+        let outcome = self.lead_and_publish(&mut publisher, stop).await;
         self.status.set_relay_leads(false);
         self.status.set_publisher(Link::Down);
         if outcome.is_ok() {
@@ -74,7 +74,7 @@ impl Relay {
         outcome
     }
 
-    async fn lead_and_publish(&self, publisher: &Publisher, stop: &CancellationToken) -> Result<(), SessionError> {
+    async fn lead_and_publish(&self, publisher: &mut Publisher, stop: &CancellationToken) -> Result<(), SessionError> {
         let mut store = outbox::connect_relay(&self.database).await?;
         if self.elected(&mut store, publisher, stop).await? {
             info!("Relay leads");

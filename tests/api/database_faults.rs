@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sqlx::Connection;
 
-use crate::harness::{App, World, eventually};
+use crate::harness::{App, Proxy, World, eventually};
 
 #[tokio::test]
 async fn connections_that_the_database_ends_cost_at_most_what_is_in_flight() {
@@ -58,4 +58,48 @@ async fn a_locked_table_is_503_in_time_while_probes_answer_and_events_go_on() {
     app.log.wait_for("Event received", |line| line["trace_id"] == "by-hand").await;
     lock.rollback().await.unwrap();
     assert_eq!(app.put("/users/1", &body).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_slow_database_is_503_in_time_while_the_service_lives_and_it_is_used_again_when_it_is_quick() {
+    let world = World::new().await;
+    let proxy = Proxy::before(&world.database_url).await;
+    let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
+    app.create_user("Анна").await;
+    proxy.slow(Duration::from_secs(1));
+    let (began, body) = (Instant::now(), json!({"name": "Яна"}));
+    let answers = futures_util::future::join_all((0..30).map(|_| app.put("/users/1", &body))).await;
+    for answer in answers {
+        answer.assert_problem(503, "database_unavailable");
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(app.get("/health/live").await.status, 200);
+    proxy.open();
+    let opened = Instant::now();
+    eventually("a write", async || (app.put("/users/1", &body).await.status == 200).then_some(())).await;
+    assert!(opened.elapsed() < Duration::from_secs(10), "{:?}", opened.elapsed());
+}
+
+#[tokio::test]
+async fn connections_that_are_reset_cost_what_is_in_flight_and_are_opened_again() {
+    let world = World::new().await;
+    let (database, broker) = (Proxy::before(&world.database_url).await, Proxy::before(&world.broker_url).await);
+    let settings =
+        [("DATABASE_URL", database.url(&world.database_url)), ("RABBITMQ_URL", broker.url(&world.broker_url))];
+    let app = App::start_with(&world, &settings.each_ref().map(|(name, url)| (*name, url.as_str()))).await;
+    app.create_user("Анна").await;
+    for n in 0..3 {
+        database.reset();
+        broker.reset();
+        app.put("/users/1", &json!({"name": format!("Имя{n}")})).await.assert_problem(503, "database_unavailable");
+        database.open();
+        broker.open();
+        eventually("a write", async || {
+            let body = json!({"name": format!("Другое{n}")});
+            (app.put("/users/1", &body).await.status == 200).then_some(())
+        })
+        .await;
+        world.until_outbox_is_empty().await;
+    }
+    app.until_ready("ready").await;
 }

@@ -1,5 +1,7 @@
 //! Events: what is published, how, and that the consumer reads it.
 
+use std::time::{Duration, Instant};
+
 use lapin::{
     options::QueueDeclareOptions,
     types::{AMQPValue, FieldTable, ShortString},
@@ -163,7 +165,26 @@ async fn a_queue_deleted_under_the_service_is_declared_again_and_no_event_is_los
     app.create_user("Анна").await;
     app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
     management(Method::DELETE, &format!("/api/queues/{}/user_events_queue", world.virtual_host)).await;
-    let id = app.create_user("Яна").await;
-    app.log.wait_for("Event received", |line| line["user_id"] == id).await;
+    let deleted = Instant::now();
+    // What the queue still takes while it is being deleted goes with it.
+    app.log.wait_for("Session lost, starting it again", |line| line["session"] == "consumer").await;
+    assert_eq!(app.put("/users/1", &json!({"name": "Яна"})).await.status, 200);
+    app.log.wait_for("Event received", |line| line["event_type"] == "user.updated").await;
+    assert!(deleted.elapsed() < Duration::from_secs(2), "{:?}", deleted.elapsed());
     world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn an_event_that_no_queue_wants_comes_back_is_counted_and_is_published_again() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.create_user("Анна").await;
+    app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
+    let binding = "e/user_events/q/user_events_queue/user.%2A";
+    management(Method::DELETE, &format!("/api/bindings/{}/{binding}", world.virtual_host)).await;
+    assert_eq!(app.put("/users/1", &json!({"name": "Яна"})).await.status, 200);
+    app.log.wait_for("RabbitMQ refused events, they stay in the outbox", |line| line["reason"] == "NO_ROUTE").await;
+    app.log.wait_for("Event received", |line| line["event_type"] == "user.updated").await;
+    let metrics = app.get("/metrics").await.text;
+    assert!(metrics.contains("\nevents_returned_total 1\n"), "{metrics}");
 }

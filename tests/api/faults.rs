@@ -168,7 +168,7 @@ async fn a_client_that_hangs_up_leaves_a_user_with_its_event_or_neither() {
     let mut observer = Observer::new(&world).await;
     let app = App::start(&world).await;
     let id = app.create_user("Анна").await;
-    for n in 0..200 {
+    for n in 0..2000 {
         let body = format!("{{\"name\":\"Имя{n}\"}}");
         let request = format!(
             "PUT /users/{id} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -182,6 +182,46 @@ async fn a_client_that_hangs_up_leaves_a_user_with_its_event_or_neither() {
     world.until_outbox_is_empty().await;
     let committed = committed(&world).await;
     assert_eq!(assert_delivered_exactly(&mut observer, &committed).await, 0);
+    eventually("a pool at rest", async || {
+        let metrics = app.get("/metrics").await.text;
+        metrics.contains("\ndatabase_connections{state=\"in_use\"} 0\n").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_confirmed_and_not_yet_deleted_is_published_again_under_the_same_id_and_seen_to_be_a_repeat() {
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    let proxy = Proxy::before(&world.broker_url).await;
+    let mut app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    proxy.close();
+    app.until_ready("degraded").await;
+    app.create_user("Анна").await;
+    // Locked rows can be read and published, not deleted.
+    let mut lock = world.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM outbox FOR UPDATE").execute(&mut *lock).await.unwrap();
+    proxy.open();
+    let first = observer.next().await;
+    app.log.wait_for("Event published", |line| line["user_id"] == 1).await;
+    // The leader loses its session at that moment, and then its life.
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                     WHERE locktype = 'advisory' AND datname = current_database()";
+    sqlx::query(terminate).execute(&world.pool).await.unwrap();
+    let second = observer.next().await;
+    app.log.wait_for("Event received", |line| line["user_id"] == 1 && line["duplicate"] == true).await;
+    app.kill().await;
+    // PostgreSQL would go on with the statement of a client that died.
+    sqlx::query(terminate).execute(&world.pool).await.unwrap();
+    lock.rollback().await.unwrap();
+    let app = App::start(&world).await;
+    let third = observer.next().await;
+    for message in [&second, &third] {
+        assert_eq!(message.properties.message_id(), first.properties.message_id());
+        assert_eq!(message.data, first.data);
+    }
+    world.until_outbox_is_empty().await;
+    app.until_ready("ready").await;
 }
 
 #[tokio::test]

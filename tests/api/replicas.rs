@@ -1,6 +1,13 @@
 //! Several processes on one database: one publishes, and whoever stops or freezes is replaced.
 
+use std::sync::{
+    RwLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::harness::{App, Observer, World, assert_delivered_exactly, audit, committed, eventually};
 
@@ -58,4 +65,90 @@ async fn replicas_that_are_stopped_in_turn_under_load_fail_no_write_and_repeat_n
     assert_eq!(committed.len(), 1 + 90 + 3);
     assert_eq!(assert_delivered_exactly(&mut observer, &committed).await, 0);
     eventually("a leader", async || leads(&steady).await.then_some(())).await;
+}
+
+#[tokio::test]
+async fn of_three_replicas_that_race_for_the_lead_one_has_it_at_any_moment_and_no_event_is_repeated() {
+    let world = World::new().await;
+    audit(&world).await;
+    let mut observer = Observer::new(&world).await;
+    let (first, second, third) = tokio::join!(App::start(&world), App::start(&world), App::start(&world));
+    let replicas = [first, second, third];
+    let id = replicas[0].create_user("Анна").await;
+    for n in 0..150 {
+        let answer = replicas[n % 3].put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")})).await;
+        assert_eq!(answer.status, 200);
+        let leaders = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                       WHERE locktype = 'advisory' AND granted AND datname = current_database()";
+        assert_eq!(sqlx::query_scalar::<_, i64>(leaders).fetch_one(&world.pool).await.unwrap(), 1);
+    }
+    assert_eq!(assert_delivered_exactly(&mut observer, &committed(&world).await).await, 0);
+    world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn what_a_killed_consumer_held_is_read_by_another_replica_and_in_order() {
+    let world = World::new().await;
+    let observer = Observer::new(&world).await;
+    let mut first = App::start(&world).await;
+    // The queue has one active consumer, the first that subscribed.
+    first.log.wait_for("Consumer subscribed", |_| true).await;
+    let second = App::start(&world).await;
+    first.signal("STOP");
+    for version in 1..=100 {
+        let event = json!({"event_type": "user.updated", "user_id": 7, "trace_id": format!("held-{version}"),
+                           "event_id": Uuid::now_v7(), "version": version});
+        observer.publish("user.updated", event.to_string().as_bytes()).await;
+    }
+    first.kill().await;
+    second.log.wait_for("Event received", |line| line["trace_id"] == "held-100").await;
+    let received = second.log.matching("Event received", |line| line["user_id"] == 7);
+    let order: Vec<_> = received.iter().map(|line| line["trace_id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(order, (1..=100).map(|version| format!("held-{version}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn replicas_behind_a_balancer_are_replaced_one_by_one_and_no_request_fails() {
+    let world = World::new().await;
+    audit(&world).await;
+    let mut observer = Observer::new(&world).await;
+    // Time for the balancer to notice.
+    let settings = [("SHUTDOWN_DELAY_MS", "300")];
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(App::start_with(&world, &settings).await);
+    }
+    let id = replicas[0].create_user("Анна").await;
+    let rotation = RwLock::new(replicas.iter().map(|replica| replica.address.clone()).collect::<Vec<_>>());
+    let (stop, sent) = (CancellationToken::new(), AtomicUsize::new(0));
+    // As a balancer with one connection a request, and another try where there is nobody.
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let writer = async || {
+        while !stop.is_cancelled() {
+            let number = sent.fetch_add(1, Relaxed);
+            let address = {
+                let rotation = rotation.read().unwrap();
+                rotation[number % rotation.len()].clone()
+            };
+            let body = json!({"name": format!("Имя{number}")});
+            match client.put(format!("http://{address}/users/{id}")).json(&body).send().await {
+                Err(error) if error.is_connect() => {}
+                answer => assert_eq!(answer.unwrap().status(), 200),
+            }
+        }
+    };
+    let rolling = async {
+        for replica in &mut replicas {
+            replica.signal("TERM");
+            rotation.write().unwrap().retain(|one| *one != replica.address);
+            assert_eq!(replica.exit_status().await.code(), Some(0));
+            *replica = App::start_with(&world, &settings).await;
+            rotation.write().unwrap().push(replica.address.clone());
+        }
+        stop.cancel();
+    };
+    tokio::join!(rolling, writer(), writer(), writer(), writer());
+    assert!(sent.load(Relaxed) > 100);
+    world.until_outbox_is_empty().await;
+    assert_eq!(assert_delivered_exactly(&mut observer, &committed(&world).await).await, 0);
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Before, and then without the broker; long enough for a percentile.
-const SPAN: Duration = Duration::from_secs(8);
+const SPAN: Duration = Duration::from_secs(15);
 
 /// Until events flow again, once the broker takes connections.
 async fn until_leading(replica: &Replica) -> Duration {
@@ -23,13 +23,13 @@ async fn until_leading(replica: &Replica) -> Duration {
 async fn a_broker_killed_under_load_slows_no_write_and_is_used_again_within_6_s_of_its_return() {
     let trial = Trial::start(1).await;
     let load = trial.load(300);
-    sleep(SPAN).await;
+    sleep(SPAN + Duration::from_secs(2)).await;
     let killed = Instant::now();
     trial.control.signal("rabbitmq", "KILL").await;
     eventually("degraded", async || trial.replica().is("degraded").await.then_some(())).await;
     sleep(SPAN).await;
-    let (before, without) =
-        (load.tally.p99_between(killed - SPAN / 2, killed), load.tally.p99_between(killed + SPAN / 2, Instant::now()));
+    let before = load.tally.p99_between(killed - SPAN, killed);
+    let without = load.tally.p99_between(killed, Instant::now());
     trial.control.start("rabbitmq").await;
     let reconnected = until_leading(trial.replica()).await;
     eprintln!("  p99 of writes: {before:?} before, {without:?} without the broker; reconnected in {reconnected:?}");
@@ -138,7 +138,7 @@ async fn a_frozen_broker_is_noticed_within_two_heartbeats_and_costs_repeats_alon
     let began = Instant::now();
     eventually("degraded", async || trial.replica().is("degraded").await.then_some(())).await;
     eprintln!("  noticed in {:?}", began.elapsed());
-    assert!(began.elapsed() <= Duration::from_secs(23), "{:?}", began.elapsed());
+    assert!(began.elapsed() <= Duration::from_secs(13), "{:?}", began.elapsed());
     sleep(Duration::from_secs(30).saturating_sub(began.elapsed())).await;
     trial.control.signal("rabbitmq", "CONT").await;
     until_leading(trial.replica()).await;

@@ -3,4 +3,5 @@
 mod broker;
 mod cluster;
 mod database;
+mod network;
 mod replicas;

@@ -1,0 +1,85 @@
+//! The network between a replica and a server is cut, in each of the ways in which networks are.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    harness::{Proxy, World, eventually},
+    trial::Trial,
+};
+
+/// Two replicas, of which the first leads and reaches one of the servers by way of a proxy.
+async fn trial_with_a_proxy_before(server: &str) -> (Trial, Proxy) {
+    let world = World::new().await;
+    let url = if server == "RABBITMQ_URL" { &world.broker_url } else { &world.database_url };
+    let (proxy, url) = (Proxy::before(url).await, url.clone());
+    let by_proxy = proxy.url(&url);
+    let mut trial = Trial::start_with(world, 0, &[]).await;
+    trial.add(&[(server, &by_proxy)]).await;
+    eventually("a leader", async || trial.replicas[0].leads().await.then_some(())).await;
+    trial.add(&[]).await;
+    (trial, proxy)
+}
+
+/// Cuts the leader off, sees the other lead; lets it back, sees it well; makes it the leader again by stopping the other.
+async fn cut_in_each_way(server: &str) {
+    let (mut trial, proxy) = trial_with_a_proxy_before(server).await;
+    let load = trial.load(100);
+    for (how, cut) in [("closed", Proxy::close as fn(&Proxy)), ("reset", Proxy::reset), ("silent", Proxy::silence)] {
+        cut(&proxy);
+        let began = Instant::now();
+        eventually("another leader", async || trial.replicas[1].leads().await.then_some(())).await;
+        let moved = began.elapsed();
+        proxy.open();
+        let began = Instant::now();
+        eventually("a replica that is well", async || trial.replicas[0].is("ready").await.then_some(())).await;
+        eprintln!("  {server} {how}: the lead moved in {moved:?}, well {:?} after the cut", began.elapsed());
+        assert!(moved <= Duration::from_secs(12), "{how}: {moved:?}");
+        assert!(began.elapsed() <= Duration::from_secs(10), "{how}: {:?}", began.elapsed());
+        trial.replicas[1].signal("TERM");
+        trial.replicas[1].exit_status().await;
+        eventually("the first leads", async || trial.replicas[0].leads().await.then_some(())).await;
+        trial.restart(1, &[]).await;
+    }
+    trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_cut_off_from_postgresql_is_replaced_within_12_s_and_well_within_10_s_of_the_end() {
+    cut_in_each_way("DATABASE_URL").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_cut_off_from_rabbitmq_is_replaced_within_12_s_and_well_within_10_s_of_the_end() {
+    cut_in_each_way("RABBITMQ_URL").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_message_after_one_that_cannot_be_read_is_handled_within_100_ms() {
+    let trial = Trial::start(1).await;
+    let load = trial.load(50);
+    let path = format!("/api/exchanges/{}/amq.default/publish", trial.world.virtual_host);
+    let send = async |payload: &str| {
+        let message = serde_json::json!({
+            "routing_key": "user_events_queue", "payload": payload, "payload_encoding": "string", "properties": {},
+        });
+        crate::harness::management_post(&path, &message).await;
+    };
+    let huge = "x".repeat(1 << 20);
+    for foreign in ["", "no event", "{\"event_type\": \"user.eaten\"}", &huge] {
+        let id = uuid::Uuid::now_v7();
+        let event = format!(
+            "{{\"event_type\":\"user.updated\",\"user_id\":0,\"trace_id\":\"t\",\"event_id\":\"{id}\",\"version\":1}}"
+        );
+        send(foreign).await;
+        send(&event).await;
+        let began = Instant::now();
+        eventually("the next message", async || trial.digest.received.lock().unwrap().contains(&id).then_some(()))
+            .await;
+        assert!(began.elapsed() <= Duration::from_millis(100), "{:?}", began.elapsed());
+    }
+    assert_eq!(trial.troubles("Message cannot be read, it is in the dead-letter queue"), 4);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    trial.finish(load).await;
+}
