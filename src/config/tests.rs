@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Config, ConfigError};
+use crate::repository::database::Route;
 
 const SEED: [(&str, &str); 3] = [
     ("DATABASE_URL", "postgresql+asyncpg://postgres:postgres@localhost:5432/userdb"),
@@ -50,6 +51,17 @@ fn every_bad_setting_is_named_at_once_and_no_secret_is_repeated() {
         assert!(error.contains(&format!("\n  {name}: ")), "{name} is missing in {error}");
     }
     assert!(!error.contains("hunter22"), "{error}");
+}
+
+#[test]
+fn a_direct_url_that_leads_elsewhere_means_a_pooler() {
+    const POOLER: &str = "postgresql://postgres:postgres@localhost:6432/userdb";
+    assert_eq!(read(&[]).unwrap().database.route, Route::Direct);
+    let seed = SEED[0].1;
+    assert_eq!(read(&[("DATABASE_DIRECT_URL", seed)]).unwrap().database.route, Route::Direct);
+    let pooled = read(&[("DATABASE_URL", POOLER), ("DATABASE_DIRECT_URL", seed)]).unwrap().database;
+    assert_eq!(pooled.route, Route::TransactionPooler);
+    assert_eq!(format!("{:?} {:?}", pooled.url, pooled.direct_url), "localhost:6432/userdb localhost:5432/userdb");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use lapin::{
-    Channel,
+    Channel, Connection,
     message::Delivery,
     options::{BasicAckOptions, BasicCancelOptions},
     types::ShortString,
@@ -13,7 +13,7 @@ use lapin::{
 use metrics::counter;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{
     broker::{self, Broker, CONSUMER_TAG},
@@ -29,6 +29,16 @@ const PREFETCH: u16 = 200;
 /// Acknowledge after this many messages, or this much time, whichever comes first.
 const ACK_EVERY: u32 = 50;
 const ACK_WITHIN: Duration = Duration::from_millis(20);
+
+/// A subscription that the broker ends sooner is not tried again at once.
+const SHORT_LIVED: Duration = Duration::from_millis(100);
+
+/// Why deliveries end, other than by an error.
+enum Ended {
+    Stopped,
+    /// By the broker: the queue is gone.
+    Cancelled,
+}
 
 pub struct Consumer {
     broker: Broker,
@@ -54,17 +64,34 @@ impl Consumer {
         let Some(connection) = stop.run_until_cancelled(self.broker.connect("consumer")).await.transpose()? else {
             return Ok(());
         };
-        self.broker.declare_topology(&connection).await?;
-        let dead_letters = DeadLetters::open(&self.broker, &connection).await?;
-        let (channel, deliveries) = self.broker.subscribe(&connection, PREFETCH).await?;
-        self.status.set_consumer(Link::Up);
-        info!("Consumer subscribed");
-        let outcome = self.consume(&channel, deliveries, &dead_letters, stop).await;
+        let outcome = self.subscribe_until(&connection, stop).await;
         self.status.set_consumer(Link::Down);
         if outcome.is_ok() {
             broker::close(connection).await;
         }
         outcome
+    }
+
+    /// Subscribes, and does so again each time that somebody deletes the queue: what is published meanwhile may find no
+    /// queue of ours.
+    async fn subscribe_until(&self, connection: &Connection, stop: &CancellationToken) -> Result<(), SessionError> {
+        loop {
+            self.broker.declare_topology(connection).await?;
+            let dead_letters = DeadLetters::open(&self.broker, connection).await?;
+            let (channel, deliveries) = self.broker.subscribe(connection, PREFETCH).await?;
+            let subscribed = Instant::now();
+            self.status.set_consumer(Link::Up);
+            info!("Consumer subscribed");
+            match self.consume(&channel, deliveries, &dead_letters, stop).await? {
+                Ended::Stopped => return Ok(()),
+                Ended::Cancelled if subscribed.elapsed() < SHORT_LIVED => return Err(SessionError::Closed),
+                Ended::Cancelled => {
+                    warn!("Queue deleted, declaring it again");
+                    broker::close_channel(channel).await?;
+                    dead_letters.close().await?;
+                }
+            }
+        }
     }
 
     async fn consume(
@@ -73,7 +100,7 @@ impl Consumer {
         mut deliveries: lapin::Consumer,
         dead_letters: &DeadLetters,
         stop: &CancellationToken,
-    ) -> Result<(), SessionError> {
+    ) -> Result<Ended, SessionError> {
         let mut seen = self.seen.lock().await;
         let mut acks = Acks::new(channel);
         loop {
@@ -84,15 +111,15 @@ impl Consumer {
                         receive(&delivery, &mut seen, dead_letters).await?;
                         acks.add(&delivery).await?;
                     }
-                    // The queue was deleted under us: a new session declares it again.
-                    None => return Err(SessionError::Closed),
+                    None => return Ok(Ended::Cancelled),
                 },
                 () = sleep_until(acks.due), if acks.waiting > 0 => acks.flush().await?,
                 () = stop.cancelled() => break,
             }
         }
         channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default()).await?;
-        acks.flush().await
+        acks.flush().await?;
+        Ok(Ended::Stopped)
     }
 }
 

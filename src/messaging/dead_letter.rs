@@ -32,6 +32,10 @@ impl DeadLetters {
         broker.confirming_channel(connection).await.map(Self)
     }
 
+    pub async fn close(self) -> Result<(), SessionError> {
+        broker::close_channel(self.0).await
+    }
+
     /// Publishes the original body and properties with the reason as header `x-reason`.
     pub async fn put(&self, delivery: &Delivery, reason: &str) -> Result<(), SessionError> {
         let mut headers = delivery.properties.headers().clone().unwrap_or_default();

@@ -88,11 +88,18 @@ impl<'a> Leader<'a> {
     /// One batch.
     async fn step(&mut self) -> Result<Step, SessionError> {
         let events = self.read().await?;
-        let Some(last) = events.last() else { return Ok(Step::Empty) };
+        let Some(last) = events.last() else {
+            // Another leader may have dealt with them.
+            *self.suspects = Suspects::default();
+            return Ok(Step::Empty);
+        };
         let mut on_hold = HashSet::new();
         for mut wave in self.suspects.arrange(waves(&events)) {
             // What follows a refused event of the same user waits with it, else the user's order would turn round.
             wave.retain(|event| !on_hold.contains(&event.user_id));
+            if wave.is_empty() {
+                continue;
+            }
             let verdict = match self.publish(&wave).await {
                 Err(error) if error.is_closed_channel() => return Err(self.suspect(&wave, error).await?),
                 verdict => verdict?,

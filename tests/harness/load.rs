@@ -20,7 +20,7 @@ use super::{app::new_user, servers::World};
 
 /// Users that are there before the load; the first [`HOT_USERS`] of them are changed most.
 pub const USERS: u64 = 20_000;
-const HOT_USERS: u64 = 30;
+const HOT_USERS: u64 = 100;
 const WRITERS: u32 = 32;
 
 /// What became of the writes.

@@ -88,7 +88,7 @@ pub struct Judgement {
     /// Writes answered with success that were not committed.
     pub forgotten: usize,
     /// Events that the service's own consumer has not logged.
-    pub unlogged: usize,
+    pub unlogged: Vec<SystemTime>,
 }
 
 impl Judgement {
@@ -116,9 +116,7 @@ pub async fn judge(world: &World, collected: &[Collected], logged: &HashSet<Uuid
         sqlx::query_as("SELECT event_id, trace_id, at FROM audit_events").fetch_all(&world.pool).await.unwrap();
     let traces: HashSet<&str> = events.iter().map(|(_, trace_id, _)| trace_id.as_str()).collect();
     let forgotten = accepted.iter().filter(|number| !traces.contains(format!("load-{number}").as_str())).count();
-    let unlogged = events.iter().filter(|(id, ..)| !logged.contains(id)).count();
-    let mut judgement =
-        Judgement { unpaired: usize::try_from(unpaired).unwrap(), forgotten, unlogged, ..Judgement::default() };
+    let mut judgement = Judgement { unpaired: usize::try_from(unpaired).unwrap(), forgotten, ..Judgement::default() };
     let known: HashSet<Uuid> = events.iter().map(|(id, ..)| *id).collect();
     let (mut seen, mut newest) = (HashSet::new(), HashMap::new());
     for message in collected {
@@ -135,8 +133,11 @@ pub async fn judge(world: &World, collected: &[Collected], logged: &HashSet<Uuid
     }
     for (id, _, at) in events {
         judgement.committed.push(at.into());
-        if !seen.contains(&id) && !logged.contains(&id) {
-            judgement.lost.push(at.into());
+        if !logged.contains(&id) {
+            judgement.unlogged.push(at.into());
+            if !seen.contains(&id) {
+                judgement.lost.push(at.into());
+            }
         }
     }
     judgement

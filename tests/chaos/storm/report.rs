@@ -6,7 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::fault::{Fault, Planned};
+use super::{
+    RECOVERY_LIMIT,
+    fault::{Fault, Planned},
+};
 use crate::harness::{Judgement, QUEUE_TYPE, Replica, Tally};
 
 /// More than the outbox and its index may ever take, together: a minute of dead rows at 2,000 writes a second.
@@ -33,6 +36,7 @@ struct Line {
     phantom: usize,
     inverted: usize,
     repeated: usize,
+    unlogged: usize,
     slowest: Duration,
 }
 
@@ -88,8 +92,17 @@ impl Report {
             elapsed.as_secs_f64() / 60.0
         );
         eprintln!(
-            "{:30} {:>5} {:>8} {:>8} {:>5} {:>8} {:>9} {:>10} {:>17}",
-            "fault", "times", "writes", "events", "lost", "phantom", "inverted", "duplicates", "slowest recovery"
+            "{:30} {:>5} {:>8} {:>8} {:>5} {:>8} {:>9} {:>10} {:>8} {:>17}",
+            "fault",
+            "times",
+            "writes",
+            "events",
+            "lost",
+            "phantom",
+            "inverted",
+            "duplicates",
+            "unlogged",
+            "slowest recovery"
         );
         let mut total = Line::default();
         for (fault, line) in &lines {
@@ -105,10 +118,6 @@ impl Report {
             tally.unanswered.load(Relaxed),
             judgement.forgotten,
             judgement.unpaired,
-        );
-        eprintln!(
-            "{} events not logged by the consumer (a deleted queue takes its messages with it)",
-            judgement.unlogged
         );
         let mib = |bytes: i64| bytes as f64 / 1_048_576.0;
         eprintln!(
@@ -129,7 +138,7 @@ impl Report {
             let line = lines.entry(Some(window.fault)).or_default();
             line.times += 1;
             line.writes += window.writes;
-            line.slowest = line.slowest.max(window.recovery.unwrap_or(Duration::MAX));
+            line.slowest = line.slowest.max(window.recovery.unwrap_or(RECOVERY_LIMIT));
         }
         let mut count = |moments: &[SystemTime], cell: fn(&mut Line) -> &mut usize| {
             for moment in moments {
@@ -142,6 +151,7 @@ impl Report {
         count(&judgement.phantom, |line| &mut line.phantom);
         count(&judgement.inverted, |line| &mut line.inverted);
         count(&judgement.repeated, |line| &mut line.repeated);
+        count(&judgement.unlogged, |line| &mut line.unlogged);
         lines
     }
 
@@ -182,14 +192,16 @@ impl Line {
         self.phantom += other.phantom;
         self.inverted += other.inverted;
         self.repeated += other.repeated;
+        self.unlogged += other.unlogged;
         self.slowest = self.slowest.max(other.slowest);
     }
 }
 
 fn print(name: &str, line: &Line) {
-    let Line { times, writes, events, lost, phantom, inverted, repeated, slowest } = line;
+    let Line { times, writes, events, lost, phantom, inverted, repeated, unlogged, slowest } = line;
     let slowest = slowest.as_secs_f64();
     eprintln!(
-        "{name:30} {times:>5} {writes:>8} {events:>8} {lost:>5} {phantom:>8} {inverted:>9} {repeated:>10} {slowest:>15.1} s"
+        "{name:30} {times:>5} {writes:>8} {events:>8} {lost:>5} {phantom:>8} {inverted:>9} {repeated:>10} \
+         {unlogged:>8} {slowest:>15.1} s"
     );
 }
