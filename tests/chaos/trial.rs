@@ -127,6 +127,8 @@ impl Trial {
             eprintln!("  {} writes accepted, {events} events, {repeated} repeated", tally.accepted());
             let troubles = troubles.troubles.lock().unwrap();
             assert!(judgement.is_exact(), "{caller}: {judgement:?}\n{troubles:#?}\nsee {TROUBLES_FILE}");
+            let unlogged = judgement.unlogged.len();
+            assert_eq!(unlogged, 0, "{caller}: events that the service's own consumer has not logged");
             assert!(events > 100, "{caller}: hardly any load");
             repeated
         }

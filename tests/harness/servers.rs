@@ -158,8 +158,7 @@ impl World {
 
     /// Whether the outbox holds nothing.
     pub async fn outbox_is_empty(&self) -> bool {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&self.pool).await.unwrap();
-        count == 0
+        sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM outbox)").fetch_one(&self.pool).await.unwrap()
     }
 
     pub async fn until_outbox_is_empty(&self) {
