@@ -44,6 +44,8 @@ pub struct Leader<'a> {
     watermark: Watermark,
     /// Places of events that the broker has and whose rows are still there.
     confirmed: Vec<i64>,
+    stop: &'a CancellationToken,
+    drain_ends: Option<Instant>,
 }
 
 enum Step {
@@ -58,32 +60,35 @@ impl<'a> Leader<'a> {
         publisher: &'a mut Publisher,
         store: &'a mut PgConnection,
         suspects: &'a mut Suspects,
+        stop: &'a CancellationToken,
     ) -> Self {
-        Self { relay, publisher, store, suspects, watermark: Watermark::default(), confirmed: Vec::new() }
+        let (watermark, confirmed) = (Watermark::default(), Vec::new());
+        Self { relay, publisher, store, suspects, watermark, confirmed, stop, drain_ends: None }
     }
 
     /// Publishes what comes until `stop`, then what is left, for up to three seconds.
-    pub async fn drain_until(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
+    pub async fn run(&mut self) -> Result<(), SessionError> {
         let mut refusals = Backoff::default();
-        let mut drain_ends = None;
-        loop {
-            if stop.is_cancelled() && Instant::now() > *drain_ends.get_or_insert_with(|| Instant::now() + DRAIN) {
-                return Ok(());
-            }
+        while !self.time_is_up() {
             match self.step().await? {
                 Step::Published => refusals = Backoff::default(),
                 Step::Refused => sleep(refusals.next_pause()).await,
-                Step::Empty if stop.is_cancelled() => return Ok(()),
+                Step::Empty if self.stop.is_cancelled() => break,
                 Step::Empty => {
                     self.relay.check(self.publisher)?;
                     tokio::select! {
                         () = self.relay.outbox_filled.notified() => {}
                         () = sleep(POLL_INTERVAL) => {}
-                        () = stop.cancelled() => {}
+                        () = self.stop.cancelled() => {}
                     }
                 }
             }
         }
+        Ok(())
+    }
+
+    fn time_is_up(&mut self) -> bool {
+        self.stop.is_cancelled() && Instant::now() > *self.drain_ends.get_or_insert_with(|| Instant::now() + DRAIN)
     }
 
     /// One batch.
@@ -96,6 +101,11 @@ impl<'a> Leader<'a> {
         };
         let mut on_hold = HashSet::new();
         for mut wave in self.suspects.arrange(waves(&events)) {
+            // A busy user's batch may have as many waves as events.
+            if self.time_is_up() {
+                delete(self.store, &mut self.confirmed).await?;
+                return Ok(Step::Published);
+            }
             // What follows a refused event of the same user waits with it, else the user's order would turn round.
             wave.retain(|event| !on_hold.contains(&event.user_id));
             if wave.is_empty() {

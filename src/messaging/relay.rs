@@ -80,7 +80,7 @@ impl Relay {
             info!("Relay leads");
             self.status.set_relay_leads(true);
             let mut suspects = self.suspects.lock().await;
-            Leader::new(self, publisher, &mut store, &mut suspects).drain_until(stop).await?;
+            Leader::new(self, publisher, &mut store, &mut suspects, stop).run().await?;
         }
         // Closing gives the lock back at once; dropping it would too, a little later.
         if !matches!(timeout(CLOSE_TIMEOUT, store.close()).await, Ok(Ok(()))) {
