@@ -82,14 +82,14 @@ impl Consumer {
             let subscribed = Instant::now();
             self.status.set_consumer(Link::Up);
             info!("Consumer subscribed");
-            match self.consume(&channel, deliveries, &dead_letters, stop).await? {
+            let ended = self.consume(&channel, deliveries, &dead_letters, stop).await?;
+            // Dropped, they would still be closing when the connection is, and lapin stumbles over that.
+            broker::close_channel(channel).await?;
+            dead_letters.close().await?;
+            match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::Cancelled if subscribed.elapsed() < SHORT_LIVED => return Err(SessionError::Closed),
-                Ended::Cancelled => {
-                    warn!("Queue deleted, declaring it again");
-                    broker::close_channel(channel).await?;
-                    dead_letters.close().await?;
-                }
+                Ended::Cancelled => warn!("Queue deleted, declaring it again"),
             }
         }
     }
