@@ -32,6 +32,9 @@ Usage: ./setup.sh [COMMAND]
                  lose every part in every way: first each fault of the matrix as a test, then random faults for N
                  minutes (10) under W writes a second (1000) on R replicas (3), with a table at the end; S repeats a
                  schedule; --pgbouncer puts one, in transaction mode, before PostgreSQL; AMQP_QUEUE_TYPE is obeyed
+  bench [--quick]
+                 measure the service beside an empty axum handler, a plain axum and sqlx service, and pgbench with the same
+                 statements, in turns (about eight minutes; --quick: one short round, for work in progress)
   --help         this text
 
 The service gets the first of these that is to be had; SETUP_BACKEND takes one and no other:
@@ -194,6 +197,21 @@ chaos() {
   exit "${interrupted:-$status}"
 }
 
+# bench [--quick]
+bench() {
+  local line
+  need_cargo
+  need_bench_packages
+  start_throw_away_pair bench
+  while read -r line; do export "${line?}"; done < <(test_settings)
+  PATH=$(postgres_bin):$PATH
+  begin "build (minutes, the first time)"
+  SQLX_OFFLINE=true run_child cargo bench --locked --bench service --no-run >&2 || fail "cargo build failed: see above"
+  finish built
+  SQLX_OFFLINE=true run_child cargo bench --quiet --locked --bench service -- --output "$state/bench" "$@" ||
+    fail "the bench failed: see above"
+}
+
 # take_version "$@": the value of --postgres, into $version.
 take_version() {
   case ${2:-} in
@@ -212,6 +230,7 @@ main() {
       if [ "$command" = test ] && [ "${1:-}" = -- ]; then shift; elif [ $# -gt 0 ]; then bad_usage "$command does not take '$1'"; fi
       ;;
     down) [ $# = 0 ] || [ "$*" = --purge ] || bad_usage "down takes --purge, not '$*'" ;;
+    bench) [ $# = 0 ] || [ "$*" = --quick ] || bad_usage "bench takes --quick, not '$*'" ;;
     chaos) ;;
     run | up | status) [ $# = 0 ] || bad_usage "$command takes no arguments" ;;
     *) bad_usage "there is no command '$command'" ;;

@@ -125,6 +125,10 @@ need_chaos_packages() {
   install_packages "${missing[@]}"
 }
 
+need_bench_packages() {
+  command -v wrk >/dev/null || install_packages wrk
+}
+
 # need_servers [POSTGRES_VERSION]: all that a private pair and a build need, asked for at once.
 need_servers() {
   local version=${1:-}

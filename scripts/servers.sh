@@ -72,7 +72,7 @@ pair_is_up() {
     port_answers 127.0.0.1 "$PG_PORT" && port_answers 127.0.0.1 "$AMQP_PORT" && port_answers 127.0.0.1 "$MANAGEMENT_PORT"
 }
 
-# start_pair FOLDER dev|test|chaos [POSTGRES_VERSION]
+# start_pair FOLDER dev|test|chaos|bench [POSTGRES_VERSION]
 start_pair() {
   local pair=$1 kind=$2 version=${3:-} attempt
   need_servers "$version"
@@ -250,7 +250,7 @@ sweep() {
   done
 }
 
-# start_throw_away_pair test|chaos [POSTGRES_VERSION]: in a folder of its own; the exit trap stops it and deletes it, however
+# start_throw_away_pair test|chaos|bench [POSTGRES_VERSION]: in a folder of its own; the exit trap stops it and deletes it, however
 # this script ends.
 start_throw_away_pair() {
   local root abandoned

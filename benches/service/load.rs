@@ -1,0 +1,102 @@
+//! The load generators: `wrk` for whatever speaks HTTP, `pgbench` for PostgreSQL.
+
+use std::{path::Path, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use crate::{
+    Outcome,
+    comparison::{Call, Load},
+    stage::USERS,
+};
+
+/// Clients of `pgbench`: where its throughput is at its best on two cores.
+const PGBENCH_CLIENTS: u32 = 64;
+
+/// What a run of a load generator came to. Latencies are in microseconds.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Run {
+    pub requests: f64,
+    pub seconds: f64,
+    pub p50: f64,
+    pub p99: f64,
+    #[serde(default, skip_serializing)]
+    errors: f64,
+}
+
+async fn output_of(command: &mut Command) -> Outcome<String> {
+    let name = command.as_std().get_program().to_owned();
+    let output = command.kill_on_drop(true).output().await.map_err(|error| format!("{}: {error}", name.display()))?;
+    let (text, errors) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { Ok(text) } else { Err(format!("{} failed: {text}{errors}", name.display()).into()) }
+}
+
+/// Sends `load` to `address`; an error if a request was not answered with success.
+pub async fn wrk(address: &str, load: Load, time: Duration) -> Outcome<Run> {
+    let call = match load.call {
+        Call::Live => "live",
+        Call::Get => "get",
+        Call::Put => "put",
+    };
+    let text = output_of(
+        Command::new("wrk")
+            .args(["--threads", "1", "--connections", &load.connections.to_string()])
+            .args(["--duration", &format!("{}s", time.as_secs()), "--script", "benches/service/requests.lua"])
+            .args([&format!("http://{address}"), "--", call, &USERS.to_string()]),
+    )
+    .await?;
+    let report = text.lines().last().unwrap_or_default();
+    let run: Run = serde_json::from_str(report).map_err(|error| format!("wrk said `{report}`: {error}"))?;
+    if run.errors > 0.0 {
+        return Err(format!("{} of {} requests failed: {load}", run.errors, run.requests).into());
+    }
+    Ok(run)
+}
+
+/// Runs the statement of `call` again and again, prepared; `scratch` takes its log.
+pub async fn pgbench(url: &str, call: Call, time: Duration, scratch: &Path) -> Outcome<Run> {
+    let script = match call {
+        Call::Put => "benches/service/update.sql",
+        Call::Get | Call::Live => "benches/service/select.sql",
+    };
+    let prefix = scratch.join("pgbench");
+    let text = output_of(
+        Command::new("pgbench")
+            .args(["--no-vacuum", "--protocol", "prepared", "--jobs", "1", "--file", script])
+            .args(["--client", &PGBENCH_CLIENTS.to_string(), "--time", &time.as_secs().to_string()])
+            .args(["--define", &format!("users={USERS}")])
+            // A twentieth of the latencies is enough for percentiles, and writing them costs little.
+            .args(["--log", "--sampling-rate", "0.05", "--log-prefix"])
+            .arg(&prefix)
+            .arg(url),
+    )
+    .await?;
+    let transactions = text
+        .lines()
+        .find_map(|line| line.strip_prefix("number of transactions actually processed: "))
+        .ok_or_else(|| format!("pgbench said {text}"))?;
+    let throughput = text
+        .lines()
+        .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok())
+        .ok_or_else(|| format!("pgbench said {text}"))?;
+    let requests = transactions.parse::<f64>()?;
+    let latencies = take_latencies(scratch)?;
+    let percentile = |percent: usize| latencies.get(latencies.len() * percent / 100).copied().unwrap_or(f64::NAN);
+    Ok(Run { requests, seconds: requests / throughput, p50: percentile(50), p99: percentile(99), errors: 0.0 })
+}
+
+/// The third field of each line of its logs is a transaction's time.
+fn take_latencies(scratch: &Path) -> Outcome<Vec<f64>> {
+    let mut latencies = Vec::new();
+    for entry in std::fs::read_dir(scratch)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pgbench.")) {
+            let text = std::fs::read_to_string(&path)?;
+            latencies.extend(text.lines().filter_map(|line| line.split(' ').nth(2)?.parse::<f64>().ok()));
+            std::fs::remove_file(path)?;
+        }
+    }
+    latencies.sort_unstable_by(f64::total_cmp);
+    Ok(latencies)
+}

@@ -1,0 +1,87 @@
+//! `./setup.sh bench`: the service beside what bounds it, measured in turns on one machine.
+//!
+//! Every candidate is a process of its own, driven by the same load generator, and stands in the same table: an empty axum
+//! handler (what HTTP costs), axum and sqlx with one query a request and no log (what the obvious service costs), `pgbench`
+//! with the service's own statements (what PostgreSQL costs), and the service as it is shipped, its log in a file.
+
+mod candidates;
+mod chart;
+mod comparison;
+#[path = "../../tests/harness/mod.rs"]
+mod harness;
+mod load;
+mod process;
+mod report;
+mod stage;
+
+use std::{error::Error, path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+use self::{comparison::COMPARISONS, report::Report, stage::Stage};
+
+pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+#[derive(Parser)]
+struct Cli {
+    /// One round of two seconds each, in place of five of five
+    #[arg(long)]
+    quick: bool,
+    /// Where `report.json`, `report.md` and `report.svg` are written
+    #[arg(long, default_value = ".local/bench")]
+    output: PathBuf,
+    /// Serve as one of the candidates; the bench calls itself with this
+    #[arg(long, hide = true)]
+    serve: Option<candidates::Plain>,
+    #[arg(long, hide = true, default_value = "")]
+    database: String,
+    /// Cargo says this to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// How long and how often each measurement is taken.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub rounds: u32,
+    pub measured: Duration,
+    /// Before each measurement, thrown away.
+    pub warm_up: Duration,
+}
+
+const FULL: Plan = Plan { rounds: 5, measured: Duration::from_secs(5), warm_up: Duration::from_secs(1) };
+const QUICK: Plan = Plan { rounds: 1, measured: Duration::from_secs(2), warm_up: Duration::from_secs(1) };
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
+    let cli = Cli::parse();
+    if let Some(candidate) = cli.serve {
+        return candidates::serve(candidate, &cli.database).await;
+    }
+    std::fs::create_dir_all(&cli.output)?;
+    let plan = if cli.quick { QUICK } else { FULL };
+    eprintln!("  {} users, and the candidates …", stage::USERS);
+    let stage = Stage::set(&cli.output).await?;
+    let mut report = Report::of_this_machine(plan, &stage).await?;
+    let runs = COMPARISONS.iter().map(|comparison| comparison.candidates.len()).sum::<usize>();
+    for round in 1..=plan.rounds {
+        for comparison in &COMPARISONS {
+            for candidate in comparison.candidates {
+                let sample = stage.measure(*candidate, comparison.load, plan).await?;
+                eprintln!(
+                    "  {:>3} of {}  {:<32} {:<30} {:>9.0}/s",
+                    report.samples() + 1,
+                    runs * plan.rounds as usize,
+                    comparison.load.to_string(),
+                    candidate.name(),
+                    sample.throughput
+                );
+                report.add(comparison, *candidate, round, sample);
+            }
+        }
+    }
+    report.write(&cli.output)?;
+    println!("{}", report.text());
+    println!("Written to {}: report.md, report.json, report.svg", cli.output.display());
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! What the system knows of a candidate's process: processor time and memory.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::{
+    Outcome,
+    harness::{self, PATIENCE, eventually},
+};
+
+/// `USER_HZ`, the unit of `/proc/PID/stat`; 100 on every architecture that Linux has today.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A candidate that serves; killed when dropped.
+pub struct Served {
+    pub address: String,
+    /// Its log, where it has one.
+    pub log: Option<PathBuf>,
+    pid: u32,
+    _process: Child,
+}
+
+impl Served {
+    /// The service, its log in a file; ready for everything.
+    pub async fn service(settings: &[(&str, &str)], log: &Path) -> Outcome<Self> {
+        let address = free_address()?;
+        let port = address.port().to_string();
+        fs::write(log, "")?;
+        // Appending, so that the file can be emptied meanwhile.
+        let output = fs::File::options().append(true).open(log)?;
+        let mut command = harness::command(&[settings, &[("PORT", &port)]].concat());
+        let process = command.stdout(output).spawn()?;
+        let pid = process.id().ok_or("the service ended")?;
+        eventually(format!("a service that is ready, see {}", log.display()), async || {
+            let answer = reqwest::get(format!("http://{address}/health/ready")).await.ok()?;
+            (answer.json::<serde_json::Value>().await.ok()?["status"] == "ready").then_some(())
+        })
+        .await;
+        Ok(Self { address: address.to_string(), log: Some(log.to_owned()), pid, _process: process })
+    }
+
+    /// Started with its address as its first line.
+    pub async fn saying_where(mut command: Command) -> Outcome<Self> {
+        let mut process = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let mut lines = BufReader::new(process.stdout.take().ok_or("no standard output")?).lines();
+        let address = timeout(PATIENCE, lines.next_line()).await??.ok_or("a candidate ended at its start")?;
+        let pid = process.id().ok_or("a candidate ended")?;
+        Ok(Self { address, log: None, pid, _process: process })
+    }
+
+    /// Processor time so far, in seconds.
+    pub fn cpu(&self) -> Outcome<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let (user, system): (f64, f64) = (fields[11].parse()?, fields[12].parse()?);
+        Ok((user + system) / TICKS_PER_SECOND)
+    }
+
+    /// Largest resident memory since [`Self::forget_peak`], in bytes.
+    pub fn peak_memory(&self) -> Outcome<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+        Ok(peak.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
+    /// Starts the peak anew, and the log.
+    pub fn forget_peak(&self) -> Outcome<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.pid), "5")?;
+        if let Some(log) = &self.log {
+            fs::File::options().write(true).open(log)?.set_len(0)?;
+        }
+        Ok(())
+    }
+}
+
+fn free_address() -> Outcome<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}

@@ -1,0 +1,36 @@
+-- wrk's requests: `wrk … -- live|get|put USERS`. Ends with one line of JSON; latencies in microseconds.
+local call, users, sent, requests = nil, 0, 0, {}
+
+function init(arguments)
+  call, users = arguments[1], tonumber(arguments[2])
+  math.randomseed(os.time())
+  -- Made beforehand, so that making them costs the candidates no processor time.
+  if call == "get" then
+    for id = 1, users do
+      requests[id] = wrk.format("GET", "/users/" .. id)
+    end
+  end
+end
+
+function request()
+  if call == "live" then
+    return wrk.format("GET", "/health/live")
+  end
+  if call == "get" then
+    return requests[math.random(users)]
+  end
+  -- A value that nobody had before, so that each PUT is a change.
+  sent = sent + 1
+  local value = string.format("%08d%08d", sent, math.random(99999999))
+  local body = '{"name":"Имя' .. value .. '","surname":"Фамилия' .. value .. '"}'
+  return wrk.format("PUT", "/users/" .. math.random(users), { ["Content-Type"] = "application/json" }, body)
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
+  print(string.format(
+    '{"requests":%d,"seconds":%f,"p50":%d,"p99":%d,"errors":%d}',
+    summary.requests, summary.duration / 1e6, latency:percentile(50), latency:percentile(99), failed
+  ))
+end
