@@ -5,7 +5,7 @@ use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 use axum::{body::Body, http::Request};
 use clap::{Args, Parser, Subcommand};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, runtime::Runtime, time::timeout};
 use tracing::{error, info};
 use user_management_api::{
     app::App,
@@ -13,7 +13,8 @@ use user_management_api::{
     http,
     operator::{self, DlqCommand, Format, OutboxCommand, Report},
     repository::schema,
-    shutdown, telemetry,
+    shutdown::{self, StoppedAtOnce},
+    telemetry,
 };
 
 /// A small record of truth for users: a REST API on PostgreSQL with exact events on RabbitMQ.
@@ -59,34 +60,54 @@ struct Output {
     format: Format,
 }
 
-/// The exit code of a bad command line or setting.
+/// The exit code of a bad command line or setting, and that of a process that a second signal ended.
 const BAD_USAGE: u8 = 2;
+const STOPPED_AT_ONCE: u8 = 130;
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(4);
 
 type AnyError = Box<dyn Error + Send + Sync>;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let outcome = match Cli::parse().command.unwrap_or(Command::Serve) {
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = Runtime::new().map_err(AnyError::from).and_then(|runtime| {
+        let outcome = runtime.block_on(run(cli));
+        // Without waiting for threads that hash, or look up a name.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("user-management-api: {error}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), AnyError> {
+    match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve().await,
         Command::Migrate => migrate().await,
         Command::Openapi => openapi(),
         Command::Outbox { output, command } => outbox(output, command).await,
         Command::Dlq { output, command } => dlq(output, command).await,
         Command::Healthcheck => healthcheck().await,
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("user-management-api: {error}");
-            ExitCode::from(if error.is::<ConfigError>() { BAD_USAGE } else { 1 })
-        }
+    }
+}
+
+fn exit_code(error: &AnyError) -> u8 {
+    if error.is::<ConfigError>() {
+        BAD_USAGE
+    } else if error.is::<StoppedAtOnce>() {
+        STOPPED_AT_ONCE
+    } else {
+        1
     }
 }
 
 async fn serve() -> Result<(), AnyError> {
     let config = Config::from_settings(config::environment()?)?;
-    let telemetry = telemetry::init(&config.log.level, config.log.format);
+    let telemetry = telemetry::init(&config.log.level, config.log.format)?;
     let collected = telemetry::metrics::install()?;
     tokio::spawn(telemetry.keep_house(collected.clone()));
     let stop = shutdown::on_signal()?;
@@ -94,14 +115,17 @@ async fn serve() -> Result<(), AnyError> {
         let app = App::build(config, collected).await?;
         let address = app.local_addr()?;
         info!(version = env!("CARGO_PKG_VERSION"), %address, docs = %format_args!("http://{address}/docs"), "Listening");
-        Ok(app.run(stop).await?)
+        Ok(app.run(stop.orderly).await?)
     };
-    served.await.inspect_err(|error: &AnyError| error!(%error, "Failed"))
+    tokio::select! {
+        outcome = served => outcome.inspect_err(|error: &AnyError| error!(%error, "Failed")),
+        () = stop.at_once.cancelled() => Err(StoppedAtOnce.into()),
+    }
 }
 
 async fn migrate() -> Result<(), AnyError> {
     let (database, log) = config::for_database(config::environment()?)?;
-    let _telemetry = telemetry::init(&log.level, log.format);
+    let _telemetry = telemetry::init(&log.level, log.format)?;
     schema::migrate(&database.direct_url.options()).await?;
     info!("The schema is current");
     Ok(())

@@ -7,24 +7,34 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// The exit code of a process that a second signal ended.
-const FORCED: i32 = 130;
+/// What the signals ask for.
+pub struct Stop {
+    /// Finish what is in flight.
+    pub orderly: CancellationToken,
+    /// End now.
+    pub at_once: CancellationToken,
+}
 
-/// Cancels the token at the first SIGTERM or SIGINT.
+/// The outcome of a process that a second signal ended.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped at once by a second signal")]
+pub struct StoppedAtOnce;
+
+/// Cancels the tokens at the first and the second SIGTERM or SIGINT.
 ///
 /// # Errors
 /// When the process may not install signal handlers.
-pub fn on_signal() -> io::Result<CancellationToken> {
+pub fn on_signal() -> io::Result<Stop> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = CancellationToken::new();
-    let requested = stop.clone();
+    let (orderly, at_once) = (CancellationToken::new(), CancellationToken::new());
+    let stop = Stop { orderly: orderly.clone(), at_once: at_once.clone() };
     tokio::spawn(async move {
         let name = next(&mut terminate, &mut interrupt).await;
         info!(signal = name, "Stopping; a second signal stops at once");
-        requested.cancel();
+        orderly.cancel();
         let name = next(&mut terminate, &mut interrupt).await;
         warn!(signal = name, "Stopped at once");
-        std::process::exit(FORCED);
+        at_once.cancel();
     });
     Ok(stop)
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt, io};
 
+use serde::{Serialize, Serializer};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -82,7 +83,7 @@ impl<'writer> Members<'writer> {
         if members.part == Part::Message && members.written == 0 { members.writer.write_str("\"\"") } else { Ok(()) }
     }
 
-    fn member<T: serde::Serialize + ?Sized>(&mut self, field: &Field, value: &T) {
+    fn member<T: Serialize + ?Sized>(&mut self, field: &Field, value: &T) {
         let is_message = field.name() == "message";
         let wanted = match self.part {
             Part::Message => is_message && self.written == 0,
@@ -94,7 +95,7 @@ impl<'writer> Members<'writer> {
         }
     }
 
-    fn write<T: serde::Serialize + ?Sized>(&mut self, field: &Field, value: &T) -> fmt::Result {
+    fn write<T: Serialize + ?Sized>(&mut self, field: &Field, value: &T) -> fmt::Result {
         if self.part == Part::Fields {
             write!(self.writer, ",\"{}\":", field.name())?;
         }
@@ -124,7 +125,16 @@ impl Visit for Members<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.member(field, &format!("{value:?}"));
+        self.member(field, &Shown(value));
+    }
+}
+
+/// A value as its `Debug` has it, written straight into the line.
+struct Shown<'a>(&'a dyn fmt::Debug);
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:?}", self.0))
     }
 }
 

@@ -3,20 +3,24 @@
 
 mod json;
 pub mod metrics;
+pub mod writer;
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fs::File, io, os::fd::AsFd, str::FromStr, time::Duration};
 
 use ::metrics::counter;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::interval;
 use tracing::{Level, Metadata, Subscriber, warn};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
+    EnvFilter, Layer, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt, registry::LookupSpan,
+    util::SubscriberInitExt,
 };
 
-/// Lines that may wait for the writer; past that they are dropped and counted.
-const BUFFERED_LINES: usize = 32_768;
+use self::writer::LogWriter;
+
+/// How long the end of the process waits for a reader of the last lines, and how long a panic does: it may be the end.
+const FLUSH_AT_EXIT: Duration = Duration::from_secs(1);
+const FLUSH_AT_PANIC: Duration = Duration::from_millis(100);
 /// How often dropped lines are reported, and metrics drained.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -81,28 +85,35 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Keeps the writer running; flushes what is buffered when dropped.
+/// Writes what is buffered when dropped.
 pub struct Telemetry {
-    dropped: ErrorCounter,
-    _writer: WorkerGuard,
+    writer: LogWriter,
 }
 
 /// Sends this process's log lines, panics included, to stdout.
-#[must_use]
-pub fn init(level: &LogLevel, format: LogFormat) -> Telemetry {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(BUFFERED_LINES)
-        .lossy(true)
-        .thread_name("log-writer")
-        .finish(std::io::stdout());
-    let dropped = writer.error_counter();
-    let filter = EnvFilter::new(&level.0);
-    tracing_subscriber::registry().with(filter).with(filter_fn(holds_no_secret)).with(lines(writer, format)).init();
-    std::panic::set_hook(Box::new(|panic| {
+///
+/// # Errors
+/// When the system gives no thread for the writer.
+pub fn init(level: &LogLevel, format: LogFormat) -> io::Result<Telemetry> {
+    // Not by way of `io::stdout()`, which has a buffer and a lock of its own.
+    let writer = LogWriter::to(File::from(io::stdout().as_fd().try_clone_to_owned()?))?;
+    subscriber(level, format, writer.clone()).init();
+    let last_words = writer.clone();
+    std::panic::set_hook(Box::new(move |panic| {
         let location = panic.location().map(ToString::to_string);
         tracing::error!(location, cause = panic.payload_as_str(), "Panicked");
+        last_words.flush(FLUSH_AT_PANIC);
     }));
-    Telemetry { dropped, _writer: guard }
+    Ok(Telemetry { writer })
+}
+
+/// Writes the lines of `level` to `writer`, each by one call.
+pub fn subscriber<W>(level: &LogLevel, format: LogFormat, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::new(&level.0);
+    tracing_subscriber::registry().with(filter).with(filter_fn(holds_no_secret)).with(lines(writer, format))
 }
 
 /// Leaves out the lines of libraries that hold what must not be logged: at TRACE lapin writes whole frames, the broker's
@@ -112,16 +123,17 @@ fn holds_no_secret(line: &Metadata<'_>) -> bool {
     ours || (*line.level() != Level::TRACE && line.target() != "lapin::returned_messages")
 }
 
-fn lines<S>(writer: NonBlocking, format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+fn lines<S, W>(writer: W, format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
         LogFormat::Json => layer.fmt_fields(json::JsonFields).event_format(json::JsonLine).boxed(),
         LogFormat::Pretty => {
-            use std::io::IsTerminal;
-            layer.with_target(false).with_ansi(std::io::stdout().is_terminal()).boxed()
+            use io::IsTerminal;
+            layer.with_target(false).with_ansi(io::stdout().is_terminal()).boxed()
         }
     }
 }
@@ -129,15 +141,15 @@ where
 impl Telemetry {
     /// Reports dropped lines and keeps what metrics collect small, for ever.
     pub fn keep_house(&self, collected: PrometheusHandle) -> impl Future<Output = ()> + Send + use<> {
-        let dropped = self.dropped.clone();
+        let writer = self.writer.clone();
         async move {
             let mut reported = 0;
             let mut tick = interval(HOUSEKEEPING_INTERVAL);
             loop {
                 tick.tick().await;
                 collected.run_upkeep();
-                let total = dropped.dropped_lines();
-                counter!("log_lines_dropped_total").absolute(total as u64);
+                let total = writer.dropped();
+                counter!("log_lines_dropped_total").absolute(total);
                 if total > reported {
                     warn!(dropped = total - reported, total, "Log lines dropped: the reader of stdout is too slow");
                     reported = total;
@@ -147,9 +159,9 @@ impl Telemetry {
     }
 }
 
-impl fmt::Debug for Telemetry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Telemetry").finish_non_exhaustive()
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        self.writer.flush(FLUSH_AT_EXIT);
     }
 }
 

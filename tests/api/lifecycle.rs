@@ -52,6 +52,7 @@ async fn a_second_signal_ends_it_at_once() {
     app.log.wait_for("Stopping; a second signal stops at once", |_| true).await;
     app.signal("TERM");
     assert_eq!(app.exit_status().await.code(), Some(130));
+    app.log.wait_for("Stopped at once", |_| true).await;
 }
 
 #[tokio::test]
@@ -73,8 +74,8 @@ async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_the_loss_is_re
     let app = App::start(&world).await;
     app.log.pause(true);
     let began = Instant::now();
-    let answers = futures_util::stream::iter(0..25_000).map(|_| app.get("/health/live")).buffer_unordered(64);
-    assert_eq!(answers.filter(|answer| std::future::ready(answer.status == 200)).count().await, 25_000);
+    let answers = futures_util::stream::iter(0..30_000).map(|_| app.get("/health/live")).buffer_unordered(64);
+    assert_eq!(answers.filter(|answer| std::future::ready(answer.status == 200)).count().await, 30_000);
     assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
     app.log.pause(false);
     let report = app.log.wait_for("Log lines dropped: the reader of stdout is too slow", |_| true).await;

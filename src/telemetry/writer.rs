@@ -1,0 +1,284 @@
+//! Where log lines wait for the thread that writes them. Logging a line is a copy into a buffer that is used again: no
+//! system call, no allocation, and no wake-up while the thread is at work. Whatever waits is written at once.
+//!
+//! The buffer is bounded. A reader who stalls costs lines, which are counted, and never requests.
+
+use std::{
+    io::{self, ErrorKind, Write},
+    mem,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Bytes that may wait; as many may be on their way to the reader. A third of a second of lines at the service's limit.
+const CAPACITY: usize = 8 << 20;
+/// Pause after each write, in which lines gather: a line is written this much later at most.
+const GATHER: Duration = Duration::from_millis(2);
+/// Pause before another try when standard output is full and whoever gave it to us made it non-blocking.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// Takes whole lines; cheap to clone.
+#[derive(Clone)]
+pub struct LogWriter(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    /// The thread waits for lines, or for the end of its pause.
+    work: Condvar,
+    /// Whoever flushes waits for everything to be written.
+    written: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// The thread sleeps until somebody wakes it.
+    asleep: bool,
+    /// The thread has lines that are not written yet.
+    writing: bool,
+    /// Somebody waits: no pauses.
+    flushing: bool,
+}
+
+impl LogWriter {
+    /// Starts the thread, which lives as long as the process.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn to(output: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let theirs = shared.clone();
+        thread::Builder::new().name("log-writer".to_owned()).spawn(move || theirs.write_for_ever(output))?;
+        Ok(Self(shared))
+    }
+
+    /// How many lines were lost so far: the buffer was full, or the reader is gone.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Relaxed)
+    }
+
+    /// Waits until every line is written, for `limit` at most.
+    pub fn flush(&self, limit: Duration) {
+        let mut waiting = self.0.lock();
+        waiting.flushing = true;
+        self.0.work.notify_one();
+        let unwritten = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
+        let (mut waiting, _timeout) =
+            self.0.written.wait_timeout_while(waiting, limit, unwritten).unwrap_or_else(PoisonError::into_inner);
+        waiting.flushing = false;
+    }
+}
+
+/// A call of `write` is one line.
+impl Write for &LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut waiting = self.0.lock();
+        if waiting.lines.len() + line.len() > CAPACITY {
+            self.0.dropped.fetch_add(1, Relaxed);
+            return Ok(line.len());
+        }
+        waiting.lines.extend_from_slice(line);
+        if mem::take(&mut waiting.asleep) {
+            drop(waiting);
+            self.0.work.notify_one();
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_for_ever(&self, mut output: impl Write) {
+        let mut lines = Vec::new();
+        loop {
+            self.take(&mut lines);
+            if let Err(lost) = write_all(&mut output, &lines) {
+                self.dropped.fetch_add(lost, Relaxed);
+            }
+            lines.clear();
+        }
+    }
+
+    /// Waits for lines, after a pause in which they gather, and swaps them for the empty buffer.
+    fn take(&self, empty: &mut Vec<u8>) {
+        let mut waiting = self.lock();
+        waiting.writing = false;
+        if waiting.lines.is_empty() {
+            self.written.notify_all();
+        }
+        let gathering = self.work.wait_timeout_while(waiting, GATHER, |waiting| !waiting.flushing);
+        (waiting, _) = gathering.unwrap_or_else(PoisonError::into_inner);
+        while waiting.lines.is_empty() {
+            waiting.asleep = true;
+            waiting = self.work.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        waiting.asleep = false;
+        waiting.writing = true;
+        mem::swap(&mut waiting.lines, empty);
+    }
+}
+
+/// Tells how many lines were lost where the output fails.
+fn write_all(output: &mut impl Write, mut lines: &[u8]) -> Result<(), u64> {
+    while !lines.is_empty() {
+        match output.write(lines) {
+            Ok(written @ 1..) => lines = &lines[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
+            Ok(0) | Err(_) => return Err(String::from_utf8_lossy(lines).lines().count() as u64),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, ErrorKind, Write},
+        sync::{
+            Arc, Mutex,
+            mpsc::{Receiver, SyncSender, sync_channel},
+        },
+        time::Duration,
+    };
+
+    use super::{CAPACITY, LogWriter};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Keeps what is written, call by call.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<Vec<u8>>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Says when a write begins, and ends it when told how.
+    struct Gated {
+        begun: SyncSender<usize>,
+        end: Receiver<io::Result<usize>>,
+    }
+
+    impl Write for Gated {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // The test may be over.
+            _ = self.begun.send(bytes.len());
+            self.end.recv().unwrap_or(Ok(bytes.len()))
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn gated() -> (LogWriter, Receiver<usize>, SyncSender<io::Result<usize>>) {
+        let ((begun, begins), (ends, end)) = (sync_channel(0), sync_channel(0));
+        (LogWriter::to(Gated { begun, end }).unwrap(), begins, ends)
+    }
+
+    #[test]
+    fn lines_of_many_threads_are_written_whole_and_each_threads_in_order() {
+        let kept = Kept::default();
+        let writer = LogWriter::to(kept.clone()).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let mut writer = &writer;
+                let mut line = move |n| writer.write_all(format!("{thread} {n}\n").as_bytes()).unwrap();
+                scope.spawn(move || (0..1000).for_each(&mut line));
+            }
+        });
+        writer.flush(PATIENCE);
+        let text = String::from_utf8(kept.0.lock().unwrap().concat()).unwrap();
+        for thread in 0..4 {
+            let prefix = format!("{thread} ");
+            let numbers: Vec<usize> =
+                text.lines().filter_map(|line| line.strip_prefix(&prefix)?.parse().ok()).collect();
+            assert_eq!(numbers, (0..1000).collect::<Vec<_>>(), "thread {thread}");
+        }
+        assert_eq!(text.lines().count(), 4000);
+    }
+
+    #[test]
+    fn all_that_waits_is_written_at_once() {
+        let (writer, begins, ends) = gated();
+        (&writer).write_all(b"first\n").unwrap();
+        assert_eq!(begins.recv().unwrap(), 6);
+        for _ in 0..100 {
+            (&writer).write_all(b"another\n").unwrap();
+        }
+        ends.send(Ok(6)).unwrap();
+        assert_eq!(begins.recv().unwrap(), 800);
+    }
+
+    #[test]
+    fn past_the_bytes_that_may_wait_lines_are_dropped_and_counted_and_the_rest_is_written() {
+        let (writer, begins, ends) = gated();
+        (&writer).write_all(b"taken\n").unwrap();
+        begins.recv().unwrap();
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        let fitting = CAPACITY / line.len();
+        for _ in 0..fitting + 5 {
+            (&writer).write_all(&line).unwrap();
+        }
+        assert_eq!(writer.dropped(), 5);
+        ends.send(Ok(6)).unwrap();
+        assert_eq!(begins.recv().unwrap(), CAPACITY);
+        (&writer).write_all(&line).unwrap();
+        assert_eq!(writer.dropped(), 5);
+    }
+
+    #[test]
+    fn an_output_that_takes_a_part_or_nothing_for_now_gets_the_rest_later() {
+        let (writer, begins, ends) = gated();
+        (&writer).write_all(b"123456789\n").unwrap();
+        assert_eq!(begins.recv().unwrap(), 10);
+        ends.send(Ok(4)).unwrap();
+        assert_eq!(begins.recv().unwrap(), 6);
+        ends.send(Err(ErrorKind::WouldBlock.into())).unwrap();
+        assert_eq!(begins.recv().unwrap(), 6);
+        ends.send(Err(ErrorKind::Interrupted.into())).unwrap();
+        assert_eq!(begins.recv().unwrap(), 6);
+        // A reader who is gone costs these lines, and not the next ones.
+        ends.send(Err(ErrorKind::BrokenPipe.into())).unwrap();
+        (&writer).write_all(b"next\n").unwrap();
+        assert_eq!(begins.recv().unwrap(), 5);
+        assert_eq!(writer.dropped(), 1);
+    }
+
+    #[test]
+    fn a_flush_that_the_reader_holds_up_ends_at_its_limit() {
+        let (writer, begins, _ends) = gated();
+        (&writer).write_all(b"stuck\n").unwrap();
+        begins.recv().unwrap();
+        writer.flush(Duration::from_millis(1));
+    }
+}
