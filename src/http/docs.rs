@@ -31,7 +31,7 @@ pub fn router() -> Router<AppState> {
 }
 
 async fn openapi(State(state): State<AppState>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], state.openapi.to_string())
+    ([(header::CONTENT_TYPE, "application/json")], state.openapi.clone())
 }
 
 async fn all_errors() -> Html<String> {

@@ -3,6 +3,7 @@
 
 mod body;
 mod docs;
+mod durations;
 mod error;
 mod health;
 mod openapi;
@@ -19,6 +20,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use self::state::AppState;
+use self::{durations::RequestDurations, state::Shared, trace::Trace};
 use crate::{
     domain::user::PasswordPolicy,
     service::{health::HealthService, metrics::MetricsService, users::UserService},
@@ -48,15 +50,16 @@ pub fn router(
     password_policy: PasswordPolicy,
     request_timeout: Duration,
 ) -> serde_json::Result<Router> {
-    let openapi = openapi_document(password_policy)?.into();
-    let state = AppState { users, health, metrics, password_policy, openapi };
+    let openapi = openapi_document(password_policy)?;
+    let state = AppState::from(Shared { users, health, metrics, password_policy, openapi });
     let (api, _document) = api().split_for_parts();
     Ok(layered(api.merge(docs::router()), request_timeout).with_state(state))
 }
 
 /// Outermost first: `trace` sees every answer, a panic's and its own time limit's too, and writes the body of every error.
 fn layered<S: Clone + Send + Sync + 'static>(routes: Router<S>, request_timeout: Duration) -> Router<S> {
-    routes.layer(CatchPanicLayer::custom(trace::on_panic)).layer(from_fn_with_state(request_timeout, trace::trace))
+    let trace = Trace { time_limit: request_timeout, durations: RequestDurations::default() };
+    routes.layer(CatchPanicLayer::custom(trace::on_panic)).layer(from_fn_with_state(trace, trace::trace))
 }
 
 #[cfg(test)]

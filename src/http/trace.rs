@@ -6,25 +6,34 @@ use std::time::Duration;
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use metrics::histogram;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, error, error_span, info, warn};
 
-use super::error::{
-    PROBLEM_JSON, Problem,
-    kinds::{INTERNAL_ERROR, TIME_LIMIT_EXCEEDED},
+use super::{
+    durations::RequestDurations,
+    error::{
+        PROBLEM_JSON, Problem,
+        kinds::{INTERNAL_ERROR, TIME_LIMIT_EXCEEDED},
+    },
 };
 use crate::trace_id::TraceId;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
-/// `time_limit` is for the whole request, its body included.
-pub async fn trace(State(time_limit): State<Duration>, mut request: Request, next: Next) -> Response {
+#[derive(Clone)]
+pub struct Trace {
+    /// For the whole request, its body included.
+    pub time_limit: Duration,
+    pub durations: RequestDurations,
+}
+
+pub async fn trace(State(trace): State<Trace>, mut request: Request, next: Next) -> Response {
+    let Trace { time_limit, durations } = trace;
     let given = request.headers().get(REQUEST_ID);
     let accepted = given.and_then(|value| TraceId::parse(value.as_bytes()));
     let refused = given.is_some() && accepted.is_none();
@@ -33,7 +42,7 @@ pub async fn trace(State(time_limit): State<Duration>, mut request: Request, nex
     // At ERROR, so that whatever level is logged, its lines have the trace id.
     let span = error_span!("request", trace_id = trace_id.as_str());
     async move {
-        let log = RequestLog::start(&request);
+        let log = RequestLog::start(&request, durations);
         if refused {
             warn!("X-Request-Id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id");
         }
@@ -42,7 +51,7 @@ pub async fn trace(State(time_limit): State<Duration>, mut request: Request, nex
             let limit = format!("The request did not finish within {} ms.", time_limit.as_millis());
             Problem::new(&TIME_LIMIT_EXCEEDED, limit).into_response()
         });
-        let problem = write_problem(&mut response, &log.path, &trace_id);
+        let problem = write_problem(&mut response, log.uri.path(), &trace_id);
         log.end(response.status(), problem);
         if let Ok(value) = HeaderValue::from_str(trace_id.as_str()) {
             response.headers_mut().insert(TRACE_ID, value);
@@ -75,20 +84,19 @@ pub fn on_panic(_message: Box<dyn std::any::Any + Send>) -> Response {
 /// Writes the two lines of a request; one that is dropped before its end says so.
 struct RequestLog {
     method: Method,
-    path: String,
-    /// The template, not the path: few enough to count by.
-    route: String,
+    uri: Uri,
+    matched: Option<MatchedPath>,
+    durations: RequestDurations,
     started: Instant,
     ended: bool,
 }
 
 impl RequestLog {
-    fn start(request: &Request) -> Self {
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
-        let route = if route.len() > 1 { route.trim_end_matches('/') } else { route }.to_owned();
-        info!(method = method.as_str(), path, "Request started");
-        Self { method, path, route, started: Instant::now(), ended: false }
+    fn start(request: &Request, durations: RequestDurations) -> Self {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let matched = request.extensions().get::<MatchedPath>().cloned();
+        info!(method = method.as_str(), path = uri.path(), "Request started");
+        Self { method, uri, matched, durations, started: Instant::now(), ended: false }
     }
 
     fn duration_ms(&self) -> f64 {
@@ -96,17 +104,15 @@ impl RequestLog {
     }
 
     fn count(&self, status: StatusCode) {
-        let known =
-            [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS, Method::PATCH];
-        let method = if known.contains(&self.method) { self.method.to_string() } else { "other".to_owned() };
-        let labels = [("method", method), ("route", self.route.clone()), ("status", status.as_str().to_owned())];
-        histogram!("http_request_duration_seconds", &labels).record(self.started.elapsed());
+        let route = self.matched.as_ref().map_or("none", MatchedPath::as_str);
+        let route = if route.len() > 1 { route.trim_end_matches('/') } else { route };
+        self.durations.record(&self.method, route, status, self.started.elapsed());
     }
 
     fn end(mut self, status: StatusCode, problem: Option<Problem>) {
         self.ended = true;
         self.count(status);
-        let (method, path, duration_ms) = (self.method.as_str(), self.path.as_str(), self.duration_ms());
+        let (method, path, duration_ms) = (self.method.as_str(), self.uri.path(), self.duration_ms());
         let status_code = status.as_u16();
         let (code, cause) = problem.map_or((None, None), |problem| (Some(problem.kind.code), problem.cause));
         if status == StatusCode::INTERNAL_SERVER_ERROR {
@@ -122,7 +128,7 @@ impl RequestLog {
 impl Drop for RequestLog {
     fn drop(&mut self) {
         if !self.ended {
-            let (method, path, duration_ms) = (self.method.as_str(), self.path.as_str(), self.duration_ms());
+            let (method, path, duration_ms) = (self.method.as_str(), self.uri.path(), self.duration_ms());
             warn!(method, path, duration_ms, cause = "the client closed the connection", "Request failed");
         }
     }
