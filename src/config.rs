@@ -43,6 +43,8 @@ pub struct DatabaseConfig {
     /// That of `url`.
     pub route: Route,
     pub max_connections: u32,
+    /// Whether reads of users by id that wait are answered by one query together.
+    pub coalesce_reads: bool,
     pub migrate_on_start: bool,
 }
 
@@ -213,6 +215,7 @@ impl Reader {
         let url = self.required("DATABASE_URL", DatabaseUrl::from_str);
         let direct_url = self.optional("DATABASE_DIRECT_URL", DatabaseUrl::from_str);
         let max_connections = self.number("DATABASE_MAX_CONNECTIONS", 10, 1, 1_000);
+        let coalesce_reads = self.optional("COALESCE_READS", parse_bool).unwrap_or(true);
         let migrate_on_start = self.optional("MIGRATE_ON_START", parse_bool).unwrap_or(true);
         let url = url?;
         let is_pooled =
@@ -222,6 +225,7 @@ impl Reader {
             url,
             route: if is_pooled { Route::TransactionPooler } else { Route::Direct },
             max_connections,
+            coalesce_reads,
             migrate_on_start,
         })
     }

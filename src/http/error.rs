@@ -162,7 +162,7 @@ impl From<ServiceError> for Problem {
                 (&DATABASE_UNAVAILABLE, "The database did not answer; repeat the request a little later.")
             }
             ServiceError::Overloaded(_) => {
-                (&OVERLOADED, "All cores are busy hashing passwords; repeat the request a little later.")
+                (&OVERLOADED, "The service has more to do than it can in time; repeat the request a little later.")
             }
             ServiceError::Internal(_) => (&INTERNAL_ERROR, "The service's log has the cause under this trace_id."),
         };

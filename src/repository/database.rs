@@ -1,6 +1,6 @@
 //! The connection pool, and the bounds within which every statement runs.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use sqlx::{
@@ -10,49 +10,59 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
+use super::lane::Lane;
+
 /// Longest wait for a free connection, connecting included.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time for a whole operation, waiting included: a client hears of a lost database within 3 s, with half a second
 /// to spare for a hash before it and a busy machine.
-const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
+pub const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// A connection that rested longer than this is tried before use: one that died meanwhile costs nobody a request, and a
 /// busy one costs no round trip.
-const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
-const TEST_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
+pub(super) const TEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Limits that the server keeps, in milliseconds; under [`OPERATION_TIMEOUT`], so that the server gives up first and says why.
 const SERVER_LIMITS: [(&str, &str); 3] =
     [("statement_timeout", "2300"), ("lock_timeout", "1800"), ("idle_in_transaction_session_timeout", "10000")];
 /// Time for one attempt to connect outside the pool.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-#[derive(Debug, thiserror::Error)]
+/// Of a batch, every caller has a copy.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// Away, too busy, or not ready for us: the same request may succeed later.
     #[error("the database did not answer within the time limit")]
     Timeout,
     /// As [`Self::Timeout`], and the driver or the server said why.
     #[error(transparent)]
-    Unavailable(sqlx::Error),
+    Unavailable(Arc<sqlx::Error>),
+    /// More operations wait than the database can deal with in time: nothing was sent to it.
+    #[error("too many operations wait for the database")]
+    Overloaded,
     /// The statement itself failed: a defect of ours.
     #[error(transparent)]
-    Statement(sqlx::Error),
+    Statement(Arc<sqlx::Error>),
 }
 
 impl From<sqlx::Error> for DatabaseError {
     fn from(error: sqlx::Error) -> Self {
-        use sqlx::Error as E;
-        let passing = match &error {
-            E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
-            E::Database(refusal) => refusal.code().is_some_and(|state| is_passing(&state)),
-            _ => false,
-        };
-        if passing { Self::Unavailable(error) } else { Self::Statement(error) }
+        if is_passing(&error) { Self::Unavailable(Arc::new(error)) } else { Self::Statement(Arc::new(error)) }
+    }
+}
+
+/// Whether an error speaks of the server's condition, or the network's, rather than of the statement.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    use sqlx::Error as E;
+    match error {
+        E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
+        E::Database(refusal) => refusal.code().is_some_and(|state| is_passing_state(&state)),
+        _ => false,
     }
 }
 
 /// Whether a SQLSTATE speaks of the server's condition rather than of the statement.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-fn is_passing(state: &str) -> bool {
+fn is_passing_state(state: &str) -> bool {
     const CLASSES: [&str; 4] = [
         "08", // connection exception
         "28", // invalid authorization: credentials are being changed, or wrong
@@ -129,6 +139,7 @@ pub enum Route {
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
+    options: Arc<PgConnectOptions>,
     route: Route,
 }
 
@@ -151,8 +162,14 @@ impl Database {
                         || timeout(TEST_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok()))
                 })
             })
-            .connect_lazy_with(options);
-        Self { pool, route }
+            .connect_lazy_with(options.clone());
+        Self { pool, options: Arc::new(options), route }
+    }
+
+    /// A connection beside the pool, to the same database within the same limits.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane::new(self.options.clone(), self.route)
     }
 
     /// Runs `operation` on a connection of the pool.
@@ -166,10 +183,7 @@ impl Database {
     ) -> Result<T, DatabaseError> {
         let bounded = async {
             let mut lease = Lease { connection: self.pool.acquire().await?, completed: false };
-            let result = match self.route {
-                Route::Direct => operation(&mut lease.connection).await,
-                Route::TransactionPooler => in_transaction(&mut lease.connection, operation).await,
-            };
+            let result = run_on(&mut lease.connection, self.route, operation).await;
             lease.completed = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
             result
         };
@@ -213,6 +227,17 @@ impl Database {
     }
 }
 
+pub(super) async fn run_on<T>(
+    connection: &mut PgConnection,
+    route: Route,
+    operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+) -> sqlx::Result<T> {
+    match route {
+        Route::Direct => operation(connection).await,
+        Route::TransactionPooler => in_transaction(connection, operation).await,
+    }
+}
+
 /// Runs `operation` as one transaction, which begins with a clean connection whoever had it before.
 async fn in_transaction<T>(
     connection: &mut PgConnection,
@@ -231,10 +256,19 @@ async fn in_transaction<T>(
 }
 
 /// Whether the connection broke in use, as opposed to none being had.
-fn is_dead_connection(error: &sqlx::Error) -> bool {
+pub(super) fn is_dead_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() != std::io::ErrorKind::ConnectionRefused,
         sqlx::Error::Database(refusal) => refusal.code().is_some_and(|state| state == "57P01" || state == "57P02"),
+        _ => false,
+    }
+}
+
+/// Whether a server that cannot be connected to may only be starting.
+pub(super) fn is_starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(cause) => cause.kind() == std::io::ErrorKind::ConnectionRefused,
+        sqlx::Error::Database(refusal) => refusal.code().is_some_and(|state| state == "57P03"),
         _ => false,
     }
 }

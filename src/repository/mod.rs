@@ -1,7 +1,9 @@
 //! SQL and nothing else: functions over a connection, and the guarded way to get one. The only place that holds SQL text.
 
 pub mod database;
+mod lane;
 pub mod outbox;
 pub mod outbox_dead;
 pub mod schema;
+pub mod user_reads;
 pub mod users;

@@ -6,7 +6,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::database::{CONNECT_TIMEOUT, DatabaseError, connect};
+use super::database::{CONNECT_TIMEOUT, DatabaseError, connect, is_passing};
 
 /// The migrations under `migrations/`, in the binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
@@ -40,10 +40,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let outcome = migrator.run(&connection).await;
     connection.close().await;
     outcome.map_err(|error| match error {
-        MigrateError::Execute(error) => match DatabaseError::from(error) {
-            DatabaseError::Statement(error) => SchemaError::Migrate(MigrateError::Execute(error)),
-            passing => SchemaError::Connect(passing),
-        },
+        MigrateError::Execute(error) if is_passing(&error) => SchemaError::Connect(error.into()),
         other => SchemaError::Migrate(other),
     })
 }

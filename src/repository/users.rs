@@ -81,6 +81,13 @@ pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Opti
         .map(|row| row.map(User::from))
 }
 
+/// Those that there are, in no order; an id that is given twice yields one.
+pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<User>> {
+    let query =
+        sqlx::query_as!(UserRow, "SELECT id, name, surname, created_at, updated_at FROM users WHERE id = ANY($1)", ids);
+    Ok(query.fetch_all(connection).await?.into_iter().map(User::from).collect())
+}
+
 /// One page and the number of all users, from one snapshot.
 pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<(Vec<User>, i64)> {
     // The total stands on every row, and on a row of its own where the page is empty.

@@ -1,5 +1,7 @@
 //! What can go wrong in a use case, in the words of the business.
 
+use std::error::Error;
+
 use crate::{password::HashError, repository::database::DatabaseError};
 
 #[derive(Debug, thiserror::Error)]
@@ -9,17 +11,19 @@ pub enum ServiceError {
     /// The outcome of a write is not known; user and event exist together or not at all.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] DatabaseError),
+    /// Nothing was changed.
     #[error("the service is saturated")]
-    Overloaded(#[source] HashError),
+    Overloaded(#[source] Box<dyn Error + Send + Sync>),
     /// A defect of ours.
     #[error("internal error")]
-    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Internal(#[source] Box<dyn Error + Send + Sync>),
 }
 
 impl From<DatabaseError> for ServiceError {
     fn from(error: DatabaseError) -> Self {
         match error {
             DatabaseError::Timeout | DatabaseError::Unavailable(_) => Self::DatabaseUnavailable(error),
+            DatabaseError::Overloaded => Self::Overloaded(Box::new(error)),
             DatabaseError::Statement(_) => Self::Internal(Box::new(error)),
         }
     }
@@ -28,7 +32,7 @@ impl From<DatabaseError> for ServiceError {
 impl From<HashError> for ServiceError {
     fn from(error: HashError) -> Self {
         match error {
-            HashError::Overloaded => Self::Overloaded(error),
+            HashError::Overloaded => Self::Overloaded(Box::new(error)),
             HashError::Argon2(_) | HashError::Task(_) => Self::Internal(Box::new(error)),
         }
     }

@@ -15,6 +15,7 @@ use crate::{
     password::{PasswordHash, PasswordHasher},
     repository::{
         database::Database,
+        user_reads::UserReads,
         users::{self, UserColumns},
     },
     trace_id::TraceId,
@@ -23,6 +24,7 @@ use crate::{
 #[derive(Clone)]
 pub struct UserService {
     database: Database,
+    reads: UserReads,
     hasher: PasswordHasher,
     /// Told after each commit that wrote an event.
     outbox_filled: Arc<Notify>,
@@ -30,8 +32,8 @@ pub struct UserService {
 
 impl UserService {
     #[must_use]
-    pub fn new(database: Database, hasher: PasswordHasher, outbox_filled: Arc<Notify>) -> Self {
-        Self { database, hasher, outbox_filled }
+    pub fn new(database: Database, reads: UserReads, hasher: PasswordHasher, outbox_filled: Arc<Notify>) -> Self {
+        Self { database, reads, hasher, outbox_filled }
     }
 
     /// # Errors
@@ -71,10 +73,9 @@ impl UserService {
     }
 
     /// # Errors
-    /// [`ServiceError::UserNotFound`], [`ServiceError::DatabaseUnavailable`]
+    /// [`ServiceError::UserNotFound`], [`ServiceError::Overloaded`], [`ServiceError::DatabaseUnavailable`]
     pub async fn get(&self, id: UserId) -> Result<User, ServiceError> {
-        let user = self.database.read(|connection| Box::pin(users::get(connection, id))).await?;
-        user.ok_or(ServiceError::UserNotFound)
+        self.reads.get(id).await?.ok_or(ServiceError::UserNotFound)
     }
 
     /// Changes the fields that are given. When none of them differs, nothing is written and no event arises; a password

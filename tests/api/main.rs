@@ -2,6 +2,7 @@
 //! host of its own; the names are the promises.
 
 mod broker_faults;
+mod coalesced_reads;
 mod commands;
 mod database_faults;
 mod errors;
@@ -15,6 +16,7 @@ mod migrations;
 mod openapi;
 mod operator;
 mod poison;
+mod read_faults;
 mod replicas;
 mod seed;
 mod trace_id;

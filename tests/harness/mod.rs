@@ -10,6 +10,7 @@ mod load;
 mod log;
 mod oracle;
 mod proxy;
+mod readers;
 mod replica;
 mod servers;
 
@@ -25,6 +26,7 @@ pub use self::{
     load::{Load, Tally, seed_users},
     oracle::{Judgement, assert_delivered_exactly, audit, committed, judge},
     proxy::Proxy,
+    readers::Readers,
     replica::{Digest, Replica, TROUBLES_FILE},
     servers::{QUEUE_TYPE, World, management, management_json, management_post, management_put},
 };

@@ -100,7 +100,8 @@ pub static DATABASE_UNAVAILABLE: Kind = passing(
 pub static OVERLOADED: Kind = passing(
     "overloaded",
     "The service is saturated",
-    "All cores are busy hashing passwords. Nothing was changed: repeat the request a little later.",
+    "All cores are busy hashing passwords, or too many reads wait for the database. Nothing was changed: repeat the request \
+     a little later.",
     1,
 );
 pub static NOT_READY: Kind = passing(

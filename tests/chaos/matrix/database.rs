@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use tokio::time::{Instant, interval, sleep};
 
 use crate::{
-    harness::{Proxy, World, eventually},
+    harness::{Proxy, Readers, World, eventually},
     trial::Trial,
 };
 
@@ -33,6 +33,23 @@ async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_se
     );
     assert_eq!(load.tally.unanswered.load(Relaxed), 0, "every request is answered");
     trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_postgresql_under_256_readers_is_503_in_time_and_heals() {
+    let trial = Trial::start(1).await;
+    let readers = Readers::start(&trial.replica().address, "/users/1").await;
+    for signal in ["INT", "QUIT", "INT", "QUIT"] {
+        trial.control.signal("postgres", signal).await;
+        readers.until_refused().await;
+        trial.control.start("postgres").await;
+        let began = Instant::now();
+        readers.until_answered().await;
+        eprintln!("  {signal}: 256 reads succeed after {:?}", began.elapsed());
+    }
+    let slowest = readers.stop().await;
+    eprintln!("  the slowest answer took {slowest:?}");
+    assert!(slowest <= Duration::from_secs(3), "{slowest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,94 @@
+//! A connection with one user, which opens it when needed and again when it broke. Needs no pool: nobody waits for it, and
+//! nothing is asked of the server but the statements themselves.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::database::{
+    ACQUIRE_TIMEOUT, DatabaseError, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, is_dead_connection, is_starting, run_on,
+};
+
+/// Pause between attempts to reach a server that is starting.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub struct Lane {
+    options: Arc<PgConnectOptions>,
+    route: Route,
+    /// Taken out while in use: an operation that is given up half-way takes its connection with it.
+    idle: Option<(PgConnection, Instant)>,
+}
+
+impl Lane {
+    /// Connects when first used. `options` are those of `route`.
+    #[must_use]
+    pub fn new(options: Arc<PgConnectOptions>, route: Route) -> Self {
+        Self { options, route, idle: None }
+    }
+
+    /// Runs a read until `deadline`; tried again when the connection turns out to be dead, as it does after a restart of
+    /// the server.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Timeout`] at the deadline, and when no connection can be had; else what the driver reports.
+    pub async fn read<T>(
+        &mut self,
+        deadline: Instant,
+        operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
+    ) -> Result<T, DatabaseError> {
+        let attempts = async {
+            match self.run(&operation).await {
+                Err(DatabaseError::Unavailable(error)) if is_dead_connection(&error) => self.run(&operation).await,
+                settled => settled,
+            }
+        };
+        timeout_at(deadline, attempts).await.map_err(|_elapsed| DatabaseError::Timeout)?
+    }
+
+    async fn run<T>(
+        &mut self,
+        operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+    ) -> Result<T, DatabaseError> {
+        let mut connection = match self.take_idle().await {
+            Some(connection) => connection,
+            None => timeout(ACQUIRE_TIMEOUT, self.connect()).await.map_err(|_elapsed| DatabaseError::Timeout)??,
+        };
+        let result = run_on(&mut connection, self.route, operation).await;
+        let usable = match &result {
+            Ok(_) => true,
+            Err(error @ sqlx::Error::Database(_)) => !is_dead_connection(error),
+            Err(_) => false,
+        };
+        if usable {
+            self.idle = Some((connection, Instant::now()));
+        }
+        Ok(result?)
+    }
+
+    /// Tried before use where it rested long, as the pool's are.
+    async fn take_idle(&mut self) -> Option<PgConnection> {
+        let (mut connection, since) = self.idle.take()?;
+        let alive = since.elapsed() < TEST_AFTER_IDLE
+            || timeout(TEST_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok());
+        alive.then_some(connection)
+    }
+
+    /// As the pool does, waits for a server that refuses connections: it may be starting.
+    async fn connect(&self) -> sqlx::Result<PgConnection> {
+        loop {
+            match PgConnection::connect_with(&self.options).await {
+                Err(error) if is_starting(&error) => sleep(RECONNECT_PAUSE).await,
+                settled => return settled,
+            }
+        }
+    }
+
+    pub async fn close(self) {
+        if let Some((connection, _since)) = self.idle {
+            _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Reads of one user by id. Under load they are coalesced: those that wait are answered by one query together.
+//!
+//! A few lanes, each a task with a connection of its own, take what waits in the queue and ask for all of it at once. There
+//! is no timer and no wait for company: a read that comes alone goes out alone, and batches grow by themselves while the
+//! lanes are busy, as in a group commit.
+//!
+//! # Exactness
+//!
+//! A coalesced read is told from one that was run by itself by nothing but its speed.
+//! - **It is as fresh.** It joins only a query that has not been sent yet. Whatever was committed before the read began,
+//!   every write that was answered among it, is in the query's snapshot.
+//! - **It fails alone.** A batch that the server, or the decoding of a row, refuses is run again one by one, so that only
+//!   the read that cannot be answered hears of it. What no read would survive, such as a lost server, all of them hear.
+//! - **It is given up alone.** Batches run in the lanes' tasks: a caller who goes away takes nobody along, and is left out
+//!   if its read has not been sent.
+//! - **It is bounded.** Every caller has an answer within [`OPERATION_TIMEOUT`]; a lane gives a batch up when the last of
+//!   its callers has. Beyond [`QUEUE_CAPACITY`] a read is refused at once.
+//!
+//! `tests/api/coalesced_reads.rs` holds each of these against reads that run one by one.
+
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+use metrics::{Counter, counter};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    database::{Database, DatabaseError, OPERATION_TIMEOUT},
+    lane::Lane,
+    users,
+};
+use crate::domain::user::{User, UserId};
+
+/// Lanes, and so connections; more were not faster, on two cores or on four.
+const LANES: usize = 2;
+/// Reads in one query.
+const LARGEST_BATCH: usize = 128;
+/// Reads that may wait. A sign of overload, not of a burst: a few hundred milliseconds of them at full speed.
+pub const QUEUE_CAPACITY: usize = 16_384;
+
+type Answer = Result<Option<User>, DatabaseError>;
+
+struct Read {
+    id: UserId,
+    deadline: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct UserReads(Mode);
+
+#[derive(Clone)]
+enum Mode {
+    OneByOne(Database),
+    Coalesced { queue: mpsc::Sender<Read>, stop: CancellationToken, lanes: TaskTracker },
+}
+
+impl UserReads {
+    /// Each read is a query on the pool.
+    #[must_use]
+    pub fn one_by_one(database: Database) -> Self {
+        Self(Mode::OneByOne(database))
+    }
+
+    /// Starts the lanes, of which each connects to where `database` leads when it is first used.
+    #[must_use]
+    pub fn coalesced(database: &Database) -> Self {
+        Self::with_capacity(database, QUEUE_CAPACITY)
+    }
+
+    /// As [`Self::coalesced`], with another bound of the queue.
+    #[must_use]
+    pub fn with_capacity(database: &Database, capacity: usize) -> Self {
+        let (queue, waiting) = mpsc::channel(capacity);
+        let (waiting, stop, lanes) = (Arc::new(Mutex::new(waiting)), CancellationToken::new(), TaskTracker::new());
+        for _ in 0..LANES {
+            lanes.spawn(answer_what_waits(database.lane(), waiting.clone(), stop.clone()));
+        }
+        Self(Mode::Coalesced { queue, stop, lanes })
+    }
+
+    /// `None` when there is no such user.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Overloaded`] when too many reads wait; else as [`Database::read`].
+    pub async fn get(&self, id: UserId) -> Answer {
+        let queue = match &self.0 {
+            Mode::OneByOne(database) => {
+                return database.read(|connection| Box::pin(users::get(connection, id))).await;
+            }
+            Mode::Coalesced { queue, .. } => queue,
+        };
+        let deadline = Instant::now() + OPERATION_TIMEOUT;
+        let (answer, answered) = oneshot::channel();
+        queue.try_send(Read { id, deadline, answer }).map_err(|_full| DatabaseError::Overloaded)?;
+        // A lane drops what it cannot answer in time.
+        timeout_at(deadline, answered).await.ok().and_then(Result::ok).unwrap_or(Err(DatabaseError::Timeout))
+    }
+
+    /// Stops the lanes and closes their connections; reads that still wait are not answered.
+    pub async fn close(&self) {
+        if let Mode::Coalesced { stop, lanes, .. } = &self.0 {
+            stop.cancel();
+            lanes.close();
+            lanes.wait().await;
+        }
+    }
+}
+
+/// What a lane does until `stop`.
+async fn answer_what_waits(mut lane: Lane, waiting: Arc<Mutex<mpsc::Receiver<Read>>>, stop: CancellationToken) {
+    let counters = Counters { reads: counter!("coalesced_reads_total"), queries: counter!("coalesced_queries_total") };
+    let mut batch = Vec::with_capacity(LARGEST_BATCH);
+    loop {
+        let take = async { waiting.lock().await.recv_many(&mut batch, LARGEST_BATCH).await };
+        if stop.run_until_cancelled(take).await.is_none_or(|taken| taken == 0) {
+            break;
+        }
+        counters.reads.increment(batch.len() as u64);
+        answer(&mut lane, &mut batch, &counters.queries).await;
+    }
+    lane.close().await;
+}
+
+struct Counters {
+    reads: Counter,
+    queries: Counter,
+}
+
+async fn answer(lane: &mut Lane, batch: &mut Vec<Read>, queries: &Counter) {
+    batch.retain(|read| !read.answer.is_closed());
+    match query(lane, batch, queries).await {
+        Err(DatabaseError::Statement(_)) if batch.len() > 1 => {
+            for read in batch.drain(..) {
+                let alone = query(lane, std::slice::from_ref(&read), queries).await;
+                _ = read.answer.send(alone.map(|mut users| users.remove(&read.id)));
+            }
+        }
+        Ok(users) => {
+            for Read { id, answer, .. } in batch.drain(..) {
+                _ = answer.send(Ok(users.get(&id).cloned()));
+            }
+        }
+        Err(error) => {
+            for Read { answer, .. } in batch.drain(..) {
+                _ = answer.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+async fn query(lane: &mut Lane, batch: &[Read], queries: &Counter) -> Result<HashMap<UserId, User>, DatabaseError> {
+    let Some(last_deadline) = batch.iter().map(|read| read.deadline).max() else { return Ok(HashMap::new()) };
+    let mut ids: Vec<i64> = batch.iter().map(|read| read.id.get()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    queries.increment(1);
+    let ids: Arc<[i64]> = ids.into();
+    let users = lane.read(last_deadline, |connection| {
+        let ids = ids.clone();
+        Box::pin(async move { users::get_all(connection, &ids).await })
+    });
+    // The driver panics on values that it has no room for, such as a date of the year 300,000.
+    let caught = AssertUnwindSafe(users).catch_unwind().await;
+    let panicked = |_| DatabaseError::from(sqlx::Error::Decode("the driver panicked: see the log".into()));
+    let users = caught.map_err(panicked)??;
+    Ok(users.into_iter().map(|user| (user.id, user)).collect())
+}

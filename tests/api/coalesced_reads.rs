@@ -1,0 +1,229 @@
+//! Coalesced reads, held against reads that run one by one: whatever happens at the same time, nobody can tell which of
+//! them answered. On the library itself, for a client cannot say when a batch begins.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::SeqCst},
+    },
+};
+
+use futures_util::future::join_all;
+use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
+use sqlx::Connection;
+use tokio::runtime::Runtime;
+use user_management_api::{
+    domain::user::{User, UserId},
+    repository::{
+        database::{Database, DatabaseError, DatabaseUrl, Route},
+        user_reads::UserReads,
+    },
+};
+
+use crate::harness::{App, World, eventually};
+
+const USERS: usize = 6;
+const CASES: u32 = 40;
+
+/// Several threads, so that lanes, readers and writers truly run at once.
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
+}
+
+/// Users 1 to [`USERS`], of which each is called `0`.
+async fn world() -> World {
+    let world = World::new().await;
+    let insert = "INSERT INTO users (name, surname, password)
+                  SELECT '0', 'Тестов', '$argon2id$' FROM generate_series(1, $1)";
+    sqlx::query(insert).bind(key(USERS)).execute(&world.pool).await.unwrap();
+    world
+}
+
+fn key(user: usize) -> i64 {
+    user.try_into().unwrap()
+}
+
+fn id(user: usize) -> UserId {
+    key(user).into()
+}
+
+fn database(world: &World, route: Route) -> Database {
+    let url: DatabaseUrl = world.database_url.parse().unwrap();
+    Database::new(url.options(), 4, route)
+}
+
+type Outcome = Result<Option<User>, DatabaseError>;
+
+/// All that a caller can see of an answer.
+fn seen(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(user) => serde_json::to_string(user).unwrap(),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn check<T: std::fmt::Debug>(cases: u32, strategy: &impl Strategy<Value = T>, property: impl Fn(T)) {
+    let mut runner = TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() });
+    let outcome = runner.run(strategy, |value| {
+        property(value);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn reads_at_once_of_any_users_answer_as_they_do_one_by_one() {
+    let runtime = runtime();
+    let world = runtime.block_on(world());
+    for route in [Route::Direct, Route::TransactionPooler] {
+        let _entered = runtime.enter();
+        let database = database(&world, route);
+        let (coalesced, one_by_one) = (UserReads::coalesced(&database), UserReads::one_by_one(database.clone()));
+        let expected: HashMap<usize, String> =
+            (1..=USERS + 3).map(|user| (user, seen(&runtime.block_on(one_by_one.get(id(user)))))).collect();
+        // More than a batch holds; with repetitions, and users that there are not.
+        check(CASES, &vec(1..=USERS + 3, 1..400), |users| {
+            let answers = runtime.block_on(join_all(users.iter().map(|user| coalesced.get(id(*user)))));
+            for (user, answer) in users.iter().zip(&answers) {
+                assert_eq!(seen(answer), expected[user], "user {user}");
+            }
+        });
+        runtime.block_on(coalesced.close());
+    }
+}
+
+/// What each of several tasks does, one step after the other. Task `n` alone writes user `n`.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Write,
+    Read(usize),
+}
+
+#[test]
+fn a_read_sees_every_write_that_was_answered_before_it_began_and_never_goes_back() {
+    let runtime = runtime();
+    let world = runtime.block_on(world());
+    let coalesced = runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
+    // What users are called counts their writes.
+    let counters = || Arc::new((0..=USERS).map(|_| AtomicI64::new(0)).collect::<Vec<_>>());
+    let (begun, answered) = (counters(), counters());
+    let step = prop_oneof![1 => Just(Step::Write), 3 => (1..=USERS).prop_map(Step::Read)];
+    check(CASES, &vec(vec(step, 1..20), USERS), |scripts| {
+        let tasks = (1..=USERS).zip(scripts).map(|(own, script)| {
+            let (coalesced, pool) = (coalesced.clone(), world.pool.clone());
+            let (begun, answered) = (begun.clone(), answered.clone());
+            runtime.spawn(async move {
+                let mut last_seen = vec![0; begun.len()];
+                for step in script {
+                    match step {
+                        Step::Write => {
+                            let name = begun[own].fetch_add(1, SeqCst) + 1;
+                            let write = sqlx::query("UPDATE users SET name = $2 WHERE id = $1");
+                            write.bind(key(own)).bind(name.to_string()).execute(&pool).await.unwrap();
+                            answered[own].store(name, SeqCst);
+                        }
+                        Step::Read(user) => {
+                            let least = answered[user].load(SeqCst).max(last_seen[user]);
+                            let name = coalesced.get(id(user)).await.unwrap().unwrap().name.parse().unwrap();
+                            let most = begun[user].load(SeqCst);
+                            assert!((least..=most).contains(&name), "user {user}: {name}, not {least} to {most}");
+                            last_seen[user] = name;
+                        }
+                    }
+                }
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            runtime.block_on(task).unwrap();
+        }
+    });
+}
+
+#[test]
+fn callers_who_go_away_take_nobody_along() {
+    let runtime = runtime();
+    let world = runtime.block_on(world());
+    let coalesced = runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
+    check(CASES, &vec((1..=USERS, any::<bool>(), 0..3_u8), 1..200), |callers| {
+        runtime.block_on(async {
+            let tasks = callers.into_iter().map(|(user, goes_away, turns)| {
+                let coalesced = coalesced.clone();
+                let task = tokio::spawn(async move { coalesced.get(id(user)).await });
+                (user, task, goes_away.then_some(turns))
+            });
+            for (user, task, goes_away_after) in tasks.collect::<Vec<_>>() {
+                if let Some(turns) = goes_away_after {
+                    for _ in 0..turns {
+                        tokio::task::yield_now().await;
+                    }
+                    task.abort();
+                } else {
+                    assert_eq!(task.await.unwrap().unwrap().unwrap().id, id(user));
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn a_row_that_cannot_be_read_fails_the_reads_of_it_and_no_other() {
+    let runtime = runtime();
+    let world = runtime.block_on(world());
+    let poison = sqlx::query("UPDATE users SET updated_at = 'infinity' WHERE id = 2").execute(&world.pool);
+    runtime.block_on(poison).unwrap();
+    let coalesced = runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
+    check(8, &vec(1..=USERS, 1..50), |users| {
+        let answers = runtime.block_on(join_all(users.iter().map(|user| coalesced.get(id(*user)))));
+        for (user, answer) in users.iter().zip(answers) {
+            match answer {
+                Err(DatabaseError::Statement(_)) => assert_eq!(*user, 2),
+                answer => assert_eq!(answer.unwrap().unwrap().id, id(*user)),
+            }
+        }
+    });
+}
+
+#[tokio::test]
+async fn reads_past_the_queues_bound_are_refused_at_once_and_those_in_it_answered_when_the_table_is_free() {
+    const CAPACITY: usize = 8;
+    let world = world().await;
+    let coalesced = UserReads::with_capacity(&database(&world, Route::Direct), CAPACITY);
+    coalesced.get(id(1)).await.unwrap();
+    let mut holder = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
+    let mut lock = holder.begin().await.unwrap();
+    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    // More than the queue and a batch for each lane hold.
+    let reads: Vec<_> = (0..400)
+        .map(|_| {
+            let coalesced = coalesced.clone();
+            tokio::spawn(async move { coalesced.get(id(1)).await })
+        })
+        .collect();
+    eventually("refusals", async || reads.iter().any(tokio::task::JoinHandle::is_finished).then_some(())).await;
+    lock.rollback().await.unwrap();
+    let (mut refused, mut answered) = (0, 0);
+    for read in reads {
+        match read.await.unwrap() {
+            Err(DatabaseError::Overloaded) => refused += 1,
+            answer => answered += usize::from(answer.unwrap().is_some()),
+        }
+    }
+    assert!(refused > 0 && answered >= CAPACITY, "{refused} refused, {answered} answered");
+}
+
+#[tokio::test]
+async fn many_requests_at_once_take_few_queries() {
+    let world = World::new().await;
+    let app = App::start_with(&world, &[("COALESCE_READS", "true")]).await;
+    let path = format!("/users/{}", app.create_user("Анна").await);
+    let answers = join_all((0..200).map(|_| app.get(&path)));
+    assert!(answers.await.iter().all(|answer| answer.status == 200 && answer.body["name"] == "Анна"));
+    let metrics = app.get("/metrics").await.text;
+    let count = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).unwrap();
+        line.parse::<u32>().unwrap()
+    };
+    assert_eq!(count("coalesced_reads_total"), 200);
+    assert!(count("coalesced_queries_total") < 200, "{metrics}");
+}
