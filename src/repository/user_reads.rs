@@ -91,7 +91,8 @@ impl UserReads {
     pub async fn get(&self, id: UserId) -> Answer {
         let queue = match &self.0 {
             Mode::OneByOne(database) => {
-                return database.read(|connection| Box::pin(users::get(connection, id))).await;
+                // In a box, for its size would be carried through every layer by the coalesced reads too.
+                return database.read(|connection| Box::pin(users::get(connection, id))).boxed().await;
             }
             Mode::Coalesced { queue, .. } => queue,
         };
