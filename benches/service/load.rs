@@ -25,6 +25,11 @@ pub struct Run {
     errors: f64,
 }
 
+/// Threads of a load generator: half of the cores, for the other half is the candidates'.
+fn threads() -> String {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)).to_string()
+}
+
 async fn output_of(command: &mut Command) -> Outcome<String> {
     let name = command.as_std().get_program().to_owned();
     let output = command.kill_on_drop(true).output().await.map_err(|error| format!("{}: {error}", name.display()))?;
@@ -39,9 +44,12 @@ pub async fn wrk(address: &str, load: Load, time: Duration) -> Outcome<Run> {
         Call::Get => "get",
         Call::Put => "put",
     };
+    let threads = threads();
     let text = output_of(
         Command::new("wrk")
-            .args(["--threads", "1", "--connections", &load.connections.to_string()])
+            // A thread has no less than one connection.
+            .args(["--threads", if load.connections == 1 { "1" } else { &threads }])
+            .args(["--connections", &load.connections.to_string()])
             .args(["--duration", &format!("{}s", time.as_secs()), "--script", "benches/service/requests.lua"])
             .args([&format!("http://{address}"), "--", call, &USERS.to_string()]),
     )
@@ -63,7 +71,7 @@ pub async fn pgbench(url: &str, call: Call, time: Duration, scratch: &Path) -> O
     let prefix = scratch.join("pgbench");
     let text = output_of(
         Command::new("pgbench")
-            .args(["--no-vacuum", "--protocol", "prepared", "--jobs", "1", "--file", script])
+            .args(["--no-vacuum", "--protocol", "prepared", "--jobs", &threads(), "--file", script])
             .args(["--client", &PGBENCH_CLIENTS.to_string(), "--time", &time.as_secs().to_string()])
             .args(["--define", &format!("users={USERS}")])
             // A twentieth of the latencies is enough for percentiles, and writing them costs little.

@@ -66,7 +66,9 @@ async fn main() -> Outcome<()> {
     let runs = COMPARISONS.iter().map(|comparison| comparison.candidates.len()).sum::<usize>();
     for round in 1..=plan.rounds {
         for comparison in &COMPARISONS {
-            for candidate in comparison.candidates {
+            // In another order each time, for what one leaves behind may burden the next.
+            let candidates = comparison.candidates.iter().cycle().skip(round as usize - 1);
+            for candidate in candidates.take(comparison.candidates.len()) {
                 let sample = stage.measure(*candidate, comparison.load, plan).await?;
                 eprintln!(
                     "  {:>3} of {}  {:<32} {:<30} {:>9.0}/s",

@@ -5,12 +5,13 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
-    time::timeout,
+    time::{interval, timeout},
 };
 
 use crate::{
@@ -64,6 +65,19 @@ impl Served {
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let (user, system): (f64, f64) = (fields[11].parse()?, fields[12].parse()?);
         Ok((user + system) / TICKS_PER_SECOND)
+    }
+
+    /// Waits until it uses next to no processor time.
+    pub async fn until_idle(&self) -> Outcome<()> {
+        let mut tick = interval(Duration::from_millis(200));
+        tick.tick().await;
+        loop {
+            let before = self.cpu()?;
+            tick.tick().await;
+            if self.cpu()? - before < 0.02 {
+                return Ok(());
+            }
+        }
     }
 
     /// Largest resident memory since [`Self::forget_peak`], in bytes.

@@ -19,6 +19,7 @@ struct Setting {
     cores: usize,
     kernel: String,
     service: &'static str,
+    coalesces_reads: bool,
     postgresql: String,
     rabbitmq: String,
     wrk: String,
@@ -68,6 +69,7 @@ impl Report {
             cores: std::thread::available_parallelism()?.get(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             service: env!("CARGO_PKG_VERSION"),
+            coalesces_reads: stage.coalesces_reads(),
             postgresql: stage.database_setting("server_version").await?,
             rabbitmq: broker["rabbitmq_version"].as_str().unwrap_or("unknown").to_owned(),
             wrk: wrk_version()?,
@@ -155,11 +157,13 @@ impl Report {
             });
             _ = writeln!(text, "| {against} ({load}) | {of} | {value:.2} | {aim} |");
         }
-        let Setting { date, processor, cores, kernel, service, postgresql, rabbitmq, wrk, users, rounds, seconds } =
-            &self.setting;
+        let Setting {
+            date, processor, cores, kernel, service, postgresql, rabbitmq, wrk, users, rounds, seconds, ..
+        } = &self.setting;
+        let reads = if self.setting.coalesces_reads { "" } else { " with COALESCE_READS=false" };
         _ = write!(
             text,
-            "\n{date}, {processor}, {cores} cores for everything, Linux {kernel}; service {service}, \
+            "\n{date}, {processor}, {cores} cores for everything, Linux {kernel}; service {service}{reads}, \
              PostgreSQL {postgresql}, RabbitMQ {rabbitmq}, {wrk}; {users} users; medians of {rounds} × {seconds} s.\n"
         );
         text

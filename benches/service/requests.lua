@@ -1,11 +1,19 @@
 -- wrk's requests: `wrk … -- live|get|put USERS`. Ends with one line of JSON; latencies in microseconds.
 local call, users, sent, requests = nil, 0, 0, {}
+local threads = 0
+
+function setup(thread)
+  threads = threads + 1
+  thread:set("number", threads)
+end
 
 function init(arguments)
   call, users = arguments[1], tonumber(arguments[2])
-  math.randomseed(os.time())
+  math.randomseed(os.time() * 1000 + number)
   -- Made beforehand, so that making them costs the candidates no processor time.
-  if call == "get" then
+  if call == "live" then
+    requests[1] = wrk.format("GET", "/health/live")
+  elseif call == "get" then
     for id = 1, users do
       requests[id] = wrk.format("GET", "/users/" .. id)
     end
@@ -14,7 +22,7 @@ end
 
 function request()
   if call == "live" then
-    return wrk.format("GET", "/health/live")
+    return requests[1]
   end
   if call == "get" then
     return requests[math.random(users)]

@@ -83,8 +83,10 @@ impl Stage {
         let peak_memory = served.peak_memory()?;
         served.forget_peak()?;
         if load.call == Call::Put {
-            // Events that still wait would be the next candidate's burden.
+            // Events on their way would be the next candidate's burden.
             eventually("an empty outbox", async || self.world.outbox_is_empty().await.then_some(())).await;
+            served.until_idle().await?;
+            sqlx::raw_sql("CHECKPOINT").execute(&self.world.pool).await?;
         }
         Ok(sample(run, Some(cpu), Some(peak_memory)))
     }
@@ -94,7 +96,15 @@ impl Stage {
         load::pgbench(url, call, plan.warm_up, &self.scratch).await?;
         let run = load::pgbench(url, call, plan.measured, &self.scratch).await?;
         sqlx::raw_sql("TRUNCATE outbox").execute(&self.pgbench_world.pool).await?;
+        if call == Call::Put {
+            sqlx::raw_sql("CHECKPOINT").execute(&self.pgbench_world.pool).await?;
+        }
         Ok(sample(run, None, None))
+    }
+
+    /// Whether the service coalesces its reads, as the environment has it.
+    pub fn coalesces_reads(&self) -> bool {
+        !self.world.settings().contains(&("COALESCE_READS", "false"))
     }
 
     /// What `SHOW name` says.

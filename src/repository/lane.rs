@@ -11,6 +11,10 @@ use super::database::{
     ACQUIRE_TIMEOUT, DatabaseError, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, is_dead_connection, is_starting, run_on,
 };
 
+/// A connection is replaced when it is so old: so that a name that leads elsewhere by now is looked up again.
+const LONGEST_LIFE: Duration = Duration::from_mins(30);
+/// Attempts of one read on connections that turn out to be dead.
+const ATTEMPTS: usize = 10;
 /// Pause between attempts to reach a server that is starting.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -19,7 +23,13 @@ pub struct Lane {
     options: Arc<PgConnectOptions>,
     route: Route,
     /// Taken out while in use: an operation that is given up half-way takes its connection with it.
-    idle: Option<(PgConnection, Instant)>,
+    idle: Option<Idle>,
+}
+
+struct Idle {
+    connection: PgConnection,
+    opened: Instant,
+    since: Instant,
 }
 
 impl Lane {
@@ -40,10 +50,13 @@ impl Lane {
         operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
     ) -> Result<T, DatabaseError> {
         let attempts = async {
-            match self.run(&operation).await {
-                Err(DatabaseError::Unavailable(error)) if is_dead_connection(&error) => self.run(&operation).await,
-                settled => settled,
+            for _ in 1..ATTEMPTS {
+                match self.run(&operation).await {
+                    Err(DatabaseError::Unavailable(error)) if is_dead_connection(&error) => {}
+                    settled => return settled,
+                }
             }
+            self.run(&operation).await
         };
         timeout_at(deadline, attempts).await.map_err(|_elapsed| DatabaseError::Timeout)?
     }
@@ -52,9 +65,11 @@ impl Lane {
         &mut self,
         operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
     ) -> Result<T, DatabaseError> {
-        let mut connection = match self.take_idle().await {
-            Some(connection) => connection,
-            None => timeout(ACQUIRE_TIMEOUT, self.connect()).await.map_err(|_elapsed| DatabaseError::Timeout)??,
+        let (mut connection, opened) = if let Some(idle) = self.take_idle().await {
+            (idle.connection, idle.opened)
+        } else {
+            let connected = timeout(ACQUIRE_TIMEOUT, self.connect()).await;
+            (connected.map_err(|_elapsed| DatabaseError::Timeout)??, Instant::now())
         };
         let result = run_on(&mut connection, self.route, operation).await;
         let usable = match &result {
@@ -63,17 +78,18 @@ impl Lane {
             Err(_) => false,
         };
         if usable {
-            self.idle = Some((connection, Instant::now()));
+            self.idle = Some(Idle { connection, opened, since: Instant::now() });
         }
         Ok(result?)
     }
 
     /// Tried before use where it rested long, as the pool's are.
-    async fn take_idle(&mut self) -> Option<PgConnection> {
-        let (mut connection, since) = self.idle.take()?;
-        let alive = since.elapsed() < TEST_AFTER_IDLE
-            || timeout(TEST_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok());
-        alive.then_some(connection)
+    async fn take_idle(&mut self) -> Option<Idle> {
+        let mut idle = self.idle.take()?;
+        let alive = idle.opened.elapsed() < LONGEST_LIFE
+            && (idle.since.elapsed() < TEST_AFTER_IDLE
+                || timeout(TEST_TIMEOUT, idle.connection.ping()).await.is_ok_and(|answer| answer.is_ok()));
+        alive.then_some(idle)
     }
 
     /// As the pool does, waits for a server that refuses connections: it may be starting.
@@ -87,8 +103,8 @@ impl Lane {
     }
 
     pub async fn close(self) {
-        if let Some((connection, _since)) = self.idle {
-            _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
+        if let Some(idle) = self.idle {
+            _ = timeout(CLOSE_TIMEOUT, idle.connection.close()).await;
         }
     }
 }

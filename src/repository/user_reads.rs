@@ -9,21 +9,26 @@
 //! A coalesced read is told from one that was run by itself by nothing but its speed.
 //! - **It is as fresh.** It joins only a query that has not been sent yet. Whatever was committed before the read began,
 //!   every write that was answered among it, is in the query's snapshot.
-//! - **It fails alone.** A batch that the server, or the decoding of a row, refuses is run again one by one, so that only
-//!   the read that cannot be answered hears of it. What no read would survive, such as a lost server, all of them hear.
+//! - **It fails alone.** A batch that the server, or the decoding of a row, refuses is run again user by user, so that only
+//!   the reads that cannot be answered hear of it. What no read would survive, such as a lost server, all of them hear.
 //! - **It is given up alone.** Batches run in the lanes' tasks: a caller who goes away takes nobody along, and is left out
 //!   if its read has not been sent.
 //! - **It is bounded.** Every caller has an answer within [`OPERATION_TIMEOUT`]; a lane gives a batch up when the last of
 //!   its callers has. Beyond [`QUEUE_CAPACITY`] a read is refused at once.
 //!
-//! `tests/api/coalesced_reads.rs` holds each of these against reads that run one by one.
+//! `tests/api/coalesced_reads.rs` holds these against reads that run one by one, and `tests/api/read_faults.rs` the time that
+//! an answer takes when the database is in trouble.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{any::Any, collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 use metrics::{Counter, counter};
 use tokio::{
-    sync::{Mutex, mpsc, oneshot},
+    sync::{
+        Mutex,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -98,7 +103,10 @@ impl UserReads {
         };
         let deadline = Instant::now() + OPERATION_TIMEOUT;
         let (answer, answered) = oneshot::channel();
-        queue.try_send(Read { id, deadline, answer }).map_err(|_full| DatabaseError::Overloaded)?;
+        queue.try_send(Read { id, deadline, answer }).map_err(|refused| match refused {
+            TrySendError::Full(_) => DatabaseError::Overloaded,
+            TrySendError::Closed(_) => DatabaseError::Timeout,
+        })?;
         // A lane drops what it cannot answer in time.
         timeout_at(deadline, answered).await.ok().and_then(Result::ok).unwrap_or(Err(DatabaseError::Timeout))
     }
@@ -135,23 +143,26 @@ struct Counters {
 
 async fn answer(lane: &mut Lane, batch: &mut Vec<Read>, queries: &Counter) {
     batch.retain(|read| !read.answer.is_closed());
-    match query(lane, batch, queries).await {
-        Err(DatabaseError::Statement(_)) if batch.len() > 1 => {
-            for read in batch.drain(..) {
-                let alone = query(lane, std::slice::from_ref(&read), queries).await;
-                _ = read.answer.send(alone.map(|mut users| users.remove(&read.id)));
-            }
-        }
-        Ok(users) => {
-            for Read { id, answer, .. } in batch.drain(..) {
-                _ = answer.send(Ok(users.get(&id).cloned()));
-            }
-        }
-        Err(error) => {
-            for Read { answer, .. } in batch.drain(..) {
-                _ = answer.send(Err(error.clone()));
-            }
-        }
+    let outcome = query(lane, batch, queries).await;
+    if !matches!(outcome, Err(DatabaseError::Statement(_))) {
+        return deliver(batch.drain(..), &outcome);
+    }
+    // One of the users is at fault: each by itself.
+    batch.sort_unstable_by_key(|read| read.id);
+    while let Some(first) = batch.first().map(|read| read.id) {
+        let of_others = batch.split_off(batch.partition_point(|read| read.id == first));
+        batch.retain(|read| !read.answer.is_closed());
+        let outcome = query(lane, batch, queries).await;
+        deliver(batch.drain(..), &outcome);
+        *batch = of_others;
+    }
+}
+
+fn deliver(reads: impl Iterator<Item = Read>, outcome: &Result<HashMap<UserId, User>, DatabaseError>) {
+    for Read { id, answer, .. } in reads {
+        let user = outcome.as_ref().map(|users| users.get(&id).cloned());
+        // A caller may have gone away.
+        _ = answer.send(user.map_err(Clone::clone));
     }
 }
 
@@ -168,7 +179,11 @@ async fn query(lane: &mut Lane, batch: &[Read], queries: &Counter) -> Result<Has
     });
     // The driver panics on values that it has no room for, such as a date of the year 300,000.
     let caught = AssertUnwindSafe(users).catch_unwind().await;
-    let panicked = |_| DatabaseError::from(sqlx::Error::Decode("the driver panicked: see the log".into()));
-    let users = caught.map_err(panicked)??;
+    let users = caught.map_err(|panic| DatabaseError::from(sqlx::Error::Decode(message(panic.as_ref()).into())))??;
     Ok(users.into_iter().map(|user| (user.id, user)).collect())
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+    format!("the driver panicked: {}", message.unwrap_or("for an unknown reason"))
 }

@@ -1,7 +1,8 @@
 //! Where log lines wait for the thread that writes them. Logging a line is a copy into a buffer that is used again: no
 //! system call, no allocation, and no wake-up while the thread is at work. Whatever waits is written at once.
 //!
-//! The buffer is bounded. A reader who stalls costs lines, which are counted, and never requests.
+//! The buffer is bounded. A reader who stalls costs lines, which are counted, and no requests; only a panic, which may be the
+//! end, waits a little for its reader.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -42,8 +43,9 @@ struct Waiting {
     lines: Vec<u8>,
     /// The thread sleeps until somebody wakes it.
     asleep: bool,
-    /// The thread has lines that are not written yet.
-    writing: bool,
+    /// Bytes that were ever put in, and of these the ones that have left the thread.
+    taken: u64,
+    done: u64,
     /// Somebody waits: no pauses.
     flushing: bool,
 }
@@ -65,12 +67,13 @@ impl LogWriter {
         self.0.dropped.load(Relaxed)
     }
 
-    /// Waits until every line is written, for `limit` at most.
+    /// Waits until every line that is here by now is written, for `limit` at most.
     pub fn flush(&self, limit: Duration) {
         let mut waiting = self.0.lock();
         waiting.flushing = true;
         self.0.work.notify_one();
-        let unwritten = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
+        let wanted = waiting.taken;
+        let unwritten = |waiting: &mut Waiting| waiting.done < wanted;
         let (mut waiting, _timeout) =
             self.0.written.wait_timeout_while(waiting, limit, unwritten).unwrap_or_else(PoisonError::into_inner);
         waiting.flushing = false;
@@ -86,6 +89,7 @@ impl Write for &LogWriter {
             return Ok(line.len());
         }
         waiting.lines.extend_from_slice(line);
+        waiting.taken += line.len() as u64;
         if mem::take(&mut waiting.asleep) {
             drop(waiting);
             self.0.work.notify_one();
@@ -114,21 +118,19 @@ impl Shared {
     fn write_for_ever(&self, mut output: impl Write) {
         let mut lines = Vec::new();
         loop {
-            self.take(&mut lines);
+            self.exchange(&mut lines);
             if let Err(lost) = write_all(&mut output, &lines) {
                 self.dropped.fetch_add(lost, Relaxed);
             }
-            lines.clear();
         }
     }
 
-    /// Waits for lines, after a pause in which they gather, and swaps them for the empty buffer.
-    fn take(&self, empty: &mut Vec<u8>) {
+    /// Hands back the lines that were written, and waits for others, after a pause in which they gather.
+    fn exchange(&self, lines: &mut Vec<u8>) {
         let mut waiting = self.lock();
-        waiting.writing = false;
-        if waiting.lines.is_empty() {
-            self.written.notify_all();
-        }
+        waiting.done += lines.len() as u64;
+        lines.clear();
+        self.written.notify_all();
         let gathering = self.work.wait_timeout_while(waiting, GATHER, |waiting| !waiting.flushing);
         (waiting, _) = gathering.unwrap_or_else(PoisonError::into_inner);
         while waiting.lines.is_empty() {
@@ -136,8 +138,7 @@ impl Shared {
             waiting = self.work.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         waiting.asleep = false;
-        waiting.writing = true;
-        mem::swap(&mut waiting.lines, empty);
+        mem::swap(&mut waiting.lines, lines);
     }
 }
 

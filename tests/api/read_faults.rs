@@ -25,7 +25,7 @@ async fn a_silent_network_under_256_readers_is_503_in_time_and_heals() {
     proxy.silence();
     readers.until_refused().await;
     proxy.open();
-    readers.until_answered().await;
+    readers.until_healed().await;
     let slowest = readers.stop().await;
     assert!(slowest < IN_TIME, "{slowest:?}");
 }
@@ -39,7 +39,7 @@ async fn a_locked_table_under_256_readers_is_503_in_time_and_heals() {
     sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     readers.until_refused().await;
     lock.rollback().await.unwrap();
-    readers.until_answered().await;
+    readers.until_healed().await;
     let slowest = readers.stop().await;
     assert!(slowest < IN_TIME, "{slowest:?}");
 }
@@ -56,7 +56,7 @@ async fn a_database_that_ends_its_connections_and_is_away_under_256_readers_is_5
         }
         readers.until_refused().await;
         proxy.open();
-        readers.until_answered().await;
+        readers.until_healed().await;
     }
     let slowest = readers.stop().await;
     assert!(slowest < IN_TIME, "{slowest:?}");

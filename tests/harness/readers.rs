@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -21,68 +21,85 @@ const READERS: usize = 256;
 /// Between two reads of one client.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What one client was told.
 #[derive(Default)]
 struct Tally {
     answered: AtomicUsize,
     refused: AtomicUsize,
-    slowest: Mutex<Duration>,
 }
 
 pub struct Readers {
-    tally: Arc<Tally>,
+    tallies: Vec<Arc<Tally>>,
     stop: CancellationToken,
-    clients: JoinSet<()>,
+    /// Each yields the longest that it waited for an answer.
+    clients: JoinSet<Duration>,
 }
 
 impl Readers {
     /// Of `path`, which must be there; returns when each of them has had its answer.
     pub async fn start(address: &str, path: &str) -> Self {
-        let (tally, stop, mut clients) = (Arc::<Tally>::default(), CancellationToken::new(), JoinSet::new());
+        let mut readers = Self { tallies: Vec::new(), stop: CancellationToken::new(), clients: JoinSet::new() };
         for _ in 0..READERS {
-            let (tally, stop, url) = (tally.clone(), stop.clone(), format!("http://{address}{path}"));
-            clients.spawn(async move {
-                let client = reqwest::Client::new();
-                let mut tick = interval(PAUSE);
-                tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                while stop.run_until_cancelled(tick.tick()).await.is_some() {
-                    let began = Instant::now();
-                    let answer = client.get(&url).send().await.expect("every request is answered");
-                    match answer.status() {
-                        StatusCode::OK => tally.answered.fetch_add(1, Relaxed),
-                        StatusCode::SERVICE_UNAVAILABLE if answer.headers().contains_key("retry-after") => {
-                            tally.refused.fetch_add(1, Relaxed)
-                        }
-                        _ => panic!("{answer:?}"),
-                    };
-                    let mut slowest = tally.slowest.lock().unwrap();
-                    *slowest = slowest.max(began.elapsed());
-                }
-            });
+            let (tally, stop) = (Arc::<Tally>::default(), readers.stop.clone());
+            readers.tallies.push(tally.clone());
+            readers.clients.spawn(read(format!("http://{address}{path}"), tally, stop));
         }
-        let readers = Self { tally, stop, clients };
         readers.until_answered().await;
         readers
     }
 
-    /// Waits for as many more successes as there are readers.
+    /// Waits for another success of each.
     pub async fn until_answered(&self) {
-        Self::until_grown(&self.tally.answered, "answers").await;
+        self.until_each_has_more(|tally| &tally.answered).await;
     }
 
-    /// Waits for as many more 503s as there are readers.
+    /// Waits for another 503 of each.
     pub async fn until_refused(&self) {
-        Self::until_grown(&self.tally.refused, "refusals").await;
+        self.until_each_has_more(|tally| &tally.refused).await;
     }
 
-    async fn until_grown(count: &AtomicUsize, what: &str) {
-        let wanted = count.load(Relaxed) + READERS;
-        eventually(what, async || (count.load(Relaxed) >= wanted).then_some(())).await;
+    async fn until_each_has_more(&self, count: fn(&Tally) -> &AtomicUsize) {
+        let before: Vec<_> = self.tallies.iter().map(|tally| count(tally).load(Relaxed)).collect();
+        eventually("another answer for each reader", async || {
+            let mut both = self.tallies.iter().zip(&before);
+            both.all(|(tally, before)| count(tally).load(Relaxed) > *before).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until each has had an answer, and checks that from then on nobody is refused.
+    pub async fn until_healed(&self) {
+        self.until_answered().await;
+        let refused = || self.tallies.iter().map(|tally| tally.refused.load(Relaxed)).sum::<usize>();
+        let before = refused();
+        for _ in 0..5 {
+            self.until_answered().await;
+        }
+        assert_eq!(refused(), before, "503s after the trouble was over");
     }
 
     /// The longest that any of them waited for an answer. Fails if one of them met anything but 200 and 503.
     pub async fn stop(self) -> Duration {
         self.stop.cancel();
-        self.clients.join_all().await;
-        *self.tally.slowest.lock().unwrap()
+        self.clients.join_all().await.into_iter().max().unwrap_or_default()
     }
+}
+
+async fn read(url: String, tally: Arc<Tally>, stop: CancellationToken) -> Duration {
+    let (client, mut slowest) = (reqwest::Client::new(), Duration::ZERO);
+    let mut tick = interval(PAUSE);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let began = Instant::now();
+        let answer = client.get(&url).send().await.expect("every request is answered");
+        slowest = slowest.max(began.elapsed());
+        match answer.status() {
+            StatusCode::OK => tally.answered.fetch_add(1, Relaxed),
+            StatusCode::SERVICE_UNAVAILABLE if answer.headers().contains_key("retry-after") => {
+                tally.refused.fetch_add(1, Relaxed)
+            }
+            _ => panic!("{answer:?}"),
+        };
+    }
+    slowest
 }

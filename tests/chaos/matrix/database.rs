@@ -46,6 +46,7 @@ async fn a_restart_of_postgresql_under_256_readers_is_503_in_time_and_heals() {
         let began = Instant::now();
         readers.until_answered().await;
         eprintln!("  {signal}: 256 reads succeed after {:?}", began.elapsed());
+        readers.until_healed().await;
     }
     let slowest = readers.stop().await;
     eprintln!("  the slowest answer took {slowest:?}");
