@@ -1,6 +1,6 @@
 //! The seed's log line: one flat JSON object, `event`, `level`, `timestamp`, `trace_id`, then the line's own fields.
 
-use std::{fmt, io};
+use std::{cell::RefCell, fmt};
 
 use serde::{Serialize, Serializer};
 use tracing::{
@@ -15,6 +15,22 @@ use tracing_subscriber::{
 
 use crate::domain::timestamp::Timestamp;
 
+thread_local! {
+    /// Used again and again: `serde_json` is quickest where it may write bytes.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn in_buffer(mut writer: Writer<'_>, write: impl FnOnce(&mut Vec<u8>) -> fmt::Result) -> fmt::Result {
+    LINE.with(|line| {
+        // In use while a value is written that logs a line of its own.
+        let (mut reused, mut own) = (line.try_borrow_mut(), Vec::new());
+        let line = reused.as_deref_mut().unwrap_or(&mut own);
+        line.clear();
+        write(line)?;
+        writer.write_str(str::from_utf8(line).map_err(|_| fmt::Error)?)
+    })
+}
+
 /// Writes a whole line.
 pub struct JsonLine;
 
@@ -25,20 +41,25 @@ where
     fn format_event(
         &self,
         context: &FmtContext<'_, S, JsonFields>,
-        mut writer: Writer<'_>,
+        writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        writer.write_str("{\"event\":")?;
-        Members::write_all(writer.by_ref(), Part::Message, |members| event.record(members))?;
-        write!(writer, ",\"level\":\"{}\"", level(event))?;
-        write!(writer, ",\"timestamp\":\"{}\"", Timestamp::now())?;
-        for span in context.event_scope().into_iter().flatten() {
-            if let Some(members) = span.extensions().get::<FormattedFields<JsonFields>>() {
-                writer.write_str(members)?;
+        in_buffer(writer, |line| {
+            line.extend_from_slice(b"{\"event\":");
+            Members::write_all(line, Part::Message, |members| event.record(members))?;
+            line.extend_from_slice(b",\"level\":\"");
+            line.extend_from_slice(level(event).as_bytes());
+            line.extend_from_slice(b"\",\"timestamp\":");
+            serde_json::to_writer(&mut *line, &Timestamp::now()).map_err(|_| fmt::Error)?;
+            for span in context.event_scope().into_iter().flatten() {
+                if let Some(members) = span.extensions().get::<FormattedFields<JsonFields>>() {
+                    line.extend_from_slice(members.as_bytes());
+                }
             }
-        }
-        Members::write_all(writer.by_ref(), Part::Fields, |members| event.record(members))?;
-        writer.write_str("}\n")
+            Members::write_all(line, Part::Fields, |members| event.record(members))?;
+            line.extend_from_slice(b"}\n");
+            Ok(())
+        })
     }
 }
 
@@ -47,7 +68,7 @@ pub struct JsonFields;
 
 impl<'writer> FormatFields<'writer> for JsonFields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        Members::write_all(writer, Part::Fields, |members| fields.record(members))
+        in_buffer(writer, |line| Members::write_all(line, Part::Fields, |members| fields.record(members)))
     }
 }
 
@@ -67,20 +88,22 @@ enum Part {
     Fields,
 }
 
-struct Members<'writer> {
-    writer: Writer<'writer>,
+struct Members<'line> {
+    line: &'line mut Vec<u8>,
     part: Part,
     written: usize,
     result: fmt::Result,
 }
 
-impl<'writer> Members<'writer> {
-    fn write_all(writer: Writer<'writer>, part: Part, record: impl FnOnce(&mut Self)) -> fmt::Result {
-        let mut members = Self { writer, part, written: 0, result: Ok(()) };
+impl<'line> Members<'line> {
+    fn write_all(line: &'line mut Vec<u8>, part: Part, record: impl FnOnce(&mut Self)) -> fmt::Result {
+        let mut members = Self { line, part, written: 0, result: Ok(()) };
         record(&mut members);
-        members.result?;
         // A library's line may have no message, or two of them.
-        if members.part == Part::Message && members.written == 0 { members.writer.write_str("\"\"") } else { Ok(()) }
+        if members.part == Part::Message && members.written == 0 {
+            members.line.extend_from_slice(b"\"\"");
+        }
+        members.result
     }
 
     fn member<T: Serialize + ?Sized>(&mut self, field: &Field, value: &T) {
@@ -91,15 +114,13 @@ impl<'writer> Members<'writer> {
         };
         if wanted && self.result.is_ok() {
             self.written += 1;
-            self.result = self.write(field, value);
+            if self.part == Part::Fields {
+                self.line.extend_from_slice(b",\"");
+                self.line.extend_from_slice(field.name().as_bytes());
+                self.line.extend_from_slice(b"\":");
+            }
+            self.result = serde_json::to_writer(&mut *self.line, value).map_err(|_| fmt::Error);
         }
-    }
-
-    fn write<T: Serialize + ?Sized>(&mut self, field: &Field, value: &T) -> fmt::Result {
-        if self.part == Part::Fields {
-            write!(self.writer, ",\"{}\":", field.name())?;
-        }
-        serde_json::to_writer(Utf8(&mut self.writer), value).map_err(|_| fmt::Error)
     }
 }
 
@@ -135,21 +156,6 @@ struct Shown<'a>(&'a dyn fmt::Debug);
 impl Serialize for Shown<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:?}", self.0))
-    }
-}
-
-/// Lets `serde_json`, which writes bytes that are valid UTF-8 in pieces, write to a [`fmt::Write`].
-struct Utf8<'a, W>(&'a mut W);
-
-impl<W: fmt::Write> io::Write for Utf8<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = std::str::from_utf8(bytes).map_err(io::Error::other)?;
-        self.0.write_str(text).map_err(io::Error::other)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
