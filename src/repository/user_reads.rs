@@ -1,8 +1,8 @@
 //! Reads of one user by id. Under load they are coalesced: those that wait are answered by one query together.
 //!
-//! A few lanes, each a task with a connection of its own, take what waits in the queue and ask for all of it at once. There
-//! is no timer and no wait for company: a read that comes alone goes out alone, and batches grow by themselves while the
-//! lanes are busy, as in a group commit.
+//! Two lanes, each a task with a connection of its own, take turns to ask for all that waits in the queue. There is no wait
+//! for company: a read that comes alone goes out alone, and batches grow by themselves while a query is on its way, as in a
+//! group commit. A query that is slow, or stuck, is not waited for: the other lane goes ahead.
 //!
 //! # Exactness
 //!
@@ -19,17 +19,17 @@
 //! `tests/api/coalesced_reads.rs` holds these against reads that run one by one, and `tests/api/read_faults.rs` the time that
 //! an answer takes when the database is in trouble.
 
-use std::{any::Any, collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{any::Any, collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use metrics::{Counter, counter};
 use tokio::{
     sync::{
-        Mutex,
+        Mutex, MutexGuard,
         mpsc::{self, error::TrySendError},
         oneshot,
     },
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -40,8 +40,10 @@ use super::{
 };
 use crate::domain::user::{User, UserId};
 
-/// Lanes, and so connections; more were not faster, on two cores or on four.
+/// Lanes, and so connections.
 const LANES: usize = 2;
+/// A lane waits so long for the other's query, and meanwhile its batch grows: a local database answers sooner.
+const LONG_QUERY: Duration = Duration::from_millis(1);
 /// Reads in one query.
 const LARGEST_BATCH: usize = 128;
 /// Reads that may wait. A sign of overload, not of a burst: a few hundred milliseconds of them at full speed.
@@ -82,9 +84,10 @@ impl UserReads {
     #[must_use]
     pub fn with_capacity(database: &Database, capacity: usize) -> Self {
         let (queue, waiting) = mpsc::channel(capacity);
-        let (waiting, stop, lanes) = (Arc::new(Mutex::new(waiting)), CancellationToken::new(), TaskTracker::new());
+        let shared = Arc::new(Queue { waiting: Mutex::new(waiting), turn: Mutex::new(()) });
+        let (stop, lanes) = (CancellationToken::new(), TaskTracker::new());
         for _ in 0..LANES {
-            lanes.spawn(answer_what_waits(database.lane(), waiting.clone(), stop.clone()));
+            lanes.spawn(answer_what_waits(database.lane(), shared.clone(), stop.clone()));
         }
         Self(Mode::Coalesced { queue, stop, lanes })
     }
@@ -121,17 +124,38 @@ impl UserReads {
     }
 }
 
+/// What the lanes share.
+struct Queue {
+    waiting: Mutex<mpsc::Receiver<Read>>,
+    /// Whose query is on its way.
+    turn: Mutex<()>,
+}
+
+impl Queue {
+    /// Waits for reads, and for the other lane's query unless that takes long. Takes all that wait by then.
+    async fn take(&self, batch: &mut Vec<Read>) -> Option<MutexGuard<'_, ()>> {
+        let mut waiting = self.waiting.lock().await;
+        waiting.recv_many(batch, LARGEST_BATCH).await;
+        let turn = timeout(LONG_QUERY, self.turn.lock()).await.ok();
+        while batch.len() < LARGEST_BATCH
+            && let Ok(read) = waiting.try_recv()
+        {
+            batch.push(read);
+        }
+        turn
+    }
+}
+
 /// What a lane does until `stop`.
-async fn answer_what_waits(mut lane: Lane, waiting: Arc<Mutex<mpsc::Receiver<Read>>>, stop: CancellationToken) {
+async fn answer_what_waits(mut lane: Lane, queue: Arc<Queue>, stop: CancellationToken) {
     let counters = Counters { reads: counter!("coalesced_reads_total"), queries: counter!("coalesced_queries_total") };
     let mut batch = Vec::with_capacity(LARGEST_BATCH);
-    loop {
-        let take = async { waiting.lock().await.recv_many(&mut batch, LARGEST_BATCH).await };
-        if stop.run_until_cancelled(take).await.is_none_or(|taken| taken == 0) {
-            break;
-        }
+    while let Some(turn) = stop.run_until_cancelled(queue.take(&mut batch)).await
+        && !batch.is_empty()
+    {
         counters.reads.increment(batch.len() as u64);
         answer(&mut lane, &mut batch, &counters.queries).await;
+        drop(turn);
     }
     lane.close().await;
 }
