@@ -67,7 +67,7 @@ impl Report {
             date: chrono::Utc::now().format("%Y-%m-%d").to_string(),
             processor: processor()?,
             cores: std::thread::available_parallelism()?.get(),
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            kernel: kernel()?,
             service: env!("CARGO_PKG_VERSION"),
             coalesces_reads: stage.coalesces_reads(),
             postgresql: stage.database_setting("server_version").await?,
@@ -206,6 +206,12 @@ fn processor() -> Outcome<String> {
     let all = fs::read_to_string("/proc/cpuinfo")?;
     let name = all.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     Ok(name.map_or(std::env::consts::ARCH, |(_, name)| name.trim()).to_owned())
+}
+
+/// Its numbers, without what a distribution adds.
+fn kernel() -> Outcome<String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    Ok(release.trim().split('-').next().unwrap_or_default().to_owned())
 }
 
 fn wrk_version() -> Outcome<String> {

@@ -79,7 +79,8 @@ fn problems(operation: &str) -> Vec<&'static Kind> {
     let body = [&MALFORMED_JSON, &UNREADABLE_BODY, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
     let mut kinds = match operation {
         "list_users" => query.to_vec(),
-        "get_user" | "delete_user" => [&query[..], &path].concat(),
+        "get_user" => [&query[..], &path, &[&OVERLOADED]].concat(),
+        "delete_user" => [&query[..], &path].concat(),
         "create_user" => [&query[..], &body, &[&OVERLOADED]].concat(),
         "update_user" => [&query[..], &path, &body, &[&OVERLOADED]].concat(),
         "ready" => vec![&NOT_READY],
