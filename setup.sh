@@ -127,16 +127,22 @@ test_settings() {
   printf 'TEST_RABBITMQ_MANAGEMENT_URL=http://guest:guest@127.0.0.1:%s/\n' "$MANAGEMENT_PORT"
 }
 
+# For the tests and benches that cargo runs here.
+export_test_settings() {
+  local line
+  while read -r line; do export "${line?}"; done < <(test_settings)
+}
+
 # run_tests POSTGRES_VERSION ARGUMENTS…
 run_tests() {
-  local version=$1 status=0 line
+  local version=$1 status=0
   shift
   need_cargo
   if [ -n "${TEST_DATABASE_URL:-}" ] && [ -n "${TEST_RABBITMQ_URL:-}" ] && [ -n "${TEST_RABBITMQ_MANAGEMENT_URL:-}" ]; then
     say "servers of the environment: TEST_DATABASE_URL, TEST_RABBITMQ_URL, TEST_RABBITMQ_MANAGEMENT_URL"
   else
     start_throw_away_pair test "$version"
-    while read -r line; do export "${line?}"; done < <(test_settings)
+    export_test_settings
   fi
   begin "tests (minutes to build, the first time)"
   SQLX_OFFLINE=true run_child cargo test --locked "$@" || status=$?
@@ -156,7 +162,7 @@ test_servers() {
 
 # chaos [OPTION…]
 chaos() {
-  local minutes=10 seed=$RANDOM replicas=3 rate=1000 pgbouncer=no matrix=yes status=0 line
+  local minutes=10 seed=$RANDOM replicas=3 rate=1000 pgbouncer=no matrix=yes status=0
   while [ $# -gt 0 ]; do
     case $1 in
       --minutes | --seed | --replicas | --rate)
@@ -174,7 +180,7 @@ chaos() {
   need_cargo
   need_chaos_packages $pgbouncer
   start_throw_away_pair chaos
-  while read -r line; do export "${line?}"; done < <(test_settings)
+  export_test_settings
   export TEST_SERVERS=$throw_away
   if [ $pgbouncer = yes ]; then
     start_pgbouncer "$throw_away"
@@ -199,11 +205,10 @@ chaos() {
 
 # bench [--quick]
 bench() {
-  local line
   need_cargo
   need_bench_packages
   start_throw_away_pair bench
-  while read -r line; do export "${line?}"; done < <(test_settings)
+  export_test_settings
   PATH=$(postgres_bin):$PATH
   begin "build (minutes, the first time)"
   SQLX_OFFLINE=true run_child cargo bench --locked --bench service --no-run >&2 || fail "cargo build failed: see above"

@@ -78,7 +78,7 @@ async fn main() -> Outcome<()> {
                     candidate.name(),
                     sample.throughput
                 );
-                report.add(comparison, *candidate, round, sample);
+                report.add(comparison, *candidate, sample);
             }
         }
     }

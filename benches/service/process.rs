@@ -80,15 +80,15 @@ impl Served {
         }
     }
 
-    /// Largest resident memory since [`Self::forget_peak`], in bytes.
+    /// Largest resident memory since [`Self::start_anew`], in bytes.
     pub fn peak_memory(&self) -> Outcome<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
         Ok(peak.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 
-    /// Starts the peak anew, and the log.
-    pub fn forget_peak(&self) -> Outcome<()> {
+    /// Forgets the peak of its memory, and empties its log.
+    pub fn start_anew(&self) -> Outcome<()> {
         fs::write(format!("/proc/{}/clear_refs", self.pid), "5")?;
         if let Some(log) = &self.log {
             fs::File::options().write(true).open(log)?.set_len(0)?;

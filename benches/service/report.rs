@@ -19,7 +19,8 @@ struct Setting {
     cores: usize,
     kernel: String,
     service: &'static str,
-    coalesces_reads: bool,
+    /// As the environment has it; empty for the default.
+    coalesce_reads: String,
     postgresql: String,
     rabbitmq: String,
     wrk: String,
@@ -31,12 +32,12 @@ struct Setting {
 struct Measured {
     load: Load,
     candidate: Candidate,
-    round: u32,
     sample: Sample,
 }
 
 pub struct Report {
     setting: Setting,
+    /// Round after round.
     measured: Vec<Measured>,
 }
 
@@ -69,7 +70,7 @@ impl Report {
             cores: std::thread::available_parallelism()?.get(),
             kernel: kernel()?,
             service: env!("CARGO_PKG_VERSION"),
-            coalesces_reads: stage.coalesces_reads(),
+            coalesce_reads: stage.coalesce_reads(),
             postgresql: stage.database_setting("server_version").await?,
             rabbitmq: broker["rabbitmq_version"].as_str().unwrap_or("unknown").to_owned(),
             wrk: wrk_version()?,
@@ -80,8 +81,8 @@ impl Report {
         Ok(Self { setting, measured: Vec::new() })
     }
 
-    pub fn add(&mut self, comparison: &Comparison, candidate: Candidate, round: u32, sample: Sample) {
-        self.measured.push(Measured { load: comparison.load, candidate, round, sample });
+    pub fn add(&mut self, comparison: &Comparison, candidate: Candidate, sample: Sample) {
+        self.measured.push(Measured { load: comparison.load, candidate, sample });
     }
 
     pub fn samples(&self) -> usize {
@@ -89,10 +90,8 @@ impl Report {
     }
 
     fn of(&self, load: Load, candidate: Candidate) -> Vec<Sample> {
-        let mut found: Vec<_> =
-            self.measured.iter().filter(|one| one.load == load && one.candidate == candidate).collect();
-        found.sort_by_key(|one| one.round);
-        found.into_iter().map(|one| one.sample).collect()
+        let found = self.measured.iter().filter(|one| one.load == load && one.candidate == candidate);
+        found.map(|one| one.sample).collect()
     }
 
     fn rows(&self) -> Vec<Row> {
@@ -160,7 +159,10 @@ impl Report {
         let Setting {
             date, processor, cores, kernel, service, postgresql, rabbitmq, wrk, users, rounds, seconds, ..
         } = &self.setting;
-        let reads = if self.setting.coalesces_reads { "" } else { " with COALESCE_READS=false" };
+        let reads = match self.setting.coalesce_reads.as_str() {
+            "" => String::new(),
+            value => format!(" with COALESCE_READS={value}"),
+        };
         _ = write!(
             text,
             "\n{date}, {processor}, {cores} cores for everything, Linux {kernel}; service {service}{reads}, \

@@ -76,12 +76,12 @@ impl Stage {
             Candidate::Pgbench => return self.measure_pgbench(load.call, plan).await,
         };
         load::wrk(&served.address, load, plan.warm_up).await?;
-        served.forget_peak()?;
+        served.start_anew()?;
         let before = served.cpu()?;
         let run = load::wrk(&served.address, load, plan.measured).await?;
         let cpu = (served.cpu()? - before) * 1e6 / run.requests;
         let peak_memory = served.peak_memory()?;
-        served.forget_peak()?;
+        served.start_anew()?;
         if load.call == Call::Put {
             // Events on their way would be the next candidate's burden.
             eventually("an empty outbox", async || self.world.outbox_is_empty().await.then_some(())).await;
@@ -102,9 +102,10 @@ impl Stage {
         Ok(sample(run, None, None))
     }
 
-    /// Whether the service coalesces its reads, as the environment has it.
-    pub fn coalesces_reads(&self) -> bool {
-        !self.world.settings().contains(&("COALESCE_READS", "false"))
+    /// The service's setting of that name, as the environment has it; empty for the default.
+    pub fn coalesce_reads(&self) -> String {
+        let setting = self.world.settings().into_iter().find(|(name, _)| *name == "COALESCE_READS");
+        setting.map(|(_, value)| value.to_owned()).unwrap_or_default()
     }
 
     /// What `SHOW name` says.

@@ -99,20 +99,17 @@ impl RequestLog {
         Self { method, uri, matched, durations, started: Instant::now(), ended: false }
     }
 
-    fn duration_ms(&self) -> f64 {
-        (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3
-    }
-
-    fn count(&self, status: StatusCode) {
+    fn count(&self, status: StatusCode, took: Duration) {
         let route = self.matched.as_ref().map_or("none", MatchedPath::as_str);
         let route = if route.len() > 1 { route.trim_end_matches('/') } else { route };
-        self.durations.record(&self.method, route, status, self.started.elapsed());
+        self.durations.record(&self.method, route, status, took);
     }
 
     fn end(mut self, status: StatusCode, problem: Option<Problem>) {
         self.ended = true;
-        self.count(status);
-        let (method, path, duration_ms) = (self.method.as_str(), self.uri.path(), self.duration_ms());
+        let took = self.started.elapsed();
+        self.count(status, took);
+        let (method, path, duration_ms) = (self.method.as_str(), self.uri.path(), milliseconds(took));
         let status_code = status.as_u16();
         let (code, cause) = problem.map_or((None, None), |problem| (Some(problem.kind.code), problem.cause));
         if status == StatusCode::INTERNAL_SERVER_ERROR {
@@ -128,8 +125,14 @@ impl RequestLog {
 impl Drop for RequestLog {
     fn drop(&mut self) {
         if !self.ended {
-            let (method, path, duration_ms) = (self.method.as_str(), self.uri.path(), self.duration_ms());
+            let duration_ms = milliseconds(self.started.elapsed());
+            let (method, path) = (self.method.as_str(), self.uri.path());
             warn!(method, path, duration_ms, cause = "the client closed the connection", "Request failed");
         }
     }
+}
+
+/// To the microsecond.
+fn milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e6).round() / 1e3
 }

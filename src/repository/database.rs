@@ -10,8 +10,6 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::lane::Lane;
-
 /// Longest wait for a free connection, connecting included.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time for a whole operation, waiting included: a client hears of a lost database within 3 s, with half a second
@@ -139,8 +137,9 @@ pub enum Route {
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
-    options: Arc<PgConnectOptions>,
-    route: Route,
+    /// For connections beside the pool, within the same limits.
+    pub(super) options: Arc<PgConnectOptions>,
+    pub(super) route: Route,
 }
 
 impl Database {
@@ -164,12 +163,6 @@ impl Database {
             })
             .connect_lazy_with(options.clone());
         Self { pool, options: Arc::new(options), route }
-    }
-
-    /// A connection beside the pool, to the same database within the same limits.
-    #[must_use]
-    pub fn lane(&self) -> Lane {
-        Lane::new(self.options.clone(), self.route)
     }
 
     /// Runs `operation` on a connection of the pool.

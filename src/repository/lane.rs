@@ -1,4 +1,4 @@
-//! A connection with one user, which opens it when needed and again when it broke. Needs no pool: nobody waits for it, and
+//! A connection with a single owner, opened when needed and again when it broke. Needs no pool: nobody waits for it, and
 //! nothing is asked of the server but the statements themselves.
 
 use std::{sync::Arc, time::Duration};
@@ -8,7 +8,8 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::database::{
-    ACQUIRE_TIMEOUT, DatabaseError, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, is_dead_connection, is_starting, run_on,
+    ACQUIRE_TIMEOUT, Database, DatabaseError, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, is_dead_connection, is_starting,
+    run_on,
 };
 
 /// A connection is replaced when it is so old: so that a name that leads elsewhere by now is looked up again.
@@ -33,10 +34,10 @@ struct Idle {
 }
 
 impl Lane {
-    /// Connects when first used. `options` are those of `route`.
+    /// Leads where the pool of `database` does, within the same limits; connects when first used.
     #[must_use]
-    pub fn new(options: Arc<PgConnectOptions>, route: Route) -> Self {
-        Self { options, route, idle: None }
+    pub fn beside(database: &Database) -> Self {
+        Self { options: database.options.clone(), route: database.route, idle: None }
     }
 
     /// Runs a read until `deadline`; tried again when the connection turns out to be dead, as it does after a restart of

@@ -87,7 +87,7 @@ impl UserReads {
         let shared = Arc::new(Queue { waiting: Mutex::new(waiting), turn: Mutex::new(()) });
         let (stop, lanes) = (CancellationToken::new(), TaskTracker::new());
         for _ in 0..LANES {
-            lanes.spawn(answer_what_waits(database.lane(), shared.clone(), stop.clone()));
+            lanes.spawn(answer_what_waits(Lane::beside(database), shared.clone(), stop.clone()));
         }
         Self(Mode::Coalesced { queue, stop, lanes })
     }
