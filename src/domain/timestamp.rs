@@ -22,14 +22,12 @@ impl From<DateTime<Utc>> for Timestamp {
     }
 }
 
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (date, time) = (self.0.date_naive(), self.0.time());
-        let year = date.year();
-        if !(0..=9999).contains(&year) {
-            return self.0.format("%Y-%m-%dT%H:%M:%S%.3fZ").fmt(f);
-        }
-        // Digit by digit: chrono reads a format string anew each time, and each log line holds a timestamp.
+impl Timestamp {
+    /// Digit by digit: chrono reads a format string anew each time, and each log line holds a timestamp.
+    /// `None` where the year has not four digits.
+    fn digits(self) -> Option<[u8; 24]> {
+        let moment = self.0.naive_utc();
+        let year = u32::try_from(moment.year()).ok().filter(|year| *year <= 9999)?;
         let mut text = *b"0000-00-00T00:00:00.000Z";
         let mut put = |place: Range<usize>, mut number: u32| {
             for digit in text[place].iter_mut().rev() {
@@ -37,21 +35,33 @@ impl fmt::Display for Timestamp {
                 number /= 10;
             }
         };
-        put(0..4, year.unsigned_abs());
-        put(5..7, date.month());
-        put(8..10, date.day());
-        put(11..13, time.hour());
-        put(14..16, time.minute());
-        put(17..19, time.second());
+        put(0..4, year);
+        put(5..7, moment.month());
+        put(8..10, moment.day());
+        put(11..13, moment.hour());
+        put(14..16, moment.minute());
+        put(17..19, moment.second());
         // A leap second is written as the last one: chrono counts it as a second of 2,000 ms.
-        put(20..23, time.nanosecond() / 1_000_000 % 1000);
-        f.write_str(str::from_utf8(&text).unwrap_or_default())
+        put(20..23, moment.nanosecond() / 1_000_000 % 1000);
+        Some(text)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.digits() {
+            Some(text) => f.write_str(str::from_utf8(&text).unwrap_or_default()),
+            None => self.0.format("%Y-%m-%dT%H:%M:%S%.3fZ").fmt(f),
+        }
     }
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        match self.digits() {
+            Some(text) => serializer.serialize_str(str::from_utf8(&text).unwrap_or_default()),
+            None => serializer.collect_str(self),
+        }
     }
 }
 

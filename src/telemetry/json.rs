@@ -1,126 +1,137 @@
 //! The seed's log line: one flat JSON object, `event`, `level`, `timestamp`, `trace_id`, then the line's own fields.
+//!
+//! In place of the layer of `tracing_subscriber::fmt`, which passes each line through two more buffers, as text.
 
-use std::{cell::RefCell, fmt};
+use std::{cell::RefCell, fmt, io::Write, mem};
 
 use serde::{Serialize, Serializer};
 use tracing::{
-    Event, Subscriber,
+    Event, Level, Subscriber,
     field::{Field, Visit},
+    span::{Attributes, Id, Record},
 };
 use tracing_subscriber::{
-    field::RecordFields,
-    fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, format::Writer},
-    registry::LookupSpan,
+    Layer,
+    fmt::MakeWriter,
+    layer::Context,
+    registry::{LookupSpan, Scope},
 };
 
 use crate::domain::timestamp::Timestamp;
 
 thread_local! {
-    /// Used again and again: `serde_json` is quickest where it may write bytes.
-    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Used again and again.
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
-fn in_buffer(mut writer: Writer<'_>, write: impl FnOnce(&mut Vec<u8>) -> fmt::Result) -> fmt::Result {
-    LINE.with(|line| {
-        // In use while a value is written that logs a line of its own.
-        let (mut reused, mut own) = (line.try_borrow_mut(), Vec::new());
-        let line = reused.as_deref_mut().unwrap_or(&mut own);
-        line.clear();
-        write(line)?;
-        writer.write_str(str::from_utf8(line).map_err(|_| fmt::Error)?)
-    })
+#[derive(Default)]
+struct Buffers {
+    line: Vec<u8>,
+    fields: Vec<u8>,
 }
 
-/// Writes a whole line.
-pub struct JsonLine;
+/// Writes each event as a line, by one call of its writer.
+pub struct JsonLines<W>(pub W);
 
-impl<S> FormatEvent<S, JsonFields> for JsonLine
+/// A span's fields, in its extensions, as they stand in a line: `,"name":value` each.
+struct SpanFields(Vec<u8>);
+
+impl<S, W> Layer<S> for JsonLines<W>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + 'static,
 {
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, JsonFields>,
-        writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        in_buffer(writer, |line| {
-            line.extend_from_slice(b"{\"event\":");
-            Members::write_all(line, Part::Message, |members| event.record(members))?;
-            line.extend_from_slice(b",\"level\":\"");
-            line.extend_from_slice(level(event).as_bytes());
-            line.extend_from_slice(b"\",\"timestamp\":");
-            serde_json::to_writer(&mut *line, &Timestamp::now()).map_err(|_| fmt::Error)?;
-            for span in context.event_scope().into_iter().flatten() {
-                if let Some(members) = span.extensions().get::<FormattedFields<JsonFields>>() {
-                    line.extend_from_slice(members.as_bytes());
-                }
-            }
-            Members::write_all(line, Part::Fields, |members| event.record(members))?;
-            line.extend_from_slice(b"}\n");
-            Ok(())
-        })
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut fields = Vec::new();
+            attributes.record(&mut Members { message: None, fields: &mut fields });
+            span.extensions_mut().insert(SpanFields(fields));
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(SpanFields(fields)) = span.extensions_mut().get_mut()
+        {
+            values.record(&mut Members { message: None, fields });
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        // Taken out, for a value may log a line of its own while it is written.
+        let mut buffers = BUFFERS.take();
+        write_line(&mut buffers, event, context.event_scope(event));
+        // There is nobody to tell: the log itself is what failed.
+        _ = self.0.make_writer_for(event.metadata()).write_all(&buffers.line);
+        BUFFERS.set(buffers);
     }
 }
 
-/// Writes a span's fields as `,"name":value` each, ready to be put into a line.
-pub struct JsonFields;
+fn write_line<'s, S>(Buffers { line, fields }: &mut Buffers, event: &Event<'_>, scope: Option<Scope<'s, S>>)
+where
+    S: Subscriber + LookupSpan<'s>,
+{
+    fields.clear();
+    line.clear();
+    line.extend_from_slice(b"{\"event\":");
+    let head = line.len();
+    event.record(&mut Members { message: Some(line), fields });
+    // A library's line may have no message.
+    if line.len() == head {
+        line.extend_from_slice(b"\"\"");
+    }
+    line.extend_from_slice(b",\"level\":\"");
+    line.extend_from_slice(name(*event.metadata().level()).as_bytes());
+    line.extend_from_slice(b"\",\"timestamp\":");
+    write_value(line, &Timestamp::now());
+    for span in scope.into_iter().flatten() {
+        if let Some(SpanFields(of_span)) = span.extensions().get() {
+            line.extend_from_slice(of_span);
+        }
+    }
+    line.extend_from_slice(fields);
+    line.extend_from_slice(b"}\n");
+}
 
-impl<'writer> FormatFields<'writer> for JsonFields {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        in_buffer(writer, |line| Members::write_all(line, Part::Fields, |members| fields.record(members)))
+/// As the seed's log has it.
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warning",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
     }
 }
 
-fn level(event: &Event<'_>) -> &'static str {
-    match *event.metadata().level() {
-        tracing::Level::ERROR => "error",
-        tracing::Level::WARN => "warning",
-        tracing::Level::INFO => "info",
-        tracing::Level::DEBUG => "debug",
-        tracing::Level::TRACE => "trace",
+/// A value that fails to write itself costs its member, and not the line.
+fn write_value<T: Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
+    let start = line.len();
+    if serde_json::to_writer(&mut *line, value).is_err() {
+        line.truncate(start);
+        line.extend_from_slice(b"null");
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum Part {
-    Message,
-    Fields,
-}
-
+/// Where the fields of an event, or a span, are written.
 struct Members<'line> {
-    line: &'line mut Vec<u8>,
-    part: Part,
-    written: usize,
-    result: fmt::Result,
+    /// Taken by the first of them: a line may have two.
+    message: Option<&'line mut Vec<u8>>,
+    fields: &'line mut Vec<u8>,
 }
 
-impl<'line> Members<'line> {
-    fn write_all(line: &'line mut Vec<u8>, part: Part, record: impl FnOnce(&mut Self)) -> fmt::Result {
-        let mut members = Self { line, part, written: 0, result: Ok(()) };
-        record(&mut members);
-        // A library's line may have no message, or two of them.
-        if members.part == Part::Message && members.written == 0 {
-            members.line.extend_from_slice(b"\"\"");
-        }
-        members.result
-    }
-
+impl Members<'_> {
     fn member<T: Serialize + ?Sized>(&mut self, field: &Field, value: &T) {
-        let is_message = field.name() == "message";
-        let wanted = match self.part {
-            Part::Message => is_message && self.written == 0,
-            Part::Fields => !is_message,
-        };
-        if wanted && self.result.is_ok() {
-            self.written += 1;
-            if self.part == Part::Fields {
-                self.line.extend_from_slice(b",\"");
-                self.line.extend_from_slice(field.name().as_bytes());
-                self.line.extend_from_slice(b"\":");
+        if field.name() == "message" {
+            if let Some(line) = mem::take(&mut self.message) {
+                write_value(line, value);
             }
-            self.result = serde_json::to_writer(&mut *self.line, value).map_err(|_| fmt::Error);
+            return;
         }
+        self.fields.extend_from_slice(b",\"");
+        self.fields.extend_from_slice(field.name().as_bytes());
+        self.fields.extend_from_slice(b"\":");
+        write_value(self.fields, value);
     }
 }
 
@@ -166,7 +177,7 @@ mod tests {
     use serde_json::{Value, json};
     use tracing_subscriber::layer::SubscriberExt;
 
-    use super::{JsonFields, JsonLine};
+    use super::JsonLines;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -183,10 +194,7 @@ mod tests {
     fn written(write: impl FnOnce()) -> (String, Value) {
         let lines = Lines::default();
         let writer = lines.clone();
-        let layer = tracing_subscriber::fmt::layer()
-            .fmt_fields(JsonFields)
-            .event_format(JsonLine)
-            .with_writer(move || writer.clone());
+        let layer = JsonLines(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), write);
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         let value = serde_json::from_str(&text).unwrap();

@@ -5,7 +5,13 @@ mod json;
 pub mod metrics;
 pub mod writer;
 
-use std::{fs::File, io, os::fd::AsFd, str::FromStr, time::Duration};
+use std::{
+    fs::File,
+    io::{self, IsTerminal},
+    os::fd::AsFd,
+    str::FromStr,
+    time::Duration,
+};
 
 use ::metrics::counter;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -16,7 +22,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use self::writer::LogWriter;
+use self::{json::JsonLines, writer::LogWriter};
 
 /// How long the end of the process waits for a reader of the last lines, and how long a panic does: it may be the end.
 const FLUSH_AT_EXIT: Duration = Duration::from_secs(1);
@@ -128,13 +134,13 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
-        LogFormat::Json => layer.fmt_fields(json::JsonFields).event_format(json::JsonLine).boxed(),
-        LogFormat::Pretty => {
-            use io::IsTerminal;
-            layer.with_target(false).with_ansi(io::stdout().is_terminal()).boxed()
-        }
+        LogFormat::Json => JsonLines(writer).boxed(),
+        LogFormat::Pretty => tracing_subscriber::fmt::layer()
+            .with_writer(writer)
+            .with_target(false)
+            .with_ansi(io::stdout().is_terminal())
+            .boxed(),
     }
 }
 
