@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, serve::ListenerExt};
+use futures_util::future::join;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
@@ -22,14 +23,16 @@ use crate::{
         database::Database,
         schema::{self, SchemaError},
         user_reads::UserReads,
+        user_writes::UserWrites,
     },
     service::{health::HealthService, metrics::MetricsService, users::UserService},
     status::Status,
 };
 
-/// Time to finish for requests in flight, the relay, the consumer, and the connections of coalesced reads and of each of
-/// the two pools: with the pauses between them a stop takes 25 s at most, `SHUTDOWN_DELAY_MS` aside.
+/// Time to finish for requests in flight, the lanes, the relay, the consumer, and the connections of each of the two pools:
+/// with the pauses between them a stop takes 25 s at most, `SHUTDOWN_DELAY_MS` aside.
 const FINISH_REQUESTS: Duration = Duration::from_secs(11);
+const CLOSE_LANES: Duration = Duration::from_secs(1);
 const FINISH_RELAY: Duration = Duration::from_secs(7);
 const FINISH_CONSUMER: Duration = Duration::from_secs(3);
 const CLOSE_POOL: Duration = Duration::from_secs(1);
@@ -55,6 +58,7 @@ pub struct App {
     router: Router,
     pools: [Database; 2],
     reads: UserReads,
+    writes: UserWrites,
     database: DatabaseConfig,
     relay: Relay,
     consumer: Consumer,
@@ -78,7 +82,10 @@ impl App {
         let hasher = PasswordHasher::new(passwords.hash_wait);
         let reads =
             if database.coalesce_reads { UserReads::coalesced(&pool) } else { UserReads::one_by_one(pool.clone()) };
-        let users = UserService::new(pool.clone(), reads.clone(), hasher.clone(), outbox_filled.clone());
+        let writes =
+            if database.group_commit { UserWrites::grouped(&pool) } else { UserWrites::one_by_one(pool.clone()) };
+        let (reading, writing) = (reads.clone(), writes.clone());
+        let users = UserService::new(pool.clone(), reading, writing, hasher.clone(), outbox_filled.clone());
         let health = HealthService::new(probe_pool.clone(), status.clone());
         let (database_pool, probe, status_shown) = (pool.clone(), probe_pool.clone(), status.clone());
         let metrics = MetricsService { collected, database: database_pool, probe, hasher, status: status_shown };
@@ -92,7 +99,7 @@ impl App {
         };
         let consumer = Consumer::new(broker, status.clone());
         let pools = [pool, probe_pool];
-        Ok(Self { listener, router, pools, reads, database, relay, consumer, status, shutdown_delay })
+        Ok(Self { listener, router, pools, reads, writes, database, relay, consumer, status, shutdown_delay })
     }
 
     /// Where it listens; with `PORT=0` the system chose the port.
@@ -108,7 +115,7 @@ impl App {
     /// # Errors
     /// When a migration fails, or a part ends that never should.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { listener, router, database, relay, consumer, status, pools, reads, shutdown_delay } = self;
+        let Self { listener, router, database, relay, consumer, status, pools, reads, writes, shutdown_delay } = self;
         let [http_stop, relay_stop, consumer_stop] = std::array::from_fn(|_| CancellationToken::new());
         let mut http = spawn_server(listener, router, http_stop.clone());
         let mut relay = tokio::spawn({
@@ -136,13 +143,13 @@ impl App {
         }
         http_stop.cancel();
         finish("http", http, FINISH_REQUESTS).await;
+        if timeout(CLOSE_LANES, join(reads.close(), writes.close())).await.is_err() {
+            warn!("The connections of coalesced reads and grouped writes did not close in time");
+        }
         relay_stop.cancel();
         finish("relay", relay, FINISH_RELAY).await;
         consumer_stop.cancel();
         finish("consumer", consumer, FINISH_CONSUMER).await;
-        if timeout(CLOSE_POOL, reads.close()).await.is_err() {
-            warn!("The connections of coalesced reads did not close in time");
-        }
         for pool in pools {
             if timeout(CLOSE_POOL, pool.close()).await.is_err() {
                 warn!("Database connections did not close in time");

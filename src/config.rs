@@ -45,6 +45,8 @@ pub struct DatabaseConfig {
     pub max_connections: u32,
     /// Whether reads of users by id that wait are answered by one query together.
     pub coalesce_reads: bool,
+    /// Whether updates and deletions that wait are committed together.
+    pub group_commit: bool,
     pub migrate_on_start: bool,
 }
 
@@ -216,6 +218,7 @@ impl Reader {
         let direct_url = self.optional("DATABASE_DIRECT_URL", DatabaseUrl::from_str);
         let max_connections = self.number("DATABASE_MAX_CONNECTIONS", 10, 1, 1_000);
         let coalesce_reads = self.optional("COALESCE_READS", parse_bool).unwrap_or(true);
+        let group_commit = self.optional("GROUP_COMMIT", parse_bool).unwrap_or(true);
         let migrate_on_start = self.optional("MIGRATE_ON_START", parse_bool).unwrap_or(true);
         let url = url?;
         let is_pooled =
@@ -226,6 +229,7 @@ impl Reader {
             route: if is_pooled { Route::TransactionPooler } else { Route::Direct },
             max_connections,
             coalesce_reads,
+            group_commit,
             migrate_on_start,
         })
     }

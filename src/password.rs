@@ -29,8 +29,8 @@ pub struct PasswordHash(SecretString);
 impl PasswordHash {
     /// The PHC string, for the `password` column alone.
     #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.expose_secret()
+    pub fn into_phc(self) -> SecretString {
+        self.0
     }
 }
 
@@ -136,18 +136,20 @@ mod tests {
     use std::time::Duration;
 
     use argon2::{Argon2, PasswordVerifier, password_hash::phc};
+    use secrecy::ExposeSecret;
 
     use super::{HashError, PasswordHasher};
 
     #[tokio::test]
     async fn a_hash_is_a_salted_argon2id_phc_string_that_verifies() {
         let hasher = PasswordHasher::new(Duration::from_mins(1));
-        let first = hasher.hash("secret123".into()).await.unwrap();
-        let second = hasher.hash("secret123".into()).await.unwrap();
-        assert!(first.expose().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", first.expose());
-        assert_ne!(first.expose(), second.expose());
+        let first = hasher.hash("secret123".into()).await.unwrap().into_phc();
+        let second = hasher.hash("secret123".into()).await.unwrap().into_phc();
+        assert!(first.expose_secret().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", first.expose_secret());
+        assert_ne!(first.expose_secret(), second.expose_secret());
         let verify = |password: &str| {
-            Argon2::default().verify_password(password.as_bytes(), &phc::PasswordHash::new(first.expose()).unwrap())
+            Argon2::default()
+                .verify_password(password.as_bytes(), &phc::PasswordHash::new(first.expose_secret()).unwrap())
         };
         assert!(verify("secret123").is_ok());
         assert!(verify("secret124").is_err());

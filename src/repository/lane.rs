@@ -1,7 +1,7 @@
 //! A connection with a single owner, opened when needed and again when it broke. Needs no pool: nobody waits for it, and
 //! nothing is asked of the server but the statements themselves.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
@@ -21,7 +21,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Lane {
-    options: Arc<PgConnectOptions>,
+    options: PgConnectOptions,
     route: Route,
     /// Taken out while in use: an operation that is given up half-way takes its connection with it.
     idle: Option<Idle>,
@@ -37,7 +37,13 @@ impl Lane {
     /// Leads where the pool of `database` does, within the same limits; connects when first used.
     #[must_use]
     pub fn beside(database: &Database) -> Self {
-        Self { options: database.options.clone(), route: database.route, idle: None }
+        let options = match database.route {
+            // Statements over arrays are planned once: PostgreSQL would take a generic plan for dearer than one for a
+            // single element, and plan anew each time.
+            Route::Direct => (*database.options).clone().options([("plan_cache_mode", "force_generic_plan")]),
+            Route::TransactionPooler => (*database.options).clone(),
+        };
+        Self { options, route: database.route, idle: None }
     }
 
     /// Runs a read until `deadline`; tried again when the connection turns out to be dead, as it does after a restart of
@@ -60,6 +66,18 @@ impl Lane {
             self.run(&operation).await
         };
         timeout_at(deadline, attempts).await.map_err(|_elapsed| DatabaseError::Timeout)?
+    }
+
+    /// Runs a write until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Self::read`]. After a timeout or a broken connection, whether it was committed is not known.
+    pub async fn write<T>(
+        &mut self,
+        deadline: Instant,
+        operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+    ) -> Result<T, DatabaseError> {
+        timeout_at(deadline, self.run(operation)).await.map_err(|_elapsed| DatabaseError::Timeout)?
     }
 
     async fn run<T>(

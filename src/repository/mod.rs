@@ -5,5 +5,7 @@ mod lane;
 pub mod outbox;
 pub mod outbox_dead;
 pub mod schema;
+pub mod user_changes;
 pub mod user_reads;
+pub mod user_writes;
 pub mod users;

@@ -1,13 +1,14 @@
-//! The `users` table. Each write is one statement that changes the user and writes its event: both are committed, or
+//! The `users` table: new users, and reads. A user and its event are written by one statement: both are committed, or
 //! neither is.
 
 use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
 
 use crate::domain::{
     event::NewEvent,
     page::Page,
-    user::{User, UserId},
+    user::{Name, User, UserId},
 };
 
 struct UserRow {
@@ -30,25 +31,14 @@ impl From<UserRow> for User {
     }
 }
 
-/// Columns to write; in an update `None` leaves a column as it is.
-#[derive(Clone, Copy)]
-pub struct UserColumns<'a, Text> {
-    pub name: Text,
-    pub surname: Text,
-    /// A PHC string.
-    pub password: Text,
-    pub event: &'a NewEvent,
-}
-
-/// The outcome of an update.
-pub struct Updated {
-    pub user: User,
-    /// `false` when every value was there already: nothing was written, and there is no event.
-    pub changed: bool,
-}
-
-pub async fn insert(connection: &mut PgConnection, columns: UserColumns<'_, &str>) -> sqlx::Result<User> {
-    let UserColumns { name, surname, password, event } = columns;
+/// `password` is a PHC string.
+pub async fn insert(
+    connection: &mut PgConnection,
+    name: &Name,
+    surname: &Name,
+    password: &SecretString,
+    event: &NewEvent,
+) -> sqlx::Result<User> {
     sqlx::query_as!(
         UserRow,
         r#"WITH created AS (
@@ -62,9 +52,9 @@ pub async fn insert(connection: &mut PgConnection, columns: UserColumns<'_, &str
            SELECT id AS "id!", name AS "name!", surname AS "surname!",
                   created_at AS "created_at!", updated_at AS "updated_at!"
            FROM created"#,
-        name,
-        surname,
-        password,
+        name.as_str(),
+        surname.as_str(),
+        password.expose_secret(),
         event.id,
         event.event_type.as_str(),
         event.trace_id.as_str(),
@@ -115,77 +105,4 @@ pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<(Ve
         })
     });
     Ok((users.collect(), total))
-}
-
-/// `None` when there is no such user.
-pub async fn update(
-    connection: &mut PgConnection,
-    id: UserId,
-    columns: UserColumns<'_, Option<&str>>,
-) -> sqlx::Result<Option<Updated>> {
-    let UserColumns { name, surname, password, event } = columns;
-    // `current` waits for the row's lock and then shows its newest state, so that whether anything changes is decided on
-    // what the update will meet, and two partial updates racing on one user both survive.
-    let row = sqlx::query!(
-        r#"WITH current AS (
-               SELECT id, name, surname, created_at, updated_at FROM users WHERE id = $1 FOR NO KEY UPDATE
-           ), updated AS (
-               UPDATE users
-               SET name = coalesce($2, users.name), surname = coalesce($3, users.surname),
-                   password = coalesce($4, users.password), version = users.version + 1, updated_at = clock_timestamp()
-               FROM current
-               WHERE users.id = current.id
-                 AND ($4::text IS NOT NULL OR current.name <> $2 OR current.surname <> $3)
-               RETURNING users.id, users.name, users.surname, users.version, users.created_at, users.updated_at
-           ), event AS (
-               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
-               SELECT $5, $6, id, version, $7, updated_at, row_to_json((SELECT data FROM (SELECT name, surname) AS data))
-               FROM updated
-           )
-           SELECT id AS "id!", name AS "name!", surname AS "surname!", created_at AS "created_at!",
-                  updated_at AS "updated_at!", true AS "changed!"
-           FROM updated
-           UNION ALL
-           SELECT id, name, surname, created_at, updated_at, false FROM current
-           WHERE NOT EXISTS (SELECT FROM updated)"#,
-        id.get(),
-        name,
-        surname,
-        password,
-        event.id,
-        event.event_type.as_str(),
-        event.trace_id.as_str(),
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(row.map(|row| Updated {
-        changed: row.changed,
-        user: User {
-            id: row.id.into(),
-            name: row.name,
-            surname: row.surname,
-            created_at: row.created_at.into(),
-            updated_at: row.updated_at.into(),
-        },
-    }))
-}
-
-/// `false` when there is no such user.
-pub async fn delete(connection: &mut PgConnection, id: UserId, event: &NewEvent) -> sqlx::Result<bool> {
-    let deleted = sqlx::query_scalar!(
-        r#"WITH deleted AS (
-               DELETE FROM users WHERE id = $1 RETURNING id, version
-           ), event AS (
-               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
-               SELECT $2, $3, id, version + 1, $4, clock_timestamp(), 'null' FROM deleted
-           )
-           SELECT id AS "id!" FROM deleted"#,
-        id.get(),
-        event.id,
-        event.event_type.as_str(),
-        event.trace_id.as_str(),
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(deleted.is_some())
 }

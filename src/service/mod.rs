@@ -1,5 +1,6 @@
 //! The use cases: each is one statement or transaction, and knows neither HTTP nor RabbitMQ.
 
+mod completion;
 pub mod error;
 pub mod health;
 pub mod metrics;

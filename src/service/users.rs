@@ -3,20 +3,22 @@
 use std::sync::Arc;
 
 use tokio::sync::Notify;
-use tracing::{Instrument, Span, info};
+use tracing::info;
 
-use super::error::ServiceError;
+use super::{completion::run_to_completion, error::ServiceError};
 use crate::{
     domain::{
         event::{EventType, NewEvent},
         page::Page,
-        user::{Name, NewUser, User, UserChanges, UserId},
+        user::{NewUser, User, UserChanges, UserId},
     },
-    password::{PasswordHash, PasswordHasher},
+    password::PasswordHasher,
     repository::{
         database::Database,
+        user_changes::{Change, Operation, Written},
         user_reads::UserReads,
-        users::{self, UserColumns},
+        user_writes::UserWrites,
+        users,
     },
     trace_id::TraceId,
 };
@@ -25,6 +27,7 @@ use crate::{
 pub struct UserService {
     database: Database,
     reads: UserReads,
+    writes: UserWrites,
     hasher: PasswordHasher,
     /// Told after each commit that wrote an event.
     outbox_filled: Arc<Notify>,
@@ -32,31 +35,27 @@ pub struct UserService {
 
 impl UserService {
     #[must_use]
-    pub fn new(database: Database, reads: UserReads, hasher: PasswordHasher, outbox_filled: Arc<Notify>) -> Self {
-        Self { database, reads, hasher, outbox_filled }
+    pub fn new(
+        database: Database,
+        reads: UserReads,
+        writes: UserWrites,
+        hasher: PasswordHasher,
+        outbox_filled: Arc<Notify>,
+    ) -> Self {
+        Self { database, reads, writes, hasher, outbox_filled }
     }
 
     /// # Errors
     /// [`ServiceError::Overloaded`] when no core comes free to hash; [`ServiceError::DatabaseUnavailable`].
     pub async fn create(&self, new: NewUser, trace_id: TraceId) -> Result<User, ServiceError> {
-        let hash = self.hasher.hash(new.password).await?;
+        let password = self.hasher.hash(new.password).await?.into_phc();
         let service = self.clone();
-        to_the_end(async move {
+        run_to_completion(async move {
             let event = NewEvent::new(EventType::Created, trace_id);
-            let user = service
-                .database
-                .run(move |connection| {
-                    Box::pin(async move {
-                        let columns = UserColumns {
-                            name: new.name.as_str(),
-                            surname: new.surname.as_str(),
-                            password: hash.expose(),
-                            event: &event,
-                        };
-                        users::insert(connection, columns).await
-                    })
-                })
-                .await?;
+            let insert = service.database.run(move |connection| {
+                Box::pin(async move { users::insert(connection, &new.name, &new.surname, &password, &event).await })
+            });
+            let user = insert.await?;
             service.outbox_filled.notify_one();
             info!(user_id = user.id.get(), "User created");
             Ok(user)
@@ -84,65 +83,35 @@ impl UserService {
     /// # Errors
     /// [`ServiceError::UserNotFound`], [`ServiceError::Overloaded`], [`ServiceError::DatabaseUnavailable`]
     pub async fn update(&self, id: UserId, changes: UserChanges, trace_id: TraceId) -> Result<User, ServiceError> {
-        let hash = match changes.password {
-            Some(password) => Some(self.hasher.hash(password).await?),
+        let UserChanges { name, surname, password } = changes;
+        let password = match password {
+            Some(password) => Some(self.hasher.hash(password).await?.into_phc()),
             None => None,
         };
-        let service = self.clone();
-        to_the_end(async move {
-            let event = NewEvent::new(EventType::Updated, trace_id);
-            let updated = service
-                .database
-                .run(move |connection| {
-                    Box::pin(async move {
-                        let columns = UserColumns {
-                            name: changes.name.as_ref().map(Name::as_str),
-                            surname: changes.surname.as_ref().map(Name::as_str),
-                            password: hash.as_ref().map(PasswordHash::expose),
-                            event: &event,
-                        };
-                        users::update(connection, id, columns).await
-                    })
-                })
-                .await?
-                .ok_or(ServiceError::UserNotFound)?;
-            if updated.changed {
-                service.outbox_filled.notify_one();
-                info!(user_id = id.get(), "User updated");
-            }
-            Ok(updated.user)
-        })
-        .await
+        let operation = Operation::Update { name, surname, password };
+        let written = self.write(Change { id, operation, event: NewEvent::new(EventType::Updated, trace_id) }).await?;
+        Ok(written.user)
     }
 
     /// # Errors
-    /// [`ServiceError::UserNotFound`], [`ServiceError::DatabaseUnavailable`]
+    /// [`ServiceError::UserNotFound`], [`ServiceError::Overloaded`], [`ServiceError::DatabaseUnavailable`]
     pub async fn delete(&self, id: UserId, trace_id: TraceId) -> Result<(), ServiceError> {
+        let event = NewEvent::new(EventType::Deleted, trace_id);
+        self.write(Change { id, operation: Operation::Delete, event }).await?;
+        Ok(())
+    }
+
+    async fn write(&self, change: Change) -> Result<Written, ServiceError> {
         let service = self.clone();
-        to_the_end(async move {
-            let event = NewEvent::new(EventType::Deleted, trace_id);
-            if !service
-                .database
-                .run(move |connection| Box::pin(async move { users::delete(connection, id, &event).await }))
-                .await?
-            {
-                return Err(ServiceError::UserNotFound);
+        run_to_completion(async move {
+            let done = if change.operation.is_deletion() { "User deleted" } else { "User updated" };
+            let written = service.writes.write(change).await?.ok_or(ServiceError::UserNotFound)?;
+            if written.changed {
+                service.outbox_filled.notify_one();
+                info!(user_id = written.user.id.get(), "{done}");
             }
-            service.outbox_filled.notify_one();
-            info!(user_id = id.get(), "User deleted");
-            Ok(())
+            Ok(written)
         })
         .await
-    }
-}
-
-/// Runs a write in a task of its own, so that a client who hangs up never cuts one in half.
-async fn to_the_end<T: Send + 'static>(
-    write: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
-) -> Result<T, ServiceError> {
-    match tokio::spawn(write.instrument(Span::current())).await {
-        Ok(result) => result,
-        Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
-        Err(cancelled) => Err(ServiceError::Internal(Box::new(cancelled))),
     }
 }

@@ -36,6 +36,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!("database_connections", "Connections of the requests' pool, by state");
     describe_counter!("coalesced_reads_total", "Reads of users by id that the lanes took from their queue");
     describe_counter!("coalesced_queries_total", "Queries that answered them");
+    describe_counter!("grouped_writes_total", "Updates and deletions of users that the lanes took from their queues");
+    describe_counter!("write_groups_total", "Statements that wrote them");
     describe_gauge!("password_hash_slots", "Hashing slots by state");
     describe_counter!("log_lines_dropped_total", "Log lines lost because the reader of stdout is too slow");
     metrics_process::Collector::default().describe();

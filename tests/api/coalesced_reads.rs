@@ -1,5 +1,5 @@
 //! Coalesced reads, held against reads that run one by one: whatever happens at the same time, nobody can tell which of
-//! them answered. On the library itself, for a client cannot say when a batch begins.
+//! them answered.
 
 use std::{
     collections::HashMap,
@@ -10,47 +10,29 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
+use proptest::{collection::vec, prelude::*};
 use sqlx::Connection;
-use tokio::runtime::Runtime;
 use user_management_api::{
-    domain::user::{User, UserId},
+    domain::user::User,
     repository::{
-        database::{Database, DatabaseError, DatabaseUrl, Route},
+        database::{DatabaseError, Route},
         user_reads::UserReads,
     },
 };
 
-use crate::harness::{App, World, eventually};
+use crate::harness::{
+    App, World, eventually,
+    library::{add_users, check, database, id, key, runtime},
+};
 
 const USERS: usize = 6;
 const CASES: u32 = 40;
 
-/// Several threads, so that lanes, readers and writers truly run at once.
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
-}
-
 /// Users 1 to [`USERS`], of which each is called `0`.
 async fn world() -> World {
     let world = World::new().await;
-    let insert = "INSERT INTO users (name, surname, password)
-                  SELECT '0', 'Тестов', '$argon2id$' FROM generate_series(1, $1)";
-    sqlx::query(insert).bind(key(USERS)).execute(&world.pool).await.unwrap();
+    add_users(&world, USERS).await;
     world
-}
-
-fn key(user: usize) -> i64 {
-    user.try_into().unwrap()
-}
-
-fn id(user: usize) -> UserId {
-    key(user).into()
-}
-
-fn database(world: &World, route: Route) -> Database {
-    let url: DatabaseUrl = world.database_url.parse().unwrap();
-    Database::new(url.options(), 4, route)
 }
 
 type Outcome = Result<Option<User>, DatabaseError>;
@@ -61,15 +43,6 @@ fn seen(outcome: &Outcome) -> String {
         Ok(user) => serde_json::to_string(user).unwrap(),
         Err(error) => error.to_string(),
     }
-}
-
-fn check<T: std::fmt::Debug>(cases: u32, strategy: &impl Strategy<Value = T>, property: impl Fn(T)) {
-    let mut runner = TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() });
-    let outcome = runner.run(strategy, |value| {
-        property(value);
-        Ok(())
-    });
-    outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod database_faults;
 mod errors;
 mod events;
 mod faults;
+mod grouped_writes;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod lifecycle;

@@ -6,6 +6,7 @@ mod app;
 mod collector;
 mod control;
 mod events;
+pub mod library;
 mod load;
 mod log;
 mod oracle;

@@ -27,9 +27,10 @@ struct Servers {
 pub static QUEUE_TYPE: LazyLock<String> =
     LazyLock::new(|| env::var("AMQP_QUEUE_TYPE").ok().filter(|kind| !kind.is_empty()).unwrap_or("quorum".to_owned()));
 
-/// Whether the service coalesces reads; it does, unless `COALESCE_READS` says otherwise.
+/// Settings of the service that the environment of the tests may change.
 #[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
-static COALESCE_READS: LazyLock<String> = LazyLock::new(|| env::var("COALESCE_READS").unwrap_or_default());
+static PASSED_ON: LazyLock<[(&str, String); 2]> =
+    LazyLock::new(|| ["COALESCE_READS", "GROUP_COMMIT"].map(|name| (name, env::var(name).unwrap_or_default())));
 
 /// The servers named by the environment, or a throw-away pair that `setup.sh` keeps as long as this process lives.
 #[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
@@ -150,11 +151,8 @@ impl World {
 
     /// The service's settings for this world.
     pub fn settings(&self) -> Vec<(&str, &str)> {
-        let mut settings = vec![
-            ("RABBITMQ_URL", self.broker_url.as_str()),
-            ("AMQP_QUEUE_TYPE", &QUEUE_TYPE),
-            ("COALESCE_READS", &COALESCE_READS),
-        ];
+        let mut settings = vec![("RABBITMQ_URL", self.broker_url.as_str()), ("AMQP_QUEUE_TYPE", &QUEUE_TYPE)];
+        settings.extend(PASSED_ON.iter().map(|(name, value)| (*name, value.as_str())));
         match &self.pooler_url {
             Some(pooler) => {
                 settings.extend([("DATABASE_URL", pooler.as_str()), ("DATABASE_DIRECT_URL", &self.database_url)]);

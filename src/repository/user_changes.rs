@@ -1,0 +1,285 @@
+//! Updates and deletions in the `users` table, one by one or many by one statement. Each also writes its event: both are
+//! committed, or neither is.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::{
+    event::{EventType, NewEvent},
+    user::{Name, User, UserId},
+};
+
+/// A change of one user, and its event.
+pub struct Change {
+    pub id: UserId,
+    pub operation: Operation,
+    pub event: NewEvent,
+}
+
+pub enum Operation {
+    /// `None` leaves a column as it is.
+    Update {
+        name: Option<Name>,
+        surname: Option<Name>,
+        /// A PHC string.
+        password: Option<SecretString>,
+    },
+    Delete,
+}
+
+impl Operation {
+    pub fn is_deletion(&self) -> bool {
+        matches!(self, Self::Delete)
+    }
+
+    /// Name, surname and password, as far as they are to change.
+    fn columns(&self) -> [Option<&str>; 3] {
+        match self {
+            Self::Update { name, surname, password } => [
+                name.as_ref().map(Name::as_str),
+                surname.as_ref().map(Name::as_str),
+                password.as_ref().map(ExposeSecret::expose_secret),
+            ],
+            Self::Delete => [None; 3],
+        }
+    }
+}
+
+/// What a change came to.
+pub struct Written {
+    /// The user as it is now; as it was last, if it was deleted.
+    pub user: User,
+    /// `false` when every value was there already: nothing was written, and there is no event.
+    pub changed: bool,
+}
+
+/// What became of a change that was written together with others.
+pub enum Together {
+    Written(Written),
+    /// Nothing was written: somebody else has locked the user's row, or it holds a date that the driver cannot read.
+    LeftOut,
+}
+
+struct ChangedRow {
+    id: i64,
+    name: String,
+    surname: String,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    changed: bool,
+}
+
+impl From<ChangedRow> for Written {
+    fn from(row: ChangedRow) -> Self {
+        let user = User {
+            id: row.id.into(),
+            name: row.name,
+            surname: row.surname,
+            created_at: row.created_at.into(),
+            updated_at: row.updated_at.into(),
+        };
+        Self { user, changed: row.changed }
+    }
+}
+
+/// A user among those that were asked for; without values if it was left out.
+struct AskedRow {
+    id: i64,
+    name: Option<String>,
+    surname: Option<String>,
+    created_at: Option<DateTime<Utc>>,
+    updated_at: Option<DateTime<Utc>>,
+    changed: bool,
+}
+
+impl AskedRow {
+    fn outcome(self) -> (UserId, Together) {
+        let Self { id, name, surname, created_at, updated_at, changed } = self;
+        let values = (name, surname, created_at, updated_at);
+        let (Some(name), Some(surname), Some(created_at), Some(updated_at)) = values else {
+            return (id.into(), Together::LeftOut);
+        };
+        (id.into(), Together::Written(ChangedRow { id, name, surname, created_at, updated_at, changed }.into()))
+    }
+}
+
+/// Waits for the row where somebody else has locked it. `None` when there is no such user.
+pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Written>> {
+    let row = if change.operation.is_deletion() {
+        delete(connection, change).await?
+    } else {
+        update(connection, change).await?
+    };
+    Ok(row.map(Written::from))
+}
+
+/// Writes changes of as many users by one statement. They are all deletions, or all updates. Waits for nobody's lock on a
+/// row, so that one of them cannot hold the others up, and there is no deadlock. A user who is not there is not in the
+/// outcome.
+pub async fn write_together(
+    connection: &mut PgConnection,
+    changes: &[Change],
+) -> sqlx::Result<HashMap<UserId, Together>> {
+    let rows = if changes.iter().all(|change| change.operation.is_deletion()) {
+        delete_together(connection, changes).await?
+    } else {
+        update_together(connection, changes).await?
+    };
+    Ok(rows.into_iter().map(AskedRow::outcome).collect())
+}
+
+async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<ChangedRow>> {
+    let [name, surname, password] = change.operation.columns();
+    // `current` waits for the row's lock and then shows its newest state, so that whether anything changes is decided on
+    // what the update will meet, and two partial updates racing on one user both survive.
+    sqlx::query_as!(
+        ChangedRow,
+        r#"WITH current AS (
+               SELECT id, name, surname, created_at, updated_at FROM users WHERE id = $1 FOR NO KEY UPDATE
+           ), updated AS (
+               UPDATE users
+               SET name = coalesce($2, users.name), surname = coalesce($3, users.surname),
+                   password = coalesce($4, users.password), version = users.version + 1, updated_at = clock_timestamp()
+               FROM current
+               WHERE users.id = current.id
+                 AND ($4::text IS NOT NULL OR current.name <> $2 OR current.surname <> $3)
+               RETURNING users.id, users.name, users.surname, users.version, users.created_at, users.updated_at
+           ), event AS (
+               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+               SELECT $5, $6, id, version, $7, updated_at, row_to_json((SELECT data FROM (SELECT name, surname) AS data))
+               FROM updated
+           )
+           SELECT id AS "id!", name AS "name!", surname AS "surname!", created_at AS "created_at!",
+                  updated_at AS "updated_at!", true AS "changed!"
+           FROM updated
+           UNION ALL
+           SELECT id, name, surname, created_at, updated_at, false FROM current
+           WHERE NOT EXISTS (SELECT FROM updated)"#,
+        change.id.get(),
+        name,
+        surname,
+        password,
+        change.event.id,
+        change.event.event_type.as_str(),
+        change.event.trace_id.as_str(),
+    )
+    .fetch_optional(connection)
+    .await
+}
+
+/// The statement of [`update`] over arrays. Users that `asked` has and `current` has not are left out.
+async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<AskedRow>> {
+    let column = |place: usize| changes.iter().map(move |change| change.operation.columns()[place]).collect::<Vec<_>>();
+    sqlx::query_as!(
+        AskedRow,
+        r#"WITH change AS (
+               SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[])
+                   AS change (id, name, surname, password, event_id, trace_id)
+           ), current AS (
+               SELECT id, name, surname, created_at, updated_at FROM users
+               WHERE id = ANY($1) AND created_at BETWEEN '0001-01-01' AND '9999-12-31'
+                 AND updated_at BETWEEN '0001-01-01' AND '9999-12-31'
+               ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+           ), updated AS (
+               UPDATE users
+               SET name = coalesce(change.name, users.name), surname = coalesce(change.surname, users.surname),
+                   password = coalesce(change.password, users.password), version = users.version + 1,
+                   updated_at = clock_timestamp()
+               FROM current JOIN change USING (id)
+               -- The array once more: with it the index is used, whatever is known about the table's size.
+               WHERE users.id = current.id AND users.id = ANY($1)
+                 AND (change.password IS NOT NULL OR current.name <> change.name OR current.surname <> change.surname)
+               RETURNING users.id, users.name, users.surname, users.version, users.updated_at,
+                         change.event_id, change.trace_id
+           ), event AS (
+               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+               SELECT event_id, $7, id, version, trace_id, updated_at,
+                      row_to_json((SELECT data FROM (SELECT name, surname) AS data))
+               FROM updated
+           )
+           SELECT asked.id, coalesce(updated.name, current.name) AS "name?",
+                  coalesce(updated.surname, current.surname) AS "surname?", current.created_at AS "created_at?",
+                  coalesce(updated.updated_at, current.updated_at) AS "updated_at?", updated.id IS NOT NULL AS "changed!"
+           FROM users AS asked LEFT JOIN current USING (id) LEFT JOIN updated USING (id)
+           WHERE asked.id = ANY($1)"#,
+        &ids(changes),
+        column(0) as Vec<Option<&str>>,
+        column(1) as Vec<Option<&str>>,
+        column(2) as Vec<Option<&str>>,
+        &event_ids(changes),
+        trace_ids(changes) as Vec<&str>,
+        EventType::Updated.as_str(),
+    )
+    .fetch_all(connection)
+    .await
+}
+
+async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<ChangedRow>> {
+    sqlx::query_as!(
+        ChangedRow,
+        r#"WITH deleted AS (
+               DELETE FROM users WHERE id = $1 RETURNING id, name, surname, version, created_at, updated_at
+           ), event AS (
+               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+               SELECT $2, $3, id, version + 1, $4, clock_timestamp(), 'null' FROM deleted
+           )
+           SELECT id AS "id!", name AS "name!", surname AS "surname!", created_at AS "created_at!",
+                  updated_at AS "updated_at!", true AS "changed!"
+           FROM deleted"#,
+        change.id.get(),
+        change.event.id,
+        change.event.event_type.as_str(),
+        change.event.trace_id.as_str(),
+    )
+    .fetch_optional(connection)
+    .await
+}
+
+/// The statement of [`delete`] over arrays; as [`update_together`].
+async fn delete_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<AskedRow>> {
+    sqlx::query_as!(
+        AskedRow,
+        r#"WITH change AS (
+               SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS change (id, event_id, trace_id)
+           ), current AS (
+               SELECT id FROM users
+               WHERE id = ANY($1) AND created_at BETWEEN '0001-01-01' AND '9999-12-31'
+                 AND updated_at BETWEEN '0001-01-01' AND '9999-12-31'
+               ORDER BY id FOR UPDATE SKIP LOCKED
+           ), deleted AS (
+               DELETE FROM users USING current JOIN change USING (id)
+               WHERE users.id = current.id AND users.id = ANY($1)
+               RETURNING users.id, users.name, users.surname, users.version, users.created_at, users.updated_at,
+                         change.event_id, change.trace_id
+           ), event AS (
+               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+               SELECT event_id, $4, id, version + 1, trace_id, clock_timestamp(), 'null' FROM deleted
+           )
+           SELECT asked.id, deleted.name AS "name?", deleted.surname AS "surname?", deleted.created_at AS "created_at?",
+                  deleted.updated_at AS "updated_at?", true AS "changed!"
+           FROM users AS asked LEFT JOIN deleted USING (id)
+           WHERE asked.id = ANY($1)"#,
+        &ids(changes),
+        &event_ids(changes),
+        trace_ids(changes) as Vec<&str>,
+        EventType::Deleted.as_str(),
+    )
+    .fetch_all(connection)
+    .await
+}
+
+fn ids(changes: &[Change]) -> Vec<i64> {
+    changes.iter().map(|change| change.id.get()).collect()
+}
+
+fn event_ids(changes: &[Change]) -> Vec<Uuid> {
+    changes.iter().map(|change| change.event.id).collect()
+}
+
+fn trace_ids(changes: &[Change]) -> Vec<&str> {
+    changes.iter().map(|change| change.event.trace_id.as_str()).collect()
+}

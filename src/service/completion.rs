@@ -1,0 +1,69 @@
+//! Work that a caller who goes away does not cut in half.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::runtime::Handle;
+use tracing::{Instrument, Span};
+
+/// Runs where it is awaited, and goes on in a task of its own when it is dropped before its end.
+pub fn run_to_completion<F>(work: F) -> impl Future<Output = F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    Completing { work: Some(Box::pin(work)), span: Span::current() }
+}
+
+struct Completing<F: Future<Output: Send> + Send + 'static> {
+    work: Option<Pin<Box<F>>>,
+    span: Span,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Future for Completing<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        // Taken out meanwhile: work that panics is not polled again.
+        let Some(mut work) = self.work.take() else { return Poll::Pending };
+        let polled = work.as_mut().poll(context);
+        if polled.is_pending() {
+            self.work = Some(work);
+        }
+        polled
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Completing<F> {
+    fn drop(&mut self) {
+        if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
+            runtime.spawn(work.instrument(self.span.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::sync::oneshot;
+
+    use super::run_to_completion;
+
+    #[tokio::test]
+    async fn work_that_is_awaited_yields_its_outcome() {
+        assert_eq!(run_to_completion(async { 1 }).await, 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_is_given_up_half_way_goes_on() {
+        let ((go, gone), (done, is_done)) = (oneshot::channel(), oneshot::channel());
+        let work = run_to_completion(async {
+            gone.await.unwrap();
+            done.send(()).unwrap();
+        });
+        assert!(work.now_or_never().is_none());
+        go.send(()).unwrap();
+        is_done.await.unwrap();
+    }
+}

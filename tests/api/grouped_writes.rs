@@ -1,0 +1,320 @@
+//! Grouped writes, held against writes that run one by one: whatever happens at the same time, nobody can tell which of
+//! them wrote.
+
+use futures_util::future::join_all;
+use proptest::{collection::vec, prelude::*};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use user_management_api::{
+    domain::{
+        event::{EventType, NewEvent},
+        user::Name,
+    },
+    repository::{
+        database::{DatabaseError, Route},
+        user_changes::{Change, Operation, Written},
+        user_writes::UserWrites,
+    },
+    trace_id::TraceId,
+};
+
+use crate::harness::{
+    App, World, eventually,
+    library::{add_users, check, database, id, key, runtime},
+};
+
+const USERS: usize = 5;
+const CASES: u32 = 30;
+
+/// What a client asks for. Few values, so that some change nothing.
+#[derive(Clone, Copy, Debug)]
+enum Ask {
+    Update { name: Option<u8>, surname: Option<u8>, password: bool },
+    Delete,
+}
+
+fn asks() -> impl Strategy<Value = Ask> {
+    let value = || prop::option::of(0..3_u8);
+    let update = (value(), value(), prop::bool::weighted(0.1));
+    prop_oneof![
+        9 => update.prop_map(|(name, surname, password)| Ask::Update { name, surname, password }),
+        1 => Just(Ask::Delete),
+    ]
+}
+
+/// `number` tells the writes of a case apart: it is in their trace ids.
+fn change(user: usize, ask: Ask, number: usize) -> Change {
+    let trace_id = TraceId::parse(format!("write-{number}").as_bytes()).unwrap();
+    let name = |value: u8| Name::parse(&value.to_string()).unwrap();
+    let (operation, event_type) = match ask {
+        Ask::Update { name: first, surname, password } => {
+            let password = password.then(|| "$argon2id$new".into());
+            let operation = Operation::Update { name: first.map(name), surname: surname.map(name), password };
+            (operation, EventType::Updated)
+        }
+        Ask::Delete => (Operation::Delete, EventType::Deleted),
+    };
+    Change { id: id(user), operation, event: NewEvent::new(event_type, trace_id) }
+}
+
+fn rename(user: usize, name: &str) -> Change {
+    let operation = Operation::Update { name: Some(Name::parse(name).unwrap()), surname: None, password: None };
+    Change { id: id(user), operation, event: NewEvent::new(EventType::Updated, TraceId::generate()) }
+}
+
+/// All that a caller can see of an answer, times aside.
+fn seen(answer: &Result<Option<Written>, DatabaseError>) -> String {
+    match answer {
+        Ok(None) => "no such user".to_owned(),
+        Ok(Some(Written { user, changed })) => format!("{} {} {changed}", user.name, user.surname),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// All that is stored, times and event ids aside; each user's events in their order.
+async fn stored(world: &World) -> Vec<String> {
+    let users = "SELECT concat_ws(' ', id, name, surname, password, version) FROM users ORDER BY id";
+    let events = "SELECT concat_ws(' ', event_type, user_id, user_version, trace_id, payload) FROM outbox
+                  ORDER BY user_id, seq";
+    let mut stored: Vec<String> = sqlx::query_scalar(users).fetch_all(&world.pool).await.unwrap();
+    stored.extend(sqlx::query_scalar::<_, String>(events).fetch_all(&world.pool).await.unwrap());
+    stored
+}
+
+async fn start_over(world: &World) {
+    sqlx::query("TRUNCATE users, outbox RESTART IDENTITY").execute(&world.pool).await.unwrap();
+    add_users(world, USERS).await;
+}
+
+async fn world() -> World {
+    let world = World::new().await;
+    add_users(&world, USERS).await;
+    world
+}
+
+/// Users whose events are not one for each version after the first, in their order.
+async fn users_with_wrong_events(world: &World) -> Vec<i64> {
+    let query = "SELECT id FROM users LEFT JOIN outbox ON user_id = id GROUP BY id
+                 HAVING coalesce(array_agg(user_version ORDER BY seq) FILTER (WHERE seq IS NOT NULL), '{}')
+                        <> ARRAY(SELECT generate_series(2, version))";
+    sqlx::query_scalar(query).fetch_all(&world.pool).await.unwrap()
+}
+
+#[test]
+fn writes_at_once_come_to_what_they_do_one_by_one() {
+    let runtime = runtime();
+    let (world, other_world) = runtime.block_on(async { (World::new().await, World::new().await) });
+    for route in [Route::Direct, Route::TransactionPooler] {
+        let _entered = runtime.enter();
+        let grouped = UserWrites::grouped(&database(&world, route));
+        let one_by_one = UserWrites::one_by_one(database(&other_world, route));
+        // More than a group holds, with users that there are not.
+        check(CASES, &vec((1..=USERS + 2, asks()), 1..300), |writes| {
+            let changes = || writes.iter().enumerate().map(|(number, (user, ask))| change(*user, *ask, number));
+            let (at_once, in_turn) = runtime.block_on(async {
+                tokio::join!(start_over(&world), start_over(&other_world));
+                let at_once = join_all(changes().map(|change| grouped.write(change))).await;
+                let mut in_turn = Vec::new();
+                for change in changes() {
+                    in_turn.push(one_by_one.write(change).await);
+                }
+                (at_once, in_turn)
+            });
+            for (number, (at_once, in_turn)) in at_once.iter().zip(&in_turn).enumerate() {
+                assert_eq!(seen(at_once), seen(in_turn), "write {number}: {:?}", writes[number]);
+            }
+            assert_eq!(runtime.block_on(stored(&world)), runtime.block_on(stored(&other_world)));
+        });
+        runtime.block_on(grouped.close());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_partial_updates_racing_on_one_user_both_survive_a_thousand_times() {
+    let world = world().await;
+    let grouped = UserWrites::grouped(&database(&world, Route::Direct));
+    for round in 0..1000_u16 {
+        let value = Name::parse(&round.to_string()).unwrap();
+        let write = |name: Option<Name>, surname: Option<Name>| {
+            let operation = Operation::Update { name, surname, password: None };
+            let event = NewEvent::new(EventType::Updated, TraceId::generate());
+            let (grouped, change) = (grouped.clone(), Change { id: id(1), operation, event });
+            tokio::spawn(async move { grouped.write(change).await.unwrap().unwrap() })
+        };
+        let (first, second) = (write(Some(value.clone()), None), write(None, Some(value.clone())));
+        let (first, second) = (first.await.unwrap(), second.await.unwrap());
+        let saw_both =
+            |written: &Written| written.user.name == value.as_str() && written.user.surname == value.as_str();
+        assert!(saw_both(&first) || saw_both(&second), "round {round}: {:?}, {:?}", first.user, second.user);
+    }
+    let version: i64 =
+        sqlx::query_scalar("SELECT version FROM users WHERE id = 1").fetch_one(&world.pool).await.unwrap();
+    // In round 0 the name is what it was.
+    assert_eq!(version, 2000);
+    assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
+}
+
+#[test]
+fn callers_who_go_away_undo_nothing_and_halve_nothing() {
+    let runtime = runtime();
+    let world = runtime.block_on(world());
+    let grouped = runtime.block_on(async { UserWrites::grouped(&database(&world, Route::Direct)) });
+    check(CASES, &vec((1..=USERS, asks(), any::<bool>(), 0..3_u8), 1..200), |callers| {
+        runtime.block_on(async {
+            start_over(&world).await;
+            let tasks = callers.into_iter().enumerate().map(|(number, (user, ask, goes_away, turns))| {
+                let (grouped, change) = (grouped.clone(), change(user, ask, number));
+                let event_id = change.event.id;
+                (event_id, tokio::spawn(async move { grouped.write(change).await }), goes_away.then_some(turns))
+            });
+            let mut answered = Vec::new();
+            for (event_id, task, goes_away_after) in tasks.collect::<Vec<_>>() {
+                for _ in 0..goes_away_after.unwrap_or_default() {
+                    tokio::task::yield_now().await;
+                }
+                if goes_away_after.is_some() {
+                    task.abort();
+                } else if let Some(Written { changed: true, .. }) = task.await.unwrap().unwrap() {
+                    answered.push(event_id);
+                }
+            }
+            // A write of a user whose callers have all gone may be on its way: another one comes after it.
+            join_all((1..=USERS).map(|user| grouped.write(rename(user, "last")))).await;
+            let stored = "SELECT count(*) FROM outbox WHERE event_id = ANY($1)";
+            let stored: i64 = sqlx::query_scalar(stored).bind(&answered).fetch_one(&world.pool).await.unwrap();
+            assert_eq!(stored, key(answered.len()));
+            assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
+        });
+    });
+}
+
+/// Makes the database refuse, for user 2, what the service asks for.
+const REFUSE: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                          $$ BEGIN RAISE EXCEPTION 'refused by the test'; END $$;
+                      CREATE TRIGGER refuse BEFORE INSERT ON outbox FOR EACH ROW
+                          WHEN (NEW.user_id = 2) EXECUTE FUNCTION refuse()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_the_database_refuses_fails_alone() {
+    let world = world().await;
+    sqlx::raw_sql(REFUSE).execute(&world.pool).await.unwrap();
+    let grouped = UserWrites::grouped(&database(&world, Route::Direct));
+    for round in 1..=20 {
+        let name = round.to_string();
+        let answers = join_all((1..=USERS).map(|user| grouped.write(rename(user, &name)))).await;
+        for (user, answer) in (1..=USERS).zip(answers) {
+            match answer {
+                Err(DatabaseError::Statement(_)) => assert_eq!(user, 2),
+                answer => assert_eq!(answer.unwrap().unwrap().user.name, name),
+            }
+        }
+    }
+    let versions: Vec<i64> =
+        sqlx::query_scalar("SELECT version FROM users ORDER BY id").fetch_all(&world.pool).await.unwrap();
+    assert_eq!(versions, [21, 1, 21, 21, 21]);
+    assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_cannot_be_read_is_written_once_and_fails_alone() {
+    let world = world().await;
+    sqlx::query("UPDATE users SET created_at = 'infinity' WHERE id = 2").execute(&world.pool).await.unwrap();
+    let grouped = UserWrites::grouped(&database(&world, Route::Direct));
+    let answers = join_all((1..=USERS).map(|user| grouped.write(rename(user, "1")))).await;
+    for (user, answer) in (1..=USERS).zip(answers) {
+        assert_eq!(answer.is_err(), user == 2, "user {user}");
+    }
+    assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_whom_somebody_else_has_locked_holds_nobody_up_and_is_changed_as_it_is_then() {
+    let world = world().await;
+    let grouped = UserWrites::grouped(&database(&world, Route::Direct));
+    for deletes in [false, true] {
+        let mut stranger = PgConnection::connect(&world.database_url).await.unwrap();
+        let mut lock = stranger.begin().await.unwrap();
+        let change_of_theirs = "UPDATE users SET surname = 'Чужой', version = version + 1 WHERE id = 2";
+        sqlx::query(change_of_theirs).execute(&mut *lock).await.unwrap();
+        let of_locked = Ask::Update { name: Some(7), surname: None, password: false };
+        let locked = change(2, if deletes { Ask::Delete } else { of_locked }, 0);
+        let waiting = tokio::spawn({
+            let grouped = grouped.clone();
+            async move { grouped.write(locked).await }
+        });
+        // Of the same lane, and the other one.
+        for user in [4, 1, 4, 3] {
+            assert!(grouped.write(rename(user, &format!("{deletes}"))).await.unwrap().is_some());
+        }
+        assert!(!waiting.is_finished());
+        lock.commit().await.unwrap();
+        let Written { user, changed } = waiting.await.unwrap().unwrap().unwrap();
+        assert_eq!((user.surname.as_str(), changed), ("Чужой", true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_past_the_queues_bound_are_refused_at_once_and_leave_nothing_behind() {
+    const CAPACITY: usize = 8;
+    let world = world().await;
+    let grouped = UserWrites::with_capacity(&database(&world, Route::Direct), CAPACITY);
+    grouped.write(rename(1, "first")).await.unwrap();
+    let mut holder = PgConnection::connect(&world.database_url).await.unwrap();
+    let mut lock = holder.begin().await.unwrap();
+    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let writes: Vec<_> = (0..100)
+        .map(|number| {
+            let (grouped, change) = (grouped.clone(), rename(1, &format!("{number}")));
+            tokio::spawn(async move { grouped.write(change).await })
+        })
+        .collect();
+    eventually("refusals", async || writes.iter().any(tokio::task::JoinHandle::is_finished).then_some(())).await;
+    lock.rollback().await.unwrap();
+    let (mut refused, mut written) = (0, 0);
+    for write in writes {
+        match write.await.unwrap() {
+            Err(DatabaseError::Overloaded) => refused += 1,
+            answer => written += usize::from(answer.unwrap().unwrap().changed),
+        }
+    }
+    assert!(refused > 0 && written >= CAPACITY, "{refused} refused, {written} written");
+    let version: i64 =
+        sqlx::query_scalar("SELECT version FROM users WHERE id = 1").fetch_one(&world.pool).await.unwrap();
+    assert_eq!(version, 2 + key(written));
+}
+
+#[tokio::test]
+async fn what_waits_when_the_lanes_close_is_still_written() {
+    let world = world().await;
+    let grouped = UserWrites::grouped(&database(&world, Route::Direct));
+    let names: Vec<_> = (0..300).map(|number| number.to_string()).collect();
+    let writes = join_all(names.iter().map(|name| grouped.write(rename(1, name))));
+    let (answers, ()) = tokio::join!(writes, grouped.close());
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(Option::is_some)));
+    assert!(matches!(grouped.write(rename(1, "late")).await, Err(DatabaseError::Timeout)));
+}
+
+#[tokio::test]
+async fn many_updates_of_one_user_at_once_are_so_many_versions_and_events_and_of_many_users_few_statements() {
+    let world = World::new().await;
+    add_users(&world, 100).await;
+    // Without a broker, for events to wait in the outbox.
+    let app = App::launch(&world, &[("GROUP_COMMIT", "true"), ("RABBITMQ_URL", "amqp://127.0.0.1:1")]).await;
+    app.until_ready("degraded").await;
+    let bodies: Vec<_> = (1..=100).map(|number| json!({"name": format!("Имя {number}")})).collect();
+    let of_one = join_all(bodies.iter().map(|body| app.put("/users/1", body))).await;
+    assert!(of_one.iter().all(|answer| answer.status == 200));
+    let of_many = (2..=100).map(|user| (format!("/users/{user}"), &bodies[user - 1])).collect::<Vec<_>>();
+    let of_many = join_all(of_many.iter().map(|(path, body)| app.put(path, body))).await;
+    assert!(of_many.iter().all(|answer| answer.status == 200));
+    let version = AssertSqlSafe("SELECT version FROM users WHERE id = 1");
+    assert_eq!(sqlx::query_scalar::<_, i64>(version).fetch_one(&world.pool).await.unwrap(), 101);
+    assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
+    let metrics = app.get("/metrics").await.text;
+    let count = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).unwrap();
+        line.parse::<u32>().unwrap()
+    };
+    assert_eq!(count("grouped_writes_total"), 199);
+    assert!(count("write_groups_total") < 199, "{metrics}");
+}

@@ -1,0 +1,49 @@
+//! The repository itself, driven without HTTP: a client cannot say when a batch begins, or what is in one.
+
+use proptest::{
+    strategy::Strategy,
+    test_runner::{Config, TestRunner},
+};
+use tokio::runtime::Runtime;
+use user_management_api::{
+    domain::user::UserId,
+    repository::database::{Database, DatabaseUrl, Route},
+};
+
+use super::World;
+
+/// Several threads, so that lanes and callers truly run at once.
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
+}
+
+/// The pool of a service of its own.
+pub fn database(world: &World, route: Route) -> Database {
+    let url: DatabaseUrl = world.database_url.parse().unwrap();
+    Database::new(url.options(), 4, route)
+}
+
+pub fn key(user: usize) -> i64 {
+    user.try_into().unwrap()
+}
+
+pub fn id(user: usize) -> UserId {
+    key(user).into()
+}
+
+/// Adds users who are all called `0`; in an empty table, the first `users` numbers are theirs.
+pub async fn add_users(world: &World, users: usize) {
+    let insert = "INSERT INTO users (name, surname, password)
+                  SELECT '0', 'Тестов', '$argon2id$' FROM generate_series(1, $1)";
+    sqlx::query(insert).bind(key(users)).execute(&world.pool).await.unwrap();
+}
+
+/// Holds a property against so many random values; a failure shows the smallest value that was found.
+pub fn check<T: std::fmt::Debug>(cases: u32, strategy: &impl Strategy<Value = T>, property: impl Fn(T)) {
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(strategy, |value| {
+        property(value);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
