@@ -2,12 +2,14 @@
 
 /// Most users in one page, and the default.
 pub const MAX_LIMIT: i64 = 100;
+/// Largest offset: the database walks over all that it leaves out, some milliseconds for so many.
+pub const MAX_OFFSET: i64 = 100_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Page {
     /// 1..=[`MAX_LIMIT`]
     pub limit: i64,
-    /// 0..
+    /// 0..=[`MAX_OFFSET`]
     pub offset: i64,
 }
 

@@ -145,6 +145,14 @@ impl fmt::Debug for User {
     }
 }
 
+/// One page of users, by id.
+#[derive(Debug)]
+pub struct UserPage {
+    pub users: Vec<User>,
+    /// All users that there are.
+    pub total: i64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Name, PasswordPolicy, UserId};

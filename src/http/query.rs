@@ -1,9 +1,13 @@
 //! Query parameters: what is out of range, repeated or unknown is an error, never silently mended.
 
+use std::ops::RangeInclusive;
+
 use axum::{extract::FromRequestParts, http::request::Parts};
 
 use super::error::{Fault, MAX_FAULTS, MAX_NAME_SHOWN, Problem, kinds::INVALID_QUERY};
-use crate::domain::page::{MAX_LIMIT, Page};
+use crate::domain::page::{MAX_LIMIT, MAX_OFFSET, Page};
+
+const PAST_MAX_OFFSET: &str = " A cursor, for pages past that, is to come.";
 
 impl<S: Send + Sync> FromRequestParts<S> for Page {
     type Rejection = Problem;
@@ -11,8 +15,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         let mut query = Query::read(parts);
         let defaults = Self::default();
-        let limit = query.integer("limit", 1, MAX_LIMIT).unwrap_or(defaults.limit);
-        let offset = query.integer("offset", 0, i64::MAX).unwrap_or(defaults.offset);
+        let limit = query.integer("limit", 1..=MAX_LIMIT, "").unwrap_or(defaults.limit);
+        let offset = query.integer("offset", 0..=MAX_OFFSET, PAST_MAX_OFFSET).unwrap_or(defaults.offset);
         query.finish().map(|()| Self { limit, offset })
     }
 }
@@ -40,7 +44,8 @@ impl Query {
         Self { parameters: form_urlencoded::parse(raw.as_bytes()).into_owned().collect(), faults: Vec::new() }
     }
 
-    fn integer(&mut self, name: &str, least: i64, most: i64) -> Option<i64> {
+    /// `hint` is added to what is said of a number out of range.
+    fn integer(&mut self, name: &str, range: RangeInclusive<i64>, hint: &str) -> Option<i64> {
         let values: Vec<String> =
             self.parameters.extract_if(.., |(given, _)| given == name).map(|(_, value)| value).collect();
         match &values[..] {
@@ -48,9 +53,9 @@ impl Query {
             [value] => {
                 let digits = value.bytes().all(|byte| byte.is_ascii_digit());
                 let parsed = digits.then(|| value.parse().ok()).flatten();
-                let in_range = parsed.filter(|number| (least..=most).contains(number));
+                let in_range = parsed.filter(|number| range.contains(number));
                 if in_range.is_none() {
-                    let detail = format!("Must be a whole number from {least} to {most}.");
+                    let detail = format!("Must be a whole number from {} to {}.{hint}", range.start(), range.end());
                     self.faults.push(Fault::parameter(name, "out_of_range", detail));
                 }
                 in_range
@@ -92,7 +97,7 @@ mod tests {
     async fn limits_and_offsets_in_range_are_taken() {
         assert_eq!(page("").await.unwrap(), Page { limit: 100, offset: 0 });
         assert_eq!(page("limit=%31&offset=0").await.unwrap(), Page { limit: 1, offset: 0 });
-        assert_eq!(page("offset=9223372036854775807").await.unwrap().offset, i64::MAX);
+        assert_eq!(page("offset=100000").await.unwrap().offset, 100_000);
     }
 
     #[tokio::test]
@@ -104,6 +109,7 @@ mod tests {
             ("limit=+5", "out_of_range"),
             ("limit=ten", "out_of_range"),
             ("offset=-1", "out_of_range"),
+            ("offset=100001", "out_of_range"),
             ("offset=99999999999999999999", "out_of_range"),
             ("limit=1&limit=1", "repeated"),
             ("page=1", "unknown_parameter"),

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     domain::{
-        page::Page,
-        user::{User, UserId},
+        page::{MAX_OFFSET, Page},
+        user::{User, UserId, UserPage},
     },
     trace_id::TraceId,
 };
@@ -61,7 +61,7 @@ async fn create(
     get, path = "/users", tag = "users", operation_id = "list_users",
     params(
         ("limit" = Option<i64>, Query, description = "Users in a page", minimum = 1, maximum = 100, example = 100),
-        ("offset" = Option<i64>, Query, description = "Users to leave out before the page", minimum = 0, example = 0),
+        ("offset" = Option<i64>, Query, description = "Users to leave out before the page; a cursor, for pages past the largest offset, is to come", minimum = 0, maximum = 100_000, example = 0),
     ),
     responses((
         status = 200, description = "One page of users", body = Vec<User>,
@@ -72,8 +72,10 @@ async fn create(
     ))
 )]
 async fn list(State(state): State<AppState>, page: Page) -> Result<impl IntoResponse, Problem> {
-    let (users, total) = state.users.list(page).await?;
-    Ok(([(TOTAL_COUNT, total.to_string()), (header::LINK, links(page, total))], Json(users)))
+    let listed = state.users.list(page).await?;
+    let UserPage { users, total } = &*listed;
+    let headers = [(TOTAL_COUNT, total.to_string()), (header::LINK, links(page, *total))];
+    Ok((headers, Json(users)).into_response())
 }
 
 fn links(page: Page, total: i64) -> String {
@@ -81,7 +83,7 @@ fn links(page: Page, total: i64) -> String {
         ("first", Some(page.first())),
         ("prev", page.previous(total)),
         ("next", page.next(total)),
-        ("last", Some(page.last(total))),
+        ("last", Some(page.last(total)).filter(|last| last.offset <= MAX_OFFSET)),
     ];
     let link = |(relation, page): (&str, Option<Page>)| {
         let Page { limit, offset } = page?;
@@ -155,6 +157,12 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for UserPath {
 #[cfg(test)]
 mod tests {
     use super::{Page, links};
+
+    #[test]
+    fn a_last_page_past_the_largest_offset_has_no_link() {
+        let links = links(Page { limit: 100, offset: 0 }, 1_000_000);
+        assert!(links.contains("rel=\"next\"") && !links.contains("rel=\"last\""), "{links}");
+    }
 
     #[test]
     fn links_name_the_neighbours_that_exist() {

@@ -1,6 +1,6 @@
 //! The connection pool, and the bounds within which every statement runs.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{any::Any, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use sqlx::{
@@ -45,6 +45,15 @@ pub enum DatabaseError {
 impl From<sqlx::Error> for DatabaseError {
     fn from(error: sqlx::Error) -> Self {
         if is_passing(&error) { Self::Unavailable(Arc::new(error)) } else { Self::Statement(Arc::new(error)) }
+    }
+}
+
+impl DatabaseError {
+    /// The driver panics on values that it has no room for, such as a date of the year 300,000.
+    pub(super) fn of_panic(panic: &(dyn Any + Send)) -> Self {
+        let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+        let message = format!("the driver panicked: {}", message.unwrap_or("for an unknown reason"));
+        sqlx::Error::Decode(message.into()).into()
     }
 }
 

@@ -6,6 +6,7 @@ pub mod outbox;
 pub mod outbox_dead;
 pub mod schema;
 pub mod user_changes;
+mod user_lists;
 pub mod user_reads;
 pub mod user_writes;
 pub mod users;

@@ -1,4 +1,5 @@
-//! Reads of one user by id. Under load they are coalesced: those that wait are answered by one query together.
+//! Reads of users. Under load they are coalesced: those that wait for users by id are answered by one query together, and
+//! those that wait for one page of the list likewise ([`super::user_lists`]).
 //!
 //! Two lanes, each a task with a connection of its own, take turns to ask for all that waits in the queue. There is no wait
 //! for company: a read that comes alone goes out alone, and batches grow by themselves while a query is on its way, as in a
@@ -19,7 +20,7 @@
 //! `tests/api/coalesced_reads.rs` holds these against reads that run one by one, and `tests/api/read_faults.rs` the time that
 //! an answer takes when the database is in trouble.
 
-use std::{any::Any, collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use metrics::{Counter, counter};
@@ -36,9 +37,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     database::{Database, DatabaseError, OPERATION_TIMEOUT},
     lane::Lane,
+    user_lists::UserLists,
     users,
 };
-use crate::domain::user::{User, UserId};
+use crate::domain::{
+    page::Page,
+    user::{User, UserId, UserPage},
+};
 
 /// Lanes, and so connections.
 const LANES: usize = 2;
@@ -59,7 +64,10 @@ struct Read {
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct UserReads(Mode);
+pub struct UserReads {
+    mode: Mode,
+    lists: UserLists,
+}
 
 #[derive(Clone)]
 enum Mode {
@@ -71,7 +79,7 @@ impl UserReads {
     /// Each read is a query on the pool.
     #[must_use]
     pub fn one_by_one(database: Database) -> Self {
-        Self(Mode::OneByOne(database))
+        Self { lists: UserLists::new(database.clone()), mode: Mode::OneByOne(database) }
     }
 
     /// Starts the lanes, of which each connects to where `database` leads when it is first used.
@@ -89,7 +97,7 @@ impl UserReads {
         for _ in 0..LANES {
             lanes.spawn(answer_what_waits(Lane::beside(database), shared.clone(), stop.clone()));
         }
-        Self(Mode::Coalesced { queue, stop, lanes })
+        Self { lists: UserLists::new(database.clone()), mode: Mode::Coalesced { queue, stop, lanes } }
     }
 
     /// `None` when there is no such user.
@@ -97,7 +105,7 @@ impl UserReads {
     /// # Errors
     /// [`DatabaseError::Overloaded`] when too many reads wait; else as [`Database::read`].
     pub async fn get(&self, id: UserId) -> Answer {
-        let queue = match &self.0 {
+        let queue = match &self.mode {
             Mode::OneByOne(database) => {
                 // In a box, for its size would be carried through every layer by the coalesced reads too.
                 return database.read(|connection| Box::pin(users::get(connection, id))).boxed().await;
@@ -114,9 +122,20 @@ impl UserReads {
         timeout_at(deadline, answered).await.ok().and_then(Result::ok).unwrap_or(Err(DatabaseError::Timeout))
     }
 
+    /// One page of users, and the number of all of them.
+    ///
+    /// # Errors
+    /// As [`Database::read`].
+    pub async fn list(&self, page: Page) -> Result<Arc<UserPage>, DatabaseError> {
+        match &self.mode {
+            Mode::OneByOne(_) => self.lists.get_alone(page).await,
+            Mode::Coalesced { .. } => self.lists.get(page).await,
+        }
+    }
+
     /// Stops the lanes and closes their connections; reads that still wait are not answered.
     pub async fn close(&self) {
-        if let Mode::Coalesced { stop, lanes, .. } = &self.0 {
+        if let Mode::Coalesced { stop, lanes, .. } = &self.mode {
             stop.cancel();
             lanes.close();
             lanes.wait().await;
@@ -201,13 +220,7 @@ async fn query(lane: &mut Lane, batch: &[Read], queries: &Counter) -> Result<Has
         let ids = ids.clone();
         Box::pin(async move { users::get_all(connection, &ids).await })
     });
-    // The driver panics on values that it has no room for, such as a date of the year 300,000.
     let caught = AssertUnwindSafe(users).catch_unwind().await;
-    let users = caught.map_err(|panic| DatabaseError::from(sqlx::Error::Decode(message(panic.as_ref()).into())))??;
+    let users = caught.map_err(|panic| DatabaseError::of_panic(panic.as_ref()))??;
     Ok(users.into_iter().map(|user| (user.id, user)).collect())
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
-    format!("the driver panicked: {}", message.unwrap_or("for an unknown reason"))
 }

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use crate::domain::{
     event::NewEvent,
     page::Page,
-    user::{Name, User, UserId},
+    user::{Name, User, UserId, UserPage},
 };
 
 struct UserRow {
@@ -79,15 +79,15 @@ pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result
 }
 
 /// One page and the number of all users, from one snapshot.
-pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<(Vec<User>, i64)> {
+pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<UserPage> {
     // The total stands on every row, and on a row of its own where the page is empty.
     let rows = sqlx::query!(
         r#"WITH page AS (
                SELECT id, name, surname, created_at, updated_at FROM users ORDER BY id LIMIT $1 OFFSET $2
            )
-           SELECT total.count AS "total!", page.id AS "id?", page.name AS "name?", page.surname AS "surname?",
+           SELECT total.users AS "total!", page.id AS "id?", page.name AS "name?", page.surname AS "surname?",
                   page.created_at AS "created_at?", page.updated_at AS "updated_at?"
-           FROM (SELECT count(*) FROM users) AS total LEFT JOIN page ON true
+           FROM (SELECT coalesce(sum(users), 0)::bigint AS users FROM users_count) AS total LEFT JOIN page ON true
            ORDER BY page.id"#,
         page.limit,
         page.offset,
@@ -104,5 +104,5 @@ pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<(Ve
             updated_at: row.updated_at?.into(),
         })
     });
-    Ok((users.collect(), total))
+    Ok(UserPage { users: users.collect(), total })
 }

@@ -10,7 +10,7 @@ use crate::{
     domain::{
         event::{EventType, NewEvent},
         page::Page,
-        user::{NewUser, User, UserChanges, UserId},
+        user::{NewUser, User, UserChanges, UserId, UserPage},
     },
     password::PasswordHasher,
     repository::{
@@ -67,8 +67,8 @@ impl UserService {
     ///
     /// # Errors
     /// [`ServiceError::DatabaseUnavailable`]
-    pub async fn list(&self, page: Page) -> Result<(Vec<User>, i64), ServiceError> {
-        Ok(self.database.read(|connection| Box::pin(users::list(connection, page))).await?)
+    pub async fn list(&self, page: Page) -> Result<Arc<UserPage>, ServiceError> {
+        Ok(self.reads.list(page).await?)
     }
 
     /// # Errors

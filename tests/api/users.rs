@@ -1,7 +1,9 @@
 //! The resource: what succeeds, and how.
 
+use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sqlx::Connection;
 
 use crate::harness::{Answer, App, PASSWORD, World, new_user};
 
@@ -144,8 +146,58 @@ async fn a_list_is_ordered_capped_counted_and_linked() {
     assert_eq!(link(page.header("link"), "first").unwrap(), "/users?limit=100&offset=0");
 
     assert_eq!(ids(&app.get("/users?limit=2&offset=3").await), [4, 5]);
-    let beyond = app.get("/users?offset=9223372036854775807").await;
+    let beyond = app.get("/users?offset=100000").await;
     assert_eq!((beyond.status, beyond.header("x-total-count"), ids(&beyond)), (StatusCode::OK, "250", vec![]));
+    let too_far = app.get("/users?offset=9223372036854775807").await;
+    too_far.assert_problem(400, "invalid_query");
+    let detail = too_far.body["errors"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("100000") && detail.contains("cursor"), "{detail}");
+}
+
+#[tokio::test]
+async fn the_total_is_exact_whoever_adds_and_removes_users_and_whatever_they_hold() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let total = async || app.get("/users?limit=1").await.header("x-total-count").parse::<i64>().unwrap();
+    assert_eq!(total().await, 0);
+    let add = "INSERT INTO users (name, surname, password) SELECT 'А', 'Б', '$argon2id$x' FROM generate_series(1, 20)";
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        let mut stranger = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
+        sqlx::raw_sql("BEGIN").execute(&mut stranger).await.unwrap();
+        sqlx::query(add).execute(&mut stranger).await.unwrap();
+        strangers.push(stranger);
+    }
+    // Nobody waits for them, and what is not committed is not counted.
+    let id = app.create_user("Анна").await;
+    assert_eq!(total().await, 1);
+    for (stranger, end) in strangers.iter_mut().zip(["COMMIT", "ROLLBACK", "COMMIT"]) {
+        sqlx::raw_sql(end).execute(stranger).await.unwrap();
+    }
+    assert_eq!(total().await, 41);
+    assert_eq!(app.delete(&format!("/users/{id}")).await.status, StatusCode::NO_CONTENT);
+    sqlx::query("DELETE FROM users WHERE id % 2 = 0").execute(&world.pool).await.unwrap();
+    let counted: i64 = sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(&world.pool).await.unwrap();
+    assert_eq!(total().await, counted);
+    sqlx::raw_sql("TRUNCATE users").execute(&world.pool).await.unwrap();
+    assert_eq!(total().await, 0);
+}
+
+#[tokio::test]
+async fn lists_at_once_see_every_user_that_was_there_before_they_began() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    for users in 1..=10 {
+        sqlx::query("INSERT INTO users (name, surname, password) VALUES ('А', 'Б', '$argon2id$x')")
+            .execute(&world.pool)
+            .await
+            .unwrap();
+        let lists = (0..20).map(|number| app.get(if number % 2 == 0 { "/users" } else { "/users?limit=50" }));
+        for list in join_all(lists).await {
+            assert_eq!(list.body.as_array().unwrap().len(), users);
+            assert_eq!(list.header("x-total-count"), users.to_string());
+        }
+    }
 }
 
 /// The target of a relation in a `Link` header.
