@@ -41,6 +41,8 @@ const CLOSE_POOL: Duration = Duration::from_secs(1);
 pub enum AppError {
     #[error("cannot listen on {address}: {cause} (another port: PORT)")]
     Listen { address: SocketAddr, cause: io::Error },
+    #[error("cannot start the threads that hash passwords: {0}")]
+    Threads(io::Error),
     #[error("cannot write the OpenAPI document: {0}")]
     OpenApi(#[from] serde_json::Error),
     #[error("cannot bring the schema up to date: {0}")]
@@ -70,7 +72,7 @@ impl App {
     /// Binds the listener and puts the parts together; connects to nothing, so that it starts without its dependencies.
     ///
     /// # Errors
-    /// When the address cannot be bound.
+    /// When the address cannot be bound, or the system gives no threads.
     pub async fn build(config: Config, collected: PrometheusHandle) -> Result<Self, AppError> {
         let Config { http, database, broker, passwords, shutdown_delay, log: _ } = config;
         let listen = |cause| AppError::Listen { address: http.address, cause };
@@ -79,7 +81,7 @@ impl App {
         let outbox_filled = Arc::new(Notify::new());
         let pool = Database::new(database.url.options(), database.max_connections, database.route);
         let probe_pool = Database::new(database.url.options(), 1, database.route);
-        let hasher = PasswordHasher::new(passwords.hash_wait);
+        let hasher = PasswordHasher::new(passwords.hash_wait).map_err(AppError::Threads)?;
         let reads =
             if database.coalesce_reads { UserReads::coalesced(&pool) } else { UserReads::one_by_one(pool.clone()) };
         let writes =

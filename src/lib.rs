@@ -5,7 +5,7 @@
 //!
 //! 1. [`http`]: the trace layer takes `X-Request-Id` or makes a trace id and logs `Request started`; the handler parses
 //!    the body into [`domain`] types, naming every fault at once.
-//! 2. [`service`]: the password is hashed on a blocking thread ([`password`]); one use case is one statement.
+//! 2. [`service`]: the password is hashed on a thread of low priority ([`password`]); one use case is one statement.
 //! 3. [`repository`]: the statement inserts the user **and** the event's row in `outbox`; both are committed, or neither.
 //!    The handler answers 201: the answer never waits for RabbitMQ.
 //! 4. [`messaging::relay`], woken by the commit, reads the row, publishes it with the trace id, waits for the broker's

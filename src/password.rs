@@ -1,8 +1,9 @@
-//! Password hashing: argon2id, off the async threads, never more at once than there are cores. A leaf: imports nothing of
-//! ours.
+//! Password hashing: argon2id, never more at once than there are cores, on threads of a low priority, so that nobody else
+//! feels it. A leaf: imports nothing of ours.
 
 use std::{
     error::Error,
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,15 +14,21 @@ use argon2::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
+    runtime::{Builder, Handle, Runtime},
     sync::Semaphore,
-    task::{JoinError, spawn_blocking},
+    task::JoinError,
     time::timeout,
 };
+use tracing::warn;
 
 /// Memory of one hash, in KiB. With [`ITERATIONS`] and [`LANES`]: OWASP Password Storage Cheat Sheet, argon2id.
 const MEMORY_KIB: u32 = 19_456;
 const ITERATIONS: u32 = 2;
 const LANES: u32 = 1;
+
+/// Of the hashing threads, where 0 is everybody else's and 19 the most: while others want the core, they get a sixtieth of it,
+/// and all of it when nobody does.
+const NICENESS: i32 = 19;
 
 /// An argon2id hash as a PHC string; `Debug` does not show it.
 pub struct PasswordHash(SecretString);
@@ -44,21 +51,26 @@ pub enum HashError {
     Task(#[source] JoinError),
 }
 
-/// Hashes passwords on blocking threads, as many at once as the machine has cores.
+/// Hashes passwords on threads of its own, as many at once as the machine has cores.
 #[derive(Clone)]
 pub struct PasswordHasher {
     slots: Arc<Semaphore>,
     width: usize,
     longest_wait: Duration,
+    threads: Arc<Threads>,
     workspaces: Workspaces,
 }
 
 impl PasswordHasher {
     /// `longest_wait` bounds the time a request queues for a slot.
-    #[must_use]
-    pub fn new(longest_wait: Duration) -> Self {
+    ///
+    /// # Errors
+    /// When the system gives no event queue for the threads' runtime.
+    pub fn new(longest_wait: Duration) -> io::Result<Self> {
         let width = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { slots: Arc::new(Semaphore::new(width)), width, longest_wait, workspaces: Workspaces::default() }
+        let threads = Arc::new(Threads::up_to(width)?);
+        let slots = Arc::new(Semaphore::new(width));
+        Ok(Self { slots, width, longest_wait, threads, workspaces: Workspaces::default() })
     }
 
     /// How many slots are free, and how many busy.
@@ -76,14 +88,49 @@ impl PasswordHasher {
             .map_err(|_elapsed| HashError::Overloaded)?
             .map_err(|_closed| HashError::Overloaded)?;
         let workspaces = self.workspaces.clone();
-        spawn_blocking(move || {
+        let hashed = self.threads.handle.spawn_blocking(move || {
             let hash = workspaces.with(|memory| hash(&password, memory));
             // The slot goes with the work: a caller who gives up does not free it while the core is still busy.
             drop(slot);
             hash.map_err(HashError::Argon2)
-        })
-        .await
-        .map_err(HashError::Task)?
+        });
+        hashed.await.map_err(HashError::Task)?
+    }
+}
+
+/// The blocking threads of a runtime of their own: those of the service's runtime are not all for hashing, and a thread's
+/// priority, once lowered, stays low.
+struct Threads {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl Threads {
+    fn up_to(width: usize) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .max_blocking_threads(width)
+            .thread_name("hasher")
+            .on_thread_start(lower_priority)
+            .build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // It may be dropped by a task, which must not wait for a hash.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Of the thread that calls it. On Linux, where a priority is a thread's; elsewhere it is the process's.
+fn lower_priority() {
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::setpriority_process(None, NICENESS)
+    {
+        warn!(%error, "Hashing threads have the priority of all others");
     }
 }
 
@@ -142,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_is_a_salted_argon2id_phc_string_that_verifies() {
-        let hasher = PasswordHasher::new(Duration::from_mins(1));
+        let hasher = PasswordHasher::new(Duration::from_mins(1)).unwrap();
         let first = hasher.hash("secret123".into()).await.unwrap().into_phc();
         let second = hasher.hash("secret123".into()).await.unwrap().into_phc();
         assert!(first.expose_secret().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", first.expose_secret());
@@ -157,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn working_memory_is_used_again() {
-        let hasher = PasswordHasher::new(Duration::from_mins(1));
+        let hasher = PasswordHasher::new(Duration::from_mins(1)).unwrap();
         for _ in 0..3 {
             hasher.hash("secret123".into()).await.unwrap();
         }
@@ -166,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_who_finds_every_slot_taken_is_told_so_after_the_wait() {
-        let hasher = PasswordHasher::new(Duration::from_millis(1));
+        let hasher = PasswordHasher::new(Duration::from_millis(1)).unwrap();
         let all = u32::try_from(hasher.slots.available_permits()).unwrap();
         let _taken = hasher.slots.clone().acquire_many_owned(all).await.unwrap();
         assert!(matches!(hasher.hash("secret123".into()).await, Err(HashError::Overloaded)));

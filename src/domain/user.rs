@@ -1,7 +1,8 @@
 //! A user, and the rules a new or changed one must meet.
 
-use std::fmt;
+use std::{fmt, sync::OnceLock};
 
+use bytes::Bytes;
 use secrecy::SecretString;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -145,12 +146,25 @@ impl fmt::Debug for User {
     }
 }
 
-/// One page of users, by id.
+/// One page of users, by id; may be shared by all who asked for it.
 #[derive(Debug)]
 pub struct UserPage {
     pub users: Vec<User>,
     /// All users that there are.
     pub total: i64,
+    shown: OnceLock<Bytes>,
+}
+
+impl UserPage {
+    #[must_use]
+    pub fn new(users: Vec<User>, total: i64) -> Self {
+        Self { users, total, shown: OnceLock::new() }
+    }
+
+    /// What `show` makes of the users, which it does once for everybody who shares the page.
+    pub fn shown(&self, show: impl FnOnce(&[User]) -> Bytes) -> Bytes {
+        self.shown.get_or_init(|| show(&self.users)).clone()
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::{
         page::{MAX_OFFSET, Page},
-        user::{User, UserId, UserPage},
+        user::{User, UserId},
     },
     trace_id::TraceId,
 };
@@ -73,9 +73,12 @@ async fn create(
 )]
 async fn list(State(state): State<AppState>, page: Page) -> Result<impl IntoResponse, Problem> {
     let listed = state.users.list(page).await?;
-    let UserPage { users, total } = &*listed;
-    let headers = [(TOTAL_COUNT, total.to_string()), (header::LINK, links(page, *total))];
-    Ok((headers, Json(users)).into_response())
+    let headers = [
+        (header::CONTENT_TYPE, "application/json".to_owned()),
+        (TOTAL_COUNT, listed.total.to_string()),
+        (header::LINK, links(page, listed.total)),
+    ];
+    Ok((headers, listed.shown(|users| serde_json::to_vec(users).unwrap_or_default().into())))
 }
 
 fn links(page: Page, total: i64) -> String {

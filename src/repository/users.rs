@@ -104,5 +104,5 @@ pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<Use
             updated_at: row.updated_at?.into(),
         })
     });
-    Ok(UserPage { users: users.collect(), total })
+    Ok(UserPage::new(users.collect(), total))
 }

@@ -85,7 +85,11 @@ impl UserService {
     pub async fn update(&self, id: UserId, changes: UserChanges, trace_id: TraceId) -> Result<User, ServiceError> {
         let UserChanges { name, surname, password } = changes;
         let password = match password {
-            Some(password) => Some(self.hasher.hash(password).await?.into_phc()),
+            Some(password) => {
+                // A hash is dear: none for a user who is not there.
+                self.get(id).await?;
+                Some(self.hasher.hash(password).await?.into_phc())
+            }
             None => None,
         };
         let operation = Operation::Update { name, surname, password };

@@ -106,6 +106,17 @@ async fn put_of_name_racing_put_of_surname_keeps_both() {
 }
 
 #[tokio::test]
+async fn a_password_for_somebody_who_is_not_there_is_404_without_being_hashed() {
+    let world = World::new().await;
+    // So many hashes at once would find no core free in a millisecond.
+    let app = App::start_with(&world, &[("PASSWORD_HASH_WAIT_MS", "1")]).await;
+    let body = json!({"password": PASSWORD});
+    for answer in join_all((0..60).map(|_| app.put("/users/999999999", &body))).await {
+        answer.assert_problem(404, "user_not_found");
+    }
+}
+
+#[tokio::test]
 async fn a_second_delete_finds_nobody() {
     let world = World::new().await;
     let app = App::start(&world).await;
