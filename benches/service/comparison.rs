@@ -9,12 +9,30 @@ pub enum Candidate {
     Service,
     /// The same, with `LOG_LEVEL=error`.
     Quiet,
+    /// The same, with `GROUP_COMMIT=false`.
+    Ungrouped,
+    /// The same, with no RabbitMQ: events only wait.
+    Brokerless,
+    /// The same, while POSTs ask for more hashes than the cores can make.
+    AmidPosts,
+    /// The same, with a thousand users.
+    Thousand,
+    /// The same, with a million users.
+    Million,
     /// An axum handler that does nothing.
     Empty,
     /// axum and sqlx, one query a request, no log.
     Sqlx,
     /// `pgbench -M prepared` with the service's statement.
     Pgbench,
+    /// The same, with a thousand users.
+    PgbenchThousand,
+    /// The same, with a million users.
+    PgbenchMillion,
+    /// The hash alone, on every core at once.
+    Hashes,
+    /// A lapin channel with confirms, and nothing else.
+    Publisher,
 }
 
 impl Candidate {
@@ -22,9 +40,18 @@ impl Candidate {
         match self {
             Self::Service => "the service",
             Self::Quiet => "the service, LOG_LEVEL=error",
+            Self::Ungrouped => "the service, GROUP_COMMIT=false",
+            Self::Brokerless => "the service, RabbitMQ away",
+            Self::AmidPosts => "the service, while POSTs fill the cores",
+            Self::Thousand => "the service, 1,000 users",
+            Self::Million => "the service, 1,000,000 users",
             Self::Empty => "empty axum handler",
             Self::Sqlx => "axum + sqlx, no log",
             Self::Pgbench => "pgbench, 64 clients",
+            Self::PgbenchThousand => "pgbench, 64 clients, 1,000 users",
+            Self::PgbenchMillion => "pgbench, 64 clients, 1,000,000 users",
+            Self::Hashes => "argon2id on every core",
+            Self::Publisher => "bare lapin publisher, with confirms",
         }
     }
 }
@@ -34,6 +61,12 @@ pub enum Call {
     Live,
     Get,
     Put,
+    Post,
+    List,
+    /// A backlog of events, from the outbox to the broker's confirm.
+    Backlog,
+    /// Now and then a PUT; the time from its commit to the consumer's log line.
+    Delivery,
 }
 
 /// One kind of request, from so many connections at once.
@@ -49,50 +82,179 @@ impl fmt::Display for Load {
             Call::Live => "GET /health/live",
             Call::Get => "GET /users/{id}",
             Call::Put => "PUT /users/{id}",
+            Call::Post => "POST /users",
+            Call::List => "GET /users?limit=100",
+            Call::Backlog => return f.write_str("events of a backlog"),
+            Call::Delivery => return f.write_str("commit to the consumer's log line, 100 PUTs a second"),
         };
         write!(f, "{call}, {} connection{}", self.connections, if self.connections == 1 { "" } else { "s" })
     }
 }
 
-/// What two candidates are compared by, and what the first is to reach.
-#[derive(Clone, Copy)]
-pub enum Aim {
-    ThroughputAtLeast(f64),
-    MedianLatencyAtMost(f64),
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Figure {
+    Throughput,
+    P50,
+    P99,
+    Cpu,
 }
 
-/// Candidates under the same load, in turns. The first is held against each of the others.
+impl Figure {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Throughput => "throughput",
+            Self::P50 => "p50",
+            Self::P99 => "p99",
+            Self::Cpu => "CPU",
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub enum Aim {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// One candidate held against another.
+pub struct Ratio {
+    pub of: Candidate,
+    pub against: Candidate,
+    pub figure: Figure,
+    pub aim: Option<Aim>,
+}
+
+/// What a candidate is to stay under, whoever else there is. In microseconds.
+pub struct Limit {
+    pub of: Candidate,
+    pub figure: Figure,
+    pub most: f64,
+}
+
+/// Candidates under the same load, in turns.
 pub struct Comparison {
     pub load: Load,
     pub candidates: &'static [Candidate],
-    /// One for each of the others.
-    pub aims: &'static [Option<Aim>],
+    pub ratios: &'static [Ratio],
+    pub limits: &'static [Limit],
+    /// Rounds at most, so that the whole takes no longer than a coffee.
+    pub rounds: u32,
 }
 
 const fn load(call: Call, connections: u32) -> Load {
     Load { call, connections }
 }
 
-pub static COMPARISONS: [Comparison; 5] = [
+const fn ratio(of: Candidate, against: Candidate, figure: Figure, aim: Aim) -> Ratio {
+    Ratio { of, against, figure, aim: Some(aim) }
+}
+
+use Aim::{AtLeast, AtMost};
+use Candidate::{
+    AmidPosts, Brokerless, Empty, Hashes, Million, Pgbench, PgbenchMillion, PgbenchThousand, Publisher, Quiet, Service,
+    Sqlx, Thousand, Ungrouped,
+};
+use Figure::{Cpu, P50, P99, Throughput};
+
+pub static COMPARISONS: [Comparison; 13] = [
     Comparison {
         load: load(Call::Live, 64),
-        candidates: &[Candidate::Service, Candidate::Quiet],
-        aims: &[Some(Aim::ThroughputAtLeast(0.85))],
+        candidates: &[Service, Quiet],
+        ratios: &[ratio(Service, Quiet, Throughput, AtLeast(0.85))],
+        limits: &[],
+        rounds: 5,
     },
     Comparison {
         load: load(Call::Get, 256),
-        candidates: &[Candidate::Service, Candidate::Empty, Candidate::Pgbench],
-        aims: &[Some(Aim::ThroughputAtLeast(0.45)), Some(Aim::ThroughputAtLeast(1.1))],
+        candidates: &[Service, Empty, Pgbench],
+        ratios: &[ratio(Service, Empty, Throughput, AtLeast(0.45)), ratio(Service, Pgbench, Throughput, AtLeast(1.1))],
+        limits: &[],
+        rounds: 5,
     },
     Comparison {
         load: load(Call::Get, 64),
-        candidates: &[Candidate::Service, Candidate::Sqlx],
-        aims: &[Some(Aim::ThroughputAtLeast(1.8))],
+        candidates: &[Service, Sqlx],
+        ratios: &[ratio(Service, Sqlx, Throughput, AtLeast(1.8))],
+        limits: &[],
+        rounds: 5,
     },
     Comparison {
         load: load(Call::Get, 1),
-        candidates: &[Candidate::Service, Candidate::Sqlx],
-        aims: &[Some(Aim::MedianLatencyAtMost(1.15))],
+        candidates: &[Service, Sqlx],
+        ratios: &[ratio(Service, Sqlx, P50, AtMost(1.15))],
+        limits: &[],
+        rounds: 5,
     },
-    Comparison { load: load(Call::Put, 256), candidates: &[Candidate::Service, Candidate::Pgbench], aims: &[None] },
+    Comparison {
+        load: load(Call::Put, 256),
+        candidates: &[Service, Pgbench, Ungrouped, Brokerless],
+        ratios: &[
+            ratio(Service, Pgbench, Throughput, AtLeast(1.25)),
+            ratio(Brokerless, Pgbench, Throughput, AtLeast(2.0)),
+            ratio(Service, Ungrouped, Cpu, AtMost(0.5)),
+        ],
+        limits: &[],
+        rounds: 5,
+    },
+    Comparison {
+        load: load(Call::Put, 1),
+        candidates: &[Service, Ungrouped],
+        ratios: &[ratio(Service, Ungrouped, P50, AtMost(1.15))],
+        limits: &[],
+        rounds: 3,
+    },
+    Comparison {
+        load: load(Call::Post, 8),
+        candidates: &[Service, Hashes],
+        ratios: &[ratio(Service, Hashes, Throughput, AtLeast(0.93))],
+        limits: &[],
+        rounds: 3,
+    },
+    Comparison {
+        load: load(Call::Get, 32),
+        candidates: &[Service, AmidPosts],
+        ratios: &[ratio(AmidPosts, Service, P99, AtMost(3.0))],
+        limits: &[],
+        rounds: 3,
+    },
+    Comparison {
+        load: load(Call::List, 64),
+        candidates: &[Thousand, PgbenchThousand, Million, PgbenchMillion],
+        ratios: &[
+            ratio(Thousand, PgbenchThousand, Throughput, AtLeast(0.5)),
+            ratio(Million, PgbenchMillion, Throughput, AtLeast(0.5)),
+            ratio(Million, Thousand, Throughput, AtLeast(0.85)),
+        ],
+        limits: &[],
+        rounds: 3,
+    },
+    Comparison {
+        load: load(Call::Get, 128),
+        candidates: &[Thousand, Million],
+        ratios: &[ratio(Million, Thousand, Throughput, AtLeast(0.85))],
+        limits: &[],
+        rounds: 3,
+    },
+    Comparison {
+        load: load(Call::Put, 128),
+        candidates: &[Thousand, Million],
+        ratios: &[ratio(Million, Thousand, Throughput, AtLeast(0.85))],
+        limits: &[],
+        rounds: 3,
+    },
+    Comparison {
+        load: load(Call::Backlog, 0),
+        candidates: &[Service, Publisher],
+        ratios: &[Ratio { of: Service, against: Publisher, figure: Throughput, aim: None }],
+        limits: &[],
+        rounds: 3,
+    },
+    Comparison {
+        load: load(Call::Delivery, 1),
+        candidates: &[Service],
+        ratios: &[],
+        limits: &[Limit { of: Service, figure: P50, most: 5e3 }, Limit { of: Service, figure: P99, most: 25e3 }],
+        rounds: 1,
+    },
 ];

@@ -8,7 +8,6 @@ use tokio::process::Command;
 use crate::{
     Outcome,
     comparison::{Call, Load},
-    stage::USERS,
 };
 
 /// Clients of `pgbench`: where its throughput is at its best on two cores.
@@ -37,12 +36,15 @@ async fn output_of(command: &mut Command) -> Outcome<String> {
     if output.status.success() { Ok(text) } else { Err(format!("{} failed: {text}{errors}", name.display()).into()) }
 }
 
-/// Sends `load` to `address`; an error if a request was not answered with success.
-pub async fn wrk(address: &str, load: Load, time: Duration) -> Outcome<Run> {
+/// Sends `load`, on so many users, to `address`; an error if a request was not answered with success.
+pub async fn wrk(address: &str, load: Load, users: u32, time: Duration) -> Outcome<Run> {
     let call = match load.call {
         Call::Live => "live",
         Call::Get => "get",
         Call::Put => "put",
+        Call::Post => "post",
+        Call::List => "list",
+        Call::Backlog | Call::Delivery => return Err("events are no requests".into()),
     };
     let threads = threads();
     let text = output_of(
@@ -51,7 +53,7 @@ pub async fn wrk(address: &str, load: Load, time: Duration) -> Outcome<Run> {
             .args(["--threads", if load.connections == 1 { "1" } else { &threads }])
             .args(["--connections", &load.connections.to_string()])
             .args(["--duration", &format!("{}s", time.as_secs()), "--script", "benches/service/requests.lua"])
-            .args([&format!("http://{address}"), "--", call, &USERS.to_string()]),
+            .args([&format!("http://{address}"), "--", call, &users.to_string()]),
     )
     .await?;
     let report = text.lines().last().unwrap_or_default();
@@ -63,17 +65,19 @@ pub async fn wrk(address: &str, load: Load, time: Duration) -> Outcome<Run> {
 }
 
 /// Runs the statement of `call` again and again, prepared; `scratch` takes its log.
-pub async fn pgbench(url: &str, call: Call, time: Duration, scratch: &Path) -> Outcome<Run> {
+pub async fn pgbench(url: &str, call: Call, users: u32, time: Duration, scratch: &Path) -> Outcome<Run> {
     let script = match call {
         Call::Put => "benches/service/update.sql",
-        Call::Get | Call::Live => "benches/service/select.sql",
+        Call::List => "benches/service/list.sql",
+        Call::Get => "benches/service/select.sql",
+        _ => return Err("pgbench has no statement for this".into()),
     };
     let prefix = scratch.join("pgbench");
     let text = output_of(
         Command::new("pgbench")
             .args(["--no-vacuum", "--protocol", "prepared", "--jobs", &threads(), "--file", script])
             .args(["--client", &PGBENCH_CLIENTS.to_string(), "--time", &time.as_secs().to_string()])
-            .args(["--define", &format!("users={USERS}")])
+            .args(["--define", &format!("users={users}")])
             // A twentieth of the latencies is enough for percentiles, and writing them costs little.
             .args(["--log", "--sampling-rate", "0.05", "--log-prefix"])
             .arg(&prefix)

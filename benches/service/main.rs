@@ -7,8 +7,10 @@
 mod candidates;
 mod chart;
 mod comparison;
+mod events;
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
+mod hashes;
 mod load;
 mod process;
 mod report;
@@ -18,7 +20,11 @@ use std::{error::Error, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use self::{comparison::COMPARISONS, report::Report, stage::Stage};
+use self::{
+    comparison::{COMPARISONS, Comparison},
+    report::Report,
+    stage::Stage,
+};
 
 pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -60,20 +66,20 @@ async fn main() -> Outcome<()> {
     }
     std::fs::create_dir_all(&cli.output)?;
     let plan = if cli.quick { QUICK } else { FULL };
-    eprintln!("  {} users, and the candidates …", stage::USERS);
+    eprintln!("  up to a million users, and the candidates …");
     let stage = Stage::set(&cli.output).await?;
     let mut report = Report::of_this_machine(plan, &stage).await?;
-    let runs = COMPARISONS.iter().map(|comparison| comparison.candidates.len()).sum::<usize>();
+    let rounds = |comparison: &Comparison| comparison.rounds.min(plan.rounds) as usize;
+    let runs = COMPARISONS.iter().map(|comparison| comparison.candidates.len() * rounds(comparison)).sum::<usize>();
     for round in 1..=plan.rounds {
-        for comparison in &COMPARISONS {
+        for comparison in COMPARISONS.iter().filter(|comparison| round <= comparison.rounds) {
             // In another order each time, for what one leaves behind may burden the next.
             let candidates = comparison.candidates.iter().cycle().skip(round as usize - 1);
             for candidate in candidates.take(comparison.candidates.len()) {
                 let sample = stage.measure(*candidate, comparison.load, plan).await?;
                 eprintln!(
-                    "  {:>3} of {}  {:<32} {:<30} {:>9.0}/s",
+                    "  {:>3} of {runs}  {:<34} {:<40} {:>9.0}/s",
                     report.samples() + 1,
-                    runs * plan.rounds as usize,
                     comparison.load.to_string(),
                     candidate.name(),
                     sample.throughput

@@ -32,8 +32,8 @@ pub struct Served {
 }
 
 impl Served {
-    /// The service, its log in a file; ready for everything.
-    pub async fn service(settings: &[(&str, &str)], log: &Path) -> Outcome<Self> {
+    /// The service, its log in a file; ready for everything, as far as it has a broker.
+    pub async fn service(settings: &[(&str, &str)], log: &Path, has_broker: bool) -> Outcome<Self> {
         let address = free_address()?;
         let port = address.port().to_string();
         fs::write(log, "")?;
@@ -42,9 +42,10 @@ impl Served {
         let mut command = harness::command(&[settings, &[("PORT", &port)]].concat());
         let process = command.stdout(output).spawn()?;
         let pid = process.id().ok_or("the service ended")?;
+        let status = if has_broker { "ready" } else { "degraded" };
         eventually(format!("a service that is ready, see {}", log.display()), async || {
             let answer = reqwest::get(format!("http://{address}/health/ready")).await.ok()?;
-            (answer.json::<serde_json::Value>().await.ok()?["status"] == "ready").then_some(())
+            (answer.json::<serde_json::Value>().await.ok()?["status"] == status).then_some(())
         })
         .await;
         Ok(Self { address: address.to_string(), log: Some(log.to_owned()), pid, _process: process })

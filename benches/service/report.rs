@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     Outcome, Plan, chart,
-    comparison::{Aim, COMPARISONS, Candidate, Comparison, Load},
+    comparison::{Aim, COMPARISONS, Candidate, Comparison, Figure, Limit, Load, Ratio},
     harness,
     stage::{Sample, Stage, USERS},
 };
@@ -19,8 +19,8 @@ struct Setting {
     cores: usize,
     kernel: String,
     service: &'static str,
-    /// As the environment has it; empty for the default.
-    coalesce_reads: String,
+    /// Settings that the environment changes.
+    changed: Vec<String>,
     postgresql: String,
     rabbitmq: String,
     wrk: String,
@@ -50,12 +50,13 @@ pub struct Row {
     pub median: Sample,
 }
 
-/// The service held against another candidate: the median of the rounds' ratios.
+/// One candidate held against another, the median of the rounds' ratios; or against a limit, the median of the rounds.
 #[derive(Serialize)]
-struct Ratio {
+struct Verdict {
     load: String,
-    against: &'static str,
     of: &'static str,
+    against: Option<&'static str>,
+    figure: &'static str,
     value: f64,
     aim: Option<String>,
     reached: Option<bool>,
@@ -70,7 +71,7 @@ impl Report {
             cores: std::thread::available_parallelism()?.get(),
             kernel: kernel()?,
             service: env!("CARGO_PKG_VERSION"),
-            coalesce_reads: stage.coalesce_reads(),
+            changed: stage.changed_settings(),
             postgresql: stage.database_setting("server_version").await?,
             rabbitmq: broker["rabbitmq_version"].as_str().unwrap_or("unknown").to_owned(),
             wrk: wrk_version()?,
@@ -106,31 +107,40 @@ impl Report {
         rows.collect()
     }
 
-    fn ratios(&self) -> Vec<Ratio> {
-        let mut ratios = Vec::new();
-        for Comparison { load, candidates, aims } in &COMPARISONS {
-            let service = self.of(*load, candidates[0]);
-            for (against, aim) in candidates[1..].iter().zip(*aims) {
-                let figure = |sample: &Sample| match aim {
-                    Some(Aim::MedianLatencyAtMost(_)) => sample.p50,
-                    Some(Aim::ThroughputAtLeast(_)) | None => sample.throughput,
-                };
-                let others = self.of(*load, *against);
-                let value = median(service.iter().zip(&others).map(|(one, other)| figure(one) / figure(other)));
-                let (of, wanted, reached) = match *aim {
-                    Some(Aim::ThroughputAtLeast(least)) => {
-                        ("throughput", Some(format!("at least {least}")), Some(value >= least))
-                    }
-                    Some(Aim::MedianLatencyAtMost(most)) => {
-                        ("p50", Some(format!("at most {most}")), Some(value <= most))
-                    }
-                    None => ("throughput", None, None),
-                };
-                let load = load.to_string();
-                ratios.push(Ratio { load, against: against.name(), of, value, aim: wanted, reached });
-            }
+    fn verdicts(&self) -> Vec<Verdict> {
+        let verdicts = COMPARISONS.iter().flat_map(|comparison| {
+            let ratios = comparison.ratios.iter().map(|ratio| self.of_ratio(comparison.load, ratio));
+            ratios.chain(comparison.limits.iter().map(|limit| self.of_limit(comparison.load, limit)))
+        });
+        verdicts.collect()
+    }
+
+    fn of_ratio(&self, load: Load, ratio: &Ratio) -> Verdict {
+        let Ratio { of, against, figure, aim } = *ratio;
+        let (ones, others) = (self.of(load, of), self.of(load, against));
+        let both = ones.iter().zip(&others);
+        let value = median(both.map(|(one, other)| figure_of(figure, one) / figure_of(figure, other)));
+        let (aim, reached) = match aim {
+            Some(Aim::AtLeast(least)) => (Some(format!("at least {least}")), Some(value >= least)),
+            Some(Aim::AtMost(most)) => (Some(format!("at most {most}")), Some(value <= most)),
+            None => (None, None),
+        };
+        let (load, of, against) = (load.to_string(), of.name(), Some(against.name()));
+        Verdict { load, of, against, figure: figure.name(), value, aim, reached }
+    }
+
+    fn of_limit(&self, load: Load, limit: &Limit) -> Verdict {
+        let Limit { of, figure, most } = *limit;
+        let value = median(self.of(load, of).iter().map(|sample| figure_of(figure, sample)));
+        Verdict {
+            load: load.to_string(),
+            of: of.name(),
+            against: None,
+            figure: figure.name(),
+            value,
+            aim: Some(format!("at most {}", milliseconds(most))),
+            reached: Some(value <= most),
         }
-        ratios
     }
 
     /// The table, in Markdown.
@@ -149,31 +159,30 @@ impl Report {
             let (p50, p99) = (milliseconds(p50), milliseconds(p99));
             _ = writeln!(text, "| {} | {throughput:.0} | {p50} | {p99} | {cpu} | {memory} |", row.candidate);
         }
-        text += "\n| the service ÷ … | of | ratio | aim |\n|---|---|---:|---|\n";
-        for Ratio { load, against, of, value, aim, reached } in self.ratios() {
-            let aim = aim.map_or(String::new(), |aim| {
-                format!("{aim}{}", if reached == Some(true) { "" } else { ", **missed**" })
-            });
-            _ = writeln!(text, "| {against} ({load}) | {of} | {value:.2} | {aim} |");
+        text += "\n| | of | ratio | aim |\n|---|---|---:|---|\n";
+        for Verdict { load, of, against, figure, value, aim, reached } in self.verdicts() {
+            let missed = if reached == Some(false) { ", **missed**" } else { "" };
+            let (who, value) = match against {
+                Some(against) => (format!("{of} ÷ {against}"), format!("{value:.2}")),
+                None => (of.to_owned(), milliseconds(value)),
+            };
+            _ = writeln!(text, "| {who} ({load}) | {figure} | {value} | {}{missed} |", aim.unwrap_or_default());
         }
         let Setting {
             date, processor, cores, kernel, service, postgresql, rabbitmq, wrk, users, rounds, seconds, ..
         } = &self.setting;
-        let reads = match self.setting.coalesce_reads.as_str() {
-            "" => String::new(),
-            value => format!(" with COALESCE_READS={value}"),
-        };
+        let changed = [&[String::new()], &self.setting.changed[..]].concat().join(" ");
         _ = write!(
             text,
-            "\n{date}, {processor}, {cores} cores for everything, Linux {kernel}; service {service}{reads}, \
-             PostgreSQL {postgresql}, RabbitMQ {rabbitmq}, {wrk}; {users} users; medians of {rounds} × {seconds} s.\n"
+            "\n{date}, {processor}, {cores} cores for everything, Linux {kernel}; service {service}{changed}, \
+             PostgreSQL {postgresql}, RabbitMQ {rabbitmq}, {wrk}; {users} users where nothing else is said; medians of up to {rounds} × {seconds} s.\n"
         );
         text
     }
 
     pub fn write(&self, folder: &Path) -> Outcome<()> {
-        let (rows, ratios) = (self.rows(), self.ratios());
-        let json = serde_json::json!({ "setting": &self.setting, "rows": &rows, "ratios": &ratios });
+        let (rows, verdicts) = (self.rows(), self.verdicts());
+        let json = serde_json::json!({ "setting": &self.setting, "rows": &rows, "verdicts": &verdicts });
         fs::write(folder.join("report.json"), serde_json::to_string_pretty(&json)?)?;
         fs::write(folder.join("report.md"), self.text())?;
         chart::draw(&folder.join("report.svg"), &rows)
@@ -181,7 +190,16 @@ impl Report {
 }
 
 fn milliseconds(microseconds: f64) -> String {
-    format!("{:.2} ms", microseconds / 1e3)
+    if microseconds.is_nan() { "-".to_owned() } else { format!("{:.2} ms", microseconds / 1e3) }
+}
+
+fn figure_of(figure: Figure, sample: &Sample) -> f64 {
+    match figure {
+        Figure::Throughput => sample.throughput,
+        Figure::P50 => sample.p50,
+        Figure::P99 => sample.p99,
+        Figure::Cpu => sample.cpu.unwrap_or(f64::NAN),
+    }
 }
 
 fn median(figures: impl Iterator<Item = f64>) -> f64 {

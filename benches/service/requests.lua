@@ -1,4 +1,4 @@
--- wrk's requests: `wrk … -- live|get|put USERS`. Ends with one line of JSON; latencies in microseconds.
+-- wrk's requests: `wrk … -- live|get|list|post|put USERS`. Ends with one line of JSON; latencies in microseconds.
 local call, users, sent, requests = nil, 0, 0, {}
 local threads = 0
 
@@ -13,6 +13,11 @@ function init(arguments)
   -- Made beforehand, so that making them costs the candidates no processor time.
   if call == "live" then
     requests[1] = wrk.format("GET", "/health/live")
+  elseif call == "list" then
+    requests[1] = wrk.format("GET", "/users?limit=100")
+  elseif call == "post" then
+    local body = '{"name":"Имя","surname":"Фамилия","password":"correct horse battery staple"}'
+    requests[1] = wrk.format("POST", "/users", { ["Content-Type"] = "application/json" }, body)
   elseif call == "get" then
     for id = 1, users do
       requests[id] = wrk.format("GET", "/users/" .. id)
@@ -21,11 +26,10 @@ function init(arguments)
 end
 
 function request()
-  if call == "live" then
-    return requests[1]
-  end
   if call == "get" then
     return requests[math.random(users)]
+  elseif call ~= "put" then
+    return requests[1]
   end
   -- A value that nobody had before, so that each PUT is a change.
   sent = sent + 1

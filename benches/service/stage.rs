@@ -9,12 +9,19 @@ use tokio::process::Command;
 use crate::{
     Outcome, Plan,
     comparison::{Call, Candidate, Load},
+    events,
     harness::{World, eventually},
+    hashes,
     load::{self, Run},
     process::Served,
 };
 
+/// Where nothing else is said.
 pub const USERS: u32 = 100_000;
+const THOUSAND: u32 = 1_000;
+const MILLION: u32 = 1_000_000;
+/// POSTs at once, which are more hashes than the machine has cores for.
+const POSTS: Load = Load { call: Call::Post, connections: 8 };
 
 /// One measurement.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -30,13 +37,47 @@ pub struct Sample {
     pub peak_memory: Option<u64>,
 }
 
+/// A service and its database.
+pub struct Place {
+    pub world: World,
+    pub service: Served,
+    users: u32,
+    /// Whether somebody publishes its events.
+    has_broker: bool,
+}
+
+impl Place {
+    async fn set(name: &str, users: u32, changed: &[(&str, &str)], folder: &Path) -> Outcome<Self> {
+        let world = World::new().await;
+        fill(&world, users).await?;
+        let has_broker = changed.iter().all(|(name, _)| *name != "RABBITMQ_URL");
+        let settings = [&world.settings()[..], changed].concat();
+        let service = Served::service(&settings, &folder.join(format!("{name}.log")), has_broker).await?;
+        Ok(Self { world, service, users, has_broker })
+    }
+
+    /// Waits until nothing is left of a measurement that would be the next one's burden.
+    async fn clear_away(&self) -> Outcome<()> {
+        if self.has_broker {
+            eventually("an empty outbox", async || self.world.outbox_is_empty().await.then_some(())).await;
+        } else {
+            sqlx::raw_sql("TRUNCATE outbox").execute(&self.world.pool).await?;
+        }
+        self.service.until_idle().await?;
+        sqlx::raw_sql("CHECKPOINT").execute(&self.world.pool).await?;
+        Ok(())
+    }
+}
+
 pub struct Stage {
-    world: World,
+    service: Place,
+    quiet: Place,
+    ungrouped: Place,
+    brokerless: Place,
+    thousand: Place,
+    million: Place,
     /// Nobody publishes the events that `pgbench` writes.
     pgbench_world: World,
-    _quiet_world: World,
-    service: Served,
-    quiet: Served,
     empty: Served,
     sqlx: Served,
     scratch: PathBuf,
@@ -45,85 +86,117 @@ pub struct Stage {
 impl Stage {
     /// Everything started, on databases of its own; logs go to `folder`.
     pub async fn set(folder: &Path) -> Outcome<Self> {
-        let (world, quiet_world, pgbench_world) = (World::new().await, World::new().await, World::new().await);
-        for world in [&world, &pgbench_world] {
-            fill(world).await?;
-        }
+        let pgbench_world = World::new().await;
+        fill(&pgbench_world, USERS).await?;
+        let service = Place::set("service", USERS, &[], folder).await?;
         let plain = |candidate: &str| -> Outcome<Command> {
             let mut command = Command::new(std::env::current_exe()?);
-            command.args(["--serve", candidate, "--database", &world.database_url]);
+            command.args(["--serve", candidate, "--database", &service.world.database_url]);
             Ok(command)
         };
-        let quiet_settings = [&quiet_world.settings()[..], &[("LOG_LEVEL", "error")]].concat();
         Ok(Self {
-            service: Served::service(&world.settings(), &folder.join("service.log")).await?,
-            quiet: Served::service(&quiet_settings, &folder.join("quiet.log")).await?,
+            quiet: Place::set("quiet", 1, &[("LOG_LEVEL", "error")], folder).await?,
+            ungrouped: Place::set("ungrouped", USERS, &[("GROUP_COMMIT", "false")], folder).await?,
+            brokerless: Place::set("brokerless", USERS, &[("RABBITMQ_URL", "amqp://127.0.0.1:1")], folder).await?,
+            thousand: Place::set("thousand", THOUSAND, &[], folder).await?,
+            million: Place::set("million", MILLION, &[], folder).await?,
+            pgbench_world,
             empty: Served::saying_where(plain("empty")?).await?,
             sqlx: Served::saying_where(plain("sqlx")?).await?,
-            world,
-            pgbench_world,
-            _quiet_world: quiet_world,
+            service,
             scratch: folder.to_owned(),
         })
     }
 
     pub async fn measure(&self, candidate: Candidate, load: Load, plan: Plan) -> Outcome<Sample> {
-        let served = match candidate {
-            Candidate::Service => &self.service,
-            Candidate::Quiet => &self.quiet,
-            Candidate::Empty => &self.empty,
-            Candidate::Sqlx => &self.sqlx,
-            Candidate::Pgbench => return self.measure_pgbench(load.call, plan).await,
-        };
-        load::wrk(&served.address, load, plan.warm_up).await?;
-        served.start_anew()?;
-        let before = served.cpu()?;
-        let run = load::wrk(&served.address, load, plan.measured).await?;
-        let cpu = (served.cpu()? - before) * 1e6 / run.requests;
-        let peak_memory = served.peak_memory()?;
-        served.start_anew()?;
-        if load.call == Call::Put {
-            // Events on their way would be the next candidate's burden.
-            eventually("an empty outbox", async || self.world.outbox_is_empty().await.then_some(())).await;
-            served.until_idle().await?;
-            sqlx::raw_sql("CHECKPOINT").execute(&self.world.pool).await?;
+        match (load.call, candidate) {
+            (Call::Backlog, Candidate::Publisher) => return events::publish(&self.pgbench_world, plan).await,
+            (Call::Backlog, _) => return events::drain(&self.service, plan).await,
+            (Call::Delivery, _) => return events::deliver(&self.service, plan).await,
+            _ => {}
         }
-        Ok(sample(run, Some(cpu), Some(peak_memory)))
+        match candidate {
+            Candidate::Service => self.of_service(&self.service, load, plan).await,
+            Candidate::Quiet => self.of_service(&self.quiet, load, plan).await,
+            Candidate::Ungrouped => self.of_service(&self.ungrouped, load, plan).await,
+            Candidate::Brokerless => self.of_service(&self.brokerless, load, plan).await,
+            Candidate::Thousand => self.of_service(&self.thousand, load, plan).await,
+            Candidate::Million => self.of_service(&self.million, load, plan).await,
+            Candidate::AmidPosts => {
+                let address = &self.service.service.address;
+                // From before the warm-up to after the end.
+                let posts = load::wrk(address, POSTS, USERS, plan.warm_up + plan.measured + plan.warm_up);
+                let (sample, posts) = tokio::join!(self.of_service(&self.service, load, plan), posts);
+                posts?;
+                self.service.clear_away().await?;
+                sample
+            }
+            Candidate::Empty => of_served(&self.empty, load, USERS, plan).await,
+            Candidate::Sqlx => of_served(&self.sqlx, load, USERS, plan).await,
+            Candidate::Pgbench => self.of_pgbench(&self.pgbench_world, USERS, load.call, plan).await,
+            Candidate::PgbenchThousand => self.of_pgbench(&self.thousand.world, THOUSAND, load.call, plan).await,
+            Candidate::PgbenchMillion => self.of_pgbench(&self.million.world, MILLION, load.call, plan).await,
+            Candidate::Hashes => hashes::measure(plan),
+            Candidate::Publisher => Err("the publisher serves no requests".into()),
+        }
     }
 
-    async fn measure_pgbench(&self, call: Call, plan: Plan) -> Outcome<Sample> {
-        let url = &self.pgbench_world.database_url;
-        load::pgbench(url, call, plan.warm_up, &self.scratch).await?;
-        let run = load::pgbench(url, call, plan.measured, &self.scratch).await?;
-        sqlx::raw_sql("TRUNCATE outbox").execute(&self.pgbench_world.pool).await?;
+    async fn of_service(&self, place: &Place, load: Load, plan: Plan) -> Outcome<Sample> {
+        let sample = of_served(&place.service, load, place.users, plan).await?;
+        if matches!(load.call, Call::Put | Call::Post) {
+            place.clear_away().await?;
+        }
+        Ok(sample)
+    }
+
+    async fn of_pgbench(&self, world: &World, users: u32, call: Call, plan: Plan) -> Outcome<Sample> {
+        let url = &world.database_url;
+        load::pgbench(url, call, users, plan.warm_up, &self.scratch).await?;
+        let run = load::pgbench(url, call, users, plan.measured, &self.scratch).await?;
         if call == Call::Put {
-            sqlx::raw_sql("CHECKPOINT").execute(&self.pgbench_world.pool).await?;
+            sqlx::raw_sql("TRUNCATE outbox").execute(&world.pool).await?;
+            sqlx::raw_sql("CHECKPOINT").execute(&world.pool).await?;
         }
         Ok(sample(run, None, None))
     }
 
-    /// The service's setting of that name, as the environment has it; empty for the default.
-    pub fn coalesce_reads(&self) -> String {
-        let setting = self.world.settings().into_iter().find(|(name, _)| *name == "COALESCE_READS");
-        setting.map(|(_, value)| value.to_owned()).unwrap_or_default()
+    /// The service's settings that the environment changes, as `NAME=value`.
+    pub fn changed_settings(&self) -> Vec<String> {
+        let settings = self.service.world.settings();
+        let changed = settings
+            .iter()
+            .filter(|(name, value)| matches!(*name, "COALESCE_READS" | "GROUP_COMMIT") && !value.is_empty());
+        changed.map(|(name, value)| format!("{name}={value}")).collect()
     }
 
     /// What `SHOW name` says.
     pub async fn database_setting(&self, name: &str) -> Outcome<String> {
-        let shown = sqlx::query_scalar(AssertSqlSafe(format!("SHOW {name}"))).fetch_one(&self.world.pool).await?;
+        let pool = &self.service.world.pool;
+        let shown = sqlx::query_scalar(AssertSqlSafe(format!("SHOW {name}"))).fetch_one(pool).await?;
         Ok(shown)
     }
+}
+
+async fn of_served(served: &Served, load: Load, users: u32, plan: Plan) -> Outcome<Sample> {
+    load::wrk(&served.address, load, users, plan.warm_up).await?;
+    served.start_anew()?;
+    let before = served.cpu()?;
+    let run = load::wrk(&served.address, load, users, plan.measured).await?;
+    let cpu = (served.cpu()? - before) * 1e6 / run.requests;
+    let peak_memory = served.peak_memory()?;
+    served.start_anew()?;
+    Ok(sample(run, Some(cpu), Some(peak_memory)))
 }
 
 fn sample(run: Run, cpu: Option<f64>, peak_memory: Option<u64>) -> Sample {
     Sample { throughput: run.requests / run.seconds, p50: run.p50, p99: run.p99, cpu, peak_memory }
 }
 
-async fn fill(world: &World) -> Outcome<()> {
+async fn fill(world: &World, users: u32) -> Outcome<()> {
     let insert = format!(
         "INSERT INTO users (name, surname, password)
          SELECT 'Имя' || n, 'Фамилия' || n, '$argon2id$v=19$m=19456,t=2,p=1$' || repeat('x', 66)
-         FROM generate_series(1, {USERS}) AS n"
+         FROM generate_series(1, {users}) AS n"
     );
     sqlx::raw_sql(AssertSqlSafe(insert)).execute(&world.pool).await?;
     sqlx::raw_sql("VACUUM ANALYZE users").execute(&world.pool).await?;

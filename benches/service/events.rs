@@ -1,0 +1,143 @@
+//! Events on their way: how many a second the relay publishes, and how long one takes from its commit to the consumer.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::try_join_all;
+use lapin::{
+    BasicProperties, Confirmation, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions},
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::Value;
+use tokio::time::interval;
+
+use crate::{
+    Outcome, Plan,
+    harness::{QUEUE_TYPE, World, eventually},
+    stage::{Place, Sample},
+};
+
+/// Events of a backlog, for each second of the measurement.
+const BACKLOG_PER_SECOND: u32 = 6_000;
+/// Messages that the bare publisher has unconfirmed, as many as the relay.
+const UNCONFIRMED: usize = 500;
+/// PUTs a second, by which nothing waits for anything.
+const LIGHT_LOAD: u64 = 100;
+
+fn backlog(plan: Plan) -> u32 {
+    BACKLOG_PER_SECOND * u32::try_from(plan.measured.as_secs()).unwrap_or(u32::MAX)
+}
+
+fn at(throughput: f64) -> Sample {
+    Sample { throughput, p50: f64::NAN, p99: f64::NAN, cpu: None, peak_memory: None }
+}
+
+/// The relay on a backlog, from the first event that is gone to the last; its consumer reads them at the same time.
+pub async fn drain(place: &Place, plan: Plan) -> Outcome<Sample> {
+    let (events, pool) = (backlog(plan), &place.world.pool);
+    let before = place.service.cpu()?;
+    let insert = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+                  SELECT gen_random_uuid(), 'user.updated', n, 1, gen_random_uuid()::text, clock_timestamp(),
+                         json_build_object('name', 'Имя' || n, 'surname', 'Фамилия' || n)
+                  FROM generate_series(1, $1) AS n";
+    sqlx::query(insert).bind(i64::from(events)).execute(pool).await?;
+    let left =
+        async || -> Outcome<i64> { Ok(sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(pool).await?) };
+    let mut tick = interval(Duration::from_millis(10));
+    let (mut seen, mut began) = (i64::from(events), Instant::now());
+    while seen > 0 {
+        tick.tick().await;
+        let now_left = left().await?;
+        if seen == i64::from(events) {
+            began = Instant::now();
+        }
+        seen = now_left;
+    }
+    let throughput = f64::from(events) / began.elapsed().as_secs_f64();
+    place.service.until_idle().await?;
+    let cpu = (place.service.cpu()? - before) * 1e6 / f64::from(events);
+    place.service.start_anew()?;
+    Ok(Sample { cpu: Some(cpu), ..at(throughput) })
+}
+
+/// As many messages of the same size to a queue of the same kind, which nobody reads.
+pub async fn publish(world: &World, plan: Plan) -> Outcome<Sample> {
+    let messages = backlog(plan);
+    let connection = Connection::connect(&world.broker_url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString(QUEUE_TYPE.as_str().into()));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare("bare".into(), options, arguments).await?;
+    let body = [b'x'; 330];
+    let began = Instant::now();
+    let mut sent = 0;
+    while sent < messages {
+        let confirms = try_join_all((0..UNCONFIRMED).map(|_| {
+            let properties = BasicProperties::default().with_delivery_mode(2);
+            channel.basic_publish("".into(), "bare".into(), BasicPublishOptions::default(), &body, properties)
+        }));
+        for confirm in confirms.await? {
+            if !matches!(confirm.await?, Confirmation::Ack(None)) {
+                return Err("the broker refused a message".into());
+            }
+        }
+        sent += u32::try_from(UNCONFIRMED)?;
+    }
+    let throughput = f64::from(sent) / began.elapsed().as_secs_f64();
+    channel.queue_delete("bare".into(), QueueDeleteOptions::default()).await?;
+    connection.close(200, "done".into()).await?;
+    Ok(at(throughput))
+}
+
+/// By the times of the log lines `User updated`, which follows the commit, and `Event received`.
+pub async fn deliver(place: &Place, plan: Plan) -> Outcome<Sample> {
+    place.service.start_anew()?;
+    let (client, address) = (reqwest::Client::new(), &place.service.address);
+    let mut tick = interval(Duration::from_millis(1000 / LIGHT_LOAD));
+    let puts = LIGHT_LOAD * plan.measured.as_secs();
+    for put in 0..puts {
+        tick.tick().await;
+        let name = format!("Имя {put} {}", fastrand::u64(..));
+        let request = client.put(format!("http://{address}/users/{}", put + 1));
+        request.json(&serde_json::json!({ "name": name })).send().await?.error_for_status()?;
+    }
+    let log = place.service.log.as_ref().ok_or("the service has no log")?;
+    let delays = eventually("all events in the consumer's log", async || {
+        let delays = delays(&std::fs::read_to_string(log).ok()?);
+        (delays.len() as u64 == puts).then_some(delays)
+    })
+    .await;
+    let percentile = |percent: usize| delays[delays.len() * percent / 100];
+    #[expect(clippy::cast_precision_loss, reason = "a hundred")]
+    let throughput = LIGHT_LOAD as f64;
+    Ok(Sample { p50: percentile(50), p99: percentile(99), ..at(throughput) })
+}
+
+/// Of each event that was received, in microseconds, in order.
+fn delays(log: &str) -> Vec<f64> {
+    let mut committed = HashMap::new();
+    let mut delays = Vec::new();
+    for line in log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let Some(trace_id) = line["trace_id"].as_str().map(ToOwned::to_owned) else { continue };
+        let Ok(time) = line["timestamp"].as_str().unwrap_or_default().parse::<chrono::DateTime<chrono::Utc>>() else {
+            continue;
+        };
+        match line["event"].as_str() {
+            Some("User updated") => _ = committed.insert(trace_id, time),
+            // A line may be written before that of the commit, by another thread, in the same millisecond.
+            Some("Event received") => delays.push((trace_id, time)),
+            _ => {}
+        }
+    }
+    let mut delays: Vec<f64> = delays
+        .into_iter()
+        .filter_map(|(trace_id, time)| Some((time - *committed.get(&trace_id)?).as_seconds_f64().max(0.0) * 1e6))
+        .collect();
+    delays.sort_unstable_by(f64::total_cmp);
+    delays
+}
