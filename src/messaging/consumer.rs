@@ -25,10 +25,10 @@ use super::{
 use crate::status::{Link, Status};
 
 /// Messages that the broker sends ahead of their acknowledgement.
-const PREFETCH: u16 = 200;
+const PREFETCH: u16 = 1000;
 /// Acknowledge after this many messages, or this much time, whichever comes first.
-const ACK_EVERY: u32 = 50;
-const ACK_WITHIN: Duration = Duration::from_millis(20);
+const ACK_EVERY: u32 = 250;
+const ACK_WITHIN: Duration = Duration::from_millis(50);
 
 /// A subscription that the broker ends sooner is not tried again at once.
 const SHORT_LIVED: Duration = Duration::from_millis(100);
