@@ -5,7 +5,7 @@ CREATE TABLE users_count (
     users bigint NOT NULL                                  -- may be negative: only the sum means something
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
-CREATE FUNCTION count_users() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION count_users() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     difference bigint := (SELECT count(*) FROM changed);
 BEGIN
@@ -23,7 +23,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION count_no_users() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION count_no_users() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     DELETE FROM users_count;
     RETURN NULL;

@@ -1,5 +1,5 @@
-//! Password hashing: argon2id, never more at once than there are cores, on threads of a low priority, so that nobody else
-//! feels it. A leaf: imports nothing of ours.
+//! Password hashing: argon2id, never more at once than there are cores, on threads of a low priority, so that others
+//! hardly feel it. A leaf: imports nothing of ours.
 
 use std::{
     error::Error,
@@ -26,8 +26,8 @@ const MEMORY_KIB: u32 = 19_456;
 const ITERATIONS: u32 = 2;
 const LANES: u32 = 1;
 
-/// Of the hashing threads, where 0 is everybody else's and 19 the most: while others want the core, they get a sixtieth of it,
-/// and all of it when nobody does.
+/// Of the hashing threads, where 0 is everybody else's and 19 the most: while others want the core, they get little of it, and
+/// all of it when nobody does.
 const NICENESS: i32 = 19;
 
 /// An argon2id hash as a PHC string; `Debug` does not show it.
@@ -65,7 +65,7 @@ impl PasswordHasher {
     /// `longest_wait` bounds the time a request queues for a slot.
     ///
     /// # Errors
-    /// When the system gives no event queue for the threads' runtime.
+    /// When the threads' runtime cannot be made.
     pub fn new(longest_wait: Duration) -> io::Result<Self> {
         let width = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = Arc::new(Threads::up_to(width)?);

@@ -86,10 +86,11 @@ fn links(page: Page, total: i64) -> String {
         ("first", Some(page.first())),
         ("prev", page.previous(total)),
         ("next", page.next(total)),
-        ("last", Some(page.last(total)).filter(|last| last.offset <= MAX_OFFSET)),
+        ("last", Some(page.last(total))),
     ];
     let link = |(relation, page): (&str, Option<Page>)| {
-        let Page { limit, offset } = page?;
+        // Past the largest offset it would lead to an error.
+        let Page { limit, offset } = page.filter(|page| page.offset <= MAX_OFFSET)?;
         Some(format!("</users?limit={limit}&offset={offset}>; rel=\"{relation}\""))
     };
     neighbours.into_iter().filter_map(link).collect::<Vec<_>>().join(", ")
@@ -162,9 +163,10 @@ mod tests {
     use super::{Page, links};
 
     #[test]
-    fn a_last_page_past_the_largest_offset_has_no_link() {
-        let links = links(Page { limit: 100, offset: 0 }, 1_000_000);
-        assert!(links.contains("rel=\"next\"") && !links.contains("rel=\"last\""), "{links}");
+    fn pages_past_the_largest_offset_have_no_link() {
+        let links_of = |offset| links(Page { limit: 100, offset }, 1_000_000);
+        assert!(links_of(0).contains("rel=\"next\"") && !links_of(0).contains("rel=\"last\""));
+        assert!(links_of(100_000).contains("rel=\"prev\"") && !links_of(100_000).contains("rel=\"next\""));
     }
 
     #[test]

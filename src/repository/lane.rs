@@ -39,8 +39,11 @@ impl Lane {
     pub fn beside(database: &Database) -> Self {
         let options = match database.route {
             // Statements over arrays are planned once: PostgreSQL would take a generic plan for dearer than one for a
-            // single element, and plan anew each time.
-            Route::Direct => (*database.options).clone().options([("plan_cache_mode", "force_generic_plan")]),
+            // single element, and plan anew each time. And by the index: the table may be small when it is planned.
+            Route::Direct => {
+                let options = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
+                (*database.options).clone().options(options)
+            }
             Route::TransactionPooler => (*database.options).clone(),
         };
         Self { options, route: database.route, idle: None }

@@ -8,9 +8,12 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::domain::{
-    event::{EventType, NewEvent},
-    user::{Name, User, UserId},
+use crate::{
+    domain::{
+        event::{EventType, NewEvent},
+        user::{Name, User, UserId},
+    },
+    trace_id::TraceId,
 };
 
 /// A change of one user, and its event.
@@ -18,6 +21,14 @@ pub struct Change {
     pub id: UserId,
     pub operation: Operation,
     pub event: NewEvent,
+}
+
+impl Change {
+    #[must_use]
+    pub fn new(id: UserId, operation: Operation, trace_id: TraceId) -> Self {
+        let event_type = if operation.is_deletion() { EventType::Deleted } else { EventType::Updated };
+        Self { id, operation, event: NewEvent::new(event_type, trace_id) }
+    }
 }
 
 pub enum Operation {
@@ -32,6 +43,7 @@ pub enum Operation {
 }
 
 impl Operation {
+    #[must_use]
     pub fn is_deletion(&self) -> bool {
         matches!(self, Self::Delete)
     }
@@ -118,7 +130,7 @@ pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Resu
 }
 
 /// Writes changes of as many users by one statement. They are all deletions, or all updates. Waits for nobody's lock on a
-/// row, so that one of them cannot hold the others up, and there is no deadlock. A user who is not there is not in the
+/// row, so that one of them cannot hold the others up, and no two statements wait for each other's. A user who is not there is not in the
 /// outcome.
 pub async fn write_together(
     connection: &mut PgConnection,
@@ -190,7 +202,7 @@ async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> s
                    password = coalesce(change.password, users.password), version = users.version + 1,
                    updated_at = clock_timestamp()
                FROM current JOIN change USING (id)
-               -- The array once more: with it the index is used, whatever is known about the table's size.
+               -- The array once more, for its index: what `current` holds is not known to the planner.
                WHERE users.id = current.id AND users.id = ANY($1)
                  AND (change.password IS NOT NULL OR current.name <> change.name OR current.surname <> change.surname)
                RETURNING users.id, users.name, users.surname, users.version, users.updated_at,

@@ -10,10 +10,10 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    database::{Database, DatabaseError},
+    database::{Database, DatabaseError, OPERATION_TIMEOUT},
     users,
 };
 use crate::domain::{page::Page, user::UserPage};
@@ -46,7 +46,7 @@ impl UserLists {
                 tokio::spawn(self.clone().read_while_wanted(page));
             }
         }
-        answered.await.unwrap_or(Err(DatabaseError::Timeout))
+        timeout(OPERATION_TIMEOUT, answered).await.ok().and_then(Result::ok).unwrap_or(Err(DatabaseError::Timeout))
     }
 
     /// Without company.

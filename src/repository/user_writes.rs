@@ -11,8 +11,8 @@
 //!   both get a version and an event, in the order in which they came.
 //! - **The newest row is changed.** The statement locks its rows, in the order of their ids, before it decides whether
 //!   anything changes and before it draws an event's place in the outbox, as a single write does.
-//! - **Nobody waits for another's lock.** A user whose row somebody else has locked is left out, and then written alone, by
-//!   a statement that waits.
+//! - **Nobody waits for another's lock.** A user whose row somebody else has locked is left out and written aside, by a
+//!   statement that waits, on the pool; further changes of the user wait until it is done.
 //! - **It fails alone.** A group that the server refuses is rolled back, and written one by one. What no write would
 //!   survive, such as a lost server, all of them hear; as with any write, the outcome is not known then.
 //! - **It is never cut in half.** Groups run in the lanes' tasks: a caller who goes away undoes nothing. A write whose
@@ -21,12 +21,22 @@
 //!
 //! `tests/api/grouped_writes.rs` holds these against writes that run one by one.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+};
 
 use futures_util::FutureExt;
 use metrics::{Counter, counter};
 use tokio::{
-    sync::{mpsc, mpsc::error::TrySendError, oneshot},
+    sync::{
+        Semaphore,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+    task::JoinSet,
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -36,6 +46,7 @@ use super::{
     lane::Lane,
     user_changes::{self, Change, Together, Written},
 };
+use crate::domain::user::UserId;
 
 /// Lanes, and so connections.
 const LANES: usize = 2;
@@ -43,6 +54,10 @@ const LANES: usize = 2;
 const LARGEST_GROUP: usize = 128;
 /// Writes that may wait for each lane.
 pub const QUEUE_CAPACITY: usize = 8_192;
+/// Of these, writes among which a lane chooses its next group.
+const WINDOW: usize = 1_024;
+/// Connections of the pool that a lane's left-out writes may hold at once: others need them too.
+const ASIDES: usize = 2;
 
 type Answer = Result<Option<Written>, DatabaseError>;
 
@@ -77,10 +92,14 @@ impl UserWrites {
             let (queue, waiting) = mpsc::channel(capacity);
             let lane = GroupLane {
                 lane: Lane::beside(database),
-                database: database.clone(),
-                tasks: tasks.clone(),
-                waiting,
                 pending: Vec::new(),
+                waiting,
+                asides: Asides {
+                    database: database.clone(),
+                    tasks: JoinSet::new(),
+                    users: HashSet::new(),
+                    slots: Arc::new(Semaphore::new(ASIDES)),
+                },
                 writes: counter!("grouped_writes_total"),
                 groups: counter!("write_groups_total"),
             };
@@ -151,106 +170,156 @@ impl Caller {
 
 struct GroupLane {
     lane: Lane,
-    /// For writes that may wait for a lock: they must not hold the lane up.
-    database: Database,
-    tasks: TaskTracker,
-    waiting: mpsc::Receiver<Pending>,
     /// Taken from the queue, in order.
     pending: Vec<Pending>,
+    waiting: mpsc::Receiver<Pending>,
+    asides: Asides,
     writes: Counter,
     groups: Counter,
+}
+
+/// Writes that were left out of their groups, each a task that may wait for a lock: it must not hold the lane up.
+struct Asides {
+    database: Database,
+    tasks: JoinSet<UserId>,
+    /// Their users; other changes of these wait, so that a user's changes keep their order.
+    users: HashSet<UserId>,
+    /// For those that hold a connection of the pool.
+    slots: Arc<Semaphore>,
 }
 
 impl GroupLane {
     async fn run(mut self, stop: CancellationToken) {
         while self.take(&stop).await {
-            let group = next_group(&mut self.pending);
-            if !group.is_empty() {
-                self.write(group).await;
-            }
+            let group = next_group(&mut self.pending, &self.asides.users);
+            self.write(group).await;
         }
+        while self.asides.next_done().await.is_some() {}
         self.lane.close().await;
     }
 
-    /// Waits until something is pending; `false` when nothing will be any more.
+    /// Waits until something can be written; `false` when nothing will be any more.
     async fn take(&mut self, stop: &CancellationToken) -> bool {
-        if self.pending.is_empty() {
-            let first = if let Some(first) = stop.run_until_cancelled(self.waiting.recv()).await {
-                first
-            } else {
-                self.waiting.close();
-                self.waiting.recv().await
-            };
-            let Some(first) = first else { return false };
-            self.pending.push(first);
+        loop {
+            while self.pending.len() < WINDOW
+                && let Ok(next) = self.waiting.try_recv()
+            {
+                self.pending.push(next);
+            }
+            if self.pending.iter().any(|write| !self.asides.users.contains(&write.change.id)) {
+                return true;
+            }
+            tokio::select! {
+                next = self.waiting.recv(), if self.pending.len() < WINDOW => match next {
+                    Some(next) => self.pending.push(next),
+                    None if self.pending.is_empty() => return false,
+                    // What is left waits for an aside.
+                    None => _ = self.asides.next_done().await,
+                },
+                Some(()) = self.asides.next_done() => {}
+                () = stop.cancelled(), if !self.waiting.is_closed() => self.waiting.close(),
+            }
         }
-        while self.pending.len() < QUEUE_CAPACITY
-            && let Ok(next) = self.waiting.try_recv()
-        {
-            self.pending.push(next);
-        }
-        true
     }
 
     async fn write(&mut self, group: Vec<Pending>) {
         self.writes.increment(group.len() as u64);
-        self.groups.increment(1);
         let (changes, callers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|pending| (pending.change, pending.caller)).unzip();
-        let Some(last_deadline) = callers.iter().map(|caller| caller.deadline).max() else { return };
         let changes: Arc<[Change]> = changes.into();
-        let group = changes.clone();
-        let written = self.lane.write(last_deadline, move |connection| {
-            Box::pin(async move { user_changes::write_together(connection, &group).await })
-        });
-        match written.await {
-            Ok(mut written) => {
+        let Some(last_deadline) = callers.iter().map(|caller| caller.deadline).max() else { return };
+        match self.write_together(&changes, 0..changes.len(), last_deadline).await {
+            Err(DatabaseError::Statement(refused)) if is_refusal(&refused) && changes.len() > 1 => {
+                // Nothing of it was written, and one of them is at fault.
                 for (place, caller) in callers.into_iter().enumerate() {
-                    match written.remove(&changes[place].id) {
-                        Some(Together::Written(written)) => caller.tell(Ok(Some(written))),
-                        Some(Together::LeftOut) => self.write_aside(changes.clone(), place, caller),
-                        None => caller.tell(Ok(None)),
+                    if !caller.answer.is_closed() {
+                        let written = self.write_together(&changes, place..place + 1, caller.deadline).await;
+                        let of_user = written.map(|mut written| written.remove(&changes[place].id));
+                        self.answer(of_user, &changes, place, caller);
                     }
                 }
             }
-            // One of them is at fault.
-            Err(DatabaseError::Statement(_)) => {
+            Ok(mut written) => {
                 for (place, caller) in callers.into_iter().enumerate() {
-                    self.write_one(changes.clone(), place, caller).await;
+                    let of_user = written.remove(&changes[place].id);
+                    self.answer(Ok(of_user), &changes, place, caller);
                 }
             }
             Err(error) => callers.into_iter().for_each(|caller| caller.tell(Err(error.clone()))),
         }
     }
 
-    async fn write_one(&mut self, changes: Arc<[Change]>, place: usize, caller: Caller) {
-        if caller.answer.is_closed() {
-            return;
-        }
-        let written = self.lane.write(caller.deadline, move |connection| {
-            Box::pin(async move { user_changes::write(connection, &changes[place]).await })
+    async fn write_together(
+        &mut self,
+        changes: &Arc<[Change]>,
+        places: Range<usize>,
+        deadline: Instant,
+    ) -> Result<HashMap<UserId, Together>, DatabaseError> {
+        self.groups.increment(1);
+        let changes = changes.clone();
+        let written = self.lane.write(deadline, move |connection| {
+            Box::pin(async move { user_changes::write_together(connection, &changes[places]).await })
         });
-        let written = written.await;
-        caller.tell(written);
+        AssertUnwindSafe(written).catch_unwind().await.unwrap_or_else(|panic| Err(DatabaseError::of_panic(&*panic)))
     }
 
-    fn write_aside(&self, changes: Arc<[Change]>, place: usize, caller: Caller) {
-        let database = self.database.clone();
-        self.tasks.spawn(async move {
-            let written = timeout_at(caller.deadline, write_alone(&database, changes, place)).await;
-            caller.tell(written.unwrap_or(Err(DatabaseError::Timeout)));
-        });
+    fn answer(
+        &mut self,
+        written: Result<Option<Together>, DatabaseError>,
+        changes: &Arc<[Change]>,
+        place: usize,
+        caller: Caller,
+    ) {
+        match written {
+            Ok(Some(Together::Written(written))) => caller.tell(Ok(Some(written))),
+            Ok(Some(Together::LeftOut)) => self.asides.begin(changes.clone(), place, caller),
+            Ok(None) => caller.tell(Ok(None)),
+            Err(error) => caller.tell(Err(error)),
+        }
     }
 }
 
-/// Takes the first pending change of each user, as long as they are all deletions, or all updates, and room is left. Those
-/// whose callers have gone are dropped.
-fn next_group(pending: &mut Vec<Pending>) -> Vec<Pending> {
+impl Asides {
+    fn begin(&mut self, changes: Arc<[Change]>, place: usize, caller: Caller) {
+        let (database, slots, user) = (self.database.clone(), self.slots.clone(), changes[place].id);
+        self.users.insert(user);
+        self.tasks.spawn(async move {
+            let written = async {
+                let _slot = slots.acquire().await;
+                write_alone(&database, changes, place).await
+            };
+            let written = timeout_at(caller.deadline, AssertUnwindSafe(written).catch_unwind()).await;
+            caller.tell(match written {
+                Ok(Ok(written)) => written,
+                Ok(Err(panic)) => Err(DatabaseError::of_panic(&*panic)),
+                Err(_elapsed) => Err(DatabaseError::Timeout),
+            });
+            user
+        });
+    }
+
+    /// Waits for one to end; `None` when there is none.
+    async fn next_done(&mut self) -> Option<()> {
+        // None of them panics or is aborted.
+        let user = self.tasks.join_next().await?.ok()?;
+        self.users.remove(&user);
+        Some(())
+    }
+}
+
+/// Whether the server rolled the statement back, as opposed to an answer that could not be read.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(_))
+}
+
+/// Takes the first pending change of each user who is not `held`, as long as they are all deletions, or all updates, and room
+/// is left. Those whose callers have gone are dropped.
+fn next_group(pending: &mut Vec<Pending>, held: &HashSet<UserId>) -> Vec<Pending> {
     let (mut group, mut left, mut users) = (Vec::<Pending>::new(), Vec::new(), HashSet::new());
     for write in pending.drain(..).filter(|write| !write.caller.answer.is_closed()) {
-        let is_first_of_user = users.insert(write.change.id);
+        let is_next_of_user = !held.contains(&write.change.id) && users.insert(write.change.id);
         let is_alike = |first: &Pending| first.change.operation.is_deletion() == write.change.operation.is_deletion();
-        if is_first_of_user && group.len() < LARGEST_GROUP && group.first().is_none_or(is_alike) {
+        if is_next_of_user && group.len() < LARGEST_GROUP && group.first().is_none_or(is_alike) {
             group.push(write);
         } else {
             left.push(write);

@@ -93,15 +93,13 @@ impl UserService {
             None => None,
         };
         let operation = Operation::Update { name, surname, password };
-        let written = self.write(Change { id, operation, event: NewEvent::new(EventType::Updated, trace_id) }).await?;
-        Ok(written.user)
+        Ok(self.write(Change::new(id, operation, trace_id)).await?.user)
     }
 
     /// # Errors
     /// [`ServiceError::UserNotFound`], [`ServiceError::Overloaded`], [`ServiceError::DatabaseUnavailable`]
     pub async fn delete(&self, id: UserId, trace_id: TraceId) -> Result<(), ServiceError> {
-        let event = NewEvent::new(EventType::Deleted, trace_id);
-        self.write(Change { id, operation: Operation::Delete, event }).await?;
+        self.write(Change::new(id, Operation::Delete, trace_id)).await?;
         Ok(())
     }
 

@@ -50,10 +50,13 @@ where
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        // Not with the span locked, for a value may log a line of its own while it is written.
+        let mut added = Vec::new();
+        values.record(&mut Members { message: None, fields: &mut added });
         if let Some(span) = context.span(id)
             && let Some(SpanFields(fields)) = span.extensions_mut().get_mut()
         {
-            values.record(&mut Members { message: None, fields });
+            fields.extend(added);
         }
     }
 

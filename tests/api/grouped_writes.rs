@@ -6,10 +6,7 @@ use proptest::{collection::vec, prelude::*};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use user_management_api::{
-    domain::{
-        event::{EventType, NewEvent},
-        user::Name,
-    },
+    domain::user::Name,
     repository::{
         database::{DatabaseError, Route},
         user_changes::{Change, Operation, Written},
@@ -46,20 +43,19 @@ fn asks() -> impl Strategy<Value = Ask> {
 fn change(user: usize, ask: Ask, number: usize) -> Change {
     let trace_id = TraceId::parse(format!("write-{number}").as_bytes()).unwrap();
     let name = |value: u8| Name::parse(&value.to_string()).unwrap();
-    let (operation, event_type) = match ask {
+    let operation = match ask {
         Ask::Update { name: first, surname, password } => {
             let password = password.then(|| "$argon2id$new".into());
-            let operation = Operation::Update { name: first.map(name), surname: surname.map(name), password };
-            (operation, EventType::Updated)
+            Operation::Update { name: first.map(name), surname: surname.map(name), password }
         }
-        Ask::Delete => (Operation::Delete, EventType::Deleted),
+        Ask::Delete => Operation::Delete,
     };
-    Change { id: id(user), operation, event: NewEvent::new(event_type, trace_id) }
+    Change::new(id(user), operation, trace_id)
 }
 
 fn rename(user: usize, name: &str) -> Change {
     let operation = Operation::Update { name: Some(Name::parse(name).unwrap()), surname: None, password: None };
-    Change { id: id(user), operation, event: NewEvent::new(EventType::Updated, TraceId::generate()) }
+    Change::new(id(user), operation, TraceId::generate())
 }
 
 /// All that a caller can see of an answer, times aside.
@@ -137,8 +133,7 @@ async fn two_partial_updates_racing_on_one_user_both_survive_a_thousand_times() 
         let value = Name::parse(&round.to_string()).unwrap();
         let write = |name: Option<Name>, surname: Option<Name>| {
             let operation = Operation::Update { name, surname, password: None };
-            let event = NewEvent::new(EventType::Updated, TraceId::generate());
-            let (grouped, change) = (grouped.clone(), Change { id: id(1), operation, event });
+            let (grouped, change) = (grouped.clone(), Change::new(id(1), operation, TraceId::generate()));
             tokio::spawn(async move { grouped.write(change).await.unwrap().unwrap() })
         };
         let (first, second) = (write(Some(value.clone()), None), write(None, Some(value.clone())));
@@ -225,6 +220,46 @@ async fn a_row_that_cannot_be_read_is_written_once_and_fails_alone() {
         assert_eq!(answer.is_err(), user == 2, "user {user}");
     }
     assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_cannot_be_read_beside_a_write_that_is_refused_leaves_the_others_written() {
+    let world = world().await;
+    sqlx::raw_sql(REFUSE).execute(&world.pool).await.unwrap();
+    // Of one lane: 2 is refused, 4 cannot be read.
+    sqlx::query("UPDATE users SET created_at = 'infinity' WHERE id = 4").execute(&world.pool).await.unwrap();
+    add_users(&world, 1).await;
+    let grouped = UserWrites::grouped(&database(&world, Route::Direct));
+    for round in 1..=5 {
+        let name = round.to_string();
+        let answers = join_all((1..=USERS + 1).map(|user| grouped.write(rename(user, &name)))).await;
+        for (user, answer) in (1..=USERS + 1).zip(answers) {
+            let is_at_fault = matches!(answer, Err(DatabaseError::Statement(_)));
+            assert!(is_at_fault || answer.is_ok(), "user {user}: {}", seen(&answer));
+            assert_eq!(is_at_fault, user == 2 || user == 4, "user {user}");
+        }
+    }
+    assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_a_locked_user_keep_their_order() {
+    let world = world().await;
+    let grouped = UserWrites::grouped(&database(&world, Route::Direct));
+    let mut stranger = PgConnection::connect(&world.database_url).await.unwrap();
+    let mut lock = stranger.begin().await.unwrap();
+    sqlx::query("SELECT FROM users WHERE id = 2 FOR UPDATE").execute(&mut *lock).await.unwrap();
+    let names: Vec<_> = (1..=20).map(|number| number.to_string()).collect();
+    let writes = join_all(names.iter().map(|name| grouped.write(rename(2, name))));
+    let others = async {
+        grouped.write(rename(4, "other")).await.unwrap();
+        lock.commit().await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(writes, others);
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(Option::is_some)));
+    let published = "SELECT payload->>'name' FROM outbox WHERE user_id = 2 ORDER BY seq";
+    let published: Vec<String> = sqlx::query_scalar(published).fetch_all(&world.pool).await.unwrap();
+    assert_eq!(published, names);
 }
 
 #[tokio::test(flavor = "multi_thread")]
