@@ -21,8 +21,10 @@ const INK: RGBColor = RGBColor(60, 60, 60);
 
 /// Each group has its own scale: its longest bar fills the room.
 pub fn draw(path: &Path, rows: &[Row]) -> Outcome<()> {
-    let groups: Vec<&[Row]> = rows.chunk_by(|one, next| one.load == next.load).collect();
-    let height = GAP + i32::try_from(rows.len())? * BAR + i32::try_from(groups.len())? * GAP;
+    let compared = rows.chunk_by(|one, next| one.load == next.load).filter(|group| group.len() > 1);
+    let groups: Vec<&[Row]> = compared.collect();
+    let bars = groups.iter().map(|group| group.len()).sum::<usize>();
+    let height = GAP + i32::try_from(bars)? * BAR + i32::try_from(groups.len())? * GAP;
     let area = SVGBackend::new(path, (WIDTH, height.unsigned_abs())).into_drawing_area();
     area.fill(&WHITE)?;
     let style = |size: i32, color: &RGBColor, side: HPos| {
@@ -31,7 +33,7 @@ pub fn draw(path: &Path, rows: &[Row]) -> Outcome<()> {
     let mut top = GAP / 2;
     for group in groups {
         let longest = group.iter().map(|row| row.median.throughput).fold(f64::MIN_POSITIVE, f64::max);
-        let heading = format!("{} (requests/s)", group[0].load);
+        let heading = format!("{} (a second)", group[0].load);
         area.draw_text(&heading, &style(15, &BLACK, HPos::Left), (16, top + GAP / 2))?;
         top += GAP;
         for row in group {
