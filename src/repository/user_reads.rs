@@ -1,5 +1,5 @@
 //! Reads of users. Under load they are coalesced: those that wait for users by id are answered by one query together, and
-//! those that wait for one page of the list likewise ([`super::user_lists`]).
+//! those that wait for one page of the list likewise (`user_lists`).
 //!
 //! Two lanes, each a task with a connection of its own, take turns to ask for all that waits in the queue. There is no wait
 //! for company: a read that comes alone goes out alone, and batches grow by themselves while a query is on its way, as in a
