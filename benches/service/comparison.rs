@@ -146,6 +146,10 @@ const fn load(call: Call, connections: u32) -> Load {
     Load { call, connections }
 }
 
+/// What a comparison has unless it says otherwise.
+const COMPARISON: Comparison =
+    Comparison { load: load(Call::Live, 1), candidates: &[], ratios: &[], limits: &[], rounds: 3 };
+
 const fn ratio(of: Candidate, against: Candidate, figure: Figure, aim: Aim) -> Ratio {
     Ratio { of, against, figure, aim: Some(aim) }
 }
@@ -162,29 +166,29 @@ pub static COMPARISONS: [Comparison; 13] = [
         load: load(Call::Live, 64),
         candidates: &[Service, Quiet],
         ratios: &[ratio(Service, Quiet, Throughput, AtLeast(0.85))],
-        limits: &[],
         rounds: 5,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Get, 256),
         candidates: &[Service, Empty, Pgbench],
         ratios: &[ratio(Service, Empty, Throughput, AtLeast(0.45)), ratio(Service, Pgbench, Throughput, AtLeast(1.1))],
-        limits: &[],
         rounds: 5,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Get, 64),
         candidates: &[Service, Sqlx],
         ratios: &[ratio(Service, Sqlx, Throughput, AtLeast(1.8))],
-        limits: &[],
         rounds: 5,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Get, 1),
         candidates: &[Service, Sqlx],
         ratios: &[ratio(Service, Sqlx, P50, AtMost(1.15))],
-        limits: &[],
         rounds: 5,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Put, 256),
@@ -194,29 +198,26 @@ pub static COMPARISONS: [Comparison; 13] = [
             ratio(Brokerless, Pgbench, Throughput, AtLeast(2.0)),
             ratio(Service, Ungrouped, Cpu, AtMost(0.5)),
         ],
-        limits: &[],
         rounds: 5,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Put, 1),
         candidates: &[Service, Ungrouped],
         ratios: &[ratio(Service, Ungrouped, P50, AtMost(1.15))],
-        limits: &[],
-        rounds: 3,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Post, 8),
         candidates: &[Service, Hashes],
         ratios: &[ratio(Service, Hashes, Throughput, AtLeast(0.93))],
-        limits: &[],
-        rounds: 3,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Get, 32),
         candidates: &[Service, AmidPosts],
         ratios: &[ratio(AmidPosts, Service, P99, AtMost(3.0))],
-        limits: &[],
-        rounds: 3,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::List, 64),
@@ -226,35 +227,31 @@ pub static COMPARISONS: [Comparison; 13] = [
             ratio(Million, PgbenchMillion, Throughput, AtLeast(0.5)),
             ratio(Million, Thousand, Throughput, AtLeast(0.85)),
         ],
-        limits: &[],
-        rounds: 3,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Get, 128),
         candidates: &[Thousand, Million],
         ratios: &[ratio(Million, Thousand, Throughput, AtLeast(0.85))],
-        limits: &[],
-        rounds: 3,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Put, 128),
         candidates: &[Thousand, Million],
         ratios: &[ratio(Million, Thousand, Throughput, AtLeast(0.85))],
-        limits: &[],
-        rounds: 3,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Backlog, 0),
         candidates: &[Service, Publisher],
         ratios: &[Ratio { of: Service, against: Publisher, figure: Throughput, aim: None }],
-        limits: &[],
-        rounds: 3,
+        ..COMPARISON
     },
     Comparison {
         load: load(Call::Delivery, 1),
         candidates: &[Service],
-        ratios: &[],
         limits: &[Limit { of: Service, figure: P50, most: 5e3 }, Limit { of: Service, figure: P99, most: 25e3 }],
         rounds: 1,
+        ..COMPARISON
     },
 ];

@@ -78,6 +78,7 @@ async fn list(State(state): State<AppState>, page: Page) -> Result<impl IntoResp
         (TOTAL_COUNT, listed.total.to_string()),
         (header::LINK, links(page, listed.total)),
     ];
+    // Numbers and text: nothing of a user fails to become JSON.
     Ok((headers, listed.shown(|users| serde_json::to_vec(users).unwrap_or_default().into())))
 }
 

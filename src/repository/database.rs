@@ -1,8 +1,8 @@
 //! The connection pool, and the bounds within which every statement runs.
 
-use std::{any::Any, fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, str::FromStr, sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool,
     pool::PoolConnection,
@@ -45,15 +45,6 @@ pub enum DatabaseError {
 impl From<sqlx::Error> for DatabaseError {
     fn from(error: sqlx::Error) -> Self {
         if is_passing(&error) { Self::Unavailable(Arc::new(error)) } else { Self::Statement(Arc::new(error)) }
-    }
-}
-
-impl DatabaseError {
-    /// The driver panics on values that it has no room for, such as a date of the year 300,000.
-    pub(super) fn of_panic(panic: &(dyn Any + Send)) -> Self {
-        let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
-        let message = format!("the driver panicked: {}", message.unwrap_or("for an unknown reason"));
-        sqlx::Error::Decode(message.into()).into()
     }
 }
 
@@ -234,10 +225,18 @@ pub(super) async fn run_on<T>(
     route: Route,
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
 ) -> sqlx::Result<T> {
-    match route {
-        Route::Direct => operation(connection).await,
-        Route::TransactionPooler => in_transaction(connection, operation).await,
-    }
+    let running = async {
+        match route {
+            Route::Direct => operation(connection).await,
+            Route::TransactionPooler => in_transaction(connection, operation).await,
+        }
+    };
+    // The driver panics on values that it has no room for, such as a date of the year 300,000.
+    AssertUnwindSafe(running).catch_unwind().await.unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+        let message = format!("the driver panicked: {}", message.unwrap_or("for an unknown reason"));
+        Err(sqlx::Error::Decode(message.into()))
+    })
 }
 
 /// Runs `operation` as one transaction, which begins with a clean connection whoever had it before.

@@ -1,5 +1,5 @@
 //! A connection with a single owner, opened when needed and again when it broke. Needs no pool: nobody waits for it, and
-//! nothing is asked of the server but the statements themselves.
+//! while it is busy nothing is asked of the server but the statements themselves.
 
 use std::time::Duration;
 

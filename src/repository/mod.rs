@@ -1,5 +1,7 @@
 //! SQL and nothing else: functions over a connection, and the guarded way to get one. The only place that holds SQL text.
 
+mod asides;
+mod caller;
 pub mod database;
 mod lane;
 pub mod outbox;

@@ -130,8 +130,8 @@ pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Resu
 }
 
 /// Writes changes of as many users by one statement. They are all deletions, or all updates. Waits for nobody's lock on a
-/// row, so that one of them cannot hold the others up, and no two statements wait for each other's. A user who is not there is not in the
-/// outcome.
+/// row, so that one of them cannot hold the others up, and no two statements wait for each other's. A user who is not there
+/// is not in the outcome.
 pub async fn write_together(
     connection: &mut PgConnection,
     changes: &[Change],

@@ -5,21 +5,18 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures_util::FutureExt;
-use tokio::{sync::oneshot, time::timeout};
-
 use super::{
-    database::{Database, DatabaseError, OPERATION_TIMEOUT},
+    caller::{Caller, ask},
+    database::{Database, DatabaseError},
     users,
 };
 use crate::domain::{page::Page, user::UserPage};
 
 type Answer = Result<Arc<UserPage>, DatabaseError>;
-type Callers = Vec<oneshot::Sender<Answer>>;
+type Callers = Vec<Caller<Arc<UserPage>>>;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -38,15 +35,17 @@ impl UserLists {
     /// # Errors
     /// As [`Database::read`].
     pub async fn get(&self, page: Page) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        match self.waiting().entry(page) {
-            Entry::Occupied(mut callers) => callers.get_mut().push(answer),
-            Entry::Vacant(none) => {
-                none.insert(vec![answer]);
-                tokio::spawn(self.clone().read_while_wanted(page));
+        ask(|caller| {
+            match self.waiting().entry(page) {
+                Entry::Occupied(mut callers) => callers.get_mut().push(caller),
+                Entry::Vacant(none) => {
+                    none.insert(vec![caller]);
+                    tokio::spawn(self.clone().read_while_wanted(page));
+                }
             }
-        }
-        timeout(OPERATION_TIMEOUT, answered).await.ok().and_then(Result::ok).unwrap_or(Err(DatabaseError::Timeout))
+            Ok(())
+        })
+        .await
     }
 
     /// Without company.
@@ -59,11 +58,9 @@ impl UserLists {
 
     async fn read_while_wanted(self, page: Page) {
         while let Some(callers) = self.take_callers(page) {
-            let caught = AssertUnwindSafe(self.get_alone(page)).catch_unwind().await;
-            let answer = caught.unwrap_or_else(|panic| Err(DatabaseError::of_panic(panic.as_ref())));
+            let answer = self.get_alone(page).await;
             for caller in callers {
-                // It may have gone away.
-                _ = caller.send(answer.clone());
+                caller.tell(answer.clone());
             }
         }
     }
@@ -72,7 +69,7 @@ impl UserLists {
     fn take_callers(&self, page: Page) -> Option<Callers> {
         let mut waiting = self.waiting();
         let callers = waiting.get_mut(&page)?;
-        callers.retain(|caller| !caller.is_closed());
+        callers.retain(|caller| !caller.has_gone());
         if callers.is_empty() {
             waiting.remove(&page);
             return None;

@@ -14,28 +14,25 @@
 //!   the reads that cannot be answered hear of it. What no read would survive, such as a lost server, all of them hear.
 //! - **It is given up alone.** Batches run in the lanes' tasks: a caller who goes away takes nobody along, and is left out
 //!   if its read has not been sent.
-//! - **It is bounded.** Every caller has an answer within [`OPERATION_TIMEOUT`]; a lane gives a batch up when the last of
+//! - **It is bounded.** Every caller has an answer within [`super::database::OPERATION_TIMEOUT`]; a lane gives a batch up when the last of
 //!   its callers has. Beyond [`QUEUE_CAPACITY`] a read is refused at once.
 //!
 //! `tests/api/coalesced_reads.rs` holds these against reads that run one by one, and `tests/api/read_faults.rs` the time that
 //! an answer takes when the database is in trouble.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use metrics::{Counter, counter};
 use tokio::{
-    sync::{
-        Mutex, MutexGuard,
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
-    time::{Instant, timeout, timeout_at},
+    sync::{Mutex, MutexGuard, mpsc},
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    database::{Database, DatabaseError, OPERATION_TIMEOUT},
+    caller::{Caller, ask},
+    database::{Database, DatabaseError},
     lane::Lane,
     user_lists::UserLists,
     users,
@@ -54,12 +51,9 @@ const LARGEST_BATCH: usize = 128;
 /// Reads that may wait. A sign of overload, not of a burst: a few hundred milliseconds of them at full speed.
 pub const QUEUE_CAPACITY: usize = 16_384;
 
-type Answer = Result<Option<User>, DatabaseError>;
-
 struct Read {
     id: UserId,
-    deadline: Instant,
-    answer: oneshot::Sender<Answer>,
+    caller: Caller<Option<User>>,
 }
 
 /// Cheap to clone.
@@ -104,7 +98,7 @@ impl UserReads {
     ///
     /// # Errors
     /// [`DatabaseError::Overloaded`] when too many reads wait; else as [`Database::read`].
-    pub async fn get(&self, id: UserId) -> Answer {
+    pub async fn get(&self, id: UserId) -> Result<Option<User>, DatabaseError> {
         let queue = match &self.mode {
             Mode::OneByOne(database) => {
                 // In a box, for its size would be carried through every layer by the coalesced reads too.
@@ -112,14 +106,7 @@ impl UserReads {
             }
             Mode::Coalesced { queue, .. } => queue,
         };
-        let deadline = Instant::now() + OPERATION_TIMEOUT;
-        let (answer, answered) = oneshot::channel();
-        queue.try_send(Read { id, deadline, answer }).map_err(|refused| match refused {
-            TrySendError::Full(_) => DatabaseError::Overloaded,
-            TrySendError::Closed(_) => DatabaseError::Timeout,
-        })?;
-        // A lane drops what it cannot answer in time.
-        timeout_at(deadline, answered).await.ok().and_then(Result::ok).unwrap_or(Err(DatabaseError::Timeout))
+        ask(|caller| Ok(queue.try_send(Read { id, caller })?)).await
     }
 
     /// One page of users, and the number of all of them.
@@ -185,7 +172,7 @@ struct Counters {
 }
 
 async fn answer(lane: &mut Lane, batch: &mut Vec<Read>, queries: &Counter) {
-    batch.retain(|read| !read.answer.is_closed());
+    batch.retain(|read| !read.caller.has_gone());
     let outcome = query(lane, batch, queries).await;
     if !matches!(outcome, Err(DatabaseError::Statement(_))) {
         return deliver(batch.drain(..), &outcome);
@@ -194,7 +181,7 @@ async fn answer(lane: &mut Lane, batch: &mut Vec<Read>, queries: &Counter) {
     batch.sort_unstable_by_key(|read| read.id);
     while let Some(first) = batch.first().map(|read| read.id) {
         let of_others = batch.split_off(batch.partition_point(|read| read.id == first));
-        batch.retain(|read| !read.answer.is_closed());
+        batch.retain(|read| !read.caller.has_gone());
         let outcome = query(lane, batch, queries).await;
         deliver(batch.drain(..), &outcome);
         *batch = of_others;
@@ -202,15 +189,14 @@ async fn answer(lane: &mut Lane, batch: &mut Vec<Read>, queries: &Counter) {
 }
 
 fn deliver(reads: impl Iterator<Item = Read>, outcome: &Result<HashMap<UserId, User>, DatabaseError>) {
-    for Read { id, answer, .. } in reads {
+    for Read { id, caller } in reads {
         let user = outcome.as_ref().map(|users| users.get(&id).cloned());
-        // A caller may have gone away.
-        _ = answer.send(user.map_err(Clone::clone));
+        caller.tell(user.map_err(Clone::clone));
     }
 }
 
 async fn query(lane: &mut Lane, batch: &[Read], queries: &Counter) -> Result<HashMap<UserId, User>, DatabaseError> {
-    let Some(last_deadline) = batch.iter().map(|read| read.deadline).max() else { return Ok(HashMap::new()) };
+    let Some(last_deadline) = batch.iter().map(|read| read.caller.deadline).max() else { return Ok(HashMap::new()) };
     let mut ids: Vec<i64> = batch.iter().map(|read| read.id.get()).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -220,7 +206,5 @@ async fn query(lane: &mut Lane, batch: &[Read], queries: &Counter) -> Result<Has
         let ids = ids.clone();
         Box::pin(async move { users::get_all(connection, &ids).await })
     });
-    let caught = AssertUnwindSafe(users).catch_unwind().await;
-    let users = caught.map_err(|panic| DatabaseError::of_panic(panic.as_ref()))??;
-    Ok(users.into_iter().map(|user| (user.id, user)).collect())
+    Ok(users.await?.into_iter().map(|user| (user.id, user)).collect())
 }

@@ -17,32 +17,25 @@
 //!   survive, such as a lost server, all of them hear; as with any write, the outcome is not known then.
 //! - **It is never cut in half.** Groups run in the lanes' tasks: a caller who goes away undoes nothing. A write whose
 //!   caller has gone before it was sent is not begun.
-//! - **It is bounded**, in time by [`OPERATION_TIMEOUT`], and in number by [`QUEUE_CAPACITY`].
+//! - **It is bounded**, in time by [`super::database::OPERATION_TIMEOUT`], and in number by [`QUEUE_CAPACITY`].
 //!
 //! `tests/api/grouped_writes.rs` holds these against writes that run one by one.
 
 use std::{
     collections::{HashMap, HashSet},
     ops::Range,
-    panic::AssertUnwindSafe,
     sync::Arc,
 };
 
 use futures_util::FutureExt;
 use metrics::{Counter, counter};
-use tokio::{
-    sync::{
-        Semaphore,
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    database::{Database, DatabaseError, OPERATION_TIMEOUT},
+    asides::Asides,
+    caller::{Caller, ask},
+    database::{Database, DatabaseError},
     lane::Lane,
     user_changes::{self, Change, Together, Written},
 };
@@ -56,8 +49,6 @@ const LARGEST_GROUP: usize = 128;
 pub const QUEUE_CAPACITY: usize = 8_192;
 /// Of these, writes among which a lane chooses its next group.
 const WINDOW: usize = 1_024;
-/// Connections of the pool that a lane's left-out writes may hold at once: others need them too.
-const ASIDES: usize = 2;
 
 type Answer = Result<Option<Written>, DatabaseError>;
 
@@ -94,12 +85,7 @@ impl UserWrites {
                 lane: Lane::beside(database),
                 pending: Vec::new(),
                 waiting,
-                asides: Asides {
-                    database: database.clone(),
-                    tasks: JoinSet::new(),
-                    users: HashSet::new(),
-                    slots: Arc::new(Semaphore::new(ASIDES)),
-                },
+                asides: Asides::on(database),
                 writes: counter!("grouped_writes_total"),
                 groups: counter!("write_groups_total"),
             };
@@ -115,19 +101,16 @@ impl UserWrites {
     /// [`DatabaseError::Overloaded`] when too many writes wait: nothing was changed. Else as [`Database::run`].
     pub async fn write(&self, change: Change) -> Answer {
         let queues = match &self.0 {
-            // In a box, for its size would be carried by the grouped writes too.
-            Mode::OneByOne(database) => return write_alone(database, Arc::new([change]), 0).boxed().await,
+            Mode::OneByOne(database) => {
+                let alone = database
+                    .run(move |connection| Box::pin(async move { user_changes::write(connection, &change).await }));
+                // In a box, for its size would be carried by the grouped writes too.
+                return alone.boxed().await;
+            }
             Mode::Grouped { queues, .. } => queues,
         };
-        let deadline = Instant::now() + OPERATION_TIMEOUT;
-        let (answer, answered) = oneshot::channel();
         let queue = &queues[lane_of(&change)];
-        queue.try_send(Pending { change, caller: Caller { deadline, answer } }).map_err(|refused| match refused {
-            TrySendError::Full(_) => DatabaseError::Overloaded,
-            TrySendError::Closed(_) => DatabaseError::Timeout,
-        })?;
-        // A lane drops what it cannot answer in time.
-        timeout_at(deadline, answered).await.ok().and_then(Result::ok).unwrap_or(Err(DatabaseError::Timeout))
+        ask(|caller| Ok(queue.try_send(Pending { change, caller })?)).await
     }
 
     /// Writes what still waits, then closes the lanes' connections; whatever comes later is refused.
@@ -145,27 +128,9 @@ fn lane_of(change: &Change) -> usize {
     usize::try_from(change.id.get()).unwrap_or_default() % LANES
 }
 
-async fn write_alone(database: &Database, changes: Arc<[Change]>, place: usize) -> Answer {
-    database
-        .run(move |connection| Box::pin(async move { user_changes::write(connection, &changes[place]).await }))
-        .await
-}
-
 struct Pending {
     change: Change,
-    caller: Caller,
-}
-
-struct Caller {
-    deadline: Instant,
-    answer: oneshot::Sender<Answer>,
-}
-
-impl Caller {
-    fn tell(self, answer: Answer) {
-        // It may have gone away.
-        _ = self.answer.send(answer);
-    }
+    caller: Caller<Option<Written>>,
 }
 
 struct GroupLane {
@@ -178,20 +143,10 @@ struct GroupLane {
     groups: Counter,
 }
 
-/// Writes that were left out of their groups, each a task that may wait for a lock: it must not hold the lane up.
-struct Asides {
-    database: Database,
-    tasks: JoinSet<UserId>,
-    /// Their users; other changes of these wait, so that a user's changes keep their order.
-    users: HashSet<UserId>,
-    /// For those that hold a connection of the pool.
-    slots: Arc<Semaphore>,
-}
-
 impl GroupLane {
     async fn run(mut self, stop: CancellationToken) {
         while self.take(&stop).await {
-            let group = next_group(&mut self.pending, &self.asides.users);
+            let group = next_group(&mut self.pending, &self.asides);
             self.write(group).await;
         }
         while self.asides.next_done().await.is_some() {}
@@ -206,7 +161,7 @@ impl GroupLane {
             {
                 self.pending.push(next);
             }
-            if self.pending.iter().any(|write| !self.asides.users.contains(&write.change.id)) {
+            if self.pending.iter().any(|write| !self.asides.holds(write.change.id)) {
                 return true;
             }
             tokio::select! {
@@ -232,7 +187,7 @@ impl GroupLane {
             Err(DatabaseError::Statement(refused)) if is_refusal(&refused) && changes.len() > 1 => {
                 // Nothing of it was written, and one of them is at fault.
                 for (place, caller) in callers.into_iter().enumerate() {
-                    if !caller.answer.is_closed() {
+                    if !caller.has_gone() {
                         let written = self.write_together(&changes, place..place + 1, caller.deadline).await;
                         let of_user = written.map(|mut written| written.remove(&changes[place].id));
                         self.answer(of_user, &changes, place, caller);
@@ -260,7 +215,7 @@ impl GroupLane {
         let written = self.lane.write(deadline, move |connection| {
             Box::pin(async move { user_changes::write_together(connection, &changes[places]).await })
         });
-        AssertUnwindSafe(written).catch_unwind().await.unwrap_or_else(|panic| Err(DatabaseError::of_panic(&*panic)))
+        written.await
     }
 
     fn answer(
@@ -268,7 +223,7 @@ impl GroupLane {
         written: Result<Option<Together>, DatabaseError>,
         changes: &Arc<[Change]>,
         place: usize,
-        caller: Caller,
+        caller: Caller<Option<Written>>,
     ) {
         match written {
             Ok(Some(Together::Written(written))) => caller.tell(Ok(Some(written))),
@@ -279,45 +234,17 @@ impl GroupLane {
     }
 }
 
-impl Asides {
-    fn begin(&mut self, changes: Arc<[Change]>, place: usize, caller: Caller) {
-        let (database, slots, user) = (self.database.clone(), self.slots.clone(), changes[place].id);
-        self.users.insert(user);
-        self.tasks.spawn(async move {
-            let written = async {
-                let _slot = slots.acquire().await;
-                write_alone(&database, changes, place).await
-            };
-            let written = timeout_at(caller.deadline, AssertUnwindSafe(written).catch_unwind()).await;
-            caller.tell(match written {
-                Ok(Ok(written)) => written,
-                Ok(Err(panic)) => Err(DatabaseError::of_panic(&*panic)),
-                Err(_elapsed) => Err(DatabaseError::Timeout),
-            });
-            user
-        });
-    }
-
-    /// Waits for one to end; `None` when there is none.
-    async fn next_done(&mut self) -> Option<()> {
-        // None of them panics or is aborted.
-        let user = self.tasks.join_next().await?.ok()?;
-        self.users.remove(&user);
-        Some(())
-    }
-}
-
 /// Whether the server rolled the statement back, as opposed to an answer that could not be read.
 fn is_refusal(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(_))
 }
 
-/// Takes the first pending change of each user who is not `held`, as long as they are all deletions, or all updates, and room
+/// Takes the first pending change of each user who has none in `asides`, as long as they are all deletions, or all updates, and room
 /// is left. Those whose callers have gone are dropped.
-fn next_group(pending: &mut Vec<Pending>, held: &HashSet<UserId>) -> Vec<Pending> {
+fn next_group(pending: &mut Vec<Pending>, asides: &Asides) -> Vec<Pending> {
     let (mut group, mut left, mut users) = (Vec::<Pending>::new(), Vec::new(), HashSet::new());
-    for write in pending.drain(..).filter(|write| !write.caller.answer.is_closed()) {
-        let is_next_of_user = !held.contains(&write.change.id) && users.insert(write.change.id);
+    for write in pending.drain(..).filter(|write| !write.caller.has_gone()) {
+        let is_next_of_user = !asides.holds(write.change.id) && users.insert(write.change.id);
         let is_alike = |first: &Pending| first.change.operation.is_deletion() == write.change.operation.is_deletion();
         if is_next_of_user && group.len() < LARGEST_GROUP && group.first().is_none_or(is_alike) {
             group.push(write);

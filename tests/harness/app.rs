@@ -78,6 +78,13 @@ impl App {
         Answer::of(self.request(Method::GET, path)).await
     }
 
+    /// A counter of `/metrics` that has no labels.
+    pub async fn metric(&self, name: &str) -> u32 {
+        let metrics = self.get("/metrics").await.text;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         Answer::of(self.request(Method::POST, path).json(body)).await
     }

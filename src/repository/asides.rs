@@ -1,0 +1,62 @@
+//! Writes that were left out of their groups: each is a task, on the pool, that may wait for a lock. It must not hold a lane up.
+
+use std::{collections::HashSet, sync::Arc};
+
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout_at};
+
+use super::{
+    caller::Caller,
+    database::{Database, DatabaseError},
+    user_changes::{self, Change, Written},
+};
+use crate::domain::user::UserId;
+
+/// Connections of the pool that one lane's may hold at once: others need them too.
+const SLOTS: usize = 2;
+
+/// Those of one lane.
+pub struct Asides {
+    database: Database,
+    tasks: JoinSet<UserId>,
+    users: HashSet<UserId>,
+    /// For those that hold a connection of the pool.
+    slots: Arc<Semaphore>,
+}
+
+impl Asides {
+    pub fn on(database: &Database) -> Self {
+        let (tasks, users, slots) = (JoinSet::new(), HashSet::new(), Arc::new(Semaphore::new(SLOTS)));
+        Self { database: database.clone(), tasks, users, slots }
+    }
+
+    /// Whether a change of the user is on its way; others of the user wait for it, so that they keep their order.
+    pub fn holds(&self, user: UserId) -> bool {
+        self.users.contains(&user)
+    }
+
+    /// Writes the change at `place`, until its caller's deadline.
+    pub fn begin(&mut self, changes: Arc<[Change]>, place: usize, caller: Caller<Option<Written>>) {
+        let (database, slots, user) = (self.database.clone(), self.slots.clone(), changes[place].id);
+        self.users.insert(user);
+        self.tasks.spawn(async move {
+            let written = async {
+                let _slot = slots.acquire().await;
+                let write = database.run(move |connection| {
+                    Box::pin(async move { user_changes::write(connection, &changes[place]).await })
+                });
+                write.await
+            };
+            let written = timeout_at(caller.deadline, written).await;
+            caller.tell(written.unwrap_or(Err(DatabaseError::Timeout)));
+            user
+        });
+    }
+
+    /// Waits for one to end; `None` when there is none.
+    pub async fn next_done(&mut self) -> Option<()> {
+        // None of them panics or is aborted.
+        let user = self.tasks.join_next().await?.ok()?;
+        self.users.remove(&user);
+        Some(())
+    }
+}
