@@ -211,12 +211,14 @@ pub static COMPARISONS: [Comparison; 13] = [
         load: load(Call::Post, 8),
         candidates: &[Service, Hashes],
         ratios: &[ratio(Service, Hashes, Throughput, AtLeast(0.93))],
+        rounds: 5,
         ..COMPARISON
     },
     Comparison {
         load: load(Call::Get, 32),
         candidates: &[Service, AmidPosts],
         ratios: &[ratio(AmidPosts, Service, P99, AtMost(3.0))],
+        rounds: 5,
         ..COMPARISON
     },
     Comparison {
@@ -239,6 +241,7 @@ pub static COMPARISONS: [Comparison; 13] = [
         load: load(Call::Put, 128),
         candidates: &[Thousand, Million],
         ratios: &[ratio(Million, Thousand, Throughput, AtLeast(0.85))],
+        rounds: 5,
         ..COMPARISON
     },
     Comparison {

@@ -24,8 +24,8 @@ use crate::{
 
 /// Events read at once. A batch takes as many waves as its busiest user has events in it: the larger it is, the fuller they
 /// are. The largest event has about 3 kB.
-const BATCH: i64 = 2_000;
-/// How often an idle leader looks for what other replicas wrote; what this process wrote wakes it at once. A look at an
+const BATCH: u16 = 2_000;
+/// How often a leader with nothing to do looks for what other replicas wrote; what this process wrote wakes it at once. A look at an
 /// empty outbox costs the database about 50 µs.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the lease is kept while the broker is slow; a fifth of the lease.
@@ -49,8 +49,12 @@ pub struct Leader<'a> {
 }
 
 enum Step {
+    /// Nothing was there.
     Empty,
-    Published,
+    /// As many events as a batch holds: more may wait.
+    PublishedBatch,
+    /// Fewer: what came meanwhile will tell.
+    PublishedAll,
     Refused,
 }
 
@@ -71,18 +75,26 @@ impl<'a> Leader<'a> {
         let mut refusals = Backoff::default();
         while !self.time_is_up() {
             match self.step().await? {
-                Step::Published => refusals = Backoff::default(),
+                Step::PublishedBatch => refusals = Backoff::default(),
+                Step::PublishedAll => {
+                    refusals = Backoff::default();
+                    self.wait_for_events().await?;
+                }
                 Step::Refused => sleep(refusals.next_pause()).await,
                 Step::Empty if self.stop.is_cancelled() => break,
-                Step::Empty => {
-                    self.relay.check(self.publisher)?;
-                    tokio::select! {
-                        () = self.relay.outbox_filled.notified() => {}
-                        () = sleep(POLL_INTERVAL) => {}
-                        () = self.stop.cancelled() => {}
-                    }
-                }
+                Step::Empty => self.wait_for_events().await?,
             }
+        }
+        Ok(())
+    }
+
+    /// Not at all when stopping.
+    async fn wait_for_events(&self) -> Result<(), SessionError> {
+        self.relay.check(self.publisher)?;
+        tokio::select! {
+            () = self.relay.outbox_filled.notified() => {}
+            () = sleep(POLL_INTERVAL) => {}
+            () = self.stop.cancelled() => {}
         }
         Ok(())
     }
@@ -104,7 +116,7 @@ impl<'a> Leader<'a> {
             // A busy user's batch may have as many waves as events.
             if self.time_is_up() {
                 delete(self.store, &mut self.confirmed).await?;
-                return Ok(Step::Published);
+                return Ok(Step::PublishedBatch);
             }
             // What follows a refused event of the same user waits with it, else the user's order would turn round.
             wave.retain(|event| !on_hold.contains(&event.user_id));
@@ -131,7 +143,7 @@ impl<'a> Leader<'a> {
         delete(self.store, &mut self.confirmed).await?;
         if on_hold.is_empty() {
             self.watermark.note_deleted(last.seq, std::time::Instant::now());
-            return Ok(Step::Published);
+            return Ok(if events.len() < BATCH.into() { Step::PublishedAll } else { Step::PublishedBatch });
         }
         self.publisher.renew(&self.relay.broker).await?;
         Ok(Step::Refused)
@@ -140,7 +152,7 @@ impl<'a> Leader<'a> {
     async fn read(&mut self) -> Result<Vec<OutboxEvent>, SessionError> {
         let began = std::time::Instant::now();
         let start = self.watermark.start(began);
-        let events = within(STORE_TIMEOUT, "read the outbox", outbox::oldest(self.store, start, BATCH)).await?;
+        let events = within(STORE_TIMEOUT, "read the outbox", outbox::oldest(self.store, start, BATCH.into())).await?;
         let took = began.elapsed();
         histogram!("outbox_read_seconds").record(took);
         self.watermark.note_read(start, began, took);
