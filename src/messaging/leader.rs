@@ -25,8 +25,8 @@ use crate::{
 /// Events read at once. A batch takes as many waves as its busiest user has events in it: the larger it is, the fuller they
 /// are. The largest event has about 3 kB.
 const BATCH: u16 = 2_000;
-/// How often a leader with nothing to do looks for what other replicas wrote; what this process wrote wakes it at once. A look at an
-/// empty outbox costs the database about 50 µs.
+/// How often a leader with nothing to do looks for what other replicas wrote; what this process wrote wakes it at once. A
+/// look at an empty outbox costs the database about 50 µs.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the lease is kept while the broker is slow; a fifth of the lease.
 const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);

@@ -239,8 +239,8 @@ fn is_refusal(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(_))
 }
 
-/// Takes the first pending change of each user who has none in `asides`, as long as they are all deletions, or all updates, and room
-/// is left. Those whose callers have gone are dropped.
+/// Takes the first pending change of each user who has none in `asides`, as long as they are all deletions, or all updates,
+/// and room is left. Those whose callers have gone are dropped.
 fn next_group(pending: &mut Vec<Pending>, asides: &Asides) -> Vec<Pending> {
     let (mut group, mut left, mut users) = (Vec::<Pending>::new(), Vec::new(), HashSet::new());
     for write in pending.drain(..).filter(|write| !write.caller.has_gone()) {
