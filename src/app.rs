@@ -2,8 +2,9 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, serve::ListenerExt};
+use axum::Router;
 use futures_util::future::join;
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
@@ -25,9 +26,13 @@ use crate::{
         user_reads::UserReads,
         user_writes::UserWrites,
     },
+    server::{self, Limits},
     service::{health::HealthService, metrics::MetricsService, users::UserService},
     status::Status,
 };
+
+/// Connections to PostgreSQL and RabbitMQ beside the requests' pool, counted generously.
+const OTHER_CONNECTIONS: u32 = 16;
 
 /// Time to finish for requests in flight, the lanes, the relay, the consumer, and the connections of each of the two pools:
 /// with the pauses between them a stop takes 25 s at most, `SHUTDOWN_DELAY_MS` aside.
@@ -47,8 +52,6 @@ pub enum AppError {
     OpenApi(#[from] serde_json::Error),
     #[error("cannot bring the schema up to date: {0}")]
     Schema(#[from] SchemaError),
-    #[error("the server stopped: {0}")]
-    Serve(io::Error),
     #[error("the {0} ended by itself, which it never should")]
     TaskEnded(&'static str),
     #[error("the {0} failed: {1}")]
@@ -58,6 +61,7 @@ pub enum AppError {
 pub struct App {
     listener: TcpListener,
     router: Router,
+    limits: Limits,
     pools: [Database; 2],
     reads: UserReads,
     writes: UserWrites,
@@ -77,6 +81,9 @@ impl App {
         let Config { http, database, broker, passwords, shutdown_delay, log: _ } = config;
         let listen = |cause| AppError::Listen { address: http.address, cause };
         let listener = TcpListener::bind(http.address).await.map_err(listen)?;
+        let others = usize::try_from(database.max_connections + OTHER_CONNECTIONS).unwrap_or(usize::MAX);
+        let max_connections = server::connections_allowed(http.limits.max_connections, others);
+        let limits = Limits { max_connections, ..http.limits };
         let status = Arc::new(Status::default());
         let outbox_filled = Arc::new(Notify::new());
         let pool = Database::new(database.url.options(), database.max_connections, database.route);
@@ -101,7 +108,7 @@ impl App {
         };
         let consumer = Consumer::new(broker, status.clone());
         let pools = [pool, probe_pool];
-        Ok(Self { listener, router, pools, reads, writes, database, relay, consumer, status, shutdown_delay })
+        Ok(Self { listener, router, limits, pools, reads, writes, database, relay, consumer, status, shutdown_delay })
     }
 
     /// Where it listens; with `PORT=0` the system chose the port.
@@ -117,9 +124,11 @@ impl App {
     /// # Errors
     /// When a migration fails, or a part ends that never should.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { listener, router, database, relay, consumer, status, pools, reads, writes, shutdown_delay } = self;
+        let Self { listener, router, limits, database, relay, consumer, status, pools, reads, writes, shutdown_delay } =
+            self;
         let [http_stop, relay_stop, consumer_stop] = std::array::from_fn(|_| CancellationToken::new());
-        let mut http = spawn_server(listener, router, http_stop.clone());
+        let service = TowerToHyperService::new(router);
+        let mut http = tokio::spawn(server::serve(listener, service, limits, http_stop.clone()));
         let mut relay = tokio::spawn({
             let stop = relay_stop.clone();
             async move {
@@ -134,7 +143,7 @@ impl App {
 
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
-            ended = &mut http => Err(ended_early("http", ended.map(|served| served.map_err(AppError::Serve)))),
+            ended = &mut http => Err(ended_early("http", ended.map(Ok))),
             ended = &mut relay => Err(ended_early("relay", ended)),
             ended = &mut consumer => Err(ended_early("consumer", ended.map(Ok))),
         };
@@ -160,15 +169,6 @@ impl App {
         info!("Stopped");
         outcome
     }
-}
-
-fn spawn_server(listener: TcpListener, router: Router, stop: CancellationToken) -> JoinHandle<io::Result<()>> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            warn!(%error, "TCP_NODELAY could not be set");
-        }
-    });
-    tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).into_future())
 }
 
 /// Waits until the schema is as the binary wants it: applies the migrations, or waits for somebody to do so.

@@ -13,6 +13,7 @@ use crate::{
     domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy},
     messaging::broker::{Broker, BrokerUrl, QueueType},
     repository::database::{DatabaseUrl, Route},
+    server::Limits,
     telemetry::{LogFormat, LogLevel},
 };
 
@@ -33,6 +34,7 @@ pub struct HttpConfig {
     pub address: SocketAddr,
     /// Time for one request, its body included.
     pub request_timeout: Duration,
+    pub limits: Limits,
 }
 
 #[derive(Clone, Debug)]
@@ -210,7 +212,13 @@ impl Reader {
             ));
         }
         let request_timeout = self.milliseconds("REQUEST_TIMEOUT_MS", 10_000, 1);
-        HttpConfig { address: SocketAddr::new(host, port), request_timeout }
+        let limits = Limits {
+            header_read: self.milliseconds("HEADER_READ_TIMEOUT_MS", 10_000, 1),
+            keep_alive: self.milliseconds("KEEP_ALIVE_TIMEOUT_MS", 75_000, 1),
+            write: self.milliseconds("WRITE_TIMEOUT_MS", 30_000, 1),
+            max_connections: self.number("MAX_CONNECTIONS", 16_384, 1, 1_000_000),
+        };
+        HttpConfig { address: SocketAddr::new(host, port), request_timeout, limits }
     }
 
     fn database(&mut self) -> Option<DatabaseConfig> {

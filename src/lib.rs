@@ -3,7 +3,7 @@
 //!
 //! # The walk of one POST
 //!
-//! 1. [`http`]: the trace layer takes `X-Request-Id` or makes a trace id and logs `Request started`; the handler parses
+//! 1. [`server`] accepts the connection and reads the head; [`http`]: the trace layer takes `X-Request-Id` or makes a trace id and logs `Request started`; the handler parses
 //!    the body into [`domain`] types, naming every fault at once.
 //! 2. [`service`]: the password is hashed on a thread of low priority ([`password`]); one use case is one statement.
 //! 3. [`repository`]: the statement inserts the user **and** the event's row in `outbox`; both are committed, or neither.
@@ -14,7 +14,7 @@
 //!
 //! # Walls
 //!
-//! `main → app → all` · `http → service, domain` · `service → repository, domain, password, status` ·
+//! `main → app → all` · `http → service, domain, server` · `service → repository, domain, password, status` ·
 //! `messaging → repository, domain, status` · `repository → domain` · `operator → repository, messaging` · `config` calls the
 //! parsers of `repository`, `messaging` and `telemetry`. [`trace_id`] is free to all; leaves import nothing of ours. `axum` lives in `http` and
 //! `app`, `lapin` in `messaging`, SQL in `repository`. `tests/walls.rs` checks this.
@@ -29,6 +29,7 @@ pub mod messaging;
 pub mod operator;
 pub mod password;
 pub mod repository;
+pub mod server;
 pub mod service;
 pub mod shutdown;
 pub mod status;

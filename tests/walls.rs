@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// A room of `src/`, the rooms of ours that it may import, and itself.
-const MAY_IMPORT: [(&str, &[&str]); 12] = [
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("trace_id", &[]),
     ("password", &[]),
     ("status", &[]),
@@ -13,8 +13,9 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("repository", &["domain", "trace_id"]),
     ("service", &["repository", "domain", "password", "status", "trace_id"]),
     ("messaging", &["repository", "domain", "status", "trace_id"]),
-    ("http", &["service", "domain", "trace_id"]),
-    ("config", &["domain", "repository", "messaging", "telemetry"]),
+    ("server", &[]),
+    ("http", &["service", "domain", "server", "trace_id"]),
+    ("config", &["domain", "repository", "messaging", "server", "telemetry"]),
     ("operator", &["repository", "messaging"]),
 ];
 

@@ -127,7 +127,7 @@ impl Drop for RequestLog {
         if !self.ended {
             let duration_ms = milliseconds(self.started.elapsed());
             let (method, path) = (self.method.as_str(), self.uri.path());
-            warn!(method, path, duration_ms, cause = "the client closed the connection", "Request failed");
+            warn!(method, path, duration_ms, cause = "the connection ended", "Request failed");
         }
     }
 }

@@ -4,6 +4,7 @@
 mod broker_faults;
 mod coalesced_reads;
 mod commands;
+mod connections;
 mod database_faults;
 mod errors;
 mod events;

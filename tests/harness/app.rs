@@ -31,6 +31,13 @@ pub fn command(settings: &[(&str, &str)]) -> Command {
     command
 }
 
+/// Memory of a process, in bytes.
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
 pub struct App {
     pub address: String,
     pub log: Log,
@@ -54,8 +61,22 @@ impl App {
     /// Started, and not waited for.
     pub async fn launch(world: &World, settings: &[(&str, &str)]) -> Self {
         let defaults = [("LOG_LEVEL", "TRACE"), ("PORT", "0")];
-        let mut process =
-            command(&[&world.settings()[..], &defaults, settings].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::spawn(command(&[&world.settings()[..], &defaults, settings].concat())).await
+    }
+
+    /// As [`Self::start`], with a limit of open files.
+    pub async fn start_with_open_files(world: &World, limit: u32) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {limit} && exec \"$0\""), env!("CARGO_BIN_EXE_user-management-api")]);
+        command.env_clear().envs(world.settings()).env("PORT", "0").current_dir(env!("CARGO_TARGET_TMPDIR"));
+        command.kill_on_drop(true);
+        let app = Self::spawn(command).await;
+        app.until_ready("ready").await;
+        app
+    }
+
+    async fn spawn(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let log = Log::default();
         log.collect(process.stdout.take().unwrap());
         let address = log.wait_for("Listening", |_| true).await["address"].as_str().unwrap().to_owned();
@@ -113,6 +134,11 @@ impl App {
         let pid = self.process.id().expect("the service runs");
         let kill = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status();
         assert!(kill.unwrap().success());
+    }
+
+    /// Memory of the process, in bytes.
+    pub fn resident(&self) -> u64 {
+        resident(self.process.id().expect("the service runs"))
     }
 
     pub async fn exit_status(&mut self) -> ExitStatus {

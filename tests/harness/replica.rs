@@ -18,7 +18,12 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{PATIENCE, app::command, eventually, servers::World};
+use super::{
+    PATIENCE,
+    app::{command, resident},
+    eventually,
+    servers::World,
+};
 
 /// What matters of the logs of all replicas.
 pub struct Digest {
@@ -112,9 +117,7 @@ impl Replica {
 
     /// Resident memory, in bytes.
     pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+        resident(self.pid())
     }
 
     fn pid(&self) -> u32 {

@@ -1,0 +1,212 @@
+//! What one connection is doing: noted by its I/O and its service, read by its supervisor and by the listener.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use super::Limits;
+
+/// Why the supervisor closes a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// The head of a request did not come in time.
+    Head,
+    /// No request came in time.
+    Idle,
+    /// The client does not read what it asked for.
+    Write,
+}
+
+/// The phases; a new connection is at its first head, before any byte of it.
+const HEAD: u8 = 0;
+const SERVING: u8 = 1;
+const IDLE: u8 = 2;
+
+/// What the listener asks of a connection.
+const GO_ON: u8 = 0;
+const FINISH: u8 = 1;
+const CLOSE: u8 = 2;
+
+pub struct Activity {
+    opened: Instant,
+    phase: AtomicU8,
+    has_received: AtomicBool,
+    /// Milliseconds after `opened` at which the phase began.
+    since: AtomicU64,
+    /// Milliseconds after `opened`, plus one, since which a write waits for the client; 0 if none does.
+    stuck_since: AtomicU64,
+    order: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Activity {
+    pub fn new() -> Self {
+        Self {
+            opened: Instant::now(),
+            phase: AtomicU8::new(HEAD),
+            has_received: AtomicBool::new(false),
+            since: AtomicU64::new(0),
+            stuck_since: AtomicU64::new(0),
+            order: AtomicU8::new(GO_ON),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn enter(&self, phase: u8) {
+        self.since.store(self.now(), Relaxed);
+        self.phase.store(phase, Relaxed);
+    }
+
+    fn received(&self) {
+        self.has_received.store(true, Relaxed);
+        if self.phase.load(Relaxed) == IDLE {
+            self.enter(HEAD);
+        }
+    }
+
+    fn wrote(&self, stuck: bool) {
+        if !stuck {
+            if self.stuck_since.load(Relaxed) != 0 {
+                self.stuck_since.store(0, Relaxed);
+            }
+        } else if self.stuck_since.load(Relaxed) == 0 {
+            self.stuck_since.store(self.now() + 1, Relaxed);
+        }
+    }
+
+    /// A request is with the service.
+    pub fn serving(&self) {
+        self.phase.store(SERVING, Relaxed);
+    }
+
+    /// The service has answered.
+    pub fn answered(&self) {
+        self.enter(IDLE);
+    }
+
+    /// For how long the connection has kept nobody but itself waiting; `None` while it is being served.
+    pub fn waiting_for(&self) -> Option<Duration> {
+        let waiting = self.phase.load(Relaxed) != SERVING;
+        waiting.then(|| Duration::from_millis(self.now().saturating_sub(self.since.load(Relaxed))))
+    }
+
+    /// Whether no part of a request has come since the last answer.
+    pub fn is_between_requests(&self) -> bool {
+        match self.phase.load(Relaxed) {
+            HEAD => !self.has_received.load(Relaxed),
+            phase => phase == IDLE,
+        }
+    }
+
+    /// When the connection is to be closed if nothing happens, and why.
+    pub fn deadline(&self, limits: &Limits) -> Option<(Instant, Overdue)> {
+        let after = |milliseconds, limit, why| (self.opened + Duration::from_millis(milliseconds) + limit, why);
+        let stuck_since = self.stuck_since.load(Relaxed);
+        if stuck_since > 0 {
+            return Some(after(stuck_since - 1, limits.write, Overdue::Write));
+        }
+        let since = self.since.load(Relaxed);
+        match self.phase.load(Relaxed) {
+            HEAD => Some(after(since, limits.header_read, Overdue::Head)),
+            IDLE => Some(after(since, limits.keep_alive, Overdue::Idle)),
+            _ => None,
+        }
+    }
+
+    /// Asks for an end after the request that is being read or served, if there is one.
+    pub fn finish(&self) {
+        self.order(FINISH);
+    }
+
+    /// Asks for an end at once, unless a request has come meanwhile.
+    pub fn close(&self) {
+        self.order(CLOSE);
+    }
+
+    fn order(&self, order: u8) {
+        self.order.store(order, Relaxed);
+        self.waker.wake();
+    }
+
+    pub fn is_to_finish(&self) -> bool {
+        self.order.load(Relaxed) == FINISH
+    }
+
+    /// Whether to close now; an order that came too late is forgotten.
+    pub fn is_to_close(&self) -> bool {
+        self.order.load(Relaxed) == CLOSE
+            && (self.phase.load(Relaxed) != SERVING || {
+                self.order.store(GO_ON, Relaxed);
+                false
+            })
+    }
+
+    /// Orders wake this task from now on.
+    pub fn listen(&self, cx: &Context<'_>) {
+        self.waker.register(cx.waker());
+    }
+}
+
+/// I/O that notes what it does.
+pub struct Observed<I> {
+    pub io: I,
+    pub activity: Arc<Activity>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Observed<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before {
+            self.activity.received();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Observed<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.activity.wrote(written.is_pending());
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, parts);
+        self.activity.wrote(written.is_pending());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

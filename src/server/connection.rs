@@ -1,0 +1,128 @@
+//! One connection, from its accept to its end.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::Poll::{Pending, Ready},
+};
+
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    server::conn::http1::Builder,
+    service::{Service, service_fn},
+};
+use hyper_util::rt::TokioIo;
+use metrics::counter;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Limits,
+    activity::{Activity, Observed, Overdue},
+};
+
+/// Largest request line with all headers, in bytes; also what a connection buffers at most.
+pub const MAX_HEAD_BYTES: usize = 32 << 10;
+
+/// Who is at the other end of a request's connection; among the request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// Why a connection ended.
+enum End {
+    Hyper(hyper::Result<()>),
+    Overdue(Overdue),
+    /// The listener wanted its place.
+    Displaced,
+    Finished,
+}
+
+/// Serves until the client or one of the limits ends it.
+pub async fn serve<I, S, B>(io: I, peer: SocketAddr, service: S, activity: Arc<Activity>, limits: &Limits)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let observed = TokioIo::new(Observed { io, activity: activity.clone() });
+    let noted = activity.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        noted.serving();
+        request.extensions_mut().insert(Peer(peer));
+        let (answer, noted) = (service.call(request), noted.clone());
+        async move {
+            let answer = answer.await;
+            noted.answered();
+            answer
+        }
+    });
+    let mut http = Builder::new();
+    // The supervisor keeps the time. A client that has closed its half may still read.
+    http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES).half_close(true);
+    let mut connection = pin!(http.serve_connection(observed, service));
+    let mut timer = pin!(sleep_until(Instant::now() + limits.header_read));
+    let end = poll_fn(|cx| {
+        activity.listen(cx);
+        if activity.is_to_finish() {
+            connection.as_mut().graceful_shutdown();
+        }
+        if let Ready(ended) = connection.as_mut().poll(cx) {
+            return Ready(End::Hyper(ended));
+        }
+        if activity.is_to_finish() && activity.is_between_requests() {
+            return Ready(End::Finished);
+        }
+        if activity.is_to_close() {
+            return Ready(End::Displaced);
+        }
+        // The timer is moved back only when it has run out: a deadline that each request puts off costs nothing.
+        while let Some((deadline, why)) = activity.deadline(limits) {
+            if deadline < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                break;
+            }
+            if deadline <= Instant::now() {
+                return Ready(End::Overdue(why));
+            }
+        }
+        Pending
+    })
+    .await;
+    report(&end, peer);
+}
+
+fn report(end: &End, peer: SocketAddr) {
+    let client_address = tracing::field::display(peer.ip());
+    let closed = |reason| counter!("http_connections_closed_total", "reason" => reason).increment(1);
+    match end {
+        End::Finished | End::Hyper(Ok(())) => {}
+        End::Hyper(Err(error)) if error.is_parse() => {
+            let (reason, status_code) =
+                if error.is_parse_too_large() { ("head_too_large", 431) } else { ("malformed_request", 400) };
+            closed(reason);
+            warn!(client_address, status_code, cause = %error, "Request refused: its head is not HTTP/1.1, or too large");
+        }
+        End::Hyper(Err(error)) => debug!(client_address, cause = %error, "Connection broken"),
+        End::Overdue(Overdue::Idle) => closed("keep_alive_timeout"),
+        End::Overdue(Overdue::Head) => {
+            closed("header_read_timeout");
+            info!(client_address, "Connection closed: the head of a request did not come in time");
+        }
+        End::Overdue(Overdue::Write) => {
+            closed("write_timeout");
+            warn!(client_address, "Connection closed: the client does not read its answers");
+        }
+        End::Displaced => closed("displaced"),
+    }
+}

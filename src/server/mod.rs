@@ -1,0 +1,136 @@
+//! The listener and its connections: how many, for how long, and what becomes of clients that keep to neither. Knows HTTP's
+//! framing; routes, bodies and errors are the service's.
+
+mod activity;
+mod connection;
+mod descriptors;
+mod open;
+
+use std::{convert::Infallible, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    service::Service,
+};
+use metrics::counter;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use self::open::Open;
+pub use self::{
+    connection::{MAX_HEAD_BYTES, Peer},
+    descriptors::connections_allowed,
+};
+
+/// What a connection may take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// For the head of a request, from its first byte; for the first one from the accept.
+    pub header_read: Duration,
+    /// Between an answer and the next request.
+    pub keep_alive: Duration,
+    /// For a client to make room for more of an answer.
+    pub write: Duration,
+    /// Open at once.
+    pub max_connections: usize,
+}
+
+/// A vanished peer is noticed after 60 s and four unanswered probes, 10 s apart.
+const PROBE_AFTER: Duration = Duration::from_mins(1);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+const PROBES: u32 = 4;
+
+/// Pauses after an accept that failed: the first, and the longest.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two log lines about refused connections.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// Serves until `stop`, and then what is in flight to its end.
+pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let open = Arc::new(Open::new(limits.max_connections));
+    let limits = Arc::new(limits);
+    let mut refused = Refused::default();
+    while let Some((stream, peer)) = stop.run_until_cancelled(accept(&listener)).await {
+        let Some(place) = open.place().await else {
+            refused.one_more(limits.max_connections);
+            continue;
+        };
+        prepare(&stream);
+        let (service, limits) = (service.clone(), limits.clone());
+        tokio::spawn(async move {
+            connection::serve(stream, peer, service, place.activity().clone(), &limits).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    open.finish().await;
+}
+
+/// Goes on whatever happens: without descriptors or memory, after a pause.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    let mut pause = ACCEPT_PAUSE;
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                counter!("http_accept_errors_total").increment(1);
+                warn!(%error, pause_ms = pause.as_millis(), "A connection could not be accepted");
+                sleep(pause).await;
+                pause = LONGEST_ACCEPT_PAUSE.min(pause * 2);
+            }
+        }
+    }
+}
+
+/// Whether only the connection that was to be accepted is lost.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+fn prepare(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+    let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
+    if let Err(error) = prepared {
+        // Most likely the client has gone already, and its connection ends by itself.
+        tracing::debug!(%error, "The options of a connection could not be set");
+    }
+}
+
+/// Connections refused since the last log line about them.
+#[derive(Default)]
+struct Refused {
+    count: u64,
+    reported: Option<Instant>,
+}
+
+impl Refused {
+    fn one_more(&mut self, max_connections: usize) {
+        counter!("http_connections_refused_total").increment(1);
+        self.count += 1;
+        if self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY) {
+            let refused = self.count;
+            warn!(
+                refused,
+                max_connections, "Connections refused: as many are open as may be (MAX_CONNECTIONS, ulimit -n)"
+            );
+            *self = Self { count: 0, reported: Some(Instant::now()) };
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Clients that are slow, silent, many or broken, seen from the socket.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::harness::{App, PASSWORD, PATIENCE, World, eventually};
+
+async fn connect(app: &App) -> TcpStream {
+    TcpStream::connect(&app.address).await.unwrap()
+}
+
+/// All that comes until the service closes; a reset is an end too.
+async fn rest_of(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the service closes the connection");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn read_some(stream: &mut TcpStream) -> String {
+    let mut answer = [0; 4096];
+    let length = timeout(PATIENCE, stream.read(&mut answer)).await.expect("an answer").unwrap();
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+const LIVE: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+async fn closed_for(app: &App, reason: &str) -> bool {
+    let counter = format!("http_connections_closed_total{{reason=\"{reason}\"}}");
+    app.get("/metrics").await.text.lines().any(|line| line.starts_with(&counter))
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_in_time_ends_the_connection_whether_begun_or_not() {
+    let world = World::new().await;
+    let app = App::start_with(&world, &[("HEADER_READ_TIMEOUT_MS", "300")]).await;
+    let began = Instant::now();
+    let mut silent = connect(&app).await;
+    let mut half = connect(&app).await;
+    half.write_all(b"GET /users HTTP/1.1\r\nHost: loc").await.unwrap();
+    let mut second = connect(&app).await;
+    second.write_all(LIVE).await.unwrap();
+    assert!(read_some(&mut second).await.starts_with("HTTP/1.1 200 "));
+    second.write_all(b"GET ").await.unwrap();
+    for stream in [&mut silent, &mut half, &mut second] {
+        assert_eq!(rest_of(stream).await, "");
+    }
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    app.log.wait_for("Connection closed: the head of a request did not come in time", |_| true).await;
+    assert!(closed_for(&app, "header_read_timeout").await);
+}
+
+#[tokio::test]
+async fn a_connection_without_requests_is_closed_after_its_idle_time() {
+    let world = World::new().await;
+    let app = App::start_with(&world, &[("KEEP_ALIVE_TIMEOUT_MS", "300")]).await;
+    let mut stream = connect(&app).await;
+    stream.write_all(LIVE).await.unwrap();
+    assert!(read_some(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    let began = Instant::now();
+    assert_eq!(rest_of(&mut stream).await, "");
+    assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
+    assert!(closed_for(&app, "keep_alive_timeout").await);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answers_is_cut_off() {
+    let world = World::new().await;
+    let app = App::start_with(&world, &[("WRITE_TIMEOUT_MS", "300")]).await;
+    let mut stream = connect(&app).await;
+    let requests = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(64);
+    stream.write_all(&requests).await.unwrap();
+    app.log.wait_for("Connection closed: the client does not read its answers", |_| true).await;
+    assert!(closed_for(&app, "write_timeout").await);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_refused_counted_and_logged() {
+    let world = World::new().await;
+    let app = App::start_with(&world, &[("MAX_CONNECTIONS", "8"), ("REQUEST_TIMEOUT_MS", "600000")]).await;
+    // Each of them is being served: its body is on the way.
+    let mut busy = Vec::new();
+    let opened = eventually("a refusal", async || {
+        let mut stream = connect(&app).await;
+        stream.write_all(b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n").await.ok()?;
+        let refused = timeout(Duration::from_millis(200), stream.read_u8()).await.is_ok();
+        if !refused {
+            busy.push(stream);
+        }
+        refused.then_some(busy.len())
+    })
+    .await;
+    assert!(opened <= 8, "{opened}");
+    let line = app
+        .log
+        .wait_for("Connections refused: as many are open as may be (MAX_CONNECTIONS, ulimit -n)", |_| true)
+        .await;
+    assert_eq!(line["max_connections"], 8);
+    drop(busy);
+    let refused = eventually("a metric", async || {
+        let metrics = app.request(reqwest::Method::GET, "/metrics").send().await.ok()?.text().await.ok()?;
+        metrics.lines().find_map(|line| line.strip_prefix("http_connections_refused_total ")?.parse::<u32>().ok())
+    })
+    .await;
+    assert!(refused > 0);
+}
+
+#[tokio::test]
+async fn with_few_descriptors_silent_clients_make_room_for_honest_ones() {
+    let world = World::new().await;
+    let app = App::start_with_open_files(&world, 256).await;
+    let silent = join_all((0..300).map(|_| connect(&app))).await;
+    let began = Instant::now();
+    let answers = eventually("an answer", async || {
+        let mut stream = connect(&app).await;
+        stream.write_all(LIVE).await.ok()?;
+        let mut answer = [0; 12];
+        timeout(Duration::from_secs(1), stream.read_exact(&mut answer)).await.ok()?.ok()?;
+        Some(answer)
+    })
+    .await;
+    assert_eq!(&answers, b"HTTP/1.1 200");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    app.log
+        .wait_for("Fewer connections than MAX_CONNECTIONS: raise the limit of open files (ulimit -n)", |_| true)
+        .await;
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_client_that_has_closed_its_half_still_gets_its_answer() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let body = format!(r#"{{"name":"Анна","surname":"Ли","password":"{PASSWORD}"}}"#);
+    let mut stream = connect(&app).await;
+    let head = format!(
+        "POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let answer = rest_of(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_head_beyond_the_limit_is_refused_and_its_memory_comes_back() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let before = app.resident();
+    let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}", "x".repeat(400_000)).into_bytes();
+    let answers = join_all((0..200).map(async |_| {
+        let mut stream = connect(&app).await;
+        // The service answers and closes before it has read all.
+        let _ = stream.write_all(&head).await;
+        stream
+    }))
+    .await;
+    let grown = app.resident().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    drop(answers);
+    let mut stream = connect(&app).await;
+    stream.write_all(&head[..40_000]).await.unwrap();
+    assert!(rest_of(&mut stream).await.starts_with("HTTP/1.1 431 "));
+    let line = app
+        .log
+        .wait_for("Request refused: its head is not HTTP/1.1, or too large", |line| line["status_code"] == 431)
+        .await;
+    assert_eq!(line["client_address"], "127.0.0.1");
+    assert!(closed_for(&app, "head_too_large").await);
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_a_400_a_line_and_a_count() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let mut stream = connect(&app).await;
+    stream.write_all(b"GET  nonsense\r\n\r\n").await.unwrap();
+    assert!(rest_of(&mut stream).await.starts_with("HTTP/1.1 400 "));
+    app.log
+        .wait_for("Request refused: its head is not HTTP/1.1, or too large", |line| line["status_code"] == 400)
+        .await;
+    assert!(closed_for(&app, "malformed_request").await);
+}
+
+#[tokio::test]
+async fn open_connections_are_a_gauge_and_a_stop_does_not_wait_for_idle_ones() {
+    let world = World::new().await;
+    let mut app = App::start(&world).await;
+    let mut idle = connect(&app).await;
+    idle.write_all(LIVE).await.unwrap();
+    assert!(read_some(&mut idle).await.starts_with("HTTP/1.1 200 "));
+    let silent = connect(&app).await;
+    let gauge = eventually("both of them in the gauge", async || {
+        Some(app.metric("http_connections").await).filter(|open| *open >= 3)
+    })
+    .await;
+    assert!(gauge < 10, "{gauge}");
+    let began = Instant::now();
+    app.signal("TERM");
+    assert_eq!(app.exit_status().await.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    drop((idle, silent));
+}
