@@ -98,7 +98,7 @@ impl App {
         let health = HealthService::new(probe_pool.clone(), status.clone());
         let (database_pool, probe, status_shown) = (pool.clone(), probe_pool.clone(), status.clone());
         let metrics = MetricsService { collected, database: database_pool, probe, hasher, status: status_shown };
-        let router = http::router(users, health, metrics, passwords.policy, http.request_timeout)?;
+        let router = http::router(users, health, metrics, passwords.policy, http.request_timeout, http.head)?;
         let relay = Relay {
             broker: broker.clone(),
             database: database.direct_url.options(),

@@ -9,8 +9,11 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
+
 use crate::{
     domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy},
+    http::HeadRules,
     messaging::broker::{Broker, BrokerUrl, QueueType},
     repository::database::{DatabaseUrl, Route},
     server::Limits,
@@ -35,6 +38,7 @@ pub struct HttpConfig {
     /// Time for one request, its body included.
     pub request_timeout: Duration,
     pub limits: Limits,
+    pub head: HeadRules,
 }
 
 #[derive(Clone, Debug)]
@@ -218,7 +222,13 @@ impl Reader {
             write: self.milliseconds("WRITE_TIMEOUT_MS", 30_000, 1),
             max_connections: self.number("MAX_CONNECTIONS", 16_384, 1, 1_000_000),
         };
-        HttpConfig { address: SocketAddr::new(host, port), request_timeout, limits }
+        let allowed_hosts = self.optional("ALLOWED_HOSTS", parse_hosts);
+        let head = HeadRules {
+            // On loopback, a name that was not asked for is that of a web page whose DNS has been rebound to this address.
+            allowed_hosts: allowed_hosts.or_else(|| host.is_loopback().then(Vec::new)),
+            trusted_proxies: self.optional("TRUSTED_PROXIES", parse_networks).unwrap_or_default(),
+        };
+        HttpConfig { address: SocketAddr::new(host, port), request_timeout, limits, head }
     }
 
     fn database(&mut self) -> Option<DatabaseConfig> {
@@ -265,6 +275,24 @@ fn parse_host(value: &str) -> Result<IpAddr, String> {
         "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         address => address.parse().map_err(|_| format!("must be an IP address or `localhost`, not `{value}`")),
     }
+}
+
+fn parse_hosts(value: &str) -> Result<Vec<String>, String> {
+    let names = value.split(',').map(|name| name.trim().to_ascii_lowercase());
+    let is_name = |name: &String| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    };
+    names
+        .map(|name| Some(name).filter(is_name).ok_or("must be host names without ports, separated by commas".into()))
+        .collect()
+}
+
+fn parse_networks(value: &str) -> Result<Vec<IpNet>, String> {
+    let network = |text: &str| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let networks = value.split(',').map(|text| network(text.trim()));
+    networks
+        .collect::<Result<_, _>>()
+        .map_err(|_| format!("must be addresses or networks such as 10.0.0.0/8, not `{value}`"))
 }
 
 fn parse_bool(value: &str) -> Result<bool, String> {

@@ -15,7 +15,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("messaging", &["repository", "domain", "status", "trace_id"]),
     ("server", &[]),
     ("http", &["service", "domain", "server", "trace_id"]),
-    ("config", &["domain", "repository", "messaging", "server", "telemetry"]),
+    ("config", &["domain", "http", "repository", "messaging", "server", "telemetry"]),
     ("operator", &["repository", "messaging"]),
 ];
 

@@ -34,6 +34,9 @@ fn every_bad_setting_is_named_at_once_and_no_secret_is_repeated() {
         ("AMQP_QUEUE_TYPE", "stream"),
         ("PASSWORD_MIN_LENGTH", "0"),
         ("HOST", "0.0.0.0"),
+        ("ALLOWED_HOSTS", "api.example:443"),
+        ("TRUSTED_PROXIES", "proxy.example"),
+        ("MAX_CONNECTIONS", "0"),
     ])
     .unwrap_err()
     .to_string();
@@ -47,6 +50,9 @@ fn every_bad_setting_is_named_at_once_and_no_secret_is_repeated() {
         "AMQP_QUEUE_TYPE",
         "PASSWORD_MIN_LENGTH",
         "HOST",
+        "ALLOWED_HOSTS",
+        "TRUSTED_PROXIES",
+        "MAX_CONNECTIONS",
     ] {
         assert!(error.contains(&format!("\n  {name}: ")), "{name} is missing in {error}");
     }
@@ -74,6 +80,16 @@ fn required_settings_that_are_missing_or_empty_are_named() {
 fn debug_output_masks_secrets() {
     let config = read(&[("DATABASE_URL", "postgresql://u:hunter22@h/d"), ("RABBITMQ_URL", "amqp://u:hunter22@h/%2f")]);
     assert!(!format!("{config:?}").contains("hunter22"));
+}
+
+#[test]
+fn on_loopback_no_host_name_is_taken_that_is_not_asked_for() {
+    let allowed = |settings: &[(&str, &str)]| read(settings).unwrap().http.head.allowed_hosts;
+    let elsewhere = [("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")];
+    assert_eq!(allowed(&[]), Some(Vec::new()));
+    assert_eq!(allowed(&elsewhere), None);
+    assert_eq!(allowed(&[("ALLOWED_HOSTS", "API.example, b")]), Some(vec!["api.example".to_owned(), "b".to_owned()]));
+    assert!(allowed(&[&elsewhere[..], &[("ALLOWED_HOSTS", "api.example")]].concat()).is_some());
 }
 
 #[test]

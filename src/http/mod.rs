@@ -5,6 +5,7 @@ mod body;
 mod docs;
 mod durations;
 mod error;
+mod head;
 mod health;
 mod openapi;
 mod query;
@@ -12,15 +13,15 @@ mod state;
 mod trace;
 mod users;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, middleware::from_fn_with_state};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-pub use self::state::AppState;
 use self::{durations::RequestDurations, state::Shared, trace::Trace};
+pub use self::{head::HeadRules, state::AppState};
 use crate::{
     domain::user::PasswordPolicy,
     service::{health::HealthService, metrics::MetricsService, users::UserService},
@@ -49,16 +50,21 @@ pub fn router(
     metrics: MetricsService,
     password_policy: PasswordPolicy,
     request_timeout: Duration,
+    head: HeadRules,
 ) -> serde_json::Result<Router> {
     let openapi = openapi_document(password_policy)?;
     let state = AppState::from(Shared { users, health, metrics, password_policy, openapi });
     let (api, _document) = api().split_for_parts();
-    Ok(layered(api.merge(docs::router()), request_timeout).with_state(state))
+    Ok(layered(api.merge(docs::router()), request_timeout, head).with_state(state))
 }
 
 /// Outermost first: `trace` sees every answer, a panic's and its own time limit's too, and writes the body of every error.
-fn layered<S: Clone + Send + Sync + 'static>(routes: Router<S>, request_timeout: Duration) -> Router<S> {
-    let trace = Trace { time_limit: request_timeout, durations: RequestDurations::default() };
+fn layered<S: Clone + Send + Sync + 'static>(
+    routes: Router<S>,
+    request_timeout: Duration,
+    head: HeadRules,
+) -> Router<S> {
+    let trace = Trace { time_limit: request_timeout, head: Arc::new(head), durations: RequestDurations::default() };
     routes.layer(CatchPanicLayer::custom(trace::on_panic)).layer(from_fn_with_state(trace, trace::trace))
 }
 

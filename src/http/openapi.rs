@@ -7,9 +7,9 @@ use utoipa::{OpenApi, ToSchema, openapi::OpenApi as Document};
 use super::error::{
     PROBLEM_JSON, ProblemBody,
     kinds::{
-        BAD_REQUEST, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, Kind, MALFORMED_JSON, NOT_READY, OVERLOADED,
-        PAYLOAD_TOO_LARGE, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND,
-        VALIDATION_FAILED,
+        BAD_REQUEST, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, Kind, MALFORMED_JSON, MISDIRECTED_REQUEST,
+        NOT_READY, OVERLOADED, PAYLOAD_TOO_LARGE, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE,
+        URI_TOO_LONG, USER_NOT_FOUND, VALIDATION_FAILED,
     },
 };
 use crate::domain::user::PasswordPolicy;
@@ -75,7 +75,7 @@ pub struct UpdateUser {
 /// What may go wrong in each operation.
 fn problems(operation: &str) -> Vec<&'static Kind> {
     let path = [&USER_NOT_FOUND];
-    let query = [&BAD_REQUEST, &INVALID_QUERY];
+    let query = [&INVALID_QUERY];
     let body = [&MALFORMED_JSON, &UNREADABLE_BODY, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
     let mut kinds = match operation {
         "list_users" => query.to_vec(),
@@ -89,7 +89,7 @@ fn problems(operation: &str) -> Vec<&'static Kind> {
     if operation.contains("user") {
         kinds.push(&DATABASE_UNAVAILABLE);
     }
-    kinds.extend([&INTERNAL_ERROR, &TIME_LIMIT_EXCEEDED]);
+    kinds.extend([&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_REQUEST, &INTERNAL_ERROR, &TIME_LIMIT_EXCEEDED]);
     kinds
 }
 

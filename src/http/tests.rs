@@ -16,8 +16,13 @@ async fn answer(path: &str) -> (Response<()>, Value) {
     let routes = Router::new()
         .route("/panics", get(|| async { panic!("secret") as &'static str }))
         .route("/hangs", get(std::future::pending::<&'static str>));
-    let request = Request::get(path).header("X-Request-Id", "t-1").body(axum::body::Body::empty()).unwrap();
-    let response = super::layered(routes, Duration::from_millis(20)).oneshot(request).await.unwrap();
+    let request = Request::get(path)
+        .header("Host", "localhost")
+        .header("X-Request-Id", "t-1")
+        .body(axum::body::Body::empty())
+        .unwrap();
+    let response =
+        super::layered(routes, Duration::from_millis(20), super::HeadRules::default()).oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = serde_json::from_slice(&to_bytes(body, usize::MAX).await.unwrap()).unwrap();
     (Response::from_parts(parts, ()), body)

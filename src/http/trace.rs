@@ -1,7 +1,7 @@
 //! The outermost layer: gives a request its trace id, logs its start and its end, bounds its time, and writes the body of
 //! every error, whoever raised it.
 
-use std::time::Duration;
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::time::{Instant, timeout};
-use tracing::{Instrument, error, error_span, info, warn};
+use tracing::{Instrument, error, error_span, field::display, info, warn};
 
 use super::{
     durations::RequestDurations,
@@ -19,39 +19,47 @@ use super::{
         PROBLEM_JSON, Problem,
         kinds::{INTERNAL_ERROR, TIME_LIMIT_EXCEEDED},
     },
+    head::HeadRules,
 };
 use crate::trace_id::TraceId;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
+/// Bytes of a path in a log line or an error's `instance`.
+const MAX_PATH_SHOWN: usize = 256;
+
 #[derive(Clone)]
 pub struct Trace {
     /// For the whole request, its body included.
     pub time_limit: Duration,
+    pub head: Arc<HeadRules>,
     pub durations: RequestDurations,
 }
 
 pub async fn trace(State(trace): State<Trace>, mut request: Request, next: Next) -> Response {
-    let Trace { time_limit, durations } = trace;
-    let given = request.headers().get(REQUEST_ID);
-    let accepted = given.and_then(|value| TraceId::parse(value.as_bytes()));
-    let refused = given.is_some() && accepted.is_none();
+    let Trace { time_limit, head, durations } = trace;
+    let mut given = request.headers().get_all(REQUEST_ID).iter();
+    let (first, second) = (given.next(), given.next());
+    let accepted = first.filter(|_| second.is_none()).and_then(|value| TraceId::parse(value.as_bytes()));
+    let refused = first.is_some() && accepted.is_none();
     let trace_id = accepted.unwrap_or_else(TraceId::generate);
     request.extensions_mut().insert(trace_id.clone());
     // At ERROR, so that whatever level is logged, its lines have the trace id.
     let span = error_span!("request", trace_id = trace_id.as_str());
     async move {
-        let log = RequestLog::start(&request, durations);
+        let log = RequestLog::start(&request, &head, durations);
         if refused {
-            warn!("X-Request-Id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id");
+            warn!("X-Request-Id is not one of 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id");
         }
-        let answered = timeout(time_limit, next.run(request)).await;
-        let mut response = answered.unwrap_or_else(|_elapsed| {
-            let limit = format!("The request did not finish within {} ms.", time_limit.as_millis());
-            Problem::new(&TIME_LIMIT_EXCEEDED, limit).into_response()
-        });
-        let problem = write_problem(&mut response, log.uri.path(), &trace_id);
+        let mut response = match head.check(&request) {
+            Ok(()) => timeout(time_limit, next.run(request)).await.unwrap_or_else(|_elapsed| {
+                let limit = format!("The request did not finish within {} ms.", time_limit.as_millis());
+                Problem::new(&TIME_LIMIT_EXCEEDED, limit).into_response()
+            }),
+            Err(problem) => problem.into_response(),
+        };
+        let problem = write_problem(&mut response, &log.path(), &trace_id);
         log.end(response.status(), problem);
         if let Ok(value) = HeaderValue::from_str(trace_id.as_str()) {
             response.headers_mut().insert(TRACE_ID, value);
@@ -85,6 +93,7 @@ pub fn on_panic(_message: Box<dyn std::any::Any + Send>) -> Response {
 struct RequestLog {
     method: Method,
     uri: Uri,
+    client_address: Option<IpAddr>,
     matched: Option<MatchedPath>,
     durations: RequestDurations,
     started: Instant,
@@ -92,11 +101,23 @@ struct RequestLog {
 }
 
 impl RequestLog {
-    fn start(request: &Request, durations: RequestDurations) -> Self {
+    fn start(request: &Request, head: &HeadRules, durations: RequestDurations) -> Self {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let matched = request.extensions().get::<MatchedPath>().cloned();
-        info!(method = method.as_str(), path = uri.path(), "Request started");
-        Self { method, uri, matched, durations, started: Instant::now(), ended: false }
+        let client_address = head.client_address(request);
+        let log = Self { method, uri, client_address, matched, durations, started: Instant::now(), ended: false };
+        let client_address = client_address.map(display);
+        info!(method = log.method.as_str(), path = log.path().as_ref(), client_address, "Request started");
+        log
+    }
+
+    /// Shortened where it is long: it stands in two lines, and in an error's body.
+    fn path(&self) -> Cow<'_, str> {
+        let path = self.uri.path();
+        if path.len() <= MAX_PATH_SHOWN {
+            return path.into();
+        }
+        format!("{}...", &path[..path.floor_char_boundary(MAX_PATH_SHOWN)]).into()
     }
 
     fn count(&self, status: StatusCode, took: Duration) {
@@ -109,15 +130,15 @@ impl RequestLog {
         self.ended = true;
         let took = self.started.elapsed();
         self.count(status, took);
-        let (method, path, duration_ms) = (self.method.as_str(), self.uri.path(), milliseconds(took));
-        let status_code = status.as_u16();
+        let (method, path, duration_ms) = (self.method.as_str(), self.path(), milliseconds(took));
+        let (path, status_code, client_address) = (path.as_ref(), status.as_u16(), self.client_address.map(display));
         let (code, cause) = problem.map_or((None, None), |problem| (Some(problem.kind.code), problem.cause));
         if status == StatusCode::INTERNAL_SERVER_ERROR {
-            error!(method, path, status_code, duration_ms, code, cause, "Request failed");
+            error!(method, path, status_code, duration_ms, client_address, code, cause, "Request failed");
         } else if status.is_server_error() {
-            warn!(method, path, status_code, duration_ms, code, cause, "Request failed");
+            warn!(method, path, status_code, duration_ms, client_address, code, cause, "Request failed");
         } else {
-            info!(method, path, status_code, duration_ms, code, "Request completed");
+            info!(method, path, status_code, duration_ms, client_address, code, "Request completed");
         }
     }
 }
@@ -126,8 +147,15 @@ impl Drop for RequestLog {
     fn drop(&mut self) {
         if !self.ended {
             let duration_ms = milliseconds(self.started.elapsed());
-            let (method, path) = (self.method.as_str(), self.uri.path());
-            warn!(method, path, duration_ms, cause = "the connection ended", "Request failed");
+            let (method, path, client_address) = (self.method.as_str(), self.path(), self.client_address.map(display));
+            warn!(
+                method,
+                path = path.as_ref(),
+                duration_ms,
+                client_address,
+                cause = "the connection ended",
+                "Request failed"
+            );
         }
     }
 }

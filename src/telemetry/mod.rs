@@ -1,6 +1,7 @@
 //! Logs: one line an event on stdout, written by a thread of its own behind a bounded buffer, so that a reader who stalls
 //! costs lines and never requests.
 
+mod invisible;
 mod json;
 pub mod metrics;
 pub mod writer;

@@ -17,6 +17,8 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::invisible::escaped;
+
 /// Bytes that may wait; as many may be on their way to the reader. A third of a second of lines at the service's limit.
 const CAPACITY: usize = 8 << 20;
 /// Pause after each write, in which lines gather: a line is written this much later at most.
@@ -83,13 +85,14 @@ impl LogWriter {
 /// A call of `write` is one line.
 impl Write for &LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shown = escaped(line);
         let mut waiting = self.0.lock();
-        if waiting.lines.len() + line.len() > CAPACITY {
+        if waiting.lines.len() + shown.len() > CAPACITY {
             self.0.dropped.fetch_add(1, Relaxed);
             return Ok(line.len());
         }
-        waiting.lines.extend_from_slice(line);
-        waiting.taken += line.len() as u64;
+        waiting.lines.extend_from_slice(&shown);
+        waiting.taken += shown.len() as u64;
         if mem::take(&mut waiting.asleep) {
             drop(waiting);
             self.0.work.notify_one();

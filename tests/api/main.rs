@@ -12,6 +12,7 @@ mod faults;
 mod grouped_writes;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod heads;
 mod lifecycle;
 mod metrics;
 mod migrations;

@@ -47,6 +47,21 @@ async fn any_other_id_is_replaced_by_a_uuid_with_a_warning_that_does_not_repeat_
 }
 
 #[tokio::test]
+async fn two_ids_are_as_good_as_a_malformed_one() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let request = app.request(Method::GET, "/users").header("x-request-id", "first").header("x-request-id", "second");
+    let answer = Answer::of(request).await;
+    assert!(uuid::Uuid::parse_str(answer.header("x-trace-id")).is_ok(), "{answer:?}");
+    app.log
+        .wait_for(
+            "X-Request-Id is not one of 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id",
+            |_| true,
+        )
+        .await;
+}
+
+#[tokio::test]
 async fn without_an_id_each_request_gets_its_own_uuid() {
     let world = World::new().await;
     let app = App::start(&world).await;

@@ -27,7 +27,7 @@ pub static BAD_REQUEST: Kind = kind(
     "bad_request",
     StatusCode::BAD_REQUEST,
     "The request cannot be understood",
-    "The path or a header is not well formed. Nothing was changed.",
+    "The path or a header is not well formed, a header is given twice, or `Host` is missing. Nothing was changed.",
 );
 pub static MALFORMED_JSON: Kind = kind(
     "malformed_json",
@@ -75,7 +75,20 @@ pub static UNSUPPORTED_MEDIA_TYPE: Kind = kind(
     "unsupported_media_type",
     StatusCode::UNSUPPORTED_MEDIA_TYPE,
     "The body's media type is not taken",
-    "Send the body as JSON, with the header `Content-Type: application/json`.",
+    "Send the body as JSON, with the header `Content-Type: application/json`, and without `Content-Encoding`.",
+);
+pub static MISDIRECTED_REQUEST: Kind = kind(
+    "misdirected_request",
+    StatusCode::MISDIRECTED_REQUEST,
+    "The request is for another host",
+    "`Host` is neither an IP address, nor `localhost`, nor a name of the setting `ALLOWED_HOSTS`. A service that listens on \
+     loopback takes no others, for a web page could send them. Nothing was changed.",
+);
+pub static URI_TOO_LONG: Kind = kind(
+    "uri_too_long",
+    StatusCode::URI_TOO_LONG,
+    "The path is too long",
+    "Path and query may be 8,192 bytes at most. Nothing was changed.",
 );
 pub static VALIDATION_FAILED: Kind = kind(
     "validation_failed",
@@ -119,7 +132,7 @@ pub static TIME_LIMIT_EXCEEDED: Kind = kind(
 );
 
 /// Every kind, for the documentation.
-pub static KINDS: [&Kind; 15] = [
+pub static KINDS: [&Kind; 17] = [
     &BAD_REQUEST,
     &MALFORMED_JSON,
     &UNREADABLE_BODY,
@@ -129,6 +142,8 @@ pub static KINDS: [&Kind; 15] = [
     &METHOD_NOT_ALLOWED,
     &PAYLOAD_TOO_LARGE,
     &UNSUPPORTED_MEDIA_TYPE,
+    &MISDIRECTED_REQUEST,
+    &URI_TOO_LONG,
     &VALIDATION_FAILED,
     &INTERNAL_ERROR,
     &DATABASE_UNAVAILABLE,

@@ -1,0 +1,173 @@
+//! What is asked of the head of any request, before its route: whom it is meant for, how long its target is, where it is from.
+
+use std::net::IpAddr;
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderName, Version, header, uri::Authority},
+};
+use ipnet::IpNet;
+
+use super::error::{
+    Problem,
+    kinds::{BAD_REQUEST, MISDIRECTED_REQUEST, URI_TOO_LONG},
+};
+use crate::server::Peer;
+
+/// Longest path with query, in bytes.
+const MAX_TARGET_BYTES: usize = 8_192;
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Which requests are taken, and whose word is taken for where they are from.
+#[derive(Clone, Debug, Default)]
+pub struct HeadRules {
+    /// Host names that the service answers to, in lower case; IP addresses and `localhost` besides. `None`: to any.
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl HeadRules {
+    /// # Errors
+    /// 400, 414 or 421, and why.
+    pub fn check(&self, request: &Request) -> Result<(), Problem> {
+        let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+        if target > MAX_TARGET_BYTES {
+            let detail = format!("Path and query are longer than {MAX_TARGET_BYTES} bytes.");
+            return Err(Problem::new(&URI_TOO_LONG, detail));
+        }
+        if let Some(authority) = request.uri().authority() {
+            self.check_name(authority)?;
+        }
+        let bad = |detail| Err(Problem::new(&BAD_REQUEST, detail));
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            (Some(host), None) => match Authority::try_from(host.as_bytes()) {
+                Ok(authority) => self.check_name(&authority),
+                Err(_) => bad("The Host header is no host name or address."),
+            },
+            (Some(_), Some(_)) => bad("There is more than one Host header."),
+            (None, _) if request.version() < Version::HTTP_11 => Ok(()),
+            (None, _) => bad("There is no Host header."),
+        }
+    }
+
+    fn check_name(&self, authority: &Authority) -> Result<(), Problem> {
+        let host = authority.host();
+        let port_is_fine = authority.as_str().strip_prefix(host).is_some_and(|port| {
+            port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.is_empty() || port.parse::<u16>().is_ok())
+        });
+        if host.is_empty() || !port_is_fine {
+            return Err(Problem::new(&BAD_REQUEST, "The Host header is no host name or address."));
+        }
+        let Some(allowed) = &self.allowed_hosts else { return Ok(()) };
+        let is_address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+        let is_allowed = |name: &String| name.eq_ignore_ascii_case(host);
+        if is_address || host.eq_ignore_ascii_case("localhost") || allowed.iter().any(is_allowed) {
+            return Ok(());
+        }
+        let detail =
+            "The service does not answer to this host name; its setting ALLOWED_HOSTS lists those that it does.";
+        Err(Problem::new(&MISDIRECTED_REQUEST, detail))
+    }
+
+    /// The address at the other end of the connection; behind trusted proxies, the one that the outermost of them saw.
+    pub fn client_address(&self, request: &Request) -> Option<IpAddr> {
+        let Peer(peer) = request.extensions().get::<Peer>()?;
+        let peer = peer.ip().to_canonical();
+        Some(if self.trusts(peer) { self.forwarded_for(request.headers()).unwrap_or(peer) } else { peer })
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|proxies| proxies.contains(&address))
+    }
+
+    /// Each proxy adds at the end whom it saw: the last address that is not a trusted proxy's, as everything before it may be
+    /// made up.
+    fn forwarded_for(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let mut client = None;
+        for value in headers.get_all(FORWARDED_FOR).iter().rev() {
+            for address in value.to_str().ok()?.rsplit(',') {
+                let Ok(address) = address.trim().parse::<IpAddr>() else { return client };
+                client = Some(address.to_canonical());
+                if !self.trusts(address.to_canonical()) {
+                    return client;
+                }
+            }
+        }
+        client
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::{body::Body, http::Request};
+
+    use super::{HeadRules, Peer};
+
+    fn code(rules: &HeadRules, hosts: &[&str]) -> Option<&'static str> {
+        let request = hosts.iter().fold(Request::get("/users"), |request, host| request.header("host", *host));
+        rules.check(&request.body(Body::empty()).unwrap()).err().map(|problem| problem.kind.code)
+    }
+
+    #[test]
+    fn a_host_is_an_address_or_a_name_that_is_allowed() {
+        let rules = HeadRules { allowed_hosts: Some(vec!["api.example".to_owned()]), ..HeadRules::default() };
+        for host in
+            ["127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "10.0.0.7", "localhost:8000", "LocalHost", "API.example:443"]
+        {
+            assert_eq!(code(&rules, &[host]), None, "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example", "api.example.", "127.0.0.1.nip.io", "127.1"] {
+            assert_eq!(code(&rules, &[host]), Some("misdirected_request"), "{host}");
+        }
+        assert_eq!(code(&HeadRules::default(), &["anything.example:80"]), None);
+    }
+
+    #[test]
+    fn no_host_two_or_a_malformed_one_is_a_bad_request() {
+        let any = HeadRules::default();
+        for hosts in [
+            &[][..],
+            &["localhost", "localhost"],
+            &[""],
+            &[":80"],
+            &["a b"],
+            &["u@localhost"],
+            &["a:b"],
+            &["a:70000"],
+            &["a/b"],
+            &["[::1"],
+        ] {
+            assert_eq!(code(&any, hosts), Some("bad_request"), "{hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_names_another_host_is_misdirected_whatever_the_header_says() {
+        let rules = HeadRules { allowed_hosts: Some(Vec::new()), ..HeadRules::default() };
+        let request =
+            Request::get("http://evil.example/users").header("host", "localhost").body(Body::empty()).unwrap();
+        assert_eq!(rules.check(&request).unwrap_err().kind.code, "misdirected_request");
+    }
+
+    #[test]
+    fn a_forwarded_address_is_believed_of_trusted_proxies_alone() {
+        let client = |peer: &str, forwarded: &[&str]| {
+            let rules = HeadRules { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..HeadRules::default() };
+            let mut request =
+                forwarded.iter().fold(Request::get("/"), |request, value| request.header("x-forwarded-for", *value));
+            request = request.extension(Peer(SocketAddr::new(peer.parse().unwrap(), 1)));
+            rules.client_address(&request.body(Body::empty()).unwrap()).unwrap().to_string()
+        };
+        assert_eq!(client("192.0.2.1", &["203.0.113.9"]), "192.0.2.1");
+        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &["203.0.113.9"]), "203.0.113.9");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9, 10.0.0.2"]), "203.0.113.9");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9", "10.0.0.2"]), "203.0.113.9");
+        assert_eq!(client("10.0.0.1", &["made up, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(client("::ffff:10.0.0.1", &["2001:db8::1"]), "2001:db8::1");
+    }
+}

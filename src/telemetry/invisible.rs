@@ -1,0 +1,57 @@
+//! Characters that change how a line looks and cannot be seen themselves: a log must not be forged by whoever is in it.
+
+use std::{borrow::Cow, fmt::Write};
+
+/// The line with DEL, C1 controls, line separators, and the characters of Unicode's `Bidi_Control` as `\uXXXX`, which in a JSON
+/// string means the same.
+pub fn escaped(line: &[u8]) -> Cow<'_, [u8]> {
+    // Without a branch, so that the compiler can look at many bytes at once: nearly every line ends here.
+    if line.iter().fold(0, |most, byte| most.max(*byte)) < 0x7F {
+        return line.into();
+    }
+    match str::from_utf8(line) {
+        Ok(text) if text.contains(is_invisible) => {
+            let mut shown = String::with_capacity(line.len() + 64);
+            for letter in text.chars() {
+                if is_invisible(letter) {
+                    _ = write!(shown, "\\u{:04x}", u32::from(letter));
+                } else {
+                    shown.push(letter);
+                }
+            }
+            shown.into_bytes().into()
+        }
+        _ => line.into(),
+    }
+}
+
+fn is_invisible(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{7F}'..='\u{9F}' | '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::escaped;
+
+    #[test]
+    fn what_would_change_how_a_line_looks_is_escaped() {
+        let line = "{\"path\":\"a\u{7f}\u{9b}31m\u{202e}b\u{2066}\u{61c}\u{2028}\"}";
+        let shown = String::from_utf8(escaped(line.as_bytes()).into_owned()).unwrap();
+        assert_eq!(shown, r#"{"path":"a\u007f\u009b31m\u202eb\u2066\u061c\u2028"}"#);
+        let read: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(read, serde_json::from_str::<serde_json::Value>(line).unwrap());
+    }
+
+    #[test]
+    fn all_else_stays_as_it_is() {
+        for line in ["{\"name\":\"Иван 😀 e\u{301}\"}\n", "plain\n"] {
+            assert!(matches!(escaped(line.as_bytes()), Cow::Borrowed(same) if same == line.as_bytes()));
+        }
+        assert!(matches!(escaped(b"\xff\xfe"), Cow::Borrowed(_)));
+    }
+}
