@@ -3,7 +3,7 @@
 use std::{fmt, sync::OnceLock};
 
 use bytes::Bytes;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -95,7 +95,8 @@ impl PasswordPolicy {
     ///
     /// # Errors
     /// `too_short` or `too_long`.
-    pub fn check(self, raw: String) -> Result<SecretString, Refusal> {
+    pub fn check(self, password: SecretString) -> Result<SecretString, Refusal> {
+        let raw = password.expose_secret();
         if raw.chars().count() < self.min_chars {
             let detail = format!("Must be at least {} characters long.", self.min_chars);
             Err(Refusal { code: "too_short", detail })
@@ -103,7 +104,7 @@ impl PasswordPolicy {
             let detail = format!("Must be at most {PASSWORD_MAX_BYTES} bytes long in UTF-8.");
             Err(Refusal { code: "too_long", detail })
         } else {
-            Ok(raw.into())
+            Ok(password)
         }
     }
 }
@@ -194,7 +195,7 @@ mod tests {
     #[test]
     fn a_password_is_measured_in_characters_below_and_bytes_above() {
         let policy = PasswordPolicy { min_chars: 8 };
-        let code = |raw: &str| policy.check(raw.to_owned()).map_err(|refusal| refusal.code).err();
+        let code = |raw: &str| policy.check(raw.into()).map_err(|refusal| refusal.code).err();
         assert_eq!(code("пароль12"), None);
         assert_eq!(code("пароль1"), Some("too_short"));
         assert_eq!(code("        "), None);

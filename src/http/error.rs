@@ -65,6 +65,8 @@ pub struct Problem {
     pub errors: Vec<Fault>,
     /// For the log, never for the client.
     pub cause: Option<String>,
+    /// A header field that only this kind has.
+    pub header: Option<(&'static str, &'static str)>,
     /// Members that only this kind has.
     pub extensions: Box<Map<String, Value>>,
 }
@@ -72,12 +74,17 @@ pub struct Problem {
 impl Problem {
     #[must_use]
     pub fn new(kind: &'static Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), cause: None, extensions: Box::default() }
+        Self { kind, detail: detail.into(), errors: Vec::new(), cause: None, header: None, extensions: Box::default() }
     }
 
     #[must_use]
     pub fn with_errors(self, errors: Vec<Fault>) -> Self {
         Self { errors, ..self }
+    }
+
+    #[must_use]
+    pub fn with_header(self, name: &'static str, value: &'static str) -> Self {
+        Self { header: Some((name, value)), ..self }
     }
 
     #[must_use]
@@ -148,6 +155,9 @@ impl IntoResponse for Problem {
         let mut response = self.kind.status.into_response();
         if let Some(seconds) = self.kind.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         response.extensions_mut().insert(self);
         response

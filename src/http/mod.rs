@@ -3,6 +3,7 @@
 
 mod body;
 mod docs;
+mod drain;
 mod durations;
 mod error;
 mod head;

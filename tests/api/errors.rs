@@ -25,7 +25,8 @@ async fn a_body_that_is_no_json_is_400() {
     let truncated = format!(r#"{{"name":"Анна","surname":"Ли","password":"{PASSWORD}"#);
     let surrogate = r#"{"name":"\ud800","surname":"Ли","password":"12345678"}"#;
     let deep = format!("{{\"name\":{}", "[".repeat(60_000));
-    for body in ["", "{", "nope", &truncated, surrogate, "{} {}", &deep, "{\"name\":1e999999}"] {
+    let others = ["[", "[nope", "truex", r#""abc" x"#, "1 2", "{\"name\":1e}", "{\"name\":01}"];
+    for body in ["", "{", "nope", &truncated, surrogate, "{} {}", &deep].into_iter().chain(others) {
         post_raw(&app, body.to_owned()).await.assert_problem(400, "malformed_json");
     }
     post_raw(&app, b"{\"name\":\"\xff\"}".to_vec()).await.assert_problem(400, "malformed_json");
@@ -54,6 +55,13 @@ async fn a_body_that_is_invalid_is_422_and_names_every_fault() {
         (user("nmae", json!("Анна")), vec![("/nmae", "unknown_field")]),
         (user("a/b~c", json!(1)), vec![("/a~1b~0c", "unknown_field")]),
     ];
+    let deep = format!("{}{}", "[".repeat(130), "]".repeat(130));
+    for value in [&deep, &"9".repeat(5_000), "1e999999"] {
+        let body = format!(r#"{{"name":{value},"surname":"Ли","password":"{PASSWORD}"}}"#);
+        let answer = post_raw(&app, body).await;
+        answer.assert_problem(422, "validation_failed");
+        assert_eq!(answer.faults(), [("/name", "invalid_type")], "{answer:?}");
+    }
     for (body, faults) in cases {
         let answer = app.post("/users", &body).await;
         answer.assert_problem(422, "validation_failed");
@@ -146,23 +154,74 @@ async fn another_media_type_is_415() {
     Answer::of(app.request(Method::POST, "/users").body(body.clone()))
         .await
         .assert_problem(415, "unsupported_media_type");
+    let twice = app.request(Method::POST, "/users").header("content-type", "application/json");
+    let twice = twice.header("content-type", "application/json").body(body.clone());
+    Answer::of(twice).await.assert_problem(400, "bad_request");
+    for encoding in ["gzip", "br", "identity, gzip", "x"] {
+        let request = app.request(Method::POST, "/users").header("content-encoding", encoding);
+        let answer = Answer::of(request.header("content-type", "application/json").body(body.clone())).await;
+        answer.assert_problem(415, "unsupported_media_type");
+        assert_eq!(answer.header("accept-encoding"), "identity");
+    }
     assert!(nothing_was_written(&world).await);
+    let request = app.request(Method::PUT, "/users/1").header("content-encoding", "Identity");
+    let request = request.header("content-type", "application/json").body(body.clone());
+    Answer::of(request).await.assert_problem(404, "user_not_found");
     let request =
         app.request(Method::POST, "/users").header("content-type", "Application/JSON; charset=utf-8").body(body);
     assert_eq!(Answer::of(request).await.status, 201);
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_is_413_even_to_a_client_that_writes_all_of_it_first() {
+async fn a_body_beyond_the_limit_is_413() {
     let world = World::new().await;
     let app = App::start(&world).await;
     let long_name = new_user(&"x".repeat(1 << 20));
     app.post("/users", &long_name).await.assert_problem(413, "payload_too_large");
-    post_raw(&app, vec![b' '; 100 << 20]).await.assert_problem(413, "payload_too_large");
     let chunk = || Ok::<_, std::io::Error>(vec![b' '; 1 << 16]);
     let chunked = Body::wrap_stream(futures_util::stream::iter((0..64).map(move |_| chunk())));
     post_raw(&app, chunked).await.assert_problem(413, "payload_too_large");
     assert!(nothing_was_written(&world).await);
+}
+
+#[tokio::test]
+async fn every_refusal_reaches_a_client_that_writes_all_of_its_body_before_it_reads() {
+    const BODY: usize = 100 << 20;
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let json = "Host: localhost\r\nContent-Type: application/json\r\n";
+    for (start, headers, status) in [
+        ("POST /users", json, 413),
+        ("PUT /users/1", json, 413),
+        ("POST /users?x=1", json, 400),
+        ("POST /users", "Host: localhost\r\nContent-Type: text/plain\r\n", 415),
+        ("POST /nowhere", json, 404),
+        ("PATCH /users", json, 405),
+        ("GET /users/7", json, 404),
+        ("POST /users", "Host: evil.example\r\n", 421),
+    ] {
+        let mut stream = TcpStream::connect(&app.address).await.unwrap();
+        let head = format!("{start} HTTP/1.1\r\n{headers}Content-Length: {BODY}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let chunk = vec![b' '; 1 << 20];
+        for sent in 0..BODY >> 20 {
+            stream.write_all(&chunk).await.unwrap_or_else(|error| panic!("{start}: {error} after {sent} MiB"));
+        }
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{start}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_not_read_for_ever() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let mut stream = TcpStream::connect(&app.address).await.unwrap();
+    stream.write_all(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    let chunk = [b"10000\r\n".as_slice(), &vec![b' '; 1 << 16], b"\r\n"].concat();
+    let cut_off = async { while stream.write_all(&chunk).await.is_ok() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(10), cut_off).await.expect("the service closes the connection");
 }
 
 #[tokio::test]

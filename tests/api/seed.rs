@@ -39,7 +39,7 @@ async fn the_seeds_curl_calls_give_what_the_seed_shows() {
 }
 
 #[tokio::test]
-async fn a_log_line_has_the_seeds_keys_and_nothing_nested() {
+async fn a_log_line_has_the_seeds_keys_the_clients_address_and_nothing_nested() {
     let world = World::new().await;
     let app = App::start(&world).await;
     let trace_id = "a1b2c3d4-e5f6-7890-abcd-ef1234567890";
@@ -47,7 +47,7 @@ async fn a_log_line_has_the_seeds_keys_and_nothing_nested() {
 
     let started = app.log.wait_for("Request started", |line| line["trace_id"] == trace_id).await;
     let keys: std::collections::BTreeSet<_> = started.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["event", "level", "method", "path", "timestamp", "trace_id"].into());
+    assert_eq!(keys, ["client_address", "event", "level", "method", "path", "timestamp", "trace_id"].into());
     assert_eq!(
         (&started["level"], &started["method"], &started["path"]),
         (&json!("info"), &json!("GET"), &json!("/users/"))

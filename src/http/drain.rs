@@ -1,0 +1,69 @@
+//! What becomes of a body that nobody has read to its end: a client that writes all of it before it reads gets its answer instead of
+//! a broken connection.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    extract::Request,
+    http::header,
+};
+use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
+use tokio::time::timeout;
+
+/// How long the rest of a body is read and thrown away, while the answer is on its way.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// The request, with a body that is drained when dropped before its end.
+pub fn on_drop(request: Request) -> Request {
+    if request.body().is_end_stream() {
+        return request;
+    }
+    // A client that waits for `100 Continue` has sent nothing, and after an answer never will.
+    let client_waits = request.headers().contains_key(header::EXPECT);
+    request.map(|body| Body::new(Drained { rest: Some(body), client_waits }))
+}
+
+struct Drained {
+    /// `None` after its end.
+    rest: Option<Body>,
+    client_waits: bool,
+}
+
+impl HttpBody for Drained {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        // To ask for the body is to tell the client to go on.
+        self.client_waits = false;
+        let Some(body) = &mut self.rest else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            self.rest = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        let rest = self.rest.take().filter(|rest| !rest.is_end_stream() && !self.client_waits);
+        if let Some(mut rest) = rest {
+            tokio::spawn(timeout(LONGEST, async move { while let Some(Ok(_)) = rest.frame().await {} }));
+        }
+    }
+}
