@@ -34,7 +34,7 @@ use crate::{
 /// Connections to PostgreSQL and RabbitMQ beside the requests' pool, counted generously.
 const OTHER_CONNECTIONS: u32 = 16;
 
-/// Time to finish for requests in flight, the lanes, the relay, the consumer, and the connections of each of the two pools:
+/// Time to finish for requests in flight, the lanes, the relay, the consumer, and the connections of each of the three pools:
 /// with the pauses between them a stop takes 25 s at most, `SHUTDOWN_DELAY_MS` aside.
 const FINISH_REQUESTS: Duration = Duration::from_secs(11);
 const CLOSE_LANES: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ pub struct App {
     listener: TcpListener,
     router: Router,
     limits: Limits,
-    pools: [Database; 2],
+    pools: [Database; 3],
     reads: UserReads,
     writes: UserWrites,
     database: DatabaseConfig,
@@ -87,7 +87,8 @@ impl App {
         let status = Arc::new(Status::default());
         let outbox_filled = Arc::new(Notify::new());
         let pool = Database::new(database.url.options(), database.max_connections, database.route);
-        let probe_pool = Database::new(database.url.options(), 1, database.route);
+        let [probe_pool, scrape_pool] =
+            std::array::from_fn(|_| Database::new(database.url.options(), 1, database.route));
         let hasher = PasswordHasher::new(passwords.hash_wait).map_err(AppError::Threads)?;
         let reads =
             if database.coalesce_reads { UserReads::coalesced(&pool) } else { UserReads::one_by_one(pool.clone()) };
@@ -96,8 +97,14 @@ impl App {
         let (reading, writing) = (reads.clone(), writes.clone());
         let users = UserService::new(pool.clone(), reading, writing, hasher.clone(), outbox_filled.clone());
         let health = HealthService::new(probe_pool.clone(), status.clone());
-        let (database_pool, probe, status_shown) = (pool.clone(), probe_pool.clone(), status.clone());
-        let metrics = MetricsService { collected, database: database_pool, probe, hasher, status: status_shown };
+        let metrics = MetricsService {
+            collected,
+            database: pool.clone(),
+            scrapes: scrape_pool.clone(),
+            hasher,
+            status: status.clone(),
+            rendered: Arc::default(),
+        };
         let router = http::router(users, health, metrics, passwords.policy, http.request_timeout, http.head)?;
         let relay = Relay {
             broker: broker.clone(),
@@ -107,7 +114,7 @@ impl App {
             suspects: Mutex::default(),
         };
         let consumer = Consumer::new(broker, status.clone());
-        let pools = [pool, probe_pool];
+        let pools = [pool, probe_pool, scrape_pool];
         Ok(Self { listener, router, limits, pools, reads, writes, database, relay, consumer, status, shutdown_delay })
     }
 

@@ -65,23 +65,28 @@ pub async fn delete(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result
     sqlx::query!("DELETE FROM outbox WHERE seq = ANY($1)", seqs).execute(connection).await.map(|_done| ())
 }
 
+/// Counting stops here: a scrape must not read an outbox that grew for hours.
+pub const COUNTED: i64 = 100_000;
+
 /// What waits in the outbox, as metrics have it.
 pub struct Backlog {
+    /// At most [`COUNTED`].
     pub pending: f64,
     /// 0 where nothing waits.
     pub oldest_age_seconds: f64,
-    /// In `outbox_dead`.
+    /// In `outbox_dead`; at most [`COUNTED`].
     pub dead: f64,
 }
 
-/// Counts what waits. Reads the whole outbox: for once in a while.
+/// Counts what waits, as far as [`COUNTED`].
 pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
     sqlx::query_as!(
         Backlog,
-        r#"SELECT count(*)::float8 AS "pending!",
-                  coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at)), 0)::float8 AS "oldest_age_seconds!",
-                  (SELECT count(*)::float8 FROM outbox_dead) AS "dead!"
-           FROM outbox"#
+        r#"SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS counted)::float8 AS "pending!",
+                  coalesce((SELECT extract(epoch FROM clock_timestamp() - occurred_at) FROM outbox ORDER BY seq LIMIT 1),
+                           0)::float8 AS "oldest_age_seconds!",
+                  (SELECT count(*) FROM (SELECT FROM outbox_dead LIMIT $1) AS counted)::float8 AS "dead!""#,
+        COUNTED
     )
     .fetch_one(connection)
     .await

@@ -6,6 +6,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
+use super::in_turn::InTurn;
 use crate::{
     repository::{database::Database, schema},
     status::{Link, Status},
@@ -70,27 +71,37 @@ pub struct HealthReport {
 pub struct HealthService {
     database: Database,
     status: Arc<Status>,
+    /// Of the database, and whether its schema is current.
+    seen: Arc<InTurn<(DatabaseState, SchemaState)>>,
 }
 
 impl HealthService {
     /// `database` is not the requests' pool: a probe must be answered when that is exhausted.
     #[must_use]
     pub fn new(database: Database, status: Arc<Status>) -> Self {
-        Self { database, status }
+        Self { database, status, seen: Arc::default() }
     }
 
     pub async fn report(&self) -> HealthReport {
-        let schema =
-            timeout(PROBE_TIMEOUT, self.database.read(|connection| Box::pin(schema::is_current(connection)))).await;
+        let (database, schema) = self.seen.look(self.look_at_database()).await;
         let checks = Checks {
-            database: if matches!(schema, Ok(Ok(_))) { DatabaseState::Up } else { DatabaseState::Down },
-            schema: if matches!(schema, Ok(Ok(true))) { SchemaState::Current } else { SchemaState::Pending },
+            database,
+            schema,
             publisher: self.status.publisher(),
             consumer: self.status.consumer(),
             relay: if self.status.relay_leads() { RelayState::Leading } else { RelayState::Standby },
             draining: self.status.is_draining(),
         };
         HealthReport { status: readiness(&checks), checks }
+    }
+
+    async fn look_at_database(&self) -> (DatabaseState, SchemaState) {
+        let is_current = self.database.read(|connection| Box::pin(schema::is_current(connection)));
+        match timeout(PROBE_TIMEOUT, is_current).await {
+            Ok(Ok(true)) => (DatabaseState::Up, SchemaState::Current),
+            Ok(Ok(false)) => (DatabaseState::Up, SchemaState::Pending),
+            Ok(Err(_)) | Err(_) => (DatabaseState::Down, SchemaState::Pending),
+        }
     }
 }
 

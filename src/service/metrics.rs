@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 
+use super::in_turn::InTurn;
 use crate::{
     password::PasswordHasher,
     repository::{
@@ -24,14 +26,19 @@ pub struct MetricsService {
     /// The requests'.
     pub database: Database,
     /// For the scrape's own query.
-    pub probe: Database,
+    pub scrapes: Database,
     pub hasher: PasswordHasher,
     pub status: Arc<Status>,
+    pub rendered: Arc<InTurn<Bytes>>,
 }
 
 impl MetricsService {
     /// Prometheus' text format.
-    pub async fn render(&self) -> String {
+    pub async fn render(&self) -> Bytes {
+        self.rendered.look(async { self.measure().await.into() }).await
+    }
+
+    async fn measure(&self) -> String {
         self.measure_outbox().await;
         let flag = |set: bool| f64::from(u8::from(set));
         gauge!("relay_leader").set(flag(self.status.relay_leads()));
@@ -50,7 +57,7 @@ impl MetricsService {
     }
 
     async fn measure_outbox(&self) {
-        let backlog = self.probe.read(|connection| Box::pin(outbox::backlog(connection)));
+        let backlog = self.scrapes.read(|connection| Box::pin(outbox::backlog(connection)));
         // While the database is away nobody knows: not a number, rather than a figure of yesterday.
         let unknown = Backlog { pending: f64::NAN, oldest_age_seconds: f64::NAN, dead: f64::NAN };
         let backlog = timeout(SCRAPE_TIMEOUT, backlog).await.ok().and_then(Result::ok).unwrap_or(unknown);

@@ -3,5 +3,6 @@
 mod completion;
 pub mod error;
 pub mod health;
+mod in_turn;
 pub mod metrics;
 pub mod users;

@@ -23,7 +23,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("http_accept_errors_total", "Connections that could not be accepted");
     describe_gauge!(
         "outbox_pending",
-        "Events that the broker has not confirmed; not a number while the database is away"
+        "Events that the broker has not confirmed, counted up to 100,000; not a number while the database is away"
     );
     describe_gauge!("outbox_oldest_age_seconds", Unit::Seconds, "Age of the oldest of them; 0 where there is none");
     describe_gauge!("relay_leader", "1 in the replica that publishes");

@@ -42,6 +42,42 @@ async fn requests_are_counted_by_method_route_template_and_status() {
 }
 
 #[tokio::test]
+async fn a_crowd_of_scrapes_is_answered_and_does_not_make_the_service_unready() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    // Behind an exclusive lock, every scrape and every probe takes its whole time.
+    let mut lock = world.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE outbox, outbox_dead").execute(&mut *lock).await.unwrap();
+    let scrapes = futures_util::future::join_all((0..100).map(|_| app.get("/metrics")));
+    let probes = async {
+        for _ in 0..20 {
+            let answer = app.get("/health/ready").await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    };
+    let began = std::time::Instant::now();
+    let (scrapes, ()) = tokio::join!(scrapes, probes);
+    assert!(scrapes.iter().all(|scrape| scrape.status == 200 && scrape.text.contains("outbox_pending NaN")));
+    assert!(began.elapsed().as_secs() < 6, "{:?}", began.elapsed());
+    lock.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_long_backlog_is_counted_as_far_as_the_bound() {
+    let world = World::new().await;
+    let proxy = Proxy::before(&world.broker_url).await;
+    proxy.close();
+    let app = App::launch(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    app.until_ready("degraded").await;
+    let fill = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+                SELECT gen_random_uuid(), 'user.created', n, 1, 't', now() - interval '1 hour', 'null'
+                FROM generate_series(1, 150000) AS n";
+    sqlx::query(fill).execute(&world.pool).await.unwrap();
+    until(&app, "outbox_pending", 100_000.0).await;
+    assert!(value(&app.get("/metrics").await.text, "outbox_oldest_age_seconds").unwrap() >= 3600.0);
+}
+
+#[tokio::test]
 async fn events_are_counted_on_their_way_and_the_outbox_is_seen_to_fill_and_drain() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;

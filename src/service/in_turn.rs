@@ -1,0 +1,68 @@
+//! One look at a time for all who ask, however many they are.
+
+use tokio::{sync::Mutex, time::Instant};
+
+/// What is found by looking, when somebody asks.
+pub struct InTurn<T>(Mutex<Option<(Instant, T)>>);
+
+impl<T> Default for InTurn<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T: Clone> InTurn<T> {
+    /// Looks, or waits for who is looking. Nobody gets what was seen by a look that began before they asked.
+    pub async fn look(&self, look: impl Future<Output = T>) -> T {
+        let asked = Instant::now();
+        let mut last = self.0.lock().await;
+        if let Some((began, seen)) = &*last
+            && *began >= asked
+        {
+            return seen.clone();
+        }
+        let began = Instant::now();
+        let seen = look.await;
+        *last = Some((began, seen.clone()));
+        seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    use futures_util::future::join_all;
+    use tokio::{sync::Semaphore, task::yield_now};
+
+    use super::InTurn;
+
+    #[tokio::test]
+    async fn a_hundred_who_ask_at_once_share_a_look_that_began_after_all_of_them_had_asked() {
+        let (shared, looks, gate) =
+            (Arc::new(InTurn::default()), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let ask = || {
+            let (shared, looks, gate) = (shared.clone(), looks.clone(), gate.clone());
+            tokio::spawn(async move {
+                let look = async {
+                    let mine = looks.fetch_add(1, Relaxed);
+                    gate.acquire().await.unwrap().forget();
+                    mine
+                };
+                shared.look(look).await
+            })
+        };
+        let first = ask();
+        while looks.load(Relaxed) == 0 {
+            yield_now().await;
+        }
+        let others: Vec<_> = (0..99).map(|_| ask()).collect();
+        yield_now().await;
+        gate.add_permits(2);
+        assert_eq!(first.await.unwrap(), 0);
+        assert!(join_all(others).await.into_iter().all(|seen| seen.unwrap() == 1));
+    }
+}
