@@ -1,10 +1,14 @@
 //! Pages for people: Swagger UI from assets in the binary, the OpenAPI document, and what each error means.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use axum::{
     Router,
-    extract::{Path, State},
-    http::header,
-    response::{Html, IntoResponse, Redirect},
+    body::{Body, to_bytes},
+    extract::{Path, Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    middleware::{Next, from_fn},
+    response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -19,15 +23,59 @@ use super::{
 
 pub const OPENAPI_PATH: &str = "/openapi.json";
 
+/// The pages load nothing from elsewhere, run no script of their own text, and stand in no other page's frame. Swagger UI sets
+/// styles, and shows images that are part of them.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 pub fn router() -> Router<AppState> {
     // "none": without it the page asks a validator on the internet for a badge.
     let config = Config::new([OPENAPI_PATH]).validator_url("none").try_it_out_enabled(true);
     Router::new()
         .route("/", get(|| async { Redirect::to("/docs/") }))
         .route(OPENAPI_PATH, get(openapi))
+        .route(&format!("{OPENAPI_PATH}/"), get(openapi))
         .route(ERROR_PAGES, get(all_errors))
+        .route(&format!("{ERROR_PAGES}/"), get(all_errors))
         .route(&format!("{ERROR_PAGES}/{{code}}"), get(one_error))
+        .route(&format!("{ERROR_PAGES}/{{code}}/"), get(one_error))
         .merge(SwaggerUi::new("/docs").config(config))
+        .layer(from_fn(for_browsers))
+}
+
+/// What browsers are told about each page: what it may do, and whether theirs is still the newest.
+async fn for_browsers(request: Request, next: Next) -> Response {
+    let is_get = request.method() == Method::GET;
+    let known = request.headers().get(header::IF_NONE_MATCH).cloned();
+    let mut response = next.run(request).await;
+    if is_get && response.status() == StatusCode::OK {
+        response = with_etag(response, known.as_ref()).await;
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+async fn with_etag(response: Response, known: Option<&HeaderValue>) -> Response {
+    let (mut parts, body) = response.into_parts();
+    // All of these bodies are in memory: reading one cannot fail.
+    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    let etag = format!("\"{:016x}\"", hasher.finish());
+    let known = known.and_then(|known| known.to_str().ok()).unwrap_or_default();
+    let is_known = known.split(',').map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == "*" || tag == etag);
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        parts.headers.insert(header::ETAG, etag);
+    }
+    if is_known {
+        parts.status = StatusCode::NOT_MODIFIED;
+        parts.headers.remove(header::CONTENT_TYPE);
+        return Response::from_parts(parts, Body::empty());
+    }
+    Response::from_parts(parts, Body::from(body))
 }
 
 async fn openapi(State(state): State<AppState>) -> impl IntoResponse {

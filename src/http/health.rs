@@ -12,7 +12,15 @@ use super::{
 use crate::service::health::{HealthReport, Readiness};
 
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(live)).routes(routes!(ready)).routes(routes!(metrics))
+    let (live, ready, metrics) = (routes!(live), routes!(ready), routes!(metrics));
+    // With a slash at the end too, as the users'; the document names one.
+    OpenApiRouter::new()
+        .route("/health/live/", live.2.clone())
+        .route("/health/ready/", ready.2.clone())
+        .route("/metrics/", metrics.2.clone())
+        .routes(live)
+        .routes(ready)
+        .routes(metrics)
 }
 
 #[derive(Serialize, ToSchema)]

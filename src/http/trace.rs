@@ -64,9 +64,15 @@ pub async fn trace(State(trace): State<Trace>, mut request: Request, next: Next)
             }
         };
         let problem = write_problem(&mut response, &log.path(), &trace_id);
+        let is_of_users = log.matched.as_ref().is_some_and(|route| route.as_str().starts_with("/users"));
         log.end(response.status(), problem);
+        let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(trace_id.as_str()) {
-            response.headers_mut().insert(TRACE_ID, value);
+            headers.insert(TRACE_ID, value);
+        }
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if is_of_users {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
         }
         response
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{App, World, command};
+use crate::harness::{Answer, App, World, command};
 
 /// What clients were promised. After a change that is meant: `cargo run -- openapi > tests/api/openapi.json`.
 const AGREED: &str = include_str!("openapi.json");
@@ -35,12 +35,73 @@ async fn every_path_of_the_document_is_there_and_takes_just_its_methods() {
     let app = App::start(&world).await;
     let document: Value = serde_json::from_str(AGREED).unwrap();
     for (path, item) in document["paths"].as_object().unwrap() {
-        let answer = crate::harness::Answer::of(app.request(reqwest::Method::TRACE, &path.replace("{id}", "1"))).await;
+        let answer = Answer::of(app.request(reqwest::Method::TRACE, &path.replace("{id}", "1"))).await;
         let mut allowed: Vec<_> =
             answer.header("allow").split(',').filter(|method| *method != "HEAD").map(str::to_lowercase).collect();
         let mut documented: Vec<_> = item.as_object().unwrap().keys().cloned().collect();
         allowed.sort_unstable();
         documented.sort_unstable();
         assert_eq!(allowed, documented, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_page_answers_with_a_slash_at_its_end_too() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    for path in [
+        "/users",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/openapi.json",
+        "/docs/errors",
+        "/docs/errors/not_found",
+    ] {
+        let (without, with) = (app.get(path).await, app.get(&format!("{path}/")).await);
+        assert_eq!((without.status.as_u16(), with.status.as_u16()), (200, 200), "{path}");
+        assert_eq!(without.header("content-type"), with.header("content-type"), "{path}");
+    }
+    let requests = r#"http_request_duration_seconds_count{method="GET",route="/health/live",status="200"} 2"#;
+    assert!(app.get("/metrics").await.text.contains(requests));
+}
+
+#[tokio::test]
+async fn answers_tell_browsers_not_to_guess_nor_to_share_users() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let id = app.create_user("Анна").await;
+    for path in [
+        "/users",
+        &format!("/users/{id}"),
+        "/users/999",
+        "/nowhere",
+        "/health/live",
+        "/metrics",
+        "/docs/",
+        "/openapi.json",
+    ] {
+        let answer = app.get(path).await;
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+        let of_users = answer.headers.get("cache-control").is_some_and(|value| value == "private, no-cache");
+        assert_eq!(of_users, path.starts_with("/users"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_pages_have_a_strict_policy_and_are_sent_again_only_when_they_changed() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    for path in ["/docs/", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/errors", "/openapi.json"] {
+        let page = app.get(path).await;
+        let policy = page.header("content-security-policy");
+        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(!policy.contains("unsafe-eval") && !policy.contains("script-src 'self' 'unsafe-inline'"), "{policy}");
+        assert_eq!(page.header("referrer-policy"), "no-referrer");
+        let again = |tags: &str| app.request(reqwest::Method::GET, path).header("if-none-match", tags);
+        let unchanged = Answer::of(again(&format!("\"other\", W/{}", page.header("etag")))).await;
+        assert_eq!((unchanged.status.as_u16(), unchanged.text.as_str()), (304, ""), "{path}");
+        assert_eq!(unchanged.header("etag"), page.header("etag"));
+        assert_eq!(Answer::of(again("\"other\"")).await.status, 200, "{path}");
     }
 }
