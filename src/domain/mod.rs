@@ -2,6 +2,7 @@
 //! check again. Imports nothing of ours but `trace_id`.
 
 pub mod event;
+pub mod name;
 pub mod page;
 pub mod timestamp;
 pub mod user;

@@ -7,10 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::timestamp::Timestamp;
+use super::{name::Name, timestamp::Timestamp};
 
-/// Longest name or surname, in characters, after trimming.
-pub const NAME_MAX_CHARS: usize = 255;
 /// Longest password, in bytes: bounds the work that one request can ask for.
 pub const PASSWORD_MAX_BYTES: usize = 1024;
 
@@ -48,39 +46,6 @@ impl From<i64> for UserId {
 impl fmt::Display for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// A name or surname: trimmed, 1 to 255 characters, no control characters. `Debug` does not show it: it is personal.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Name(String);
-
-impl Name {
-    /// # Errors
-    /// `blank`, `too_long` or `control_character`.
-    pub fn parse(raw: &str) -> Result<Self, Refusal> {
-        let name = raw.trim();
-        let refusal = |code, detail: &str| Err(Refusal { code, detail: detail.to_owned() });
-        if name.is_empty() {
-            refusal("blank", "Must hold at least one character that is not white space.")
-        } else if name.chars().any(char::is_control) {
-            refusal("control_character", "Must not hold control characters.")
-        } else if name.chars().nth(NAME_MAX_CHARS).is_some() {
-            refusal("too_long", "Must be at most 255 characters long.")
-        } else {
-            Ok(Self(name.to_owned()))
-        }
-    }
-
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Name(…)")
     }
 }
 
@@ -170,7 +135,7 @@ impl UserPage {
 
 #[cfg(test)]
 mod tests {
-    use super::{Name, PasswordPolicy, UserId};
+    use super::{PasswordPolicy, UserId};
 
     #[test]
     fn a_user_id_is_a_canonical_positive_integer() {
@@ -178,17 +143,6 @@ mod tests {
         assert_eq!(UserId::parse("9223372036854775807"), Some(UserId(i64::MAX)));
         for raw in ["", "0", "01", "-1", "+1", "1.0", "abc", "9223372036854775808", "١", " 1"] {
             assert_eq!(UserId::parse(raw), None, "{raw:?}");
-        }
-    }
-
-    #[test]
-    fn a_name_is_trimmed_and_counted_in_characters() {
-        assert_eq!(Name::parse("  Иван\u{3000}\n").unwrap().as_str(), "Иван");
-        assert!(Name::parse(&"я".repeat(255)).is_ok());
-        assert_eq!(Name::parse(&"я".repeat(256)).unwrap_err().code, "too_long");
-        assert_eq!(Name::parse(" \u{a0}\t").unwrap_err().code, "blank");
-        for raw in ["a\0b", "a\nb", "\u{85}a\u{7f}", "a\u{9f}b"] {
-            assert_eq!(Name::parse(raw).unwrap_err().code, "control_character", "{raw:?}");
         }
     }
 

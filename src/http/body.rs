@@ -21,7 +21,10 @@ use super::error::{
         BAD_REQUEST, MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,
     },
 };
-use crate::domain::user::{Name, NewUser, PasswordPolicy, Refusal, UserChanges};
+use crate::domain::{
+    name::Name,
+    user::{NewUser, PasswordPolicy, Refusal, UserChanges},
+};
 
 /// Largest body, in bytes.
 pub const MAX_BYTES: usize = 65_536;

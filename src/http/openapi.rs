@@ -32,12 +32,16 @@ pub struct ApiDoc;
 
 /// White space by Unicode's `White_Space`, which other languages' `\s` is not quite; for a class of a regular expression.
 const SPACE: &str = r"\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
-/// What is neither white space nor a control character; for the same.
-const VISIBLE: &str = r"^\u0000- \u007F-\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
+/// What no name may hold: control characters, and those that turn the direction of text; for the same.
+const REFUSED: &str = r"\u0000-\u001F\u007F-\u009F\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069";
+/// White space beyond [`REFUSED`]; for the same.
+const PLAIN_SPACE: &str = r" \u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
 
-/// What a name must match: the length is that of the trimmed text, which `maxLength` cannot say.
+/// What a name must match: the length is that of the trimmed text, which `maxLength` cannot say; and some of it must be visible.
 fn name_pattern() -> String {
-    format!(r"^[{SPACE}]*[{VISIBLE}](?:[^\u0000-\u001F\u007F-\u009F]{{0,253}}[{VISIBLE}])?[{SPACE}]*$")
+    let (any, edge) = (format!("[^{REFUSED}]"), format!("[^{REFUSED}{PLAIN_SPACE}]"));
+    let visible = r"[\p{L}\p{M}\p{N}\p{P}\p{S}]";
+    format!("^[{SPACE}]*(?={any}*{visible}){edge}(?:{any}{{0,253}}{edge})?[{SPACE}]*$")
 }
 
 /// A new user
@@ -45,10 +49,12 @@ fn name_pattern() -> String {
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the body that `UserFields` reads")]
 pub struct CreateUser {
-    /// Trimmed; then 1 to 255 characters, none of them a control character
+    /// Trimmed and stored in Unicode's normal form C; then 1 to 255 characters, at least one of them visible, none a control
+    /// character or one that turns the direction of text
     #[schema(example = "Иван")]
     name: String,
-    /// Trimmed; then 1 to 255 characters, none of them a control character
+    /// Trimmed and stored in Unicode's normal form C; then 1 to 255 characters, at least one of them visible, none a control
+    /// character or one that turns the direction of text
     #[schema(example = "Иванов")]
     surname: String,
     /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
@@ -61,10 +67,12 @@ pub struct CreateUser {
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "describes the body that `UserFields` reads")]
 pub struct UpdateUser {
-    /// Trimmed; then 1 to 255 characters, none of them a control character
+    /// Trimmed and stored in Unicode's normal form C; then 1 to 255 characters, at least one of them visible, none a control
+    /// character or one that turns the direction of text
     #[schema(example = "Петр")]
     name: Option<String>,
-    /// Trimmed; then 1 to 255 characters, none of them a control character
+    /// Trimmed and stored in Unicode's normal form C; then 1 to 255 characters, at least one of them visible, none a control
+    /// character or one that turns the direction of text
     #[schema(example = "Петров")]
     surname: Option<String>,
     /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone

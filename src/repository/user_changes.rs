@@ -11,7 +11,8 @@ use uuid::Uuid;
 use crate::{
     domain::{
         event::{EventType, NewEvent},
-        user::{Name, User, UserId},
+        name::Name,
+        user::{User, UserId},
     },
     trace_id::TraceId,
 };

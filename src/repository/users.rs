@@ -7,8 +7,9 @@ use sqlx::PgConnection;
 
 use crate::domain::{
     event::NewEvent,
+    name::Name,
     page::Page,
-    user::{Name, User, UserId, UserPage},
+    user::{User, UserId, UserPage},
 };
 
 struct UserRow {

@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use user_management_api::{
-    domain::user::Name,
+    domain::name::Name,
     repository::{
         database::{DatabaseError, Route},
         user_changes::{Change, Operation, Written},

@@ -230,3 +230,15 @@ async fn head_answers_as_get_without_a_body() {
         }
     }
 }
+
+#[tokio::test]
+async fn names_are_stored_in_normal_form_c_and_keep_their_invisible_characters() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let id = app.create_user(" И\u{306}оханн ").await;
+    assert_eq!(app.get(&format!("/users/{id}")).await.body["name"], "Йоханн");
+    let same = app.put(&format!("/users/{id}"), &json!({"name": "Йоханн"})).await;
+    assert_eq!(same.body["updated_at"], same.body["created_at"], "{same:?}");
+    let joined = app.put(&format!("/users/{id}"), &json!({"surname": "می\u{200c}خواهم"})).await;
+    assert_eq!(joined.body["surname"], "می\u{200c}خواهم");
+}

@@ -1,0 +1,117 @@
+//! The rules that a name or surname must meet.
+
+use std::fmt;
+
+use icu_normalizer::ComposingNormalizerBorrowed;
+use icu_properties::{
+    CodePointMapData, CodePointSetData,
+    props::{BidiControl, DefaultIgnorableCodePoint, GeneralCategory},
+};
+
+use super::user::Refusal;
+
+/// Longest name or surname, in characters, as it is stored.
+pub const NAME_MAX_CHARS: usize = 255;
+
+/// A name or surname: trimmed, in Unicode's normal form C, 1 to 255 characters, at least one of them visible, none a control
+/// character or one that turns the direction of text. `Debug` does not show it: it is personal.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Name(String);
+
+impl Name {
+    /// # Errors
+    /// `blank`, `control_character`, `bidi_control` or `too_long`.
+    pub fn parse(raw: &str) -> Result<Self, Refusal> {
+        let name = ComposingNormalizerBorrowed::new_nfc().normalize(raw.trim());
+        let refusal = |code, detail: &str| Err(Refusal { code, detail: detail.to_owned() });
+        if !name.chars().any(is_visible_or_control) {
+            refusal("blank", "Must hold at least one visible character.")
+        } else if name.chars().any(char::is_control) {
+            refusal("control_character", "Must not hold control characters.")
+        } else if name.chars().any(|letter| CodePointSetData::new::<BidiControl>().contains(letter)) {
+            refusal("bidi_control", "Must not hold characters that turn the direction of text.")
+        } else if name.chars().nth(NAME_MAX_CHARS).is_some() {
+            refusal("too_long", "Must be at most 255 characters long.")
+        } else {
+            Ok(Self(name.into_owned()))
+        }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether it leaves something to see, or is refused for a better reason than that it does not.
+fn is_visible_or_control(letter: char) -> bool {
+    use GeneralCategory::{Format, PrivateUse, Unassigned};
+    let category = CodePointMapData::<GeneralCategory>::new().get(letter);
+    let is_ignorable = || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(letter);
+    !letter.is_whitespace() && !matches!(category, Format | PrivateUse | Unassigned) && !is_ignorable()
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Name(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Name;
+
+    fn code(raw: &str) -> &'static str {
+        Name::parse(raw).unwrap_err().code
+    }
+
+    #[test]
+    fn a_name_is_trimmed_and_counted_in_characters() {
+        assert_eq!(Name::parse("  Иван\u{3000}\n").unwrap().as_str(), "Иван");
+        assert!(Name::parse(&"я".repeat(255)).is_ok());
+        assert_eq!(code(&"я".repeat(256)), "too_long");
+        for raw in ["a\0b", "a\nb", "\u{85}a\u{7f}", "a\u{9f}b"] {
+            assert_eq!(code(raw), "control_character", "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_nothing_that_can_be_seen_is_blank() {
+        for raw in [
+            "",
+            " \u{a0}\t",
+            "\u{200b}\u{200d}",
+            "\u{feff}",
+            "\u{ad}",
+            "\u{202e}",
+            "\u{fe0f}",
+            "\u{3164}",
+            "\u{e000}",
+            "\u{f0000}",
+            "\u{378} \u{10ffff}",
+        ] {
+            assert_eq!(code(raw), "blank", "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn invisible_characters_within_a_visible_name_stay() {
+        for raw in ["می\u{200c}خواهم", "👩\u{200d}🚀", "❤\u{fe0f}", "क्\u{200d}ष", "a\u{e000}"] {
+            assert_eq!(Name::parse(raw).unwrap().as_str(), raw);
+        }
+    }
+
+    #[test]
+    fn what_turns_the_direction_of_text_is_refused() {
+        for raw in ["a\u{202e}b", "\u{2066}a\u{2069}", "a\u{200f}", "\u{61c}a"] {
+            assert_eq!(code(raw), "bidi_control", "{raw:?}");
+        }
+        assert!(Name::parse("אברהם").is_ok());
+    }
+
+    #[test]
+    fn a_name_is_stored_in_normal_form_c_and_measured_in_it() {
+        assert_eq!(Name::parse("И\u{306}оханн e\u{301}").unwrap().as_str(), "Йоханн é");
+        assert!(Name::parse(&"e\u{301}".repeat(255)).is_ok());
+    }
+}
