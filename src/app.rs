@@ -6,6 +6,7 @@ use axum::Router;
 use futures_util::future::join;
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::postgres::PgConnectOptions;
 use tokio::{
     net::TcpListener,
     sync::{Mutex, Notify},
@@ -22,6 +23,7 @@ use crate::{
     password::PasswordHasher,
     repository::{
         database::Database,
+        encryption,
         schema::{self, SchemaError},
         user_reads::UserReads,
         user_writes::UserWrites,
@@ -189,12 +191,27 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
             schema::is_current_at(&options).await
         };
         match outcome {
-            Ok(true) => return Ok(()),
+            Ok(true) => {
+                warn_of_plain_text(&options).await;
+                return Ok(());
+            }
             Ok(false) => warn!("Migrations are pending: run `user-management-api migrate`"),
             Err(error) if error.is_passing() => warn!(%error, "The database is unavailable, trying again"),
             Err(error) => return Err(error),
         }
         sleep(backoff.next_pause()).await;
+    }
+}
+
+async fn warn_of_plain_text(options: &PgConnectOptions) {
+    match encryption::is_missing(options).await {
+        Ok(false) => {}
+        Ok(true) => {
+            warn!(
+                "PostgreSQL is on another machine and does not encrypt; add ?sslmode=require, or disable if that is meant"
+            );
+        }
+        Err(error) => warn!(%error, "Whether PostgreSQL encrypts is not known"),
     }
 }
 

@@ -3,6 +3,7 @@
 mod asides;
 mod caller;
 pub mod database;
+pub mod encryption;
 mod lane;
 pub mod outbox;
 pub mod outbox_dead;

@@ -81,3 +81,25 @@ async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_the_loss_is_re
     let report = app.log.wait_for("Log lines dropped: the reader of stdout is too slow", |_| true).await;
     assert!(report["dropped"].as_u64().is_some_and(|dropped| dropped > 0), "{report}");
 }
+
+#[tokio::test]
+async fn a_remote_database_that_does_not_encrypt_is_warned_of_unless_that_is_meant() {
+    const WARNING: &str =
+        "PostgreSQL is on another machine and does not encrypt; add ?sslmode=require, or disable if that is meant";
+    let world = World::new().await;
+    // The resolver takes it for this machine's address, and the service for a name like any other.
+    let remote = world.database_url.replace("127.0.0.1", "127.1");
+    assert_ne!(remote, world.database_url);
+    let settings = |url: &str| [("DATABASE_URL", url.to_owned()), ("DATABASE_DIRECT_URL", url.to_owned())];
+    let start = async |url: &str| {
+        let settings = settings(url);
+        App::start_with(&world, &settings.each_ref().map(|(name, value)| (*name, value.as_str()))).await
+    };
+    start(&format!("{remote}?sslmode=prefer")).await.log.wait_for(WARNING, |line| line["level"] == "warning").await;
+    for meant in [format!("{remote}?sslmode=disable"), world.database_url.clone()] {
+        let app = start(&meant).await;
+        app.create_user("Анна").await;
+        app.log.wait_for("Event published", |_| true).await;
+        assert!(app.log.matching(WARNING, |_| true).is_empty());
+    }
+}
