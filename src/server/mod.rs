@@ -50,7 +50,7 @@ const PROBES: u32 = 4;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Between two log lines about refused connections.
+/// Between two log lines about a want of room.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// Serves until `stop`, and then what is in flight to its end.
@@ -64,12 +64,11 @@ where
 {
     let open = Arc::new(Open::new(limits.max_connections));
     let limits = Arc::new(limits);
-    let mut refused = Refused::default();
+    let mut crowd = Crowd::default();
     while let Some((stream, peer)) = stop.run_until_cancelled(accept(&listener)).await {
-        let Some(place) = open.place().await else {
-            refused.one_more(limits.max_connections);
-            continue;
-        };
+        let place = open.place().await;
+        crowd.note(open.take_displaced(), place.is_none(), limits.max_connections);
+        let Some(place) = place else { continue };
         prepare(&stream);
         let (service, limits) = (service.clone(), limits.clone());
         tokio::spawn(async move {
@@ -113,24 +112,31 @@ fn prepare(stream: &TcpStream) {
     }
 }
 
-/// Connections refused since the last log line about them.
+/// What became of connections for want of room, since the last log line about it.
 #[derive(Default)]
-struct Refused {
-    count: u64,
+struct Crowd {
+    displaced: u64,
+    refused: u64,
     reported: Option<Instant>,
 }
 
-impl Refused {
-    fn one_more(&mut self, max_connections: usize) {
-        counter!("http_connections_refused_total").increment(1);
-        self.count += 1;
-        if self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY) {
-            let refused = self.count;
+impl Crowd {
+    fn note(&mut self, displaced: u64, refused: bool, max_connections: usize) {
+        if refused {
+            counter!("http_connections_refused_total").increment(1);
+        }
+        self.displaced += displaced;
+        self.refused += u64::from(refused);
+        let is_due = self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY);
+        if self.displaced + self.refused > 0 && is_due {
+            let (displaced, refused) = (self.displaced, self.refused);
             warn!(
+                displaced,
                 refused,
-                max_connections, "Connections refused: as many are open as may be (MAX_CONNECTIONS, ulimit -n)"
+                max_connections,
+                "As many connections are open as may be (MAX_CONNECTIONS, ulimit -n): idle ones are closed, or new ones"
             );
-            *self = Self { count: 0, reported: Some(Instant::now()) };
+            *self = Self { reported: Some(Instant::now()), ..Self::default() };
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -15,13 +18,16 @@ use super::activity::Activity;
 const SPARED: Duration = Duration::from_secs(1);
 /// Asked to make room at once, so that a crowd at the door does not have all of them looked through each time.
 const DISPLACED_AT_ONCE: usize = 32;
-/// Longest wait for one of them to be gone.
-const ROOM_WAIT: Duration = Duration::from_millis(500);
+/// Longest wait of a new connection for one of them to be gone, and between two looks at them.
+const ROOM_WAIT: Duration = Duration::from_millis(1_500);
+const RETRY: Duration = Duration::from_millis(10);
 
 pub struct Open {
     max: usize,
     connections: Mutex<Connections>,
     one_less: Notify,
+    /// Since somebody asked.
+    displaced: AtomicU64,
 }
 
 #[derive(Default)]
@@ -32,7 +38,7 @@ struct Connections {
 
 impl Open {
     pub fn new(max: usize) -> Self {
-        Self { max, connections: Mutex::default(), one_less: Notify::new() }
+        Self { max, connections: Mutex::default(), one_less: Notify::new(), displaced: AtomicU64::new(0) }
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
@@ -44,18 +50,10 @@ impl Open {
     }
 
     /// A place for one more connection. When all are taken, those that have waited longest for a request have to go; `None` when
-    /// all are busy, or came just now.
+    /// all are being served, or none is free in time.
     pub async fn place(self: &Arc<Self>) -> Option<Place> {
         if self.count() >= self.max {
-            if !self.displace_idle() {
-                return None;
-            }
-            let room = async {
-                while self.count() >= self.max {
-                    self.one_less.notified().await;
-                }
-            };
-            timeout(ROOM_WAIT, room).await.ok()?;
+            timeout(ROOM_WAIT, self.make_room()).await.ok()??;
         }
         let activity = Arc::new(Activity::new());
         let mut connections = self.connections();
@@ -66,24 +64,38 @@ impl Open {
         Some(Place { open: self.clone(), number, activity })
     }
 
-    /// Whether there are any.
-    fn displace_idle(&self) -> bool {
+    async fn make_room(&self) -> Option<()> {
+        loop {
+            let spared_for = self.displace_idle()?;
+            // One that goes by itself is as good.
+            _ = timeout(spared_for, self.one_less.notified()).await;
+            if self.count() < self.max {
+                return Some(());
+            }
+        }
+    }
+
+    /// For how long the next of those who wait is spared; `None` if nobody waits.
+    fn displace_idle(&self) -> Option<Duration> {
         let connections = self.connections();
-        let mut idle: Vec<_> = connections
-            .by_number
-            .values()
-            .filter_map(|activity| {
-                activity.waiting_for().filter(|waited| *waited >= SPARED).map(|waited| (waited, activity))
-            })
-            .collect();
-        if idle.len() > DISPLACED_AT_ONCE {
-            idle.select_nth_unstable_by(DISPLACED_AT_ONCE, |(one, _), (other, _)| other.cmp(one));
-            idle.truncate(DISPLACED_AT_ONCE);
+        let waiting = connections.by_number.values().filter_map(|activity| Some((activity.waiting_for()?, activity)));
+        let mut waiting: Vec<_> = waiting.collect();
+        if waiting.len() > DISPLACED_AT_ONCE {
+            waiting.select_nth_unstable_by(DISPLACED_AT_ONCE, |(one, _), (other, _)| other.cmp(one));
+            waiting.truncate(DISPLACED_AT_ONCE);
         }
-        for (_, activity) in &idle {
+        let longest = waiting.iter().map(|(waited, _)| *waited).max()?;
+        for (_, activity) in waiting.iter().filter(|(waited, _)| *waited >= SPARED) {
             activity.close();
+            self.displaced.fetch_add(1, Relaxed);
         }
-        !idle.is_empty()
+        // Of those just displaced, the first is gone in no time.
+        Some(SPARED.saturating_sub(longest).max(RETRY))
+    }
+
+    /// How many had to go since the last call.
+    pub fn take_displaced(&self) -> u64 {
+        self.displaced.swap(0, Relaxed)
     }
 
     /// Asks all to finish, and waits until they have.

@@ -28,6 +28,9 @@ async fn read_some(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer[..length]).into_owned()
 }
 
+const CROWDED: &str =
+    "As many connections are open as may be (MAX_CONNECTIONS, ulimit -n): idle ones are closed, or new ones";
+
 const LIVE: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 async fn closed_for(app: &App, reason: &str) -> bool {
@@ -96,10 +99,7 @@ async fn connections_beyond_the_limit_are_refused_counted_and_logged() {
     })
     .await;
     assert!(opened <= 8, "{opened}");
-    let line = app
-        .log
-        .wait_for("Connections refused: as many are open as may be (MAX_CONNECTIONS, ulimit -n)", |_| true)
-        .await;
+    let line = app.log.wait_for(CROWDED, |_| true).await;
     assert_eq!(line["max_connections"], 8);
     drop(busy);
     let refused = eventually("a metric", async || {
@@ -126,6 +126,7 @@ async fn with_few_descriptors_silent_clients_make_room_for_honest_ones() {
     .await;
     assert_eq!(&answers, b"HTTP/1.1 200");
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    app.log.wait_for(CROWDED, |line| line["displaced"].as_u64() > Some(0)).await;
     app.log
         .wait_for("Fewer connections than MAX_CONNECTIONS: raise the limit of open files (ulimit -n)", |_| true)
         .await;
