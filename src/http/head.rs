@@ -87,8 +87,9 @@ impl HeadRules {
     fn forwarded_for(&self, headers: &HeaderMap) -> Option<IpAddr> {
         let mut client = None;
         for value in headers.get_all(FORWARDED_FOR).iter().rev() {
-            for address in value.to_str().ok()?.rsplit(',') {
-                let Ok(address) = address.trim().parse::<IpAddr>() else { return client };
+            for address in value.as_bytes().rsplit(|byte| *byte == b',') {
+                let address = str::from_utf8(address).ok().and_then(|address| address.trim().parse::<IpAddr>().ok());
+                let Some(address) = address else { return client };
                 client = Some(address.to_canonical());
                 if !self.trusts(address.to_canonical()) {
                     return client;
@@ -168,6 +169,8 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9, 10.0.0.2"]), "203.0.113.9");
         assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9", "10.0.0.2"]), "203.0.113.9");
         assert_eq!(client("10.0.0.1", &["made up, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(client("10.0.0.1", &["\u{ff}, 203.0.113.9"]), "203.0.113.9");
+        assert_eq!(client("10.0.0.1", &["\u{ff}", "10.0.0.2"]), "10.0.0.2");
         assert_eq!(client("::ffff:10.0.0.1", &["2001:db8::1"]), "2001:db8::1");
     }
 }

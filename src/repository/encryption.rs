@@ -2,12 +2,10 @@
 
 use std::net::IpAddr;
 
-use sqlx::{
-    Connection,
-    postgres::{PgConnectOptions, PgSslMode},
-};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::time::timeout;
 
-use super::database::{DatabaseError, connect};
+use super::database::{DatabaseError, OPERATION_TIMEOUT, connect};
 
 /// Whether the server, on another machine, speaks with us in plain text though nobody asked it to: `sslmode` is `prefer` where the URL
 /// says nothing, and a server without TLS is taken as it is.
@@ -20,11 +18,9 @@ pub async fn is_missing(options: &PgConnectOptions) -> Result<bool, DatabaseErro
         return Ok(false);
     }
     let mut connection = connect(options).await?;
-    let encrypted = sqlx::query_scalar!(r#"SELECT ssl AS "ssl!" FROM pg_stat_ssl WHERE pid = pg_backend_pid()"#)
-        .fetch_one(&mut connection)
-        .await?;
-    connection.close().await?;
-    Ok(!encrypted)
+    let encrypted = sqlx::query_scalar!(r#"SELECT ssl AS "ssl!" FROM pg_stat_ssl WHERE pid = pg_backend_pid()"#);
+    let encrypted = timeout(OPERATION_TIMEOUT, encrypted.fetch_one(&mut connection));
+    Ok(!encrypted.await.map_err(|_elapsed| DatabaseError::Timeout)??)
 }
 
 fn is_remote(host: &str) -> bool {

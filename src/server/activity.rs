@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::Limits;
+use super::{Limits, open::SPARED};
 
 /// Why the supervisor closes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,6 @@ const CLOSE: u8 = 2;
 pub struct Activity {
     opened: Instant,
     phase: AtomicU8,
-    has_received: AtomicBool,
     /// Milliseconds after `opened` at which the phase began.
     since: AtomicU64,
     /// Milliseconds after `opened`, plus one, since which a write waits for the client; 0 if none does.
@@ -57,7 +56,6 @@ impl Activity {
         Self {
             opened: Instant::now(),
             phase: AtomicU8::new(HEAD),
-            has_received: AtomicBool::new(false),
             since: AtomicU64::new(0),
             stuck_since: AtomicU64::new(0),
             order: AtomicU8::new(GO_ON),
@@ -75,7 +73,6 @@ impl Activity {
     }
 
     fn received(&self) {
-        self.has_received.store(true, Relaxed);
         if self.phase.load(Relaxed) == IDLE {
             self.enter(HEAD);
         }
@@ -85,6 +82,10 @@ impl Activity {
         if !stuck {
             if self.stuck_since.load(Relaxed) != 0 {
                 self.stuck_since.store(0, Relaxed);
+                // Its client is reading: it has not begun to wait for a request.
+                if self.phase.load(Relaxed) == IDLE {
+                    self.enter(IDLE);
+                }
             }
         } else if self.stuck_since.load(Relaxed) == 0 {
             self.stuck_since.store(self.now() + 1, Relaxed);
@@ -107,14 +108,6 @@ impl Activity {
         waiting.then(|| Duration::from_millis(self.now().saturating_sub(self.since.load(Relaxed))))
     }
 
-    /// Whether no part of a request has come since the last answer.
-    pub fn is_between_requests(&self) -> bool {
-        match self.phase.load(Relaxed) {
-            HEAD => !self.has_received.load(Relaxed),
-            phase => phase == IDLE,
-        }
-    }
-
     /// When the connection is to be closed if nothing happens, and why.
     pub fn deadline(&self, limits: &Limits) -> Option<(Instant, Overdue)> {
         let after = |milliseconds, limit, why| (self.opened + Duration::from_millis(milliseconds) + limit, why);
@@ -130,19 +123,17 @@ impl Activity {
         }
     }
 
-    /// Asks for an end after the request that is being read or served, if there is one.
+    /// Asks for an end after the request that is being served, if there is one.
     pub fn finish(&self) {
-        self.order(FINISH);
-    }
-
-    /// Asks for an end at once, unless a request has come meanwhile.
-    pub fn close(&self) {
-        self.order(CLOSE);
-    }
-
-    fn order(&self, order: u8) {
-        self.order.store(order, Relaxed);
+        self.order.store(FINISH, Relaxed);
         self.waker.wake();
+    }
+
+    /// Asks for an end at once, unless a request has come meanwhile. Whether nobody had asked before.
+    pub fn close(&self) -> bool {
+        let is_new = self.order.swap(CLOSE, Relaxed) != CLOSE;
+        self.waker.wake();
+        is_new
     }
 
     pub fn is_to_finish(&self) -> bool {
@@ -151,11 +142,15 @@ impl Activity {
 
     /// Whether to close now; an order that came too late is forgotten.
     pub fn is_to_close(&self) -> bool {
-        self.order.load(Relaxed) == CLOSE
-            && (self.phase.load(Relaxed) != SERVING || {
-                self.order.store(GO_ON, Relaxed);
-                false
-            })
+        if self.order.load(Relaxed) != CLOSE {
+            return false;
+        }
+        let still_waits = self.waiting_for().is_some_and(|waited| waited >= SPARED);
+        if !still_waits {
+            // Not over a later order to finish.
+            _ = self.order.compare_exchange(CLOSE, GO_ON, Relaxed, Relaxed);
+        }
+        still_waits
     }
 
     /// Orders wake this task from now on.

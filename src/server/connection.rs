@@ -29,7 +29,7 @@ use super::{
     activity::{Activity, Observed, Overdue},
 };
 
-/// Largest request line with all headers, in bytes; also what a connection buffers at most.
+/// Largest request line with all headers, in bytes. Of a body, so much is read at once.
 pub const MAX_HEAD_BYTES: usize = 32 << 10;
 
 /// Who is at the other end of a request's connection; among the request's extensions.
@@ -42,7 +42,6 @@ enum End {
     Overdue(Overdue),
     /// The listener wanted its place.
     Displaced,
-    Finished,
 }
 
 /// Serves until the client or one of the limits ends it.
@@ -78,9 +77,6 @@ where
         if let Ready(ended) = connection.as_mut().poll(cx) {
             return Ready(End::Hyper(ended));
         }
-        if activity.is_to_finish() && activity.is_between_requests() {
-            return Ready(End::Finished);
-        }
         if activity.is_to_close() {
             return Ready(End::Displaced);
         }
@@ -106,12 +102,11 @@ fn report(end: &End, peer: SocketAddr) {
     let client_address = tracing::field::display(peer.ip());
     let closed = |reason| counter!("http_connections_closed_total", "reason" => reason).increment(1);
     match end {
-        End::Finished | End::Hyper(Ok(())) => {}
+        End::Hyper(Ok(())) => {}
         End::Hyper(Err(error)) if error.is_parse() => {
-            let (reason, status_code) =
-                if error.is_parse_too_large() { ("head_too_large", 431) } else { ("malformed_request", 400) };
+            let reason = if error.is_parse_too_large() { "head_too_large" } else { "malformed_request" };
             closed(reason);
-            warn!(client_address, status_code, cause = %error, "Request refused: its head is not HTTP/1.1, or too large");
+            warn!(client_address, reason, cause = %error, "Request refused: its head is not HTTP/1.1, or too large");
         }
         End::Hyper(Err(error)) => debug!(client_address, cause = %error, "Connection broken"),
         End::Overdue(Overdue::Idle) => closed("keep_alive_timeout"),

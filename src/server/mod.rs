@@ -31,7 +31,8 @@ pub use self::{
 /// What a connection may take.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// For the head of a request, from its first byte; for the first one from the accept.
+    /// For the head of a request, from the first byte that comes after the answer to the one before; for the first one from the
+    /// accept.
     pub header_read: Duration,
     /// Between an answer and the next request.
     pub keep_alive: Duration,

@@ -15,7 +15,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::activity::Activity;
 
 /// A connection that has waited less than this for a request is left alone.
-const SPARED: Duration = Duration::from_secs(1);
+pub const SPARED: Duration = Duration::from_secs(1);
 /// Asked to make room at once, so that a crowd at the door does not have all of them looked through each time.
 const DISPLACED_AT_ONCE: usize = 32;
 /// Longest wait of a new connection for one of them to be gone, and between two looks at them.
@@ -86,8 +86,7 @@ impl Open {
         }
         let longest = waiting.iter().map(|(waited, _)| *waited).max()?;
         for (_, activity) in waiting.iter().filter(|(waited, _)| *waited >= SPARED) {
-            activity.close();
-            self.displaced.fetch_add(1, Relaxed);
+            self.displaced.fetch_add(u64::from(activity.close()), Relaxed);
         }
         // Of those just displaced, the first is gone in no time.
         Some(SPARED.saturating_sub(longest).max(RETRY))

@@ -18,7 +18,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "Requests by method, route template and status"
     );
     describe_gauge!("http_connections", "Connections of clients that are open");
-    describe_counter!("http_connections_refused_total", "Connections closed at once, because all places were busy");
+    describe_counter!(
+        "http_connections_refused_total",
+        "Connections closed before they were served: no place became free in time"
+    );
     describe_counter!("http_connections_closed_total", "Connections that the service ended, by reason");
     describe_counter!("http_accept_errors_total", "Connections that could not be accepted");
     describe_gauge!(

@@ -134,6 +134,19 @@ async fn with_few_descriptors_silent_clients_make_room_for_honest_ones() {
 }
 
 #[tokio::test]
+async fn without_descriptors_the_service_says_so_and_goes_on_when_there_are_some_again() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.limit_open_files("10:");
+    let mut stream = connect(&app).await;
+    stream.write_all(LIVE).await.unwrap();
+    app.log.wait_for("A connection could not be accepted", |line| line["level"] == "warning").await;
+    app.limit_open_files("1000:");
+    assert!(read_some(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    assert!(app.metric("http_accept_errors_total").await > 0);
+}
+
+#[tokio::test]
 async fn a_client_that_has_closed_its_half_still_gets_its_answer() {
     let world = World::new().await;
     let app = App::start(&world).await;
@@ -170,7 +183,7 @@ async fn a_head_beyond_the_limit_is_refused_and_its_memory_comes_back() {
     assert!(rest_of(&mut stream).await.starts_with("HTTP/1.1 431 "));
     let line = app
         .log
-        .wait_for("Request refused: its head is not HTTP/1.1, or too large", |line| line["status_code"] == 431)
+        .wait_for("Request refused: its head is not HTTP/1.1, or too large", |line| line["reason"] == "head_too_large")
         .await;
     assert_eq!(line["client_address"], "127.0.0.1");
     assert!(closed_for(&app, "head_too_large").await);
@@ -184,9 +197,39 @@ async fn what_is_not_http_is_a_400_a_line_and_a_count() {
     stream.write_all(b"GET  nonsense\r\n\r\n").await.unwrap();
     assert!(rest_of(&mut stream).await.starts_with("HTTP/1.1 400 "));
     app.log
-        .wait_for("Request refused: its head is not HTTP/1.1, or too large", |line| line["status_code"] == 400)
+        .wait_for("Request refused: its head is not HTTP/1.1, or too large", |line| {
+            line["reason"] == "malformed_request"
+        })
         .await;
     assert!(closed_for(&app, "malformed_request").await);
+}
+
+#[tokio::test]
+async fn a_stop_lets_a_slow_reader_have_the_whole_of_its_answer() {
+    let world = World::new().await;
+    let mut app = App::start(&world).await;
+    let mut stream = connect(&app).await;
+    let path = "/docs/swagger-ui-bundle.js";
+    let length: usize = app.request(reqwest::Method::GET, path).send().await.unwrap().headers()["content-length"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    // More than the sockets' buffers hold, so that the last answers wait for their reader.
+    let requests = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(32);
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    app.log.wait_for("Request completed", |line| line["path"] == path).await;
+    app.signal("TERM");
+    app.log.wait_for("Stopping; a second signal stops at once", |_| true).await;
+    let mut received = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut received)).await.unwrap().unwrap();
+    let (mut rest, mut answers) = (&received[..], 0);
+    while let Some(head) = rest.windows(4).position(|end| end == b"\r\n\r\n") {
+        rest = rest.get(head + 4 + length..).expect("an answer is cut short");
+        answers += 1;
+    }
+    assert!(answers > 0 && rest.is_empty(), "{answers} answers and {} bytes", rest.len());
+    assert_eq!(app.exit_status().await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -136,6 +136,14 @@ impl App {
         assert!(kill.unwrap().success());
     }
 
+    /// Changes the limit of open files, `soft:hard`, of the running process.
+    pub fn limit_open_files(&self, limit: &str) {
+        let pid = self.process.id().expect("the service runs").to_string();
+        let limited =
+            std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}")]).status();
+        assert!(limited.unwrap().success());
+    }
+
     /// Memory of the process, in bytes.
     pub fn resident(&self) -> u64 {
         resident(self.process.id().expect("the service runs"))
