@@ -51,17 +51,15 @@ pub async fn trace(State(trace): State<Trace>, mut request: Request, next: Next)
     async move {
         let log = RequestLog::start(&request, &head, durations);
         if refused {
-            warn!("X-Request-Id is not one of 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id");
+            warn!("X-Request-Id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id");
         }
+        let request = drain::on_drop(request);
         let mut response = match head.check(&request) {
-            Ok(()) => timeout(time_limit, next.run(drain::on_drop(request))).await.unwrap_or_else(|_elapsed| {
+            Ok(()) => timeout(time_limit, next.run(request)).await.unwrap_or_else(|_elapsed| {
                 let limit = format!("The request did not finish within {} ms.", time_limit.as_millis());
                 Problem::new(&TIME_LIMIT_EXCEEDED, limit).into_response()
             }),
-            Err(problem) => {
-                drop(drain::on_drop(request));
-                problem.into_response()
-            }
+            Err(problem) => problem.into_response(),
         };
         let problem = write_problem(&mut response, &log.path(), &trace_id);
         let is_of_users = log.matched.as_ref().is_some_and(|route| route.as_str().starts_with("/users"));

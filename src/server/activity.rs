@@ -17,7 +17,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Limits, open::SPARED};
+use super::Limits;
+
+/// A connection that has waited less than this for a request need not make room.
+pub const SPARED: Duration = Duration::from_secs(1);
 
 /// Why the supervisor closes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

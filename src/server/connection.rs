@@ -30,7 +30,7 @@ use super::{
 };
 
 /// Largest request line with all headers, in bytes. Of a body, so much is read at once.
-pub const MAX_HEAD_BYTES: usize = 32 << 10;
+const MAX_HEAD_BYTES: usize = 32 << 10;
 
 /// Who is at the other end of a request's connection; among the request's extensions.
 #[derive(Clone, Copy, Debug)]

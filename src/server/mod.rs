@@ -20,13 +20,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use self::open::Open;
-pub use self::{
-    connection::{MAX_HEAD_BYTES, Peer},
-    descriptors::connections_allowed,
-};
+pub use self::{connection::Peer, descriptors::connections_allowed};
 
 /// What a connection may take.
 #[derive(Clone, Debug)]
@@ -109,7 +106,7 @@ fn prepare(stream: &TcpStream) {
     let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
     if let Err(error) = prepared {
         // Most likely the client has gone already, and its connection ends by itself.
-        tracing::debug!(%error, "The options of a connection could not be set");
+        debug!(%error, "The options of a connection could not be set");
     }
 }
 

@@ -12,10 +12,8 @@ use std::{
 use metrics::gauge;
 use tokio::{sync::Notify, time::timeout};
 
-use super::activity::Activity;
+use super::activity::{Activity, SPARED};
 
-/// A connection that has waited less than this for a request is left alone.
-pub const SPARED: Duration = Duration::from_secs(1);
 /// Asked to make room at once, so that a crowd at the door does not have all of them looked through each time.
 const DISPLACED_AT_ONCE: usize = 32;
 /// Longest wait of a new connection for one of them to be gone, and between two looks at them.
