@@ -33,6 +33,14 @@ const CROWDED: &str =
 
 const LIVE: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
+/// One that has had an answer, and has no request on the way.
+async fn connect_and_ask(app: &App) -> TcpStream {
+    let mut stream = connect(app).await;
+    stream.write_all(LIVE).await.unwrap();
+    assert!(read_some(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    stream
+}
+
 async fn closed_for(app: &App, reason: &str) -> bool {
     let counter = format!("http_connections_closed_total{{reason=\"{reason}\"}}");
     app.get("/metrics").await.text.lines().any(|line| line.starts_with(&counter))
@@ -46,9 +54,7 @@ async fn a_head_that_does_not_come_in_time_ends_the_connection_whether_begun_or_
     let mut silent = connect(&app).await;
     let mut half = connect(&app).await;
     half.write_all(b"GET /users HTTP/1.1\r\nHost: loc").await.unwrap();
-    let mut second = connect(&app).await;
-    second.write_all(LIVE).await.unwrap();
-    assert!(read_some(&mut second).await.starts_with("HTTP/1.1 200 "));
+    let mut second = connect_and_ask(&app).await;
     second.write_all(b"GET ").await.unwrap();
     for stream in [&mut silent, &mut half, &mut second] {
         assert_eq!(rest_of(stream).await, "");
@@ -62,9 +68,7 @@ async fn a_head_that_does_not_come_in_time_ends_the_connection_whether_begun_or_
 async fn a_connection_without_requests_is_closed_after_its_idle_time() {
     let world = World::new().await;
     let app = App::start_with(&world, &[("KEEP_ALIVE_TIMEOUT_MS", "300")]).await;
-    let mut stream = connect(&app).await;
-    stream.write_all(LIVE).await.unwrap();
-    assert!(read_some(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    let mut stream = connect_and_ask(&app).await;
     let began = Instant::now();
     assert_eq!(rest_of(&mut stream).await, "");
     assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
@@ -236,9 +240,7 @@ async fn a_stop_lets_a_slow_reader_have_the_whole_of_its_answer() {
 async fn open_connections_are_a_gauge_and_a_stop_does_not_wait_for_idle_ones() {
     let world = World::new().await;
     let mut app = App::start(&world).await;
-    let mut idle = connect(&app).await;
-    idle.write_all(LIVE).await.unwrap();
-    assert!(read_some(&mut idle).await.starts_with("HTTP/1.1 200 "));
+    let idle = connect_and_ask(&app).await;
     let silent = connect(&app).await;
     let gauge = eventually("both of them in the gauge", async || {
         Some(app.metric("http_connections").await).filter(|open| *open >= 3)

@@ -176,11 +176,12 @@ async fn another_media_type_is_415() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_is_413() {
+async fn a_body_beyond_the_limit_is_413_even_to_a_client_that_writes_all_of_it_first() {
     let world = World::new().await;
     let app = App::start(&world).await;
     let long_name = new_user(&"x".repeat(1 << 20));
     app.post("/users", &long_name).await.assert_problem(413, "payload_too_large");
+    post_raw(&app, vec![b' '; 100 << 20]).await.assert_problem(413, "payload_too_large");
     let chunk = || Ok::<_, std::io::Error>(vec![b' '; 1 << 16]);
     let chunked = Body::wrap_stream(futures_util::stream::iter((0..64).map(move |_| chunk())));
     post_raw(&app, chunked).await.assert_problem(413, "payload_too_large");

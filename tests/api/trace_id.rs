@@ -54,10 +54,9 @@ async fn two_ids_are_as_good_as_a_malformed_one() {
     let answer = Answer::of(request).await;
     assert!(uuid::Uuid::parse_str(answer.header("x-trace-id")).is_ok(), "{answer:?}");
     app.log
-        .wait_for(
-            "X-Request-Id is not one of 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id",
-            |_| true,
-        )
+        .wait_for("X-Request-Id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id", |_| {
+            true
+        })
         .await;
 }
 

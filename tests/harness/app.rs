@@ -25,11 +25,16 @@ const HASH: &str = "$argon2";
 
 /// The binary, with nothing of the tests' environment.
 pub fn command(settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_user-management-api"));
+    isolated(Command::new(env!("CARGO_BIN_EXE_user-management-api")), settings)
+}
+
+fn isolated(mut command: Command, settings: &[(&str, &str)]) -> Command {
     // An empty folder: a developer's own .env is no part of a test.
     command.env_clear().envs(settings.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);
     command
 }
+
+const DEFAULTS: [(&str, &str); 2] = [("LOG_LEVEL", "TRACE"), ("PORT", "0")];
 
 /// Memory of a process, in bytes.
 pub fn resident(pid: u32) -> u64 {
@@ -60,17 +65,14 @@ impl App {
 
     /// Started, and not waited for.
     pub async fn launch(world: &World, settings: &[(&str, &str)]) -> Self {
-        let defaults = [("LOG_LEVEL", "TRACE"), ("PORT", "0")];
-        Self::spawn(command(&[&world.settings()[..], &defaults, settings].concat())).await
+        Self::spawn(command(&[&world.settings()[..], &DEFAULTS, settings].concat())).await
     }
 
     /// As [`Self::start`], with a limit of open files.
     pub async fn start_with_open_files(world: &World, limit: u32) -> Self {
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("ulimit -n {limit} && exec \"$0\""), env!("CARGO_BIN_EXE_user-management-api")]);
-        command.env_clear().envs(world.settings()).env("PORT", "0").current_dir(env!("CARGO_TARGET_TMPDIR"));
-        command.kill_on_drop(true);
-        let app = Self::spawn(command).await;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\""), env!("CARGO_BIN_EXE_user-management-api")]);
+        let app = Self::spawn(isolated(shell, &[&world.settings()[..], &DEFAULTS].concat())).await;
         app.until_ready("ready").await;
         app
     }
