@@ -88,7 +88,8 @@ impl std::error::Error for ConfigError {}
 /// When `.env` is there and cannot be parsed.
 pub fn environment() -> Result<HashMap<String, String>, ConfigError> {
     let mut settings = HashMap::new();
-    match dotenvy::from_filename_iter(".env") {
+    // By path: by name alone dotenvy goes up through the parent folders, and finds the `.env` of something else.
+    match dotenvy::from_path_iter(".env") {
         Ok(lines) => {
             for (number, line) in lines.enumerate() {
                 // The error would repeat the line, and the line may hold a password.

@@ -15,7 +15,7 @@
 //! # Walls
 //!
 //! `main → app → all` · `http → service, domain, server` · `service → repository, domain, password, status` ·
-//! `messaging → repository, domain, status` · `repository → domain` · `operator → repository, messaging` · `config` calls the
+//! `messaging → repository, domain, status` · `repository → domain` · `operator → domain, repository, messaging` · `config` calls the
 //! parsers of `repository`, `messaging` and `telemetry`, and fills the rules of `http` and `server`. [`trace_id`] is free to all; leaves import nothing of ours. `axum` lives in `http` and
 //! `app`, `lapin` in `messaging`, SQL in `repository`. `tests/walls.rs` checks this.
 

@@ -12,7 +12,7 @@ use user_management_api::{
     config::{self, Config, ConfigError},
     http,
     operator::{self, DlqCommand, Format, OutboxCommand, Report},
-    repository::schema,
+    repository::{database::Route, schema},
     shutdown::{self, StoppedAtOnce},
     telemetry,
 };
@@ -48,6 +48,14 @@ enum Command {
         output: Output,
         #[command(subcommand)]
         command: DlqCommand,
+    },
+    /// Look whether the service could do its work: settings, logins, migrations, permissions; each with what to do
+    Check {
+        #[command(flatten)]
+        output: Output,
+        /// Look at the settings alone
+        #[arg(long)]
+        settings: bool,
     },
     /// Exit with 0 if the service of the same environment is ready
     Healthcheck,
@@ -91,6 +99,7 @@ async fn run(cli: Cli) -> Result<(), AnyError> {
         Command::Openapi => openapi(),
         Command::Outbox { output, command } => outbox(output, command).await,
         Command::Dlq { output, command } => dlq(output, command).await,
+        Command::Check { output, settings } => check(output, settings).await,
         Command::Healthcheck => healthcheck().await,
     }
 }
@@ -145,6 +154,18 @@ async fn outbox(output: Output, command: OutboxCommand) -> Result<(), AnyError> 
 async fn dlq(output: Output, command: DlqCommand) -> Result<(), AnyError> {
     let broker = config::for_broker(config::environment()?)?;
     print(output.format, &operator::dlq(command, &broker).await?)
+}
+
+async fn check(output: Output, settings_alone: bool) -> Result<(), AnyError> {
+    let Config { database, broker, .. } = Config::from_settings(config::environment()?)?;
+    if settings_alone {
+        return Ok(());
+    }
+    let mut databases = vec![("DATABASE_URL", &database.url)];
+    if database.route == Route::TransactionPooler {
+        databases.push(("DATABASE_DIRECT_URL", &database.direct_url));
+    }
+    print(output.format, &operator::check::check(&databases, database.migrate_on_start, &broker).await?)
 }
 
 fn print(format: Format, report: &Report) -> Result<(), AnyError> {

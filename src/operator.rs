@@ -1,6 +1,8 @@
 //! What an operator does by hand: look at the outbox, and decide what becomes of dead events and dead letters. Each
 //! command yields one report, as a table or as JSON.
 
+pub mod check;
+
 use std::fmt::Write;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -12,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     messaging::{
         broker::Broker,
-        dead_letter::{self, Redriven},
+        dead_letter::{self, Dropped, Redriven},
         supervisor::SessionError,
     },
     repository::{
@@ -58,6 +60,12 @@ pub enum DlqCommand {
     /// Move messages back into the service's queue, the oldest first
     Redrive {
         /// Messages to move
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        max: u32,
+    },
+    /// Delete messages for ever, the oldest first
+    Drop {
+        /// Messages to delete
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         max: u32,
     },
@@ -167,6 +175,10 @@ pub async fn dlq(command: DlqCommand, broker: &Broker) -> Result<Report, Operato
         DlqCommand::Redrive { max } => {
             let redriven: Redriven = dead_letter::redrive(broker, max).await?;
             Report::new(&redriven, redriven.failure.is_none())
+        }
+        DlqCommand::Drop { max } => {
+            let dropped: Dropped = dead_letter::drop(broker, max).await?;
+            Report::new(&dropped, dropped.failure.is_none())
         }
     }
 }

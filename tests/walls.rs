@@ -16,7 +16,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("server", &[]),
     ("http", &["service", "domain", "server", "trace_id"]),
     ("config", &["domain", "http", "repository", "messaging", "server", "telemetry"]),
-    ("operator", &["repository", "messaging"]),
+    ("operator", &["domain", "repository", "messaging"]),
 ];
 
 /// A word, and the rooms where it may stand.

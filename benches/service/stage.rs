@@ -88,7 +88,9 @@ impl Stage {
     pub async fn set(folder: &Path) -> Outcome<Self> {
         let pgbench_world = World::new().await;
         fill(&pgbench_world, USERS).await?;
-        let service = Place::set("service", USERS, &[], folder).await?;
+        // With the lines of probes too, which would be left out: the price of a line is measured by them.
+        let settings = [("LOG_LEVEL", "info,lapin=off,probes=debug")];
+        let service = Place::set("service", USERS, &settings, folder).await?;
         let plain = |candidate: &str| -> Outcome<Command> {
             let mut command = Command::new(std::env::current_exe()?);
             command.args(["--serve", candidate, "--database", &service.world.database_url]);

@@ -138,7 +138,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 "password" => &mut fields.password,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
-                    fields.refuse(&shortened(&key), "unknown_field", "There is no such field; it would be ignored.");
+                    fields.refuse(&shortened(&key), "unknown_field", "There is no such field.");
                     continue;
                 }
             };

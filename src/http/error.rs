@@ -168,12 +168,14 @@ impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
         let (kind, detail) = match &error {
             ServiceError::UserNotFound => (&USER_NOT_FOUND, "No user has this id."),
-            ServiceError::DatabaseUnavailable(_) => {
-                (&DATABASE_UNAVAILABLE, "The database did not answer; repeat the request a little later.")
-            }
-            ServiceError::Overloaded(_) => {
-                (&OVERLOADED, "The service has more to do than it can in time; repeat the request a little later.")
-            }
+            ServiceError::DatabaseUnavailable(_) => (
+                &DATABASE_UNAVAILABLE,
+                "The database did not answer. A write may have been committed: read the user before you repeat it. A read can be repeated a little later.",
+            ),
+            ServiceError::Overloaded(_) => (
+                &OVERLOADED,
+                "The service has more to do than it can in time. Nothing was changed: repeat the request a little later.",
+            ),
             ServiceError::Internal(_) => (&INTERNAL_ERROR, "The service's log has the cause under this trace_id."),
         };
         Self::new(kind, detail).with_cause(&error)

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::time::{Instant, timeout};
-use tracing::{Instrument, error, error_span, field::display, info, warn};
+use tracing::{Instrument, debug, error, error_span, field::display, info, warn};
 
 use super::{
     drain,
@@ -27,6 +27,9 @@ use crate::trace_id::TraceId;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
+/// The target of the lines of probes and scrapes that went well: they come every few seconds, and say nothing new.
+/// `LOG_LEVEL=debug` or `LOG_LEVEL=info,probes=debug` shows them.
+const PROBES: &str = "probes";
 /// Bytes of a path in a log line or an error's `instance`.
 const MAX_PATH_SHOWN: usize = 256;
 
@@ -56,7 +59,10 @@ pub async fn trace(State(trace): State<Trace>, mut request: Request, next: Next)
         let request = drain::on_drop(request);
         let mut response = match head.check(&request) {
             Ok(()) => timeout(time_limit, next.run(request)).await.unwrap_or_else(|_elapsed| {
-                let limit = format!("The request did not finish within {} ms.", time_limit.as_millis());
+                let limit = format!(
+                    "The request did not finish within {} ms. A write may have been committed: read the user before you repeat it.",
+                    time_limit.as_millis()
+                );
                 Problem::new(&TIME_LIMIT_EXCEEDED, limit).into_response()
             }),
             Err(problem) => problem.into_response(),
@@ -114,9 +120,18 @@ impl RequestLog {
         let matched = request.extensions().get::<MatchedPath>().cloned();
         let client_address = head.client_address(request);
         let log = Self { method, uri, client_address, matched, durations, started: Instant::now(), ended: false };
-        let client_address = client_address.map(display);
-        info!(method = log.method.as_str(), path = log.path().as_ref(), client_address, "Request started");
+        let (method, path, client_address) = (log.method.as_str(), log.path(), client_address.map(display));
+        if log.is_probe() {
+            debug!(target: PROBES, method, path = path.as_ref(), client_address, "Request started");
+        } else {
+            info!(method, path = path.as_ref(), client_address, "Request started");
+        }
         log
+    }
+
+    fn is_probe(&self) -> bool {
+        let route = self.matched.as_ref().map_or("none", MatchedPath::as_str);
+        route.starts_with("/health/") || route.starts_with("/metrics")
     }
 
     /// Shortened where it is long: it stands in two lines, and in an error's body.
@@ -145,6 +160,8 @@ impl RequestLog {
             error!(method, path, status_code, duration_ms, client_address, code, cause, "Request failed");
         } else if status.is_server_error() {
             warn!(method, path, status_code, duration_ms, client_address, code, cause, "Request failed");
+        } else if self.is_probe() {
+            debug!(target: PROBES, method, path, status_code, duration_ms, client_address, "Request completed");
         } else {
             info!(method, path, status_code, duration_ms, client_address, code, "Request completed");
         }

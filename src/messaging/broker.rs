@@ -63,6 +63,16 @@ impl FromStr for BrokerUrl {
     }
 }
 
+impl BrokerUrl {
+    pub fn user(&self) -> &str {
+        &self.0.authority.userinfo.username
+    }
+
+    pub fn vhost(&self) -> &str {
+        &self.0.vhost
+    }
+}
+
 impl fmt::Debug for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}/{}", self.0.authority.host, self.0.authority.port, self.0.vhost)

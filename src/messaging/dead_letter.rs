@@ -146,23 +146,55 @@ pub struct Redriven {
 
 /// Moves the oldest `max` messages back into the service's queue; one that cannot be read there either comes back.
 pub async fn redrive(broker: &Broker, max: u32) -> Result<Redriven, SessionError> {
-    let connection = broker.connect("dlq redrive").await?;
+    // Acknowledged only afterwards: whoever is interrupted here has the message twice, never not at all.
+    let Taken { count, left, failure } =
+        take_out(broker, "dlq redrive", max, async |letters, delivery| letters.hand_back(delivery).await).await?;
+    Ok(Redriven { moved: count, left, failure })
+}
+
+#[derive(Debug, Serialize)]
+pub struct Dropped {
+    deleted: u32,
+    left: u32,
+    /// Why it ended before its time.
+    pub failure: Option<String>,
+}
+
+/// Deletes the oldest `max` messages.
+pub async fn drop(broker: &Broker, max: u32) -> Result<Dropped, SessionError> {
+    let Taken { count, left, failure } = take_out(broker, "dlq drop", max, async |_, _| Ok(())).await?;
+    Ok(Dropped { deleted: count, left, failure })
+}
+
+struct Taken {
+    count: u32,
+    left: u32,
+    failure: Option<String>,
+}
+
+/// Has `each` of the oldest `max` messages dealt with, and takes it out of the queue.
+async fn take_out(
+    broker: &Broker,
+    name: &str,
+    max: u32,
+    each: impl AsyncFn(&DeadLetters, &Delivery) -> Result<(), SessionError>,
+) -> Result<Taken, SessionError> {
+    let connection = broker.connect(name).await?;
     let letters = DeadLetters::open(broker, &connection).await?;
-    // Counted first: what comes back meanwhile is not moved twice.
+    // Counted first: what comes back meanwhile is not taken twice.
     let total = letters.count().await?;
-    let mut moved = 0;
-    let mut moving = async || -> Result<(), SessionError> {
-        while moved < total.min(max)
+    let mut count = 0;
+    let mut taking = async || -> Result<(), SessionError> {
+        while count < total.min(max)
             && let Some(delivery) = letters.take().await?
         {
-            letters.hand_back(&delivery).await?;
-            // Only now: whoever is interrupted here has the message twice, never not at all.
+            each(&letters, &delivery).await?;
             delivery.ack(BasicAckOptions::default()).await?;
-            moved += 1;
+            count += 1;
         }
         Ok(())
     };
-    let failure = moving().await.err().map(|error| error.to_string());
+    let failure = taking().await.err().map(|error| error.to_string());
     broker::close(connection).await;
-    Ok(Redriven { moved, left: total - moved, failure })
+    Ok(Taken { count, left: total - count, failure })
 }

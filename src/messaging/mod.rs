@@ -6,6 +6,7 @@ pub mod consumer;
 pub mod dead_letter;
 mod leader;
 mod message;
+pub mod preflight;
 mod publisher;
 pub mod relay;
 mod seen;

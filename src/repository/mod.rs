@@ -7,6 +7,7 @@ pub mod encryption;
 mod lane;
 pub mod outbox;
 pub mod outbox_dead;
+pub mod preflight;
 pub mod schema;
 pub mod user_changes;
 mod user_lists;

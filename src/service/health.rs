@@ -35,8 +35,10 @@ pub enum DatabaseState {
 #[serde(rename_all = "snake_case")]
 pub enum SchemaState {
     Current,
-    /// Migrations wait to be applied, or it is not known
+    /// Migrations wait to be applied
     Pending,
+    /// The database is away
+    Unknown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -100,13 +102,13 @@ impl HealthService {
         match timeout(PROBE_TIMEOUT, is_current).await {
             Ok(Ok(true)) => (DatabaseState::Up, SchemaState::Current),
             Ok(Ok(false)) => (DatabaseState::Up, SchemaState::Pending),
-            Ok(Err(_)) | Err(_) => (DatabaseState::Down, SchemaState::Pending),
+            Ok(Err(_)) | Err(_) => (DatabaseState::Down, SchemaState::Unknown),
         }
     }
 }
 
 fn readiness(checks: &Checks) -> Readiness {
-    if checks.draining || checks.database == DatabaseState::Down || checks.schema == SchemaState::Pending {
+    if checks.draining || checks.schema != SchemaState::Current {
         Readiness::Unavailable
     } else if checks.publisher == Link::Up && checks.consumer == Link::Up {
         Readiness::Ready

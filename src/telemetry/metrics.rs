@@ -1,7 +1,9 @@
 //! Metrics: what is counted anywhere by the `metrics` macros is collected here, as Prometheus text.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+
+use crate::domain::event::EventType;
 
 /// Upper bounds of the histograms' buckets, in seconds.
 const BUCKETS: [f64; 13] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -48,5 +50,40 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!("password_hash_slots", "Hashing slots by state");
     describe_counter!("log_lines_dropped_total", "Log lines lost because the reader of stdout is too slow");
     metrics_process::Collector::default().describe();
+    start_counters_at_zero();
     Ok(handle)
+}
+
+/// A counter that appears with its first event has no rate before the second one, and no alert sees the first.
+fn start_counters_at_zero() {
+    for name in [
+        "http_connections_refused_total",
+        "http_accept_errors_total",
+        "events_nacked_total",
+        "events_returned_total",
+        "events_dead_total",
+        "coalesced_reads_total",
+        "coalesced_queries_total",
+        "grouped_writes_total",
+        "write_groups_total",
+        "log_lines_dropped_total",
+    ] {
+        counter!(name).absolute(0);
+    }
+    for event_type in [EventType::Created, EventType::Updated, EventType::Deleted] {
+        counter!("events_published_total", "type" => event_type.as_str()).absolute(0);
+    }
+    for result in ["new", "duplicate", "stale", "dead_letter"] {
+        counter!("events_consumed_total", "result" => result).absolute(0);
+    }
+    for reason in [
+        "malformed_request",
+        "head_too_large",
+        "keep_alive_timeout",
+        "header_read_timeout",
+        "write_timeout",
+        "displaced",
+    ] {
+        counter!("http_connections_closed_total", "reason" => reason).absolute(0);
+    }
 }

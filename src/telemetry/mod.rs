@@ -45,7 +45,10 @@ impl LogLevel {
     /// Levels for libraries and for ourselves. Left out are lapin, for whoever holds a connection logs why it was lost, and
     /// PostgreSQL's notices, for it notes at each start that the table of migrations is there.
     fn of(libraries: &str, ours: &str) -> Self {
-        Self(format!("{libraries},lapin=off,sqlx::postgres::notice=off,{}={ours}", env!("CARGO_CRATE_NAME")))
+        Self(format!(
+            "{libraries},lapin=off,sqlx::postgres::notice=off,{}={ours},probes={ours}",
+            env!("CARGO_CRATE_NAME")
+        ))
     }
 }
 

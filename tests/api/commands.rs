@@ -63,6 +63,17 @@ async fn the_env_file_is_read_and_the_environment_wins_over_it() {
 }
 
 #[tokio::test]
+async fn the_env_file_of_a_parent_folder_is_somebody_elses() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("parent");
+    let below = folder.join("below");
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::write(folder.join(".env"), "PORT=from-the-parent\n").unwrap();
+    let output = command(&[("RABBITMQ_URL", "no-url")]).current_dir(below).output().await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("RABBITMQ_URL: ") && !text.contains("PORT"), "{text}");
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_said_so() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -75,7 +86,7 @@ async fn a_port_that_is_taken_is_said_so() {
 async fn help_and_version_explain_the_commands() {
     let (output, text) = run(&["--help"], &[]).await;
     assert!(output.status.success());
-    for name in ["serve", "migrate", "openapi", "outbox", "dlq", "healthcheck"] {
+    for name in ["serve", "migrate", "openapi", "outbox", "dlq", "check", "healthcheck"] {
         assert!(text.contains(name), "{text}");
     }
     let (output, text) = run(&["--version"], &[]).await;

@@ -134,7 +134,10 @@ async fn a_database_that_is_away_is_503_within_3_s_and_back_without_a_restart() 
             answer.assert_problem(503, "database_unavailable");
         }
         assert!(began.elapsed() < Duration::from_secs(3), "silent {silent}: {:?}", began.elapsed());
-        app.get("/health/ready").await.assert_problem(503, "not_ready");
+        let ready = app.get("/health/ready").await;
+        ready.assert_problem(503, "not_ready");
+        let checks = &ready.body["checks"];
+        assert_eq!((&checks["database"], &checks["schema"]), (&json!("down"), &json!("unknown")));
         assert_eq!(app.get("/health/live").await.status, 200);
         proxy.open();
         eventually("an answer from the database", async || (app.get("/users/1").await.status == 200).then_some(()))

@@ -71,7 +71,7 @@ async fn two_instances_started_at_once_on_an_empty_database_share_it_and_one_lea
 #[tokio::test]
 async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_the_loss_is_reported() {
     let world = World::new().await;
-    let app = App::start(&world).await;
+    let app = App::start_with(&world, &[("LOG_LEVEL", "info,probes=debug")]).await;
     app.log.pause(true);
     let began = Instant::now();
     let answers = futures_util::stream::iter(0..30_000).map(|_| app.get("/health/live")).buffer_unordered(64);

@@ -2,6 +2,7 @@
 //! host of its own; the names are the promises.
 
 mod broker_faults;
+mod check;
 mod coalesced_reads;
 mod commands;
 mod connections;

@@ -42,6 +42,37 @@ async fn requests_are_counted_by_method_route_template_and_status() {
 }
 
 #[tokio::test]
+async fn every_counter_is_there_from_the_start() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let metrics = app.get("/metrics").await.text;
+    for line in [
+        r#"events_published_total{type="user.created"}"#,
+        r#"events_published_total{type="user.updated"}"#,
+        r#"events_published_total{type="user.deleted"}"#,
+        "events_nacked_total",
+        "events_returned_total",
+        "events_dead_total",
+        r#"events_consumed_total{result="new"}"#,
+        r#"events_consumed_total{result="duplicate"}"#,
+        r#"events_consumed_total{result="stale"}"#,
+        r#"events_consumed_total{result="dead_letter"}"#,
+        "http_connections_refused_total",
+        r#"http_connections_closed_total{reason="displaced"}"#,
+        "http_accept_errors_total",
+        "coalesced_reads_total",
+        "grouped_writes_total",
+        "log_lines_dropped_total",
+    ] {
+        assert_eq!(value(&metrics, line), Some(0.0), "{line} in\n{metrics}");
+    }
+    for described in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let name = described.split(' ').next().unwrap();
+        assert!(metrics.lines().any(|line| line.starts_with(name)), "{name} has no value");
+    }
+}
+
+#[tokio::test]
 async fn a_crowd_of_scrapes_is_answered_and_does_not_make_the_service_unready() {
     let world = World::new().await;
     let app = App::start(&world).await;

@@ -95,6 +95,21 @@ async fn redriven_messages_reach_the_consumer_and_nobody_else_and_the_unreadable
 }
 
 #[tokio::test]
+async fn dropped_messages_are_gone_the_oldest_first() {
+    let world = World::new().await;
+    let observer = Observer::new(&world).await;
+    let _app = App::start(&world).await;
+    for body in ["first", "second", "third"] {
+        observer.publish("user.created", body.as_bytes()).await;
+    }
+    until_dead_letters(&world, 3, &[]).await;
+    assert_eq!(dlq_json(&world, &["drop", "--max", "2"]).await, json!({"deleted": 2, "left": 1, "failure": null}));
+    let listing = until_dead_letters(&world, 1, &[]).await;
+    assert_eq!(listing["messages"][0]["bytes"], 5, "the third is left: {listing}");
+    assert_eq!(run(&["dlq", "drop"], &[]).await.0.status.code(), Some(2), "how many is for the operator to say");
+}
+
+#[tokio::test]
 async fn a_command_that_cannot_do_its_work_says_why_and_exits_with_1() {
     let empty = World::empty().await;
     let (code, text) = dlq(&empty, &["redrive", "--max", "5"]).await;

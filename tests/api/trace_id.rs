@@ -81,3 +81,21 @@ async fn every_answer_has_the_trace_id_errors_and_pages_too() {
     let request = app.request(Method::POST, "/users").body("x").header("x-request-id", "t-2");
     assert_eq!(Answer::of(request).await.header("x-trace-id"), "t-2");
 }
+
+#[tokio::test]
+async fn probes_and_scrapes_that_go_well_are_logged_at_debug_alone() {
+    let world = World::new().await;
+    let probe = async |level: &str| {
+        let app = App::start_with(&world, &[("LOG_LEVEL", level)]).await;
+        for path in ["/health/live", "/health/ready/", "/metrics", "/users/7"] {
+            get_with_id(&app, path, "probe-1").await;
+        }
+        app.log.wait_for("Request completed", |line| line["path"] == "/users/7").await;
+        let lines = app.log.matching("Request completed", |line| line["trace_id"] == "probe-1");
+        lines.into_iter().map(|line| line["level"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(probe("info").await, ["info"]);
+    for level in ["debug", "info,probes=debug"] {
+        assert_eq!(probe(level).await, ["debug", "debug", "debug", "info"], "{level}");
+    }
+}

@@ -106,8 +106,8 @@ pub static INTERNAL_ERROR: Kind = kind(
 pub static DATABASE_UNAVAILABLE: Kind = passing(
     "database_unavailable",
     "The database is unavailable",
-    "The database is away or too slow. A read changed nothing. A write may or may not have been committed; if it was, \
-     its event is too: read before you repeat it.",
+    "The database is away or too slow. A write may have been committed, and if it was, its event is too: read the user \
+     before you repeat it. A read can be repeated a little later.",
     1,
 );
 pub static OVERLOADED: Kind = passing(
@@ -127,8 +127,8 @@ pub static TIME_LIMIT_EXCEEDED: Kind = kind(
     "time_limit_exceeded",
     StatusCode::GATEWAY_TIMEOUT,
     "The request took too long",
-    "The request, its body included, did not finish within the service's time limit. A write may or may not have been \
-     committed: read before you repeat it.",
+    "The request, its body included, did not finish within the service's time limit. A write may have been \
+     committed: read the user before you repeat it.",
 );
 
 /// Every kind, for the documentation.

@@ -1,0 +1,185 @@
+//! `check`: whether the service could do its work with these settings, before it is started; each finding with what to do.
+
+use serde::Serialize;
+
+use super::{OperatorError, Report};
+use crate::{
+    domain::event::EventType,
+    messaging::{
+        broker::{self, Broker},
+        preflight as broker_preflight,
+        supervisor::SessionError,
+    },
+    repository::{
+        database::{DatabaseError, DatabaseUrl, connect},
+        preflight::{self, Preflight, Schema},
+    },
+};
+
+/// PostgreSQL's versions that the tests run on.
+const VERSIONS: std::ops::RangeInclusive<i32> = 15..=18;
+
+#[derive(Serialize)]
+struct Findings {
+    findings: Vec<Finding>,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    check: &'static str,
+    result: Outcome,
+    found: String,
+    to_do: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Ok,
+    Warning,
+    Failed,
+}
+
+impl Finding {
+    fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self { check, result: Outcome::Ok, found: found.into(), to_do: None }
+    }
+
+    fn warning(check: &'static str, found: impl Into<String>, to_do: impl Into<String>) -> Self {
+        Self { check, result: Outcome::Warning, found: found.into(), to_do: Some(to_do.into()) }
+    }
+
+    fn failed(check: &'static str, found: impl Into<String>, to_do: impl Into<String>) -> Self {
+        Self { check, result: Outcome::Failed, found: found.into(), to_do: Some(to_do.into()) }
+    }
+}
+
+/// Looks at PostgreSQL by each of its addresses, and at RabbitMQ. Changes nothing in PostgreSQL; declares the exchanges and queues
+/// in RabbitMQ, as the service does at its start.
+///
+/// # Errors
+/// When the report cannot be written.
+pub async fn check(
+    databases: &[(&'static str, &DatabaseUrl)],
+    migrate_on_start: bool,
+    broker: &Broker,
+) -> Result<Report, OperatorError> {
+    let mut findings = vec![Finding::ok("settings", "read from the environment and ./.env")];
+    for (setting, url) in databases {
+        check_database(setting, url, migrate_on_start, &mut findings).await;
+    }
+    check_broker(broker, &mut findings).await;
+    let complete = findings.iter().all(|finding| finding.result != Outcome::Failed);
+    Report::new(&Findings { findings }, complete)
+}
+
+async fn check_database(setting: &'static str, url: &DatabaseUrl, migrate_on_start: bool, findings: &mut Vec<Finding>) {
+    let looking = async {
+        let mut connection = connect(&url.options()).await?;
+        preflight::look(&mut connection).await.map_err(DatabaseError::from)
+    };
+    let preflight = match looking.await {
+        Ok(preflight) => preflight,
+        Err(error) => return findings.push(no_database(setting, url, &error)),
+    };
+    let user = url.options().get_username().to_owned();
+    findings.push(server(setting, url, &user, &preflight));
+    findings.push(schema(&user, preflight.schema, migrate_on_start));
+}
+
+fn server(setting: &str, url: &DatabaseUrl, user: &str, preflight: &Preflight) -> Finding {
+    let (major, minor) = (preflight.version / 10_000, preflight.version % 10_000);
+    let found = format!("PostgreSQL {major}.{minor} at {url:?}, logged in as {user}");
+    if preflight.is_standby {
+        Finding::failed(
+            "database",
+            format!("{found}: a standby, which takes no writes"),
+            format!("point {setting} to the primary"),
+        )
+    } else if VERSIONS.contains(&major) {
+        Finding::ok("database", found)
+    } else {
+        let (least, most) = (VERSIONS.start(), VERSIONS.end());
+        Finding::warning("database", found, format!("the service is tested with PostgreSQL {least} to {most}"))
+    }
+}
+
+fn schema(user: &str, schema: Schema, migrate_on_start: bool) -> Finding {
+    let grant = "or use the login that owns the tables";
+    match schema {
+        Schema::Ready => Finding::ok("migrations", "all applied"),
+        Schema::Pending if migrate_on_start => Finding::ok("migrations", "to be applied at the start"),
+        Schema::Pending => Finding::failed("migrations", "pending", "run `user-management-api migrate`"),
+        Schema::PendingAndNotAllowed => Finding::failed(
+            "migrations",
+            format!("pending, and {user} may not create tables"),
+            format!("GRANT CREATE, USAGE ON SCHEMA public TO {user}; {grant}"),
+        ),
+        Schema::NotGranted => Finding::failed(
+            "migrations",
+            format!("all applied, but {user} may not read and write the tables"),
+            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {user}; {grant}"),
+        ),
+        Schema::Foreign => Finding::failed(
+            "migrations",
+            "there is a table `users` that this service did not make",
+            "use a database of its own for the service (CREATE DATABASE …), or rename that table",
+        ),
+    }
+}
+
+fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Finding {
+    let options = url.options();
+    let (user, database) = (options.get_username(), options.get_database().unwrap_or(options.get_username()));
+    let driver = match error {
+        DatabaseError::Unavailable(error) | DatabaseError::Statement(error) => Some(&**error),
+        DatabaseError::Timeout | DatabaseError::Overloaded => None,
+    };
+    let state = driver.and_then(sqlx::Error::as_database_error).and_then(sqlx::error::DatabaseError::code);
+    let to_do = match (state.as_deref(), driver) {
+        (Some("28P01" | "28000"), _) => format!(
+            "correct user and password in {setting}; if this is not the server that you meant, its host and port; \
+             without DATABASE_URL and RABBITMQ_URL, ./setup.sh starts servers of its own"
+        ),
+        (Some("3D000"), _) => format!("create it (CREATE DATABASE \"{database}\"), or name another in {setting}"),
+        (Some("53300"), _) => "wait, or raise max_connections".to_owned(),
+        (_, Some(sqlx::Error::Io(_)) | None) => {
+            format!("start PostgreSQL there, or correct host and port in {setting}")
+        }
+        _ => format!("see the message, and correct {setting}"),
+    };
+    Finding::failed("database", format!("{url:?} as {user}: {error}"), to_do)
+}
+
+async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
+    let url = &broker.url;
+    let connection = match broker.connect("check").await {
+        Ok(connection) => connection,
+        Err(error) => {
+            let to_do = if broker_preflight::is_refused(&error) {
+                "correct user, password and virtual host in RABBITMQ_URL; if this is not the server that you meant, its host \
+                 and port; without DATABASE_URL and RABBITMQ_URL, ./setup.sh starts servers of its own"
+            } else {
+                "start RabbitMQ there, or correct host and port in RABBITMQ_URL; the service starts without it and connects \
+                 once it is there"
+            };
+            return findings.push(Finding::failed("broker", format!("{url:?}: {error}"), to_do));
+        }
+    };
+    findings.push(Finding::ok("broker", format!("RabbitMQ at {url:?}, logged in as {}", url.user())));
+    let keys = [EventType::Created, EventType::Updated, EventType::Deleted].map(EventType::as_str);
+    findings.push(match broker_preflight::permissions(broker, &connection, &keys).await {
+        Ok(()) => Finding::ok("permissions", "may declare, bind and publish"),
+        Err(error) => Finding::failed("permissions", error.to_string(), permissions_to_grant(broker, &error)),
+    });
+    broker::close(connection).await;
+}
+
+fn permissions_to_grant(broker: &Broker, error: &SessionError) -> String {
+    if broker_preflight::is_refused(error) {
+        let (vhost, user, ours) = (broker.url.vhost(), broker.url.user(), broker::EXCHANGE);
+        format!("rabbitmqctl set_permissions -p {vhost} {user} '^{ours}' '^{ours}' '^{ours}'")
+    } else {
+        "see the message; AMQP_QUEUE_TYPE=classic is for brokers without quorum queues".to_owned()
+    }
+}
