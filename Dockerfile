@@ -7,6 +7,7 @@ RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
 COPY migrations migrations
 COPY .sqlx .sqlx
 COPY src src
+COPY LICENSE-MIT LICENSE-APACHE ./
 # cargo goes by the files' times, and the copied ones may be older than the stand-ins.
 RUN touch src/main.rs src/lib.rs && SQLX_OFFLINE=true cargo build --release --locked
 

@@ -57,7 +57,7 @@ impl<S: Send + Sync> FromRequest<S> for UserFields {
     }
 }
 
-fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let mut given = headers.get_all(header::CONTENT_TYPE).iter().map(|value| value.to_str().unwrap_or_default());
     let detail = match (given.next(), given.next()) {
         (Some(given), None) => {
@@ -83,7 +83,6 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 async fn read(request: Request) -> Result<Bytes, Problem> {
-    let too_large = || Problem::new(&PAYLOAD_TOO_LARGE, format!("The body is larger than {MAX_BYTES} bytes."));
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|length: u64| length > MAX_BYTES as u64) {
         return Err(too_large());
@@ -91,11 +90,19 @@ async fn read(request: Request) -> Result<Bytes, Problem> {
     match Limited::new(request.into_body(), MAX_BYTES).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(Problem::new(&UNREADABLE_BODY, "The body ended early.").with_cause(error.as_ref())),
+        Err(error) => Err(ended_early().with_cause(error.as_ref())),
     }
 }
 
-fn parse(body: &[u8]) -> Result<UserFields, Problem> {
+pub(super) fn too_large() -> Problem {
+    Problem::new(&PAYLOAD_TOO_LARGE, format!("The body is larger than {MAX_BYTES} bytes."))
+}
+
+pub(super) fn ended_early() -> Problem {
+    Problem::new(&UNREADABLE_BODY, "The body ended early.")
+}
+
+pub(super) fn parse(body: &[u8]) -> Result<UserFields, Problem> {
     let malformed = |fault: &dyn fmt::Display| Problem::new(&MALFORMED_JSON, format!("The body is not JSON: {fault}."));
     let text = str::from_utf8(body).map_err(|error| malformed(&error))?;
     if !text.trim_ascii_start().starts_with('{') {

@@ -1,6 +1,9 @@
 //! Pages for people: Swagger UI from assets in the binary, the OpenAPI document, and what each error means.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -11,7 +14,7 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
-use utoipa_swagger_ui::{Config, SwaggerUi};
+use utoipa_swagger_ui::{Config, SwaggerFile};
 
 use super::{
     error::{
@@ -22,6 +25,7 @@ use super::{
 };
 
 pub const OPENAPI_PATH: &str = "/openapi.json";
+pub const LICENSE_PATH: &str = "/docs/license";
 
 /// The pages load nothing from elsewhere, run no script of their own text, and stand in no other page's frame. Swagger UI sets
 /// styles, and shows images that are part of them.
@@ -30,7 +34,8 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 pub fn router() -> Router<AppState> {
     // "none": without it the page asks a validator on the internet for a badge.
-    let config = Config::new([OPENAPI_PATH]).validator_url("none").try_it_out_enabled(true);
+    let config = Config::new([OPENAPI_PATH]).validator_url("none").try_it_out_enabled(true).use_base_layout();
+    let config = Arc::new(config);
     Router::new()
         .route("/", get(|| async { Redirect::to("/docs/") }))
         .route(OPENAPI_PATH, get(openapi))
@@ -39,7 +44,13 @@ pub fn router() -> Router<AppState> {
         .route(&format!("{ERROR_PAGES}/"), get(all_errors))
         .route(&format!("{ERROR_PAGES}/{{code}}"), get(one_error))
         .route(&format!("{ERROR_PAGES}/{{code}}/"), get(one_error))
-        .merge(SwaggerUi::new("/docs").config(config))
+        .route(
+            LICENSE_PATH,
+            get(|| async { concat!(include_str!("../../LICENSE-MIT"), "\n", include_str!("../../LICENSE-APACHE")) }),
+        )
+        .route("/docs", get(|| async { Redirect::to("/docs/") }))
+        .route("/docs/", get(|| async { Html(include_str!("docs/index.html")) }))
+        .route("/docs/{file}", get(move |Path(file): Path<String>| async move { asset(&file, config) }))
         .layer(from_fn(for_browsers))
 }
 
@@ -82,6 +93,14 @@ async fn openapi(State(state): State<AppState>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], state.openapi.clone())
 }
 
+/// A file of Swagger UI.
+fn asset(file: &str, config: Arc<Config<'static>>) -> Result<impl IntoResponse + use<>, Problem> {
+    let no_such_file = || Problem::new(&NOT_FOUND, "Swagger UI has no such file.");
+    let found: Option<SwaggerFile> = utoipa_swagger_ui::serve(file, config).ok().flatten();
+    let SwaggerFile { bytes, content_type, .. } = found.ok_or_else(no_such_file)?;
+    Ok(([(header::CONTENT_TYPE, content_type)], bytes.into_owned()))
+}
+
 async fn all_errors() -> Html<String> {
     page("Errors", KINDS.into_iter())
 }
@@ -95,9 +114,9 @@ async fn one_error(code: Option<Path<String>>) -> Result<Html<String>, Problem> 
 fn page<'a>(title: &str, kinds: impl Iterator<Item = &'a Kind>) -> Html<String> {
     let sections: String = kinds.map(section).collect();
     Html(format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\"><title>{title} - User Management API</title>\n\
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><link rel=\"icon\" href=\"data:,\"><title>{title} - User Management API</title>\n\
          <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem}}\
-         code{{background:#eee;padding:0 .2em}}</style>\n\
+         body{{overflow-wrap:anywhere}}code{{background:#eee;padding:0 .2em}}</style>\n\
          <p><a href=\"/docs/\">API</a> · <a href=\"{ERROR_PAGES}\">All errors</a></p>\n{sections}</html>\n"
     ))
 }

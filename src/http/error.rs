@@ -4,7 +4,7 @@
 
 pub mod kinds;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use self::kinds::{DATABASE_UNAVAILABLE, INTERNAL_ERROR, KINDS, Kind, OVERLOADED, USER_NOT_FOUND};
+use self::kinds::{DATABASE_UNAVAILABLE, INTERNAL_ERROR, KINDS, Kind, OVERLOADED, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND};
 use crate::{domain::user::Refusal, service::error::ServiceError};
 
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -98,6 +98,39 @@ impl Problem {
         Self { cause: Some(chain), ..self }
     }
 
+    #[must_use]
+    pub fn user_not_found() -> Self {
+        Self::new(&USER_NOT_FOUND, "No user has this id.")
+    }
+
+    #[must_use]
+    pub fn database_unavailable() -> Self {
+        let detail = "The database did not answer. A write may have been committed: read the user before you repeat it. A read \
+                      can be repeated a little later.";
+        Self::new(&DATABASE_UNAVAILABLE, detail)
+    }
+
+    #[must_use]
+    pub fn overloaded() -> Self {
+        let detail =
+            "The service has more to do than it can in time. Nothing was changed: repeat the request a little later.";
+        Self::new(&OVERLOADED, detail)
+    }
+
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(&INTERNAL_ERROR, "The service's log has the cause under this trace_id.")
+    }
+
+    #[must_use]
+    pub fn too_slow(limit: Duration) -> Self {
+        let limit = limit.as_millis();
+        let detail = format!(
+            "The request did not finish within {limit} ms. A write may have been committed: read the user before you repeat it."
+        );
+        Self::new(&TIME_LIMIT_EXCEEDED, detail)
+    }
+
     /// What to say of an error response that no [`Problem`] made.
     #[must_use]
     pub fn from_status(status: StatusCode) -> Self {
@@ -166,19 +199,13 @@ impl IntoResponse for Problem {
 
 impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
-        let (kind, detail) = match &error {
-            ServiceError::UserNotFound => (&USER_NOT_FOUND, "No user has this id."),
-            ServiceError::DatabaseUnavailable(_) => (
-                &DATABASE_UNAVAILABLE,
-                "The database did not answer. A write may have been committed: read the user before you repeat it. A read can be repeated a little later.",
-            ),
-            ServiceError::Overloaded(_) => (
-                &OVERLOADED,
-                "The service has more to do than it can in time. Nothing was changed: repeat the request a little later.",
-            ),
-            ServiceError::Internal(_) => (&INTERNAL_ERROR, "The service's log has the cause under this trace_id."),
+        let problem = match &error {
+            ServiceError::UserNotFound => Self::user_not_found(),
+            ServiceError::DatabaseUnavailable(_) => Self::database_unavailable(),
+            ServiceError::Overloaded(_) => Self::overloaded(),
+            ServiceError::Internal(_) => Self::internal(),
         };
-        Self::new(kind, detail).with_cause(&error)
+        problem.with_cause(&error)
     }
 }
 

@@ -1,4 +1,4 @@
-//! For whoever watches the process: is it alive, can it serve, and how does it fare.
+//! For whoever watches the process: liveness, readiness, metrics.
 
 use axum::{Json, extract::State, http::header, response::IntoResponse};
 use serde::Serialize;
@@ -9,7 +9,7 @@ use super::{
     error::{Problem, kinds::NOT_READY},
     state::AppState,
 };
-use crate::service::health::{HealthReport, Readiness};
+use crate::service::health::{Checks, HealthReport, Readiness};
 
 pub fn router() -> OpenApiRouter<AppState> {
     let (live, ready, metrics) = (routes!(live), routes!(ready), routes!(metrics));
@@ -29,38 +29,42 @@ struct Alive {
     status: &'static str,
 }
 
-/// Is the process alive
+/// Liveness
 ///
-/// Looks at nothing but itself: a restart would not bring back a dependency.
+/// Looks at nothing but the process itself: a restart would not bring back a dependency.
 #[utoipa::path(
     get, path = "/health/live", tag = "health", operation_id = "live",
-    responses((status = 200, description = "It is", body = Alive))
+    responses((status = 200, description = "The process is alive", body = Alive))
 )]
 async fn live() -> Json<Alive> {
     Json(Alive { status: "alive" })
 }
 
-/// Can the process serve
+/// Readiness
 ///
 /// Without RabbitMQ it is `degraded` and still ready: writes work, and their events wait in the outbox.
 #[utoipa::path(
     get, path = "/health/ready", tag = "health", operation_id = "ready",
-    responses((status = 200, description = "It can", body = HealthReport))
+    responses((status = 200, description = "The process can serve", body = HealthReport))
 )]
 async fn ready(State(state): State<AppState>) -> Result<Json<HealthReport>, Problem> {
     let report = state.health.report().await;
     if report.status != Readiness::Unavailable {
         return Ok(Json(report));
     }
-    let mut problem =
-        Problem::new(&NOT_READY, "The database is away, its schema is not current, or the process stops.");
-    if let Ok(checks) = serde_json::to_value(&report.checks) {
-        problem.extensions.insert("checks".to_owned(), checks);
-    }
-    Err(problem)
+    Err(not_ready(&report.checks))
 }
 
-/// How does the process fare
+pub fn not_ready(checks: &Checks) -> Problem {
+    let mut problem =
+        Problem::new(&NOT_READY, "The database is away, its schema is not current, or the process stops.");
+    if let Ok(checks) = serde_json::to_value(checks) {
+        problem.extensions.insert("checks".to_owned(), checks);
+    }
+    problem
+}
+
+/// Metrics
 ///
 /// Requests, outbox, broker, pools and process, in Prometheus' text format.
 #[utoipa::path(

@@ -1,5 +1,7 @@
 //! The OpenAPI document: what the routes' macros say, and what holds for every route, added from the tables of `error`.
 
+mod examples;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::{OpenApi, ToSchema, openapi::OpenApi as Document};
@@ -23,7 +25,8 @@ use crate::domain::user::PasswordPolicy;
                        Errors are problem documents (RFC 9457), explained under [/docs/errors](/docs/errors). \
                        The header `X-Request-Id` of any request, if it is 1 to 128 characters of \
                        `A-Z a-z 0-9 . _ : / @ + = -`, becomes its trace id; else a UUID is made. `X-Trace-Id` of every \
-                       answer, the log lines and the event carry it."
+                       answer, the log lines and the event carry it.",
+        license(name = "MIT OR Apache-2.0", url = "/docs/license")
     ),
     tags((name = "users", description = "The record of truth"), (name = "health", description = "Probes")),
     components(schemas(ProblemBody))
@@ -87,17 +90,20 @@ fn problems(operation: &str) -> Vec<&'static Kind> {
     let body = [&MALFORMED_JSON, &UNREADABLE_BODY, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
     let mut kinds = match operation {
         "list_users" => query.to_vec(),
-        "get_user" => [&query[..], &path, &[&OVERLOADED]].concat(),
-        "delete_user" => [&query[..], &path].concat(),
+        "get_user" | "delete_user" => [&query[..], &path, &[&OVERLOADED]].concat(),
         "create_user" => [&query[..], &body, &[&OVERLOADED]].concat(),
         "update_user" => [&query[..], &path, &body, &[&OVERLOADED]].concat(),
         "ready" => vec![&NOT_READY],
         _ => Vec::new(),
     };
     if operation.contains("user") {
-        kinds.push(&DATABASE_UNAVAILABLE);
+        kinds.extend([&DATABASE_UNAVAILABLE, &INTERNAL_ERROR]);
     }
-    kinds.extend([&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_REQUEST, &INTERNAL_ERROR, &TIME_LIMIT_EXCEEDED]);
+    if operation != "live" {
+        kinds.push(&TIME_LIMIT_EXCEEDED);
+    }
+    kinds.extend([&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_REQUEST]);
+    kinds.sort_by_key(|kind| kind.status);
     kinds
 }
 
@@ -114,27 +120,29 @@ pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result
             properties[name]["pattern"] = name_pattern().into();
         }
     }
-    let operations = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
-    for operation in operations.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
-        describe_errors(operation);
-        describe_trace_id(operation);
+    for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
+        for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            describe_errors(operation, path, policy);
+            describe_trace_id(operation);
+        }
     }
     serde_json::to_string_pretty(&document)
 }
 
-fn describe_errors(operation: &mut Value) {
-    let kinds = problems(operation["operationId"].as_str().unwrap_or_default());
-    for kind in &kinds {
-        let of_status = kinds.iter().filter(|other| other.status == kind.status);
-        let description: Vec<_> = of_status.map(|kind| format!("{} (`{}`)", kind.title, kind.code)).collect();
+fn describe_errors(operation: &mut Value, path: &str, policy: PasswordPolicy) {
+    let name = operation["operationId"].as_str().unwrap_or_default().to_owned();
+    for kinds in problems(&name).chunk_by(|kind, next| kind.status == next.status) {
+        let description: Vec<_> = kinds.iter().map(|kind| format!("{} (`{}`)", kind.title, kind.code)).collect();
+        let examples: Map<_, _> =
+            kinds.iter().map(|kind| (kind.code.to_owned(), examples::problem(kind, &name, path, policy))).collect();
         let mut response = json!({
             "description": description.join("; "),
-            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": examples}},
         });
-        if kind.retry_after.is_some() {
+        if kinds.iter().any(|kind| kind.retry_after.is_some()) {
             response["headers"]["Retry-After"] = json!({"description": "Seconds after which to try again", "required": true, "schema": {"type": "integer"}});
         }
-        operation["responses"][kind.status.as_str()] = response;
+        operation["responses"][kinds[0].status.as_str()] = response;
     }
 }
 

@@ -16,10 +16,7 @@ use tracing::{Instrument, debug, error, error_span, field::display, info, warn};
 use super::{
     drain,
     durations::RequestDurations,
-    error::{
-        PROBLEM_JSON, Problem,
-        kinds::{INTERNAL_ERROR, TIME_LIMIT_EXCEEDED},
-    },
+    error::{PROBLEM_JSON, Problem},
     head::HeadRules,
 };
 use crate::trace_id::TraceId;
@@ -58,13 +55,9 @@ pub async fn trace(State(trace): State<Trace>, mut request: Request, next: Next)
         }
         let request = drain::on_drop(request);
         let mut response = match head.check(&request) {
-            Ok(()) => timeout(time_limit, next.run(request)).await.unwrap_or_else(|_elapsed| {
-                let limit = format!(
-                    "The request did not finish within {} ms. A write may have been committed: read the user before you repeat it.",
-                    time_limit.as_millis()
-                );
-                Problem::new(&TIME_LIMIT_EXCEEDED, limit).into_response()
-            }),
+            Ok(()) => timeout(time_limit, next.run(request))
+                .await
+                .unwrap_or_else(|_elapsed| Problem::too_slow(time_limit).into_response()),
             Err(problem) => problem.into_response(),
         };
         let problem = write_problem(&mut response, &log.path(), &trace_id);
@@ -100,7 +93,7 @@ fn write_problem(response: &mut Response, path: &str, trace_id: &TraceId) -> Opt
 
 /// Answers a panic; its message and place are in the log, by the panic hook.
 pub fn on_panic(_message: Box<dyn std::any::Any + Send>) -> Response {
-    Problem::new(&INTERNAL_ERROR, "The service's log has the cause under this trace_id.").into_response()
+    Problem::internal().into_response()
 }
 
 /// Writes the two lines of a request; one that is dropped before its end says so.

@@ -41,7 +41,7 @@ pub fn router() -> OpenApiRouter<AppState> {
 /// Publishes `user.created`.
 #[utoipa::path(
     post, path = "/users", tag = "users", operation_id = "create_user",
-    request_body = CreateUser,
+    request_body(content = CreateUser, example = json!({"name": "Иван", "surname": "Иванов", "password": "secret123"})),
     responses((status = 201, description = "The user as stored", body = User, headers(("Location" = String, description = "Path of the new user"))))
 )]
 async fn create(
@@ -56,7 +56,9 @@ async fn create(
     Ok((StatusCode::CREATED, location, Json(user)))
 }
 
-/// List users by id
+/// List users
+///
+/// In the order of their ids, a page at a time.
 #[utoipa::path(
     get, path = "/users", tag = "users", operation_id = "list_users",
     params(
@@ -107,14 +109,14 @@ async fn get(State(state): State<AppState>, id: UserPath, _: NoQuery) -> Result<
     Ok(Json(state.users.get(id.0).await?))
 }
 
-/// Change fields of a user
+/// Update a user
 ///
 /// Partial: a field that is absent or null stays as it is. Publishes `user.updated`, unless nothing changes; a password
 /// that is given always counts as a change.
 #[utoipa::path(
     put, path = "/users/{id}", tag = "users", operation_id = "update_user",
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
-    request_body = UpdateUser,
+    request_body(content = UpdateUser, example = json!({"name": "Петр", "surname": "Петров"})),
     responses((status = 200, description = "The user as stored", body = User))
 )]
 async fn update(

@@ -77,6 +77,21 @@ pub struct HealthService {
     seen: Arc<InTurn<(DatabaseState, SchemaState)>>,
 }
 
+impl Checks {
+    /// What a service tells while its database is away; for the document's example.
+    #[must_use]
+    pub const fn without_database() -> Self {
+        Self {
+            database: DatabaseState::Down,
+            schema: SchemaState::Unknown,
+            publisher: Link::Down,
+            consumer: Link::Up,
+            relay: RelayState::Standby,
+            draining: false,
+        }
+    }
+}
+
 impl HealthService {
     /// `database` is not the requests' pool: a probe must be answered when that is exhausted.
     #[must_use]

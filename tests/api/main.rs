@@ -9,6 +9,7 @@ mod connections;
 mod database_faults;
 mod errors;
 mod events;
+mod examples;
 mod faults;
 mod grouped_writes;
 #[path = "../harness/mod.rs"]

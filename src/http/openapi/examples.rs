@@ -1,0 +1,78 @@
+//! The document's examples of errors: each is made by the code that makes it for a client, so that it is what is sent.
+
+use axum::{
+    body::Body,
+    extract::{FromRequestParts, Request},
+    http::{HeaderMap, header},
+};
+use futures_util::FutureExt;
+use serde_json::{Value, json};
+
+use super::super::{
+    body,
+    error::{Problem, kinds::Kind},
+    head::HeadRules,
+    health,
+    query::NoQuery,
+};
+use crate::{
+    domain::{page::Page, user::PasswordPolicy},
+    service::health::Checks,
+};
+
+const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
+/// The default of the setting.
+const REQUEST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// The problem of this kind that the operation gives for user 1.
+pub fn problem(kind: &'static Kind, operation: &str, path: &str, policy: PasswordPolicy) -> Value {
+    let problem = all(operation, policy).into_iter().find(|problem| problem.kind == kind);
+    let problem = problem.unwrap_or_else(|| Problem::from_status(kind.status));
+    json!({"summary": kind.title, "value": problem.body(&path.replace("{id}", "1"), TRACE_ID)})
+}
+
+fn all(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
+    let loopback = HeadRules { allowed_hosts: Some(Vec::new()), ..HeadRules::default() };
+    let too_long = format!("/?{}", "x".repeat(10_000));
+    let refused = [
+        loopback.check(&request("/", None)).err(),
+        loopback.check(&request("/", Some("example.com"))).err(),
+        loopback.check(&request(&too_long, Some("localhost"))).err(),
+        body::check_media_type(&HeaderMap::new()).err(),
+        body::parse(br#"{"name": "#).err(),
+        invalid_fields(operation, policy),
+        invalid_query(operation),
+    ];
+    let others = [
+        body::too_large(),
+        body::ended_early(),
+        health::not_ready(&Checks::without_database()),
+        Problem::user_not_found(),
+        Problem::database_unavailable(),
+        Problem::overloaded(),
+        Problem::internal(),
+        Problem::too_slow(REQUEST_TIMEOUT),
+    ];
+    refused.into_iter().flatten().chain(others).collect()
+}
+
+fn request(target: &str, host: Option<&str>) -> Request {
+    let request = Request::get(target);
+    let request = if let Some(host) = host { request.header(header::HOST, host) } else { request };
+    request.body(Body::empty()).unwrap_or_default()
+}
+
+fn invalid_fields(operation: &str, policy: PasswordPolicy) -> Option<Problem> {
+    let fields = body::parse(br#"{"name": "", "nickname": "x"}"#).ok()?;
+    if operation == "create_user" { fields.into_new_user(policy).err() } else { fields.into_changes(policy).err() }
+}
+
+fn invalid_query(operation: &str) -> Option<Problem> {
+    let (mut parts, ()) = Request::get("/?limit=0").body(()).ok()?.into_parts();
+    // Nothing in it waits.
+    if operation == "list_users" {
+        Page::from_request_parts(&mut parts, &()).now_or_never()?.err()
+    } else {
+        NoQuery::from_request_parts(&mut parts, &()).now_or_never()?.err()
+    }
+}
