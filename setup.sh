@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # The one entrance: servers, service, tests. `./setup.sh --help` explains.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for `sh setup.sh`
+set +o posix
 set -euo pipefail
 if ((BASH_VERSINFO[0] < 5)) || [ ! -d /proc/self ]; then
   echo 'setup.sh: needs Linux and bash 5 or later' >&2
@@ -20,105 +22,93 @@ usage() {
   cat <<'HELP'
 Usage: ./setup.sh [COMMAND]
 
-  run            bring up what is missing and run the service in the foreground [default]
-  up             bring up PostgreSQL and RabbitMQ, and leave them running
-  down [--purge] stop all that setup.sh has started here; --purge also deletes the data
-  status         show what runs, where, and where its data and logs are; exits with 3 unless all is up
+  run            run the service in the foreground, on servers that are started if need be [default]
+  up             start the servers alone and leave them running; prints their settings, for `eval "$(./setup.sh up)"`
+  down [--purge] stop what was started from this checkout; --purge also deletes its data and packages
+  status         what was started from here: where it is and whether it is up; exits with 0 if all of it is, else with 3
+  exec COMMAND…  a command of the service, such as `outbox status` or `check`, with the settings that `run` uses
   test [--postgres 17|18] [-- ARGUMENTS]
-                 run every test on a throw-away PostgreSQL and RabbitMQ; ARGUMENTS go to `cargo test`
+                 run every test on throw-away servers, whatever .env says; ARGUMENTS go to `cargo test`
   test-servers [--postgres 17|18]
-                 keep such a pair until standard input ends, and print its TEST_… settings
+                 keep such servers until standard input ends, and print their TEST_… settings
   chaos [--minutes N] [--seed S] [--replicas R] [--rate W] [--pgbouncer] [--no-matrix]
-                 lose every part in every way: first each fault of the matrix as a test, then random faults for N
-                 minutes (10) under W writes a second (1000) on R replicas (3), with a table at the end; S repeats a
-                 schedule; --pgbouncer puts one, in transaction mode, before PostgreSQL; AMQP_QUEUE_TYPE is obeyed
+                 lose every part in every way: each fault of the matrix as a test, then random faults for N minutes (10)
+                 under W writes a second (1000) on R replicas (3), with a table at the end; S repeats a schedule;
+                 --pgbouncer puts one, in transaction mode, before PostgreSQL; AMQP_QUEUE_TYPE is obeyed
   bench [--quick]
-                 measure the service beside an empty axum handler, a plain axum and sqlx service, and pgbench with the same
-                 statements, in turns (about eight minutes; --quick: one short round, for work in progress)
+                 measure the service beside what bounds it, in turns (twelve minutes; --quick: two, one short round)
   --help         this text
 
-The service gets the first of these that is to be had; SETUP_BACKEND takes one and no other:
-  url            the servers of DATABASE_URL and RABBITMQ_URL, from the environment or .env, if both answer
-  compose        docker-compose.yml, if a Docker engine answers
-  local          private instances of the system's packages, on ports of their own, their data under .local/; packages
-                 that are missing are installed with apt where root or sudo allows it
+Which servers: those of DATABASE_URL and RABBITMQ_URL, from the environment or .env, if they are set; none are started then.
+Else private ones, with their data under .local/, of the system's packages or of apt's, unpacked there; or, on a system
+that has neither, those of docker-compose.yml. SETUP_BACKEND=url, local or compose takes one and no other.
 The service's own settings are in .env.example. The tests use TEST_DATABASE_URL, TEST_RABBITMQ_URL and
 TEST_RABBITMQ_MANAGEMENT_URL, if all are set, in place of servers of their own.
 HELP
 }
 
 bad_usage() {
-  printf 'setup.sh: %s\n\n' "$1" >&2
-  usage >&2
+  printf 'setup.sh: %s (./setup.sh --help lists all)\n' "$1" >&2
   exit 2
 }
 
-service_url() {
-  local host
-  host=$(setting HOST 127.0.0.1)
-  case $host in *:*) host="[$host]" ;; esac
-  printf 'http://%s:%s' "$host" "$(setting PORT 8000)"
-}
-
-need_free_port() {
-  local host port
-  host=$(setting HOST 127.0.0.1) port=$(setting PORT 8000)
-  if ! [[ $port =~ ^[0-9]{1,5}$ ]] || ((10#$port > 65535)); then
-    fail "PORT must be a number up to 65535, not '$port'"
-  fi
-  if port_answers "$host" "$port"; then
-    fail "port $port is taken: stop what listens there, or choose another, as in PORT=8001 ./setup.sh"
-  fi
-}
+binary=${CARGO_TARGET_DIR:-target}/release/user-management-api
 
 build() {
-  local -a missing
-  read -ra missing <<<"$(compiler_packages)"
-  install_packages "${missing[@]}"
   begin "build the service (minutes, the first time)"
-  SQLX_OFFLINE=true run_child cargo build --release --locked >&2 || fail "cargo build failed: see above"
+  SQLX_OFFLINE=true run_child cargo build --release --locked --bin user-management-api >&2 || fail "cargo build failed: see above"
   finish "built the service"
 }
 
 run() {
-  local status=0
-  need_free_port
+  local status=0 host port url
+  host=$(setting HOST 127.0.0.1) port=$(setting PORT 8000)
+  need_address "$host" "$port"
+  case $host in *:*) url="http://[$host]:$port" ;; *) url="http://$host:$port" ;; esac
+  hold_port "$host" "$port" "$url"
   need_cargo
-  bring_up
+  choose_servers
+  [ "$backend" != local ] || need_servers
+  need_compiler
   build
-  say "API       $(service_url)/users"
-  say "Docs      $(service_url)/docs"
-  say "Database  $DATABASE_URL"
-  say "Broker    $RABBITMQ_URL${MANAGEMENT_URL:+   (management: $MANAGEMENT_URL)}"
+  # Names every bad setting. The servers' own are not known yet where they are ours.
+  env DATABASE_URL="${DATABASE_URL:-postgresql://localhost}" RABBITMQ_URL="${RABBITMQ_URL:-amqp://localhost}" \
+    "$binary" check --settings >/dev/null || exit
+  start_servers
+  if [ "$backend" = url ]; then
+    "$binary" check >&2 || fail "these servers cannot be used as they are: what to do is above"
+  fi
+  say "API       $url/users"
+  say "Docs      $url/docs"
+  say "Database  $(shown_url "$DATABASE_URL")"
+  say "Broker    $(shown_url "$RABBITMQ_URL")${MANAGEMENT_URL:+   (management: $MANAGEMENT_URL)}"
   say "Ctrl-C stops it"
-  service_pid_file=$state/service.pid
-  run_child "${CARGO_TARGET_DIR:-target}/release/user-management-api" || status=$?
-  rm -f "$service_pid_file"
+  service_record=$record/service-$port
+  printf '%s\n' "$url" >"$service_record"
+  run_child "$binary" || status=$?
+  rm -f "$service_record"
   exit "$status"
 }
 
 up() {
-  bring_up
-  started_dev=no started_compose=no
+  choose_servers
+  if [ "$backend" = url ]; then
+    say "nothing to start: they are not ours"
+    return
+  fi
+  [ "$backend" != local ] || need_servers
+  start_servers
+  keep_servers
   printf 'export DATABASE_URL=%q\nexport RABBITMQ_URL=%q\n' "$DATABASE_URL" "$RABBITMQ_URL"
   [ -z "$MANAGEMENT_URL" ] || say "RabbitMQ management: $MANAGEMENT_URL"
 }
 
-down() {
-  local purge=no root pair
-  [ $# = 0 ] || purge=yes
-  root=$(data_root)
-  stop_service
-  stop_pair "$root/dev"
-  for pair in "$root"/test-*/; do
-    [ ! -d "$pair" ] || discard_pair "${pair%/}"
-  done
-  compose_down "$purge"
-  if [ $purge = yes ]; then
-    rm -rf "${root:?}/dev"
-    say "the data is deleted"
-  fi
-  say "nothing runs"
+# exec_command COMMAND…
+exec_command() {
+  [ $# -gt 0 ] || bad_usage "exec takes a command of the service, such as: ./setup.sh exec outbox status"
+  [ -x "$binary" ] || fail "the service is not built yet: ./setup.sh builds it"
+  use_started_servers
+  exec "$binary" "$@"
 }
 
 test_settings() {
@@ -127,9 +117,10 @@ test_settings() {
   printf 'TEST_RABBITMQ_MANAGEMENT_URL=http://guest:guest@127.0.0.1:%s/\n' "$MANAGEMENT_PORT"
 }
 
-# For the tests and benches that cargo runs here.
-export_test_settings() {
+# start_test_servers test|chaos|bench [POSTGRES_VERSION]: throw-away ones, for what cargo runs here.
+start_test_servers() {
   local line
+  start_throw_away_pair "$@"
   while read -r line; do export "${line?}"; done < <(test_settings)
 }
 
@@ -138,18 +129,19 @@ run_tests() {
   local version=$1 status=0
   shift
   need_cargo
+  need_compiler
   if [ -n "${TEST_DATABASE_URL:-}" ] && [ -n "${TEST_RABBITMQ_URL:-}" ] && [ -n "${TEST_RABBITMQ_MANAGEMENT_URL:-}" ]; then
-    say "servers of the environment: TEST_DATABASE_URL, TEST_RABBITMQ_URL, TEST_RABBITMQ_MANAGEMENT_URL"
+    say "using the servers of TEST_DATABASE_URL, TEST_RABBITMQ_URL and TEST_RABBITMQ_MANAGEMENT_URL"
   else
-    start_throw_away_pair test "$version"
-    export_test_settings
+    start_test_servers test "$version"
   fi
   begin "tests (minutes to build, the first time)"
   SQLX_OFFLINE=true run_child cargo test --locked "$@" || status=$?
-  if [ $status = 0 ]; then finish "tests passed"; else finish "tests failed: see above"; fi
+  if [ -n "$interrupted" ]; then finish "stopped"; elif [ $status = 0 ]; then finish "tests passed"; else finish "tests failed: see above"; fi
   exit "${interrupted:-$status}"
 }
 
+# test_servers [POSTGRES_VERSION]
 test_servers() {
   start_throw_away_pair test "$1"
   test_settings
@@ -178,14 +170,12 @@ chaos() {
   done
   ((replicas >= 1 && rate >= 1)) || bad_usage "chaos needs a replica and a write"
   need_cargo
-  need_chaos_packages $pgbouncer
-  start_throw_away_pair chaos
-  export_test_settings
+  need_compiler
+  need_faketime
+  [ $pgbouncer = no ] || need_tool pgbouncer
+  start_test_servers chaos
   export TEST_SERVERS=$throw_away
-  if [ $pgbouncer = yes ]; then
-    start_pgbouncer "$throw_away"
-    export TEST_POOLER_URL=postgresql://postgres:postgres@127.0.0.1:$POOLER_PORT/postgres
-  fi
+  [ $pgbouncer = no ] || start_pgbouncer "$throw_away"
   export SQLX_OFFLINE=true CHAOS_MINUTES=$minutes CHAOS_SEED=$seed CHAOS_REPLICAS=$replicas CHAOS_RATE=$rate
   begin "build (minutes, the first time)"
   run_child cargo test --profile chaos --locked --test api --test chaos --no-run >&2 || fail "cargo build failed: see above"
@@ -199,16 +189,16 @@ chaos() {
     say "random faults for $minutes minutes, seed $seed"
     run_child cargo test --profile chaos --locked --test chaos -- --nocapture --test-threads=1 storm || status=1
   fi
-  if [ $status = 0 ]; then say "chaos: passed"; else say "chaos: FAILED, see above; seed $seed"; fi
+  if [ -n "$interrupted" ]; then say "chaos: stopped"; elif [ $status = 0 ]; then say "chaos: passed"; else say "chaos: FAILED, see above; seed $seed"; fi
   exit "${interrupted:-$status}"
 }
 
 # bench [--quick]
 bench() {
   need_cargo
-  need_bench_packages
-  start_throw_away_pair bench
-  export_test_settings
+  need_compiler
+  need_tool wrk
+  start_test_servers bench
   PATH=$(postgres_bin):$PATH
   begin "build (minutes, the first time)"
   SQLX_OFFLINE=true run_child cargo bench --locked --bench service --no-run >&2 || fail "cargo build failed: see above"
@@ -217,34 +207,31 @@ bench() {
     fail "the bench failed: see above"
 }
 
-# take_version "$@": the value of --postgres, into $version.
-take_version() {
-  case ${2:-} in
-    17 | 18) version=$2 ;;
-    *) bad_usage "--postgres takes 17 or 18, not '${2:-}'" ;;
-  esac
-}
-
 main() {
-  local command=${1:-run} version=''
+  local command=${1-run} version=''
   [ $# = 0 ] || shift
+  case " $* " in " --help "* | " -h "*) [ "$command" = exec ] || command=--help ;; esac
   case $command in
     -h | --help | help) usage && return ;;
     test | test-servers)
-      if [ "${1:-}" = --postgres ]; then take_version "$@" && shift 2; fi
+      if [ "${1:-}" = --postgres ]; then
+        case ${2:-} in 17 | 18) version=$2 ;; *) bad_usage "--postgres takes 17 or 18, not '${2:-}'" ;; esac
+        shift 2
+      fi
       if [ "$command" = test ] && [ "${1:-}" = -- ]; then shift; elif [ $# -gt 0 ]; then bad_usage "$command does not take '$1'"; fi
       ;;
     down) [ $# = 0 ] || [ "$*" = --purge ] || bad_usage "down takes --purge, not '$*'" ;;
     bench) [ $# = 0 ] || [ "$*" = --quick ] || bad_usage "bench takes --quick, not '$*'" ;;
-    chaos) ;;
     run | up | status) [ $# = 0 ] || bad_usage "$command takes no arguments" ;;
+    chaos | exec) ;;
     *) bad_usage "there is no command '$command'" ;;
   esac
-  mkdir -p "$state"
+  mkdir -p "$record"
   case $command in
     test) run_tests "$version" "$@" ;;
     test-servers) test_servers "$version" ;;
     status) show_status ;;
+    exec) exec_command "$@" ;;
     *) "$command" "$@" ;;
   esac
 }

