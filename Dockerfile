@@ -1,4 +1,4 @@
-FROM rust:1-slim-bookworm AS build
+FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 # The dependencies, in a layer of their own: it stands until Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./

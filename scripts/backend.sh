@@ -165,16 +165,16 @@ stop_servers() {
 need_address() {
   case $1 in
     localhost | 127.* | ::1) ;;
-    *[!0-9a-fA-F.:]* | *[g-zG-Z]*) fail "HOST must be an IP address or localhost, not '$1'" ;;
+    *[!0-9a-fA-F.:]* | *[g-zG-Z]*) bad_setting "HOST must be an IP address or localhost, not '$1'" ;;
     *)
       case $(setting ALLOW_ANONYMOUS false) in
         [Tt][Rr][Uu][Ee] | 1 | [Yy][Ee][Ss] | [Oo][Nn]) ;;
-        *) fail "HOST: $1 can be reached from other machines, and there is no authentication yet: use 127.0.0.1, or set
+        *) bad_setting "HOST: $1 can be reached from other machines, and there is no authentication yet: use 127.0.0.1, or set
 ALLOW_ANONYMOUS=true if something in front of the service keeps strangers out" ;;
       esac
       ;;
   esac
-  if ! [[ $2 =~ ^[0-9]{1,5}$ ]] || ((10#$2 > 65535)); then fail "PORT must be a number up to 65535, not '$2'"; fi
+  if ! [[ $2 =~ ^[0-9]{1,5}$ ]] || ((10#$2 > 65535)); then bad_setting "PORT must be a number up to 65535, not '$2'"; fi
 }
 
 # hold_port HOST PORT URL: one service of this checkout on one port.

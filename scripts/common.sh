@@ -21,6 +21,11 @@ fail() {
   exit "${interrupted:-1}"
 }
 
+bad_setting() {
+  printf 'setup.sh: %s\n' "$*" >&2
+  exit 2
+}
+
 begin() {
   begun=$EPOCHREALTIME
   say "$1 …"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts the service on a throw-away PostgreSQL and RabbitMQ, and looks at it from outside: with a browser, and with
 # clients generated from its document.
-#   scripts/live-checks.sh FOLDER   where FOLDER/bin has schemathesis
+#   scripts/live-checks.sh FOLDER   where FOLDER/bin has schemathesis and Playwright
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tools=$1
@@ -25,7 +25,7 @@ done
   exit 1
 }
 
-BASE_URL=http://$address tests/browser/run.sh
+"$tools/bin/python" tests/browser/docs.py "http://$address" "${SCREENSHOTS:-}"
 "$tools/bin/schemathesis" run "http://$address/openapi.json" --checks all --max-examples 50 --seed 1
 if grep '"level":"error"' "$log"; then
   echo 'the service logged errors' >&2

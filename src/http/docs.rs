@@ -44,10 +44,7 @@ pub fn router() -> Router<AppState> {
         .route(&format!("{ERROR_PAGES}/"), get(all_errors))
         .route(&format!("{ERROR_PAGES}/{{code}}"), get(one_error))
         .route(&format!("{ERROR_PAGES}/{{code}}/"), get(one_error))
-        .route(
-            LICENSE_PATH,
-            get(|| async { concat!(include_str!("../../LICENSE-MIT"), "\n", include_str!("../../LICENSE-APACHE")) }),
-        )
+        .route(LICENSE_PATH, get(license))
         .route("/docs", get(|| async { Redirect::to("/docs/") }))
         .route("/docs/", get(|| async { Html(include_str!("docs/index.html")) }))
         .route("/docs/{file}", get(move |Path(file): Path<String>| async move { asset(&file, config) }))
@@ -101,23 +98,29 @@ fn asset(file: &str, config: Arc<Config<'static>>) -> Result<impl IntoResponse +
     Ok(([(header::CONTENT_TYPE, content_type)], bytes.into_owned()))
 }
 
+async fn license() -> Html<String> {
+    let texts = [include_str!("../../LICENSE-MIT"), include_str!("../../LICENSE-APACHE")];
+    page("Licence", &texts.map(|text| format!("<pre>{}</pre>\n", text.replace('<', "&lt;"))).concat())
+}
+
 async fn all_errors() -> Html<String> {
-    page("Errors", KINDS.into_iter())
+    page("Errors", &KINDS.map(section).concat())
 }
 
 async fn one_error(code: Option<Path<String>>) -> Result<Html<String>, Problem> {
     let kind = code.and_then(|Path(code)| KINDS.into_iter().find(|kind| kind.code == code));
     let kind = kind.ok_or_else(|| Problem::new(&NOT_FOUND, format!("{ERROR_PAGES} lists all errors.")))?;
-    Ok(page(kind.code, std::iter::once(kind)))
+    Ok(page(kind.code, &section(kind)))
 }
 
-fn page<'a>(title: &str, kinds: impl Iterator<Item = &'a Kind>) -> Html<String> {
-    let sections: String = kinds.map(section).collect();
+fn page(title: &str, content: &str) -> Html<String> {
     Html(format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><link rel=\"icon\" href=\"data:,\"><title>{title} - User Management API</title>\n\
-         <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem}}\
-         body{{overflow-wrap:anywhere}}code{{background:#eee;padding:0 .2em}}</style>\n\
-         <p><a href=\"/docs/\">API</a> · <a href=\"{ERROR_PAGES}\">All errors</a></p>\n{sections}</html>\n"
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <link rel=\"icon\" href=\"data:,\"><title>{title} - User Management API</title>\n\
+         <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem;\
+         overflow-wrap:anywhere}}code{{background:#eee;padding:0 .2em}}pre{{white-space:pre-wrap}}</style>\n\
+         <p><a href=\"/docs/\">API</a> · <a href=\"{ERROR_PAGES}\">All errors</a></p>\n{content}</html>\n"
     ))
 }
 

@@ -1,0 +1,117 @@
+"""/docs as a person uses it, on a wide screen and on a phone: it renders, its examples do what they say, and no request
+leaves the machine.
+
+    docs.py BASE_URL [FOLDER]   FOLDER gets a screenshot of each width
+"""
+
+import re
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+from playwright.sync_api import expect, sync_playwright
+
+BASE = sys.argv[1]
+SCREENSHOTS = Path(sys.argv[2]) if sys.argv[2:] and sys.argv[2] else None
+WIDTHS = {"wide": 1280, "phone": 390}
+OPERATIONS = ["create_user", "list_users", "get_user", "update_user", "delete_user", "ready", "live", "metrics"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+requests, complaints = [], []
+
+
+@contextmanager
+def promise(text):
+    try:
+        yield
+    except BaseException:
+        print(f"not ok - {text}", flush=True)
+        raise
+    print(f"ok - {text}", flush=True)
+
+
+def open_page(browser, width):
+    page = browser.new_page(viewport={"width": width, "height": 1600})
+    page.set_default_timeout(20_000)
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    return page
+
+
+def go(page, path):
+    page.goto(urljoin(BASE, path))
+
+
+def operation(page, name):
+    return page.locator(f'[id$="-{name}"]').first
+
+
+def execute(page, name, path_id=None):
+    """Opens the operation and executes it as it is prefilled; returns the status and the text of the answer."""
+    block = operation(page, name)
+    block.locator(".opblock-summary-control").click()
+    if path_id is not None:
+        block.locator('tr[data-param-name="id"] input').fill(str(path_id))
+    block.get_by_role("button", name="Execute").click()
+    answer = block.locator(".live-responses-table .response").first
+    answer.wait_for()
+    return answer.locator(".response-col_status").inner_text().split()[0], answer.inner_text()
+
+
+def fits(page, width):
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{page.url} is wider than {width}"
+
+
+def look(browser, name, width):
+    page = open_page(browser, width)
+    with promise(f"/ leads to /docs/, which renders the API, its own title and nobody else's banner ({name})"):
+        go(page, "/")
+        assert urlsplit(page.url).path == "/docs/"
+        expect(page).to_have_title("User Management API")
+        page.get_by_role("heading", name=re.compile("User Management API")).wait_for()
+        for known in OPERATIONS:
+            operation(page, known).wait_for()
+        assert page.locator(".topbar").count() == 0 and page.get_by_text("Explore").count() == 0
+        fits(page, width)
+    with promise(f"executing POST and PUT as they are prefilled creates a user and changes the names ({name})"):
+        status, text = execute(page, "create_user")
+        assert status == "201" and "x-trace-id" in text and "Иванов" in text, text
+        created = int(re.search(r'"id": (\d+)', text).group(1))
+        status, text = execute(page, "update_user", created)
+        assert status == "200" and "Петров" in text, text
+        assert "password" not in operation(page, "update_user").locator("textarea").input_value()
+        fits(page, width)
+    with promise(f"each error of PUT shows an example of its own ({name})"):
+        block = operation(page, "update_user")
+        for code in ["invalid_query", "user_not_found", "payload_too_large", "validation_failed", "internal_error"]:
+            block.locator(".responses-table:not(.live-responses-table)", has_text=f"/docs/errors/{code}").first.wait_for()
+    if SCREENSHOTS:
+        page.screenshot(path=SCREENSHOTS / f"docs-{name}.png")
+    for path in ["/docs/errors", "/docs/errors/validation_failed", "/docs/license"]:
+        with promise(f"{path} fits ({name})"):
+            go(page, path)
+            fits(page, width)
+    with promise(f"the licence's link leads there ({name})"):
+        go(page, "/docs/")
+        with page.expect_popup() as licence:
+            page.get_by_role("link", name=re.compile("MIT")).click()
+        licence.value.get_by_text("Permission is hereby granted").wait_for()
+
+
+with sync_playwright() as playwright:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+    for name, width in WIDTHS.items():
+        look(browser, name, width)
+    with promise("the page of an error explains it"):
+        page = open_page(browser, WIDTHS["wide"])
+        go(page, "/docs/errors/validation_failed")
+        page.get_by_text("JSON pointer").wait_for()
+    with promise(f"none of {len(requests)} requests left the machine, and the console is silent"):
+        origin = urlsplit(BASE).netloc
+        strangers = [url for url in requests if not url.startswith("data:") and urlsplit(url).netloc != origin]
+        assert strangers == [] and complaints == [], (strangers, complaints)
+    browser.close()
