@@ -47,7 +47,7 @@ can_unpack() { command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; 
 
 # unpack PACKAGE: it and what it needs and the system lacks, into packages/PACKAGE.
 unpack() {
-  local package=$1 root log=$state/apt.log work archive
+  local package=$1 root log=$state/apt.log work archive script
   root=$(data_root)/packages
   can_unpack || fail "missing: $package, and there is no apt-get to get it by. Install it
     dnf install postgresql-server rabbitmq-server     or what else installs packages here,
@@ -65,8 +65,9 @@ or start Docker (docker-compose.yml), or set DATABASE_URL and RABBITMQ_URL (.env
   for archive in "$work"/apt/archives/*.deb; do dpkg-deb --extract "$archive" "$work"; done
   rm -rf "$work/apt"
   # Erlang's scripts have its place written into them.
-  grep -rIlZ /usr/lib/erlang "$work"/usr/lib/erlang/bin "$work"/usr/lib/erlang/erts-*/bin 2>/dev/null |
-    xargs -0r sed -i "s|/usr/lib/erlang|$root/$package/usr/lib/erlang|"
+  for script in "$work"/usr/lib/erlang/bin/* "$work"/usr/lib/erlang/erts-*/bin/*; do
+    [ ! -f "$script" ] || ! grep -qI /usr/lib/erlang "$script" || sed -i "s|/usr/lib/erlang|$root/$package/usr/lib/erlang|" "$script"
+  done
   mv "$work" "$root/$package"
   finish "fetched $package"
 }
