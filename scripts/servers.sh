@@ -139,6 +139,7 @@ RABBITMQ_CTL_DIST_PORT_MIN=$CTL_PORT
 RABBITMQ_CTL_DIST_PORT_MAX=$((CTL_PORT + 9))
 ERL_EPMD_PORT=$EPMD_PORT
 ERL_EPMD_ADDRESS=127.0.0.1
+ERL_INETRC=$folder/inetrc
 RABBITMQ_MNESIA_BASE=$folder/mnesia
 RABBITMQ_LOG_BASE=$folder/log
 RABBITMQ_PID_FILE=$folder/pid
@@ -166,6 +167,8 @@ start_rabbitmq() {
   rm -f "$folder/pid"
   : >"$folder/out" # else the last start's success is taken for this one's
   echo '[rabbitmq_management].' >"$folder/enabled_plugins"
+  # The node is at localhost, which not every container's /etc/hosts knows.
+  echo '{host, {127,0,0,1}, ["localhost"]}. {lookup, [file, native]}.' >"$folder/inetrc"
   printf '%s\n' "listeners.tcp.default = 127.0.0.1:$AMQP_PORT" "management.tcp.ip = 127.0.0.1" \
     "management.tcp.port = $MANAGEMENT_PORT" "disk_free_limit.absolute = 100MB" >"$folder/rabbitmq.conf"
   [ ! -f "$pair/cluster.conf" ] || cat "$pair/cluster.conf" >>"$folder/rabbitmq.conf"
