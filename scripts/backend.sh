@@ -109,11 +109,12 @@ compose_is_healthy() {
 }
 
 use_compose() {
-  touch "$record/compose"
-  if compose_is_healthy 2>/dev/null; then
+  if compose_is_healthy 2>/dev/null && [ -f "$record/compose" ]; then
     say "PostgreSQL and RabbitMQ are up already, in Docker"
   else
     begin "Docker Compose"
+    printf '%s\n' "$(setting POSTGRES_PORT 5432)" "$(setting RABBITMQ_PORT 5672)" "$(setting RABBITMQ_MANAGEMENT_PORT 15672)" \
+      >"$record/compose"
     if ! compose up -d postgres rabbitmq >&2 || ! patience=120 await compose_is_healthy; then
       [ -n "$interrupted" ] || compose logs --tail 20 >&2 || true
       fail "Docker Compose did not start the servers: see above. Ports that are taken: choose others, as in
@@ -125,9 +126,10 @@ use_compose() {
 }
 
 use_compose_ports() {
-  use_servers "postgresql://postgres:postgres@127.0.0.1:$(setting POSTGRES_PORT 5432)/userdb" \
-    "amqp://guest:guest@127.0.0.1:$(setting RABBITMQ_PORT 5672)/" \
-    "http://127.0.0.1:$(setting RABBITMQ_MANAGEMENT_PORT 15672)"
+  local -a ports
+  mapfile -t ports <"$record/compose"
+  use_servers "postgresql://postgres:postgres@127.0.0.1:${ports[0]}/userdb" "amqp://guest:guest@127.0.0.1:${ports[1]}/" \
+    "http://127.0.0.1:${ports[2]}"
 }
 
 # For a command that looks at what is there: the settings' servers, or those that were started from here.
