@@ -38,6 +38,7 @@ pub struct Status {
     relay_leads: AtomicBool,
     publisher: LinkCell,
     consumer: LinkCell,
+    dead_letters_blocked: AtomicBool,
 }
 
 impl Status {
@@ -69,7 +70,15 @@ impl Status {
         self.consumer.0.store(link as u8, Relaxed);
     }
 
+    /// Whether a dead letter waits because the broker, short of memory or disk, takes no publishes.
+    pub fn set_dead_letters_blocked(&self, blocked: bool) {
+        self.dead_letters_blocked.store(blocked, Relaxed);
+    }
+
     pub fn consumer(&self) -> Link {
-        self.consumer.get()
+        match self.consumer.get() {
+            Link::Up if self.dead_letters_blocked.load(Relaxed) => Link::Blocked,
+            link => link,
+        }
     }
 }

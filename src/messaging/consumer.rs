@@ -1,34 +1,33 @@
 //! Reads the events back and logs them. Acknowledges by hand, after the line is written: an event is logged at least once,
 //! and a repeated line says `duplicate`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use lapin::{
     Channel, Connection,
-    message::Delivery,
     options::{BasicAckOptions, BasicCancelOptions},
-    types::ShortString,
 };
 use metrics::counter;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{
     broker::{self, Broker, CONSUMER_TAG},
-    dead_letter::DeadLetters,
+    dead_letter_writer::DeadLetterWriter,
     message::{self, ReceivedEvent},
     seen::{Novelty, Seen},
-    supervisor::{SessionError, supervise},
+    supervisor::{SessionError, supervise, within},
 };
 use crate::status::{Link, Status};
 
 /// Messages that the broker sends ahead of their acknowledgement.
 const PREFETCH: u16 = 1000;
 /// Acknowledge after this many messages, or this much time, whichever comes first.
-const ACK_EVERY: u32 = 250;
+const ACK_EVERY: usize = 250;
 const ACK_WITHIN: Duration = Duration::from_millis(50);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A subscription that the broker ends sooner is not tried again at once.
 const SHORT_LIVED: Duration = Duration::from_millis(100);
@@ -44,22 +43,22 @@ pub struct Consumer {
     broker: Broker,
     status: Arc<Status>,
     /// Outlives a session: a reconnect is just when messages repeat.
-    seen: tokio::sync::Mutex<Seen>,
+    seen: Seen,
 }
 
 impl Consumer {
     #[must_use]
     pub fn new(broker: Broker, status: Arc<Status>) -> Self {
-        Self { broker, status, seen: tokio::sync::Mutex::default() }
+        Self { broker, status, seen: Seen::default() }
     }
 
     /// Consumes until `stop`; then finishes what it holds.
-    pub async fn run(self, stop: CancellationToken) {
-        supervise("consumer", &stop, || self.session(&stop)).await;
+    pub async fn run(mut self, stop: CancellationToken) {
+        supervise("consumer", &stop, &mut self, |consumer, stop| Box::pin(consumer.session(stop))).await;
         self.status.set_consumer(Link::Down);
     }
 
-    async fn session(&self, stop: &CancellationToken) -> Result<(), SessionError> {
+    async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
         // A connection of its own: the broker blocks connections that publish.
         let Some(connection) = stop.run_until_cancelled(self.broker.connect("consumer")).await.transpose()? else {
             return Ok(());
@@ -74,18 +73,16 @@ impl Consumer {
 
     /// Subscribes, and does so again each time that somebody deletes the queue: what is published meanwhile may find no
     /// queue of ours.
-    async fn subscribe_until(&self, connection: &Connection, stop: &CancellationToken) -> Result<(), SessionError> {
+    async fn subscribe_until(&mut self, connection: &Connection, stop: &CancellationToken) -> Result<(), SessionError> {
         loop {
             self.broker.declare_topology(connection).await?;
-            let dead_letters = DeadLetters::open(&self.broker, connection).await?;
             let (channel, deliveries) = self.broker.subscribe(connection, PREFETCH).await?;
             let subscribed = Instant::now();
             self.status.set_consumer(Link::Up);
             info!("Consumer subscribed");
-            let ended = self.consume(&channel, deliveries, &dead_letters, stop).await?;
+            let ended = self.consume(&channel, deliveries, stop).await?;
             // Dropped, they would still be closing when the connection is, and lapin stumbles over that.
             broker::close_channel(channel).await?;
-            dead_letters.close().await?;
             match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::Cancelled if subscribed.elapsed() < SHORT_LIVED => return Err(SessionError::Closed),
@@ -95,48 +92,37 @@ impl Consumer {
     }
 
     async fn consume(
-        &self,
+        &mut self,
         channel: &Channel,
         mut deliveries: lapin::Consumer,
-        dead_letters: &DeadLetters,
         stop: &CancellationToken,
     ) -> Result<Ended, SessionError> {
-        let mut seen = self.seen.lock().await;
+        let mut dead_letters = DeadLetterWriter::start(self.broker.clone(), self.status.clone());
         let mut acks = Acks::new(channel);
         loop {
             tokio::select! {
-                delivery = deliveries.next() => match delivery {
-                    Some(delivery) => {
-                        let delivery = delivery?;
-                        receive(&delivery, &mut seen, dead_letters).await?;
-                        acks.add(&delivery).await?;
+                delivery = deliveries.next() => {
+                    let Some(delivery) = delivery.transpose()? else { return Ok(Ended::Cancelled) };
+                    match message::parse(&delivery.data) {
+                        Ok(event) => {
+                            log(&event, &self.seen.note(&event));
+                            acks.add(delivery.delivery_tag).await?;
+                        }
+                        Err(reason) => {
+                            acks.hold(delivery.delivery_tag);
+                            dead_letters.put(delivery, reason);
+                        }
                     }
-                    None => return Ok(Ended::Cancelled),
-                },
-                () = sleep_until(acks.due), if acks.waiting > 0 => acks.flush().await?,
+                }
+                Some(tag) = dead_letters.written() => acks.release(tag).await?,
+                () = sleep_until(acks.due), if !acks.waiting.is_empty() => acks.flush().await?,
                 () = stop.cancelled() => break,
             }
         }
-        channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default()).await?;
+        let cancelling = channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default());
+        within(ANSWER_TIMEOUT, "cancel the subscription", cancelling).await?;
         acks.flush().await?;
         Ok(Ended::Stopped)
-    }
-}
-
-async fn receive(delivery: &Delivery, seen: &mut Seen, dead_letters: &DeadLetters) -> Result<(), SessionError> {
-    match message::parse(&delivery.data) {
-        Ok(event) => {
-            let novelty = seen.note(&event);
-            log(&event, &novelty);
-            Ok(())
-        }
-        Err(reason) => {
-            dead_letters.put(delivery, &reason).await?;
-            counter!("events_consumed_total", "result" => "dead_letter").increment(1);
-            let message_id = delivery.properties.message_id().as_ref().map(ShortString::as_str);
-            error!(message_id, reason, "Message cannot be read, it is in the dead-letter queue");
-            Ok(())
-        }
     }
 }
 
@@ -159,33 +145,51 @@ fn log(event: &ReceivedEvent, novelty: &Novelty) {
     );
 }
 
-/// Acknowledges several deliveries at once: the last one's tag stands for all before it.
+/// Acknowledges several deliveries at once: the last one's tag stands for all before it, unless one of those is held.
 struct Acks<'a> {
     channel: &'a Channel,
-    last_tag: u64,
-    waiting: u32,
+    waiting: Vec<u64>,
+    /// On their way to the dead-letter queue.
+    held: BTreeSet<u64>,
     due: Instant,
 }
 
 impl<'a> Acks<'a> {
     fn new(channel: &'a Channel) -> Self {
-        Self { channel, last_tag: 0, waiting: 0, due: Instant::now() }
+        Self { channel, waiting: Vec::new(), held: BTreeSet::new(), due: Instant::now() }
     }
 
-    async fn add(&mut self, delivery: &Delivery) -> Result<(), SessionError> {
-        if self.waiting == 0 {
+    async fn add(&mut self, tag: u64) -> Result<(), SessionError> {
+        if self.waiting.is_empty() {
             self.due = Instant::now() + ACK_WITHIN;
         }
-        self.last_tag = delivery.delivery_tag;
-        self.waiting += 1;
-        if self.waiting >= ACK_EVERY { self.flush().await } else { Ok(()) }
+        self.waiting.push(tag);
+        if self.waiting.len() >= ACK_EVERY { self.flush().await } else { Ok(()) }
+    }
+
+    fn hold(&mut self, tag: u64) {
+        self.held.insert(tag);
+    }
+
+    async fn release(&mut self, tag: u64) -> Result<(), SessionError> {
+        self.held.remove(&tag);
+        self.add(tag).await
     }
 
     async fn flush(&mut self) -> Result<(), SessionError> {
-        if self.waiting > 0 {
-            self.waiting = 0;
-            self.channel.basic_ack(self.last_tag, BasicAckOptions { multiple: true }).await?;
+        let first_held = self.held.first().copied().unwrap_or(u64::MAX);
+        let (before, after): (Vec<u64>, Vec<u64>) = self.waiting.drain(..).partition(|tag| *tag < first_held);
+        if let Some(last) = before.into_iter().max() {
+            self.ack(last, true).await?;
+        }
+        for tag in after {
+            self.ack(tag, false).await?;
         }
         Ok(())
+    }
+
+    async fn ack(&self, tag: u64, multiple: bool) -> Result<(), SessionError> {
+        let acknowledging = self.channel.basic_ack(tag, BasicAckOptions { multiple });
+        within(ANSWER_TIMEOUT, "acknowledge messages", acknowledging).await
     }
 }

@@ -24,6 +24,17 @@ const DEATH_HEADERS: [&str; 4] = [REASON_HEADER, "x-death", "x-first-death-", "x
 const DEFAULT_EXCHANGE: &str = "";
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// AMQP's delivery mode for what is to survive a restart of the broker.
+const PERSISTENT: u8 = 2;
+
+/// What of a message its dead letter keeps beside the reason.
+#[derive(Clone, Copy, Debug)]
+pub enum Keep {
+    Properties,
+    /// For properties that make the broker close the channel.
+    BodyAlone,
+}
+
 /// A channel in confirm mode: the broker's own dead-lettering may lose a message, a confirmed publish does not.
 pub struct DeadLetters(Channel);
 
@@ -32,28 +43,30 @@ impl DeadLetters {
         broker.confirming_channel(connection).await.map(Self)
     }
 
-    pub async fn close(self) -> Result<(), SessionError> {
-        broker::close_channel(self.0).await
-    }
-
-    /// Publishes the original body and properties with the reason as header `x-reason`.
-    pub async fn put(&self, delivery: &Delivery, reason: &str) -> Result<(), SessionError> {
-        let mut headers = delivery.properties.headers().clone().unwrap_or_default();
+    /// Publishes the original body with the reason as header `x-reason`. Has no time limit of its own.
+    pub async fn put(&self, delivery: &Delivery, reason: &str, keep: Keep) -> Result<(), SessionError> {
+        let properties = match keep {
+            Keep::Properties => copy(&delivery.properties),
+            Keep::BodyAlone => BasicProperties::default().with_delivery_mode(PERSISTENT),
+        };
+        let mut headers = properties.headers().clone().unwrap_or_default();
         headers.insert(REASON_HEADER.into(), AMQPValue::LongString(reason.into()));
-        let properties = delivery.properties.clone().with_headers(headers);
-        self.publish(DEAD_LETTER_EXCHANGE, delivery.routing_key.clone(), properties, &delivery.data).await
+        let (key, properties) = (delivery.routing_key.clone(), properties.with_headers(headers));
+        self.publish(DEAD_LETTER_EXCHANGE, key, properties, &delivery.data).await
     }
 
     /// Publishes a message into the service's queue, and into no other subscriber's.
     async fn hand_back(&self, delivery: &Delivery) -> Result<(), SessionError> {
+        let properties = copy(&delivery.properties);
         let mut headers = FieldTable::default();
-        for (name, value) in delivery.properties.headers().iter().flat_map(FieldTable::inner) {
+        for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
             if !DEATH_HEADERS.iter().any(|death| name.as_str().starts_with(death)) {
                 headers.insert(name.clone(), value.clone());
             }
         }
-        let properties = delivery.properties.clone().with_headers(headers);
-        self.publish(DEFAULT_EXCHANGE, QUEUE.into(), properties, &delivery.data).await
+        let properties = properties.with_headers(headers);
+        let publishing = self.publish(DEFAULT_EXCHANGE, QUEUE.into(), properties, &delivery.data);
+        within(CONFIRM_TIMEOUT, "confirm a message", publishing).await
     }
 
     async fn publish(
@@ -64,8 +77,8 @@ impl DeadLetters {
         body: &[u8],
     ) -> Result<(), SessionError> {
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let publishing = async { self.0.basic_publish(exchange.into(), key, options, body, properties).await?.await };
-        match within(CONFIRM_TIMEOUT, "confirm a message", publishing).await? {
+        let confirm = self.0.basic_publish(exchange.into(), key, options, body, properties).await?;
+        match confirm.await? {
             Confirmation::Ack(None) => Ok(()),
             _returned_or_nacked => Err(SessionError::Refused),
         }
@@ -82,6 +95,44 @@ impl DeadLetters {
         let asking = self.0.queue_declare(DEAD_LETTER_QUEUE.into(), options, FieldTable::default());
         within(CONFIRM_TIMEOUT, "count the dead letters", asking).await.map(|queue| queue.message_count())
     }
+}
+
+/// The properties that a copy of somebody's message may have. `user_id` must be the login of whoever publishes, else the broker
+/// closes the channel; `expiration` would let the copy evaporate; `CC` and `BCC` would send it elsewhere too; and what
+/// `reply_to` asks for is none of ours.
+fn copy(original: &BasicProperties) -> BasicProperties {
+    let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
+    if let Some(headers) = original.headers() {
+        let mut kept = FieldTable::default();
+        for (name, value) in headers.inner() {
+            if !["CC", "BCC"].contains(&name.as_str()) {
+                kept.insert(name.clone(), value.clone());
+            }
+        }
+        copy = copy.with_headers(kept);
+    }
+    if let Some(text) = original.content_type().clone() {
+        copy = copy.with_content_type(text);
+    }
+    if let Some(text) = original.content_encoding().clone() {
+        copy = copy.with_content_encoding(text);
+    }
+    if let Some(text) = original.correlation_id().clone() {
+        copy = copy.with_correlation_id(text);
+    }
+    if let Some(text) = original.message_id().clone() {
+        copy = copy.with_message_id(text);
+    }
+    if let Some(seconds) = *original.timestamp() {
+        copy = copy.with_timestamp(seconds);
+    }
+    if let Some(text) = original.kind().clone() {
+        copy = copy.with_type(text);
+    }
+    if let Some(text) = original.app_id().clone() {
+        copy = copy.with_app_id(text);
+    }
+    copy
 }
 
 /// A message as an operator needs it: who and why, and nothing of what it says.

@@ -4,6 +4,7 @@
 pub mod broker;
 pub mod consumer;
 pub mod dead_letter;
+mod dead_letter_writer;
 mod leader;
 mod message;
 pub mod preflight;

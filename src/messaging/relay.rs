@@ -45,13 +45,13 @@ pub struct Relay {
 
 impl Relay {
     /// Leads or stands by until `stop`; then drains for up to three seconds.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let give_up = async {
             stop.cancelled().await;
             sleep(ABANDON).await;
         };
         tokio::select! {
-            () = supervise("relay", &stop, || self.session(&stop)) => {}
+            () = supervise("relay", &stop, &mut self, |relay, stop| Box::pin(relay.session(stop))) => {}
             () = give_up => warn!("Relay gave up waiting for confirms; what was not confirmed stays in the outbox"),
         }
         self.status.set_relay_leads(false);

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use lapin::{
     ErrorKind,
-    protocol::{AMQPErrorKind, AMQPSoftError},
+    protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
 };
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,14 @@ impl SessionError {
         let Self::Broker(error) = self else { return false };
         let ErrorKind::ProtocolError(error) = error.kind() else { return false };
         matches!(error.kind(), AMQPErrorKind::Soft(soft) if *soft != AMQPSoftError::NOTFOUND)
+    }
+
+    /// Whether the broker closed channel or connection for a message that is not as it wants it.
+    pub fn blames_the_message(&self) -> bool {
+        let Self::Broker(error) = self else { return false };
+        let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+        self.is_closed_channel()
+            || matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::FRAMEERROR | AMQPHardError::SYNTAXERROR))
     }
 }
 
@@ -87,15 +96,17 @@ impl Backoff {
     }
 }
 
-/// Runs `session` again and again until `stop`; a session that returns `Ok` has finished its work.
-pub async fn supervise<S>(name: &'static str, stop: &CancellationToken, mut session: impl FnMut() -> S)
-where
-    S: Future<Output = Result<(), SessionError>>,
-{
+/// Runs `session` again and again until `stop`, each time with what outlives it; a session that returns `Ok` has finished its work.
+pub async fn supervise<T>(
+    name: &'static str,
+    stop: &CancellationToken,
+    lasting: &mut T,
+    session: impl for<'s> Fn(&'s mut T, &'s CancellationToken) -> BoxFuture<'s, Result<(), SessionError>>,
+) {
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
-        match session().await {
+        match session(lasting, stop).await {
             Ok(()) => return,
             Err(error) if stop.is_cancelled() => {
                 warn!(session = name, %error, "Session ended while stopping");

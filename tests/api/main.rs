@@ -7,6 +7,7 @@ mod coalesced_reads;
 mod commands;
 mod connections;
 mod database_faults;
+mod dead_letters;
 mod errors;
 mod events;
 mod examples;

@@ -24,7 +24,12 @@ pub struct Observer {
 impl Observer {
     /// Bound to `user_events` with `user.*`; declares the exchange as the contract describes it.
     pub async fn new(world: &World) -> Self {
-        let connection = Connection::connect(&world.broker_url, ConnectionProperties::default()).await.unwrap();
+        Self::at(&world.broker_url).await
+    }
+
+    /// The same with another login.
+    pub async fn at(broker_url: &str) -> Self {
+        let connection = Connection::connect(broker_url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         let none = FieldTable::default;
@@ -64,7 +69,11 @@ impl Observer {
     }
 
     pub async fn publish_to(&self, exchange: &str, routing_key: &str, body: &[u8]) {
-        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        self.publish_with(exchange, routing_key, body, BasicProperties::default()).await;
+    }
+
+    pub async fn publish_with(&self, exchange: &str, routing_key: &str, body: &[u8], properties: BasicProperties) {
+        let options = BasicPublishOptions::default();
         let confirm = self.channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties);
         assert!(confirm.await.unwrap().await.unwrap().is_ack());
     }

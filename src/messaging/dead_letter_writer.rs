@@ -1,0 +1,118 @@
+//! Puts what the consumer cannot read into the dead-letter queue, while the consumer goes on: on a connection of its own, for
+//! the broker blocks those that publish, and again and again until the broker has it.
+
+use std::{sync::Arc, time::Duration};
+
+use lapin::{Connection, message::Delivery, types::ShortString};
+use metrics::counter;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, warn};
+
+use super::{
+    broker::Broker,
+    dead_letter::{DeadLetters, Keep},
+    supervisor::{Backoff, SessionError},
+};
+use crate::status::Status;
+
+/// Longest wait for a confirm; time in which the broker blocks us does not count.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Holds no more than the broker sends ahead of its acknowledgements.
+pub struct DeadLetterWriter {
+    unread: UnboundedSender<(Delivery, String)>,
+    written: UnboundedReceiver<u64>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl DeadLetterWriter {
+    pub fn start(broker: Broker, status: Arc<Status>) -> Self {
+        let (unread, letters) = unbounded_channel();
+        let (done, written) = unbounded_channel();
+        let writing = Writing { broker, status, open: None };
+        let task = AbortOnDropHandle::new(tokio::spawn(writing.run(letters, done)));
+        Self { unread, written, _task: task }
+    }
+
+    /// Takes a message over, with the reason why it cannot be read.
+    pub fn put(&self, delivery: Delivery, reason: String) {
+        // The task ends with us, and never before.
+        _ = self.unread.send((delivery, reason));
+    }
+
+    /// The delivery tag of the next message that is in the dead-letter queue, to be acknowledged. Cancel safe.
+    pub async fn written(&mut self) -> Option<u64> {
+        self.written.recv().await
+    }
+}
+
+struct Writing {
+    broker: Broker,
+    status: Arc<Status>,
+    /// Opened for the first letter.
+    open: Option<(Connection, DeadLetters)>,
+}
+
+impl Writing {
+    async fn run(mut self, mut letters: UnboundedReceiver<(Delivery, String)>, done: UnboundedSender<u64>) {
+        while let Some((delivery, reason)) = letters.recv().await {
+            self.write(&delivery, &reason).await;
+            counter!("events_consumed_total", "result" => "dead_letter").increment(1);
+            let message_id = delivery.properties.message_id().as_ref().map(ShortString::as_str);
+            error!(message_id, reason, "Message cannot be read, it is in the dead-letter queue");
+            if done.send(delivery.delivery_tag).is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn write(&mut self, delivery: &Delivery, reason: &str) {
+        let (mut backoff, mut keep) = (Backoff::default(), Keep::Properties);
+        while let Err(error) = self.try_to_write(delivery, reason, keep).await {
+            // Anew each time: a channel whose queue was full may be refused when it no longer is (seen with RabbitMQ 3.10).
+            self.open = None;
+            if error.blames_the_message() {
+                keep = Keep::BodyAlone;
+            }
+            let pause = backoff.next_pause();
+            let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            warn!(%error, retry_in_ms, "A message that cannot be read waits: the dead-letter queue does not take it");
+            sleep(pause).await;
+        }
+    }
+
+    async fn try_to_write(&mut self, delivery: &Delivery, reason: &str, keep: Keep) -> Result<(), SessionError> {
+        if self.open.as_ref().is_none_or(|(connection, _)| !connection.status().connected()) {
+            let connection = self.broker.connect("dead letters").await?;
+            self.broker.declare_topology(&connection).await?;
+            let letters = DeadLetters::open(&self.broker, &connection).await?;
+            self.open = Some((connection, letters));
+        }
+        let Some((connection, letters)) = &self.open else { return Err(SessionError::Closed) };
+        let watching = async {
+            let mut tick = interval(LOOK_INTERVAL);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut waited = Duration::ZERO;
+            while waited < CONFIRM_TIMEOUT {
+                tick.tick().await;
+                let is_blocked = connection.status().blocked();
+                self.status.set_dead_letters_blocked(is_blocked);
+                if !is_blocked {
+                    waited += LOOK_INTERVAL;
+                }
+            }
+            Err(SessionError::Timeout("confirm a dead letter"))
+        };
+        let outcome = tokio::select! {
+            outcome = letters.put(delivery, reason, keep) => outcome,
+            silent = watching => silent,
+        };
+        self.status.set_dead_letters_blocked(false);
+        outcome
+    }
+}
