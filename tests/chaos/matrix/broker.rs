@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    harness::{Replica, eventually},
+    harness::{Observer, Replica, eventually, management_json},
     trial::Trial,
 };
 
@@ -126,6 +126,36 @@ async fn a_broker_short_of_memory_or_disk_blocks_publishing_alone_and_it_goes_on
     assert!(began.elapsed() <= Duration::from_secs(25), "{:?}", began.elapsed());
     trial.control.rabbitmqctl(alarms[0].1).await;
     trial.restart(0, &[]).await;
+    trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_with_a_dead_letter_in_hand_holds_up_no_acknowledgement() {
+    let trial = Trial::start(1).await;
+    let mut stranger = Observer::new(&trial.world).await;
+    let load = trial.load(50);
+    let event = stranger.next().await;
+    // While nobody reads: one that cannot be read, and behind it 50 that were read before.
+    trial.replica().signal("STOP");
+    stranger.publish_to("", "user_events_queue", b"not json").await;
+    for _ in 0..50 {
+        stranger.publish_to("", "user_events_queue", &event.data).await;
+    }
+    trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
+    trial.replica().signal("CONT");
+    let link = async |link: &str| (trial.replica().health().await["checks"]["consumer"] == link).then_some(());
+    eventually("a consumer whose dead letter is blocked", async || link("blocked").await).await;
+    let queue = format!("/api/queues/{}/user_events_queue", trial.world.virtual_host);
+    eventually("all but the one acknowledged", async || {
+        let queue = management_json(&queue).await;
+        (queue["messages_unacknowledged"] == 1 && queue["messages_ready"] == 0).then_some(())
+    })
+    .await;
+    trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+    eventually("a consumer that is not blocked", async || link("up").await).await;
+    let letter = eventually("the dead letter", || stranger.take("user_events_queue.dlq")).await;
+    assert_eq!(letter.data, b"not json");
+    assert_eq!(trial.troubles("Session lost, starting it again"), 0, "no connection is lost");
     trial.finish(load).await;
 }
 
