@@ -23,7 +23,7 @@ use crate::{
     password::PasswordHasher,
     repository::{
         database::Database,
-        encryption,
+        durability, encryption,
         schema::{self, SchemaError},
         user_reads::UserReads,
         user_writes::UserWrites,
@@ -193,6 +193,7 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
         match outcome {
             Ok(true) => {
                 warn_of_plain_text(&options).await;
+                warn_of_lost_commits(&database.url.options()).await;
                 return Ok(());
             }
             Ok(false) => warn!("Migrations are pending: run `user-management-api migrate`"),
@@ -212,6 +213,18 @@ async fn warn_of_plain_text(options: &PgConnectOptions) {
             );
         }
         Err(error) => warn!(%error, "Whether PostgreSQL encrypts is not known"),
+    }
+}
+
+async fn warn_of_lost_commits(options: &PgConnectOptions) {
+    match durability::is_missing(options).await {
+        Ok(false) => {}
+        Ok(true) => {
+            warn!(
+                "PostgreSQL may lose what it has committed, users and events alike: synchronous_commit is off for this database or login"
+            );
+        }
+        Err(error) => warn!(%error, "Whether PostgreSQL keeps what it commits is not known"),
     }
 }
 

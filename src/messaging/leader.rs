@@ -80,7 +80,12 @@ impl<'a> Leader<'a> {
                     refusals = Backoff::default();
                     self.wait_for_events().await?;
                 }
-                Step::Refused => sleep(refusals.next_pause()).await,
+                Step::Refused => {
+                    // A stop ends the pause, and with it the work: what is refused now is so in a moment too.
+                    if self.stop.run_until_cancelled(sleep(refusals.next_pause())).await.is_none() {
+                        break;
+                    }
+                }
                 Step::Empty if self.stop.is_cancelled() => break,
                 Step::Empty => self.wait_for_events().await?,
             }

@@ -76,6 +76,11 @@ impl Relay {
 
     async fn lead_and_publish(&self, publisher: &mut Publisher, stop: &CancellationToken) -> Result<(), SessionError> {
         let mut store = outbox::connect_relay(&self.database).await?;
+        if !within(STORE_TIMEOUT, "look at the settings", outbox::has_its_settings(&mut store)).await? {
+            warn!(
+                "The relay's session has not the settings that it asked for: a pooler in between? Set DATABASE_DIRECT_URL"
+            );
+        }
         if self.elected(&mut store, publisher, stop).await? {
             info!("Relay leads");
             self.status.set_relay_leads(true);

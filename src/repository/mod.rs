@@ -3,6 +3,7 @@
 mod asides;
 mod caller;
 pub mod database;
+pub mod durability;
 pub mod encryption;
 mod lane;
 pub mod outbox;

@@ -19,7 +19,12 @@ const LEASE: &str = "10s";
 pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
     let options = options.clone().options([
         ("idle_session_timeout", LEASE),
-        ("statement_timeout", "10s"),
+        ("statement_timeout", LEASE),
+        // Both limits do not bind a server that cannot send: the reader of a large answer is frozen or cut off.
+        ("tcp_user_timeout", LEASE),
+        ("tcp_keepalives_idle", "5"),
+        ("tcp_keepalives_interval", "2"),
+        ("tcp_keepalives_count", "3"),
         // Planned once, and by the index: for the empty outbox a sequential scan is the cheaper plan, and it would stay
         // when there are 300,000 rows.
         ("plan_cache_mode", "force_generic_plan"),
@@ -31,9 +36,26 @@ pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, D
     connect(&options).await
 }
 
-/// Takes the leader's lock if it is free; it is held as long as the connection.
+/// Whether the server took the settings of [`connect_relay`]: a pooler in between drops them.
+pub async fn has_its_settings(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"SELECT current_setting('idle_session_timeout') = $1 AND current_setting('statement_timeout') = $1
+                  AND current_setting('plan_cache_mode') = 'force_generic_plan' AS "taken!""#,
+        LEASE
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Takes the leader's lock if it is free; it is held as long as the connection. Not on a standby, which gives locks as well:
+/// its events are the primary's to publish.
 pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1) AS "locked!""#, RELAY_LOCK).fetch_one(connection).await
+    sqlx::query_scalar!(
+        r#"SELECT CASE WHEN pg_is_in_recovery() THEN false ELSE pg_try_advisory_lock($1) END AS "locked!""#,
+        RELAY_LOCK
+    )
+    .fetch_one(connection)
+    .await
 }
 
 /// The oldest events after a place, in order.

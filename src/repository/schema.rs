@@ -11,6 +11,11 @@ use super::database::{CONNECT_TIMEOUT, DatabaseError, connect, is_passing};
 /// The migrations under `migrations/`, in the binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
+/// For the lock of the migrations, and those of the tables that they change: whoever waits for a table has all others wait
+/// behind.
+const LOCK_TIMEOUT: &str = "5s";
+const STATEMENT_TIMEOUT: &str = "10min";
+
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     #[error(transparent)]
@@ -34,15 +39,24 @@ impl SchemaError {
 /// [`SchemaError::Migrate`] when a migration fails or an applied one was edited.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let connection = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
-    let connection = connection.connect_with(options.clone()).await.map_err(DatabaseError::from)?;
+    let limited = options.clone().options([("lock_timeout", LOCK_TIMEOUT), ("statement_timeout", STATEMENT_TIMEOUT)]);
+    let connection = connection.connect_with(limited).await.map_err(DatabaseError::from)?;
     let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
     migrator.set_ignore_missing(true);
     let outcome = migrator.run(&connection).await;
     connection.close().await;
     outcome.map_err(|error| match error {
         MigrateError::Execute(error) if is_passing(&error) => SchemaError::Connect(error.into()),
+        MigrateError::ExecuteMigration(error, _) if is_passing(&error) && !is_missing_table(&error) => {
+            SchemaError::Connect(error.into())
+        }
         other => SchemaError::Migrate(other),
     })
+}
+
+/// Of a migration, a defect that no waiting mends.
+fn is_missing_table(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("42P01")
 }
 
 /// [`is_current`], on a connection of its own.

@@ -1,8 +1,11 @@
 //! The use cases of users. A write also stores its event and wakes the relay; whether RabbitMQ is there does not matter.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 use tracing::info;
 
 use super::{completion::run_to_completion, error::ServiceError};
@@ -14,7 +17,7 @@ use crate::{
     },
     password::PasswordHasher,
     repository::{
-        database::Database,
+        database::{Database, DatabaseError},
         user_changes::{Change, Operation, Written},
         user_reads::UserReads,
         user_writes::UserWrites,
@@ -22,6 +25,11 @@ use crate::{
     },
     trace_id::TraceId,
 };
+
+/// A client hears of a lost database within 3 s, whatever time the hash of a password took before.
+const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
+/// What a write has at least.
+const WRITE_AT_LEAST: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]
 pub struct UserService {
@@ -48,6 +56,7 @@ impl UserService {
     /// # Errors
     /// [`ServiceError::Overloaded`] when no core comes free to hash; [`ServiceError::DatabaseUnavailable`].
     pub async fn create(&self, new: NewUser, trace_id: TraceId) -> Result<User, ServiceError> {
+        let began = Instant::now();
         let password = self.hasher.hash(new.password).await?.into_phc();
         let service = self.clone();
         run_to_completion(async move {
@@ -55,7 +64,7 @@ impl UserService {
             let insert = service.database.run(move |connection| {
                 Box::pin(async move { users::insert(connection, &new.name, &new.surname, &password, &event).await })
             });
-            let user = insert.await?;
+            let user = in_time(began, insert).await?;
             service.outbox_filled.notify_one();
             info!(user_id = user.id.get(), "User created");
             Ok(user)
@@ -83,6 +92,7 @@ impl UserService {
     /// # Errors
     /// [`ServiceError::UserNotFound`], [`ServiceError::Overloaded`], [`ServiceError::DatabaseUnavailable`]
     pub async fn update(&self, id: UserId, changes: UserChanges, trace_id: TraceId) -> Result<User, ServiceError> {
+        let began = Instant::now();
         let UserChanges { name, surname, password } = changes;
         let password = match password {
             Some(password) => {
@@ -93,21 +103,21 @@ impl UserService {
             None => None,
         };
         let operation = Operation::Update { name, surname, password };
-        Ok(self.write(Change::new(id, operation, trace_id)).await?.user)
+        Ok(self.write(began, Change::new(id, operation, trace_id)).await?.user)
     }
 
     /// # Errors
     /// [`ServiceError::UserNotFound`], [`ServiceError::Overloaded`], [`ServiceError::DatabaseUnavailable`]
     pub async fn delete(&self, id: UserId, trace_id: TraceId) -> Result<(), ServiceError> {
-        self.write(Change::new(id, Operation::Delete, trace_id)).await?;
+        self.write(Instant::now(), Change::new(id, Operation::Delete, trace_id)).await?;
         Ok(())
     }
 
-    async fn write(&self, change: Change) -> Result<Written, ServiceError> {
+    async fn write(&self, began: Instant, change: Change) -> Result<Written, ServiceError> {
         let service = self.clone();
         run_to_completion(async move {
             let done = if change.operation.is_deletion() { "User deleted" } else { "User updated" };
-            let written = service.writes.write(change).await?.ok_or(ServiceError::UserNotFound)?;
+            let written = in_time(began, service.writes.write(change)).await?.ok_or(ServiceError::UserNotFound)?;
             if written.changed {
                 service.outbox_filled.notify_one();
                 info!(user_id = written.user.id.get(), "{done}");
@@ -116,4 +126,10 @@ impl UserService {
         })
         .await
     }
+}
+
+/// Bounds the write of a use case that began then.
+async fn in_time<T>(began: Instant, write: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
+    let left = ANSWER_WITHIN.saturating_sub(began.elapsed()).max(WRITE_AT_LEAST);
+    timeout(left, write).await.unwrap_or(Err(DatabaseError::Timeout))
 }

@@ -1,5 +1,7 @@
 //! What the broker may do to us while it is there: lose an exchange, refuse a message.
 
+use std::time::{Duration, Instant};
+
 use lapin::options::ExchangeDeleteOptions;
 use reqwest::Method;
 use serde_json::json;
@@ -38,6 +40,36 @@ async fn a_full_queue_keeps_events_in_the_outbox_and_in_order_until_there_is_roo
     assert!(!world.outbox_is_empty().await);
     management(Method::DELETE, &policy).await;
     assert_delivered_exactly(&mut observer, &committed(&world).await).await;
+    world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn a_stop_amid_refusals_waits_for_no_pause_and_gives_nothing_up() {
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    let mut app = App::start(&world).await;
+    let id = app.create_user("Анна").await;
+    world.until_outbox_is_empty().await;
+    let policy = format!("/api/policies/{}/full", world.virtual_host);
+    let full = json!({"pattern": "^observer$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
+    management_put(&policy, &full).await;
+    assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": "Яна"})).await.status, 200);
+    // As often, the pauses have grown to seconds.
+    eventually("pauses of seconds", async || {
+        let refusals = app.log.matching("RabbitMQ refused events, they stay in the outbox", |_| true);
+        (refusals.len() >= 7).then_some(())
+    })
+    .await;
+    let began = Instant::now();
+    app.signal("TERM");
+    assert_eq!(app.exit_status().await.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let gave_up = "Relay gave up waiting for confirms; what was not confirmed stays in the outbox";
+    assert!(app.log.matching(gave_up, |_| true).is_empty());
+    assert!(!world.outbox_is_empty().await);
+    management(Method::DELETE, &policy).await;
+    let _next = App::start(&world).await;
+    while observer.next_bodies(1).await[0]["event_type"] != "user.updated" {}
     world.until_outbox_is_empty().await;
 }
 

@@ -110,7 +110,29 @@ async fn a_service_killed_in_the_middle_of_a_thousand_writes_leaves_an_event_for
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_503_within_3_s_and_back_without_a_restart() {
+async fn a_database_that_is_away_is_503_within_3_s_even_behind_a_queue_of_passwords() {
+    let world = World::new().await;
+    let proxy = Proxy::before(&world.database_url).await;
+    let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
+    app.create_user("Анна").await;
+    proxy.silence();
+    let (user, password) = (new_user("Яна"), json!({"password": "another-secret"}));
+    let answers = futures_util::future::join_all((0..120).map(|n| {
+        let (app, user, password) = (&app, &user, &password);
+        async move {
+            let began = Instant::now();
+            let answer = if n % 2 == 0 { app.post("/users", user).await } else { app.put("/users/1", password).await };
+            (answer, began.elapsed())
+        }
+    }));
+    for (answer, took) in answers.await {
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_503_within_3_s_and_back_and_back_without_a_restart() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
     let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;

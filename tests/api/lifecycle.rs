@@ -97,6 +97,21 @@ async fn a_log_reader_that_stalls_costs_little_memory_however_long_the_paths_are
 }
 
 #[tokio::test]
+async fn a_database_that_may_lose_commits_is_warned_of() {
+    const WARNING: &str = "PostgreSQL may lose what it has committed, users and events alike: synchronous_commit is off for this database or login";
+    let world = World::new().await;
+    for value in ["on", "off"] {
+        let name = world.database_url.rsplit('/').next().unwrap();
+        let set = sqlx::AssertSqlSafe(format!("ALTER DATABASE {name} SET synchronous_commit = {value}"));
+        sqlx::query(set).execute(&world.pool).await.unwrap();
+        let app = App::start(&world).await;
+        app.create_user("Анна").await;
+        app.log.wait_for("Event published", |_| true).await;
+        assert_eq!(app.log.matching(WARNING, |line| line["level"] == "warning").len(), usize::from(value == "off"));
+    }
+}
+
+#[tokio::test]
 async fn a_remote_database_that_does_not_encrypt_is_warned_of_unless_that_is_meant() {
     const WARNING: &str =
         "PostgreSQL is on another machine and does not encrypt; add ?sslmode=require, or disable if that is meant";

@@ -39,6 +39,20 @@ async fn migrate_makes_the_seeds_table_and_may_run_again() {
 }
 
 #[tokio::test]
+async fn a_table_that_somebody_locks_is_waited_for_without_holding_everybody_up() {
+    let world = World::empty().await;
+    let output = migrate(&world).await;
+    assert!(output.status.success(), "{output:?}");
+    let mut lock = world.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE _sqlx_migrations").execute(&mut *lock).await.unwrap();
+    let app = App::launch(&world, &[]).await;
+    let line = app.log.wait_for("The database is unavailable, trying again", |_| true).await;
+    assert!(line["error"].as_str().unwrap().contains("lock timeout"), "{line}");
+    lock.rollback().await.unwrap();
+    app.until_ready("ready").await;
+}
+
+#[tokio::test]
 async fn without_migrate_on_start_the_service_is_not_ready_until_somebody_migrates() {
     let world = World::empty().await;
     let app = App::launch(&world, &[("MIGRATE_ON_START", "false")]).await;

@@ -75,7 +75,10 @@ stop() {
   wait "$served" || true
 }
 
-answers() { curl -sf --max-time 5 "http://127.0.0.1:$1/health/ready" >/dev/null; }
+# Within 30 s: a service that listens may still be applying the migrations.
+answers() {
+  curl -sf --max-time 5 --retry 30 --retry-delay 1 --retry-all-errors "http://127.0.0.1:$1/health/ready" >/dev/null
+}
 processes_here() { grep -lzF "SETUP_PAIR=$(readlink -f "$CHECKOUT")" /proc/[0-9]*/environ 2>/dev/null || true; }
 
 @test "help is there for the asking, and a wrong word is answered by one line" {
@@ -115,7 +118,7 @@ processes_here() { grep -lzF "SETUP_PAIR=$(readlink -f "$CHECKOUT")" /proc/[0-9]
   [[ $output == *pending* ]]
   run -0 ./setup.sh down --purge
   wait "$served" || true
-  run ! answers "$port"
+  run ! curl -s "http://127.0.0.1:$port/health/live"
   [ -z "$(processes_here)" ]
   [ ! -e .local ]
   run -3 ./setup.sh status
