@@ -1,11 +1,13 @@
 //! Replicas under load in a world that is watched, from a quiet start to a judgement.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, RwLock},
     time::Duration,
 };
 
 use tokio::time::{Instant, interval};
+use uuid::Uuid;
 
 use crate::harness::{
     Collector, Control, Digest, Judgement, Load, QUEUE_TYPE, Replica, TROUBLES_FILE, Tally, World, audit, judge,
@@ -88,19 +90,22 @@ impl Trial {
         let committed: i64 =
             sqlx::query_scalar("SELECT count(*) FROM audit_events").fetch_one(&self.world.pool).await.unwrap();
         let committed = usize::try_from(committed).unwrap();
-        let (mut last, mut since) = ((0, 0), Instant::now());
+        let (mut last, mut since) = ((0, 0, 0), Instant::now());
         let mut tick = interval(Duration::from_millis(500));
         while since.elapsed() < STUCK_AFTER {
             tick.tick().await;
             let mut sighted = self.digest.received.lock().unwrap().clone();
-            let logged = sighted.len();
-            sighted.extend(self.collector.messages.lock().unwrap().iter().map(|message| message.event_id));
-            let is_over = logged >= committed || since.elapsed() > SETTLED_AFTER;
+            let collected: HashSet<Uuid> =
+                self.collector.messages.lock().unwrap().iter().map(|message| message.event_id).collect();
+            let (logged, collected_too) = (sighted.len(), collected.len());
+            sighted.extend(collected);
+            let is_over = logged.min(collected_too) >= committed || since.elapsed() > SETTLED_AFTER;
             if sighted.len() >= committed && is_over && self.pending().await == 0 {
                 return;
             }
-            if (logged, sighted.len()) != last {
-                (last, since) = ((logged, sighted.len()), Instant::now());
+            let now = (logged, collected_too, sighted.len());
+            if now != last {
+                (last, since) = (now, Instant::now());
             }
         }
     }
@@ -129,6 +134,7 @@ impl Trial {
             assert!(judgement.is_exact(), "{caller}: {judgement:?}\n{troubles:#?}\nsee {TROUBLES_FILE}");
             let unlogged = judgement.unlogged.len();
             assert_eq!(unlogged, 0, "{caller}: events that the service's own consumer has not logged");
+            assert_eq!(judgement.unseen.len(), 0, "{caller}: events that the collector has not seen");
             assert!(events > 100, "{caller}: hardly any load");
             repeated
         }

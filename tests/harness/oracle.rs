@@ -49,12 +49,20 @@ pub async fn committed(world: &World) -> BTreeSet<Change> {
         .collect()
 }
 
-/// Reads until every committed change has its event; checks that nothing else came, and each user's first sights in order.
-pub async fn assert_delivered_exactly(observer: &mut Observer, committed: &BTreeSet<Change>) -> usize {
+/// Waits until nothing waits to be published, and then reads all that was: checks that it is what was committed, all of it and
+/// nothing else, and each user's first sights in order. Hands back how many came again.
+pub async fn assert_delivered_exactly(world: &World, observer: &mut Observer) -> usize {
+    world.until_outbox_is_empty().await;
+    let committed = committed(world).await;
+    // The last of its queue: what came before it is all that came.
+    observer.publish_to("", "observer", b"null").await;
     let (mut delivered, mut newest, mut ids) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
     let mut repeats = 0;
-    while delivered != *committed {
+    loop {
         let body: Value = serde_json::from_slice(&observer.next().await.data).unwrap();
+        if body.is_null() {
+            break;
+        }
         let (user, version) = (body["user_id"].as_i64().unwrap(), body["version"].as_i64().unwrap());
         let change = (user, version, body["event_type"].as_str().unwrap().to_owned());
         assert!(committed.contains(&change), "{change:?} was delivered and never committed");
@@ -67,6 +75,7 @@ pub async fn assert_delivered_exactly(observer: &mut Observer, committed: &BTree
             repeats += 1;
         }
     }
+    assert_eq!(delivered, committed, "delivered, and committed");
     repeats
 }
 
@@ -77,6 +86,9 @@ pub struct Judgement {
     pub committed: Vec<SystemTime>,
     /// Committed, and neither published nor logged by the service's own consumer.
     pub lost: Vec<SystemTime>,
+    /// Logged by the service's own consumer, and never seen by the collector: only a deletion of the exchange, which takes the
+    /// collector's binding with it, explains that.
+    pub unseen: Vec<SystemTime>,
     /// Published, and never committed.
     pub phantom: Vec<SystemTime>,
     /// Published for the first time after a later change of the same user.
@@ -133,9 +145,12 @@ pub async fn judge(world: &World, collected: &[Collected], logged: &HashSet<Uuid
     }
     for (id, _, at) in events {
         judgement.committed.push(at.into());
-        if !logged.contains(&id) {
-            judgement.unlogged.push(at.into());
-            if !seen.contains(&id) {
+        match (seen.contains(&id), logged.contains(&id)) {
+            (true, true) => {}
+            (true, false) => judgement.unlogged.push(at.into()),
+            (false, true) => judgement.unseen.push(at.into()),
+            (false, false) => {
+                judgement.unlogged.push(at.into());
                 judgement.lost.push(at.into());
             }
         }

@@ -147,11 +147,12 @@ async fn whatever_fails_and_in_whatever_order_nothing_is_lost_invented_or_out_of
             break;
         }
     }
+    let under_load = began.elapsed();
     let tally = load.stop().await;
     let troubles = storm.trial.digest.clone();
     storm.trial.until_quiet().await;
     report.note_sizes(storm.outbox_bytes().await, &storm.trial.replicas);
     let judgement = storm.trial.judge(&tally).await;
-    let verdict = report.conclude(&judgement, &tally, began.elapsed());
+    let verdict = report.conclude(&judgement, &tally, rate, under_load);
     assert!(verdict.is_ok(), "{}\n{:#?}\nsee {TROUBLES_FILE}", verdict.unwrap_err(), troubles.troubles.lock().unwrap());
 }

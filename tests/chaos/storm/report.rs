@@ -14,6 +14,12 @@ use crate::harness::{Judgement, QUEUE_TYPE, Replica, Tally};
 
 /// More than the outbox and its index may ever take, together: a minute of dead rows at 2,000 writes a second.
 const OUTBOX_BOUND: i64 = 100 << 20;
+/// What a storm brings at least; fewer prove little.
+const FAULTS_A_MINUTE: u64 = 4;
+/// How many of the writes that clients want to make are made at least, faults and all.
+const LEAST_PERCENT: u64 = 40;
+/// Events that were committed so long before the exchange was deleted may not have been published yet.
+const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// From this many faults on, each kind must have come three times.
 const THREE_ROUNDS: usize = 3 * Fault::ALL.len();
 
@@ -82,7 +88,7 @@ impl Report {
     }
 
     /// Prints the table. An error says all that should not be.
-    pub fn conclude(&self, judgement: &Judgement, tally: &Tally, elapsed: Duration) -> Result<(), String> {
+    pub fn conclude(&self, judgement: &Judgement, tally: &Tally, rate: u64, elapsed: Duration) -> Result<(), String> {
         let lines = self.lines(judgement);
         eprintln!(
             "\nseed {}, {} replicas, {} queues, {:.1} minutes",
@@ -128,7 +134,15 @@ impl Report {
             mib(self.last_bytes.1),
         );
         eprintln!("a replica's memory: {:.1} MiB at most\n", self.most_resident as f64 / 1_048_576.0);
-        let faults = self.faults(&lines, judgement);
+        let mut faults = self.faults(&lines, judgement);
+        let least = elapsed.as_secs() * FAULTS_A_MINUTE / 60;
+        if (self.windows.len() as u64) < least {
+            faults.push(format!("{} faults, and at least {least} were to come", self.windows.len()));
+        }
+        let least = rate * elapsed.as_secs() * LEAST_PERCENT / 100;
+        if (judgement.committed.len() as u64) < least {
+            faults.push(format!("{} events, and at least {least} were to be made", judgement.committed.len()));
+        }
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
     }
 
@@ -155,6 +169,13 @@ impl Report {
         lines
     }
 
+    fn exchange_was_deleted(&self, at: SystemTime) -> bool {
+        self.windows.iter().enumerate().any(|(index, window)| {
+            let is_before_the_end = self.windows.get(index + 1).is_none_or(|next| at < next.at);
+            window.fault == Fault::ExchangeDeleted && at + ON_THE_WAY >= window.at && is_before_the_end
+        })
+    }
+
     fn faults(&self, lines: &BTreeMap<Option<Fault>, Line>, judgement: &Judgement) -> Vec<String> {
         let mut faults = Vec::new();
         if !judgement.is_exact() {
@@ -171,6 +192,10 @@ impl Report {
             if self.windows.len() >= THREE_ROUNDS && fault.is_some() && line.times < 3 {
                 faults.push(format!("`{}` came {} times", fault.map_or("none", Fault::name), line.times));
             }
+        }
+        let unseen = judgement.unseen.iter().filter(|at| !self.exchange_was_deleted(**at)).count();
+        if unseen > 0 {
+            faults.push(format!("{unseen} events that the collector never saw, and the exchange was there"));
         }
         for window in self.windows.iter().filter(|window| window.recovery.is_none()) {
             let after = window.at.duration_since(self.began).unwrap_or_default().as_secs();
