@@ -37,16 +37,23 @@ pub enum DeadCommand {
     /// What they are, and what the broker said
     List,
     /// Put events back at the end of the outbox
-    Retry(Ids),
+    Retry(Which),
     /// Delete events for ever: no subscriber will hear of these changes
-    Drop(Ids),
+    Drop(Which),
 }
 
 #[derive(Args)]
-pub struct Ids {
+#[group(required = true, multiple = false)]
+pub struct Which {
     /// Event ids, as in `outbox dead list`
-    #[arg(value_name = "ID", required = true)]
+    #[arg(value_name = "ID")]
     ids: Vec<Uuid>,
+    /// All events of this type, such as `user.deleted`
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// All events
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Subcommand)]
@@ -125,7 +132,7 @@ struct Dead {
 
 #[derive(Serialize)]
 struct Decided {
-    done: usize,
+    done: u64,
     not_found: Vec<Uuid>,
 }
 
@@ -142,13 +149,23 @@ pub async fn outbox(command: OutboxCommand, database: &DatabaseUrl) -> Result<Re
             let events = outbox_dead::list(&mut connection).await?;
             Report::new(&Dead { count: events.len(), events }, true)
         }
-        OutboxCommand::Dead(DeadCommand::Retry(Ids { ids })) => {
+        OutboxCommand::Dead(DeadCommand::Retry(Which { ids, .. })) if !ids.is_empty() => {
             decide(ids, &mut connection, async |connection, id| outbox_dead::retry(connection, id).await).await
         }
-        OutboxCommand::Dead(DeadCommand::Drop(Ids { ids })) => {
+        OutboxCommand::Dead(DeadCommand::Drop(Which { ids, .. })) if !ids.is_empty() => {
             decide(ids, &mut connection, async |connection, id| outbox_dead::drop(connection, id).await).await
         }
+        OutboxCommand::Dead(DeadCommand::Retry(Which { event_type, .. })) => {
+            decided(outbox_dead::retry_all(&mut connection, event_type.as_deref()).await?)
+        }
+        OutboxCommand::Dead(DeadCommand::Drop(Which { event_type, .. })) => {
+            decided(outbox_dead::drop_all(&mut connection, event_type.as_deref()).await?)
+        }
     }
+}
+
+fn decided(done: u64) -> Result<Report, OperatorError> {
+    Report::new(&Decided { done, not_found: Vec::new() }, true)
 }
 
 async fn decide(

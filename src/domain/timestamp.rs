@@ -14,6 +14,12 @@ impl Timestamp {
     pub fn now() -> Self {
         Self(Utc::now())
     }
+
+    /// Seconds from then until now; 0 for a moment to come, by a clock that is ahead.
+    #[must_use]
+    pub fn age_seconds(self) -> f64 {
+        (Utc::now() - self.0).as_seconds_f64().max(0.0)
+    }
 }
 
 impl From<DateTime<Utc>> for Timestamp {

@@ -12,6 +12,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
     uri::AMQPUri,
 };
+use metrics::gauge;
 use tokio::{net::TcpStream, time::timeout};
 use tracing::warn;
 
@@ -210,8 +211,11 @@ enum Entity {
 /// Declares, and where the name is taken with other arguments, contents itself with its being there: an operator's choice
 /// is no reason not to run.
 async fn declare(connection: &Connection, name: &str, entity: &Entity) -> lapin::Result<()> {
+    let mismatch = gauge!("topology_mismatch", "name" => name.to_owned());
+    mismatch.set(0.0);
     match try_declare(connection, name, entity, false).await {
         Err(error) if is_precondition_failed(&error) => {
+            mismatch.set(1.0);
             warn!(name, %error, "Declared by somebody else with other arguments, using it as it is");
             try_declare(connection, name, entity, true).await
         }

@@ -8,13 +8,14 @@ use lapin::{
     Channel, Connection,
     options::{BasicAckOptions, BasicCancelOptions},
 };
-use metrics::counter;
-use tokio::time::{Instant, sleep_until};
+use metrics::{counter, gauge};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
     broker::{self, Broker, CONSUMER_TAG},
+    dead_letter,
     dead_letter_writer::DeadLetterWriter,
     message::{self, ReceivedEvent},
     seen::{Novelty, Seen},
@@ -28,6 +29,8 @@ const PREFETCH: u16 = 1000;
 const ACK_EVERY: usize = 250;
 const ACK_WITHIN: Duration = Duration::from_millis(50);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the dead letters are counted.
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A subscription that the broker ends sooner is not tried again at once.
 const SHORT_LIVED: Duration = Duration::from_millis(100);
@@ -80,7 +83,7 @@ impl Consumer {
             let subscribed = Instant::now();
             self.status.set_consumer(Link::Up);
             info!("Consumer subscribed");
-            let ended = self.consume(&channel, deliveries, stop).await?;
+            let ended = self.consume(connection, &channel, deliveries, stop).await?;
             // Dropped, they would still be closing when the connection is, and lapin stumbles over that.
             broker::close_channel(channel).await?;
             match ended {
@@ -93,14 +96,21 @@ impl Consumer {
 
     async fn consume(
         &mut self,
+        connection: &Connection,
         channel: &Channel,
         mut deliveries: lapin::Consumer,
         stop: &CancellationToken,
     ) -> Result<Ended, SessionError> {
         let mut dead_letters = DeadLetterWriter::start(self.broker.clone(), self.status.clone());
         let mut acks = Acks::new(channel);
+        let mut count_due = interval(COUNT_INTERVAL);
+        count_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = count_due.tick() => match dead_letter::depth(connection).await? {
+                    Some(depth) => gauge!("dead_letters").set(depth),
+                    None => self.broker.declare_topology(connection).await?,
+                },
                 delivery = deliveries.next() => {
                     let Some(delivery) = delivery.transpose()? else { return Ok(Ended::Cancelled) };
                     match message::parse(&delivery.data) {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     broker::{self, Broker, DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE},
-    message::TRACE_ID_HEADER,
+    message::{PERSISTENT, TRACE_ID_HEADER},
     supervisor::{SessionError, within},
 };
 
@@ -24,8 +24,23 @@ const DEATH_HEADERS: [&str; 4] = [REASON_HEADER, "x-death", "x-first-death-", "x
 const DEFAULT_EXCHANGE: &str = "";
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// AMQP's delivery mode for what is to survive a restart of the broker.
-const PERSISTENT: u8 = 2;
+/// How many there are; `None` where somebody has deleted their queue.
+pub async fn depth(connection: &Connection) -> Result<Option<u32>, SessionError> {
+    let opening = connection.create_channel();
+    // Of its own: a queue that is not there closes the channel.
+    let channel = within(CONFIRM_TIMEOUT, "open a channel", opening).await?;
+    match count(&channel).await {
+        Ok(count) => broker::close_channel(channel).await.map(|()| Some(count)),
+        Err(SessionError::Broker(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn count(channel: &Channel) -> Result<u32, SessionError> {
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    let asking = channel.queue_declare(DEAD_LETTER_QUEUE.into(), options, FieldTable::default());
+    within(CONFIRM_TIMEOUT, "count the dead letters", asking).await.map(|queue| queue.message_count())
+}
 
 /// What of a message its dead letter keeps beside the reason.
 #[derive(Clone, Copy, Debug)]
@@ -91,9 +106,7 @@ impl DeadLetters {
     }
 
     async fn count(&self) -> Result<u32, SessionError> {
-        let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        let asking = self.0.queue_declare(DEAD_LETTER_QUEUE.into(), options, FieldTable::default());
-        within(CONFIRM_TIMEOUT, "count the dead letters", asking).await.map(|queue| queue.message_count())
+        count(&self.0).await
     }
 }
 

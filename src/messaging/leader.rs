@@ -168,6 +168,7 @@ impl<'a> Leader<'a> {
     fn note_confirmed(&mut self, confirmed: &Wave<'_>) {
         for event in confirmed {
             counter!("events_published_total", "type" => event.event_type.clone()).increment(1);
+            histogram!("events_lag_seconds").record(event.occurred_at.age_seconds());
             info!(
                 trace_id = event.trace_id,
                 event_type = event.event_type,

@@ -14,7 +14,7 @@ use crate::domain::{
 };
 
 /// AMQP's delivery mode of a message that outlives the broker's restart.
-const PERSISTENT: u8 = 2;
+pub const PERSISTENT: u8 = 2;
 pub const TRACE_ID_HEADER: &str = "trace_id";
 
 #[derive(Serialize)]

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use metrics::counter;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::{Mutex, Notify},
@@ -83,6 +84,7 @@ impl Relay {
         }
         if self.elected(&mut store, publisher, stop).await? {
             info!("Relay leads");
+            counter!("relay_leads_total").increment(1);
             self.status.set_relay_leads(true);
             let mut suspects = self.suspects.lock().await;
             Leader::new(self, publisher, &mut store, &mut suspects, stop).run().await?;

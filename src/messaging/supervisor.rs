@@ -7,6 +7,7 @@ use lapin::{
     ErrorKind,
     protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
 };
+use metrics::counter;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -36,6 +37,16 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// As metrics name it.
+    const fn cause(&self) -> &'static str {
+        match self {
+            Self::Broker(_) | Self::Closed | Self::Refused => "broker",
+            Self::Timeout(_) => "timeout",
+            Self::Encode(_) => "event",
+            Self::Database(_) => "database",
+        }
+    }
+
     /// Whether the broker closed the channel for what was published on it. An exchange that is missing says nothing
     /// about an event.
     pub fn is_closed_channel(&self) -> bool {
@@ -116,6 +127,7 @@ pub async fn supervise<T>(
                 if started.elapsed() > HEALTHY_AFTER {
                     backoff = Backoff::default();
                 }
+                counter!("sessions_lost_total", "session" => name, "cause" => error.cause()).increment(1);
                 let pause = backoff.next_pause();
                 let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 warn!(session = name, %error, retry_in_ms, "Session lost, starting it again");

@@ -56,6 +56,24 @@ pub async fn retry(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<bool
     moved.execute(connection).await.map(|done| done.rows_affected() > 0)
 }
 
+/// [`retry`] for all, or all of one type; a user's in the order of their changes. How many there were.
+pub async fn retry_all(connection: &mut PgConnection, event_type: Option<&str>) -> sqlx::Result<u64> {
+    let moved = sqlx::query!(
+        "WITH event AS (DELETE FROM outbox_dead WHERE $1::text IS NULL OR event_type = $1 RETURNING *)
+         INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, traceparent, occurred_at, payload)
+         SELECT event_id, event_type, user_id, user_version, trace_id, traceparent, occurred_at, payload FROM event
+         ORDER BY occurred_at, user_version",
+        event_type
+    );
+    moved.execute(connection).await.map(|done| done.rows_affected())
+}
+
+/// [`drop`] for all, or all of one type. How many there were.
+pub async fn drop_all(connection: &mut PgConnection, event_type: Option<&str>) -> sqlx::Result<u64> {
+    let deleted = sqlx::query!("DELETE FROM outbox_dead WHERE $1::text IS NULL OR event_type = $1", event_type);
+    deleted.execute(connection).await.map(|done| done.rows_affected())
+}
+
 /// Forgets an event for ever; `false` where there is none with this id.
 pub async fn drop(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<bool> {
     let deleted = sqlx::query!("DELETE FROM outbox_dead WHERE event_id = $1", id);

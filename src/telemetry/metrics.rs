@@ -8,6 +8,9 @@ use crate::domain::event::EventType;
 /// Upper bounds of the histograms' buckets, in seconds.
 const BUCKETS: [f64; 13] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
+/// Why sessions with the broker end.
+const CAUSES: [&str; 4] = ["broker", "timeout", "event", "database"];
+
 /// Collects from now on.
 ///
 /// # Errors
@@ -38,6 +41,11 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("events_dead_total", "Events given up: each closed the channel again and again");
     describe_gauge!("outbox_dead", "Events given up and neither put back nor dropped yet");
     describe_histogram!("outbox_read_seconds", Unit::Seconds, "The relay's read of its next batch");
+    describe_histogram!("events_lag_seconds", Unit::Seconds, "From an event's commit to the broker's confirm");
+    describe_counter!("relay_leads_total", "Times that this replica began to lead");
+    describe_counter!("sessions_lost_total", "Connections of relay or consumer that were lost, by cause");
+    describe_gauge!("topology_mismatch", "1 where an exchange or a queue is there with other arguments");
+    describe_gauge!("dead_letters", "Messages in the dead-letter queue, counted by the replica that consumes");
     describe_histogram!("events_confirm_seconds", Unit::Seconds, "From the publish of a wave to its last confirm");
     describe_counter!("events_consumed_total", "Messages by result: new, duplicate, stale, dead_letter");
     describe_gauge!("broker_connected", "1 while the connection, of publisher or consumer, is up");
@@ -66,6 +74,7 @@ fn start_counters_at_zero() {
         "coalesced_queries_total",
         "grouped_writes_total",
         "write_groups_total",
+        "relay_leads_total",
         "log_lines_dropped_total",
     ] {
         counter!(name).absolute(0);
@@ -75,6 +84,9 @@ fn start_counters_at_zero() {
     }
     for result in ["new", "duplicate", "stale", "dead_letter"] {
         counter!("events_consumed_total", "result" => result).absolute(0);
+    }
+    for (session, cause) in ["relay", "consumer"].into_iter().flat_map(|session| CAUSES.map(|cause| (session, cause))) {
+        counter!("sessions_lost_total", "session" => session, "cause" => cause).absolute(0);
     }
     for reason in [
         "malformed_request",

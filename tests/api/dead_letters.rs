@@ -73,6 +73,23 @@ async fn a_strangers_message_in_front_of_300_events_is_one_dead_letter_and_costs
 }
 
 #[tokio::test]
+async fn dead_letters_are_counted_and_their_queue_is_declared_again_if_somebody_deletes_it() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    let observer = Observer::new(&world).await;
+    let counted = async |wanted: &str| {
+        let metrics = app.get("/metrics").await.text;
+        metrics.contains(&format!("\ndead_letters {wanted}\n")).then_some(())
+    };
+    eventually("none", async || counted("0").await).await;
+    management(Method::DELETE, &format!("/api/queues/{}/user_events_queue.dlq", world.virtual_host)).await;
+    observer.publish("user.created", b"not json").await;
+    eventually("one", async || counted("1").await).await;
+    assert_eq!(dead_letter(&observer).await.data, b"not json");
+    assert_no_session_lost(&app);
+}
+
+#[tokio::test]
 async fn a_dead_letter_whose_properties_the_broker_refuses_keeps_its_body_and_the_reason() {
     let world = World::new().await;
     let app = App::start(&world).await;

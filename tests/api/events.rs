@@ -120,6 +120,8 @@ async fn a_queue_that_is_there_with_other_arguments_is_used_with_a_warning() {
     app.create_user("Анна").await;
     app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
     assert!(app.log.lines().iter().any(|line| line["level"] == "warning" && line["name"] == "user_events_queue"));
+    let metrics = app.get("/metrics").await.text;
+    assert!(metrics.contains("\ntopology_mismatch{name=\"user_events_queue\"} 1\n"), "{metrics}");
 }
 
 #[tokio::test]

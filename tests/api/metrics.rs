@@ -63,12 +63,38 @@ async fn every_counter_is_there_from_the_start() {
         "coalesced_reads_total",
         "grouped_writes_total",
         "log_lines_dropped_total",
+        r#"sessions_lost_total{session="relay",cause="database"}"#,
+        r#"topology_mismatch{name="user_events_queue"}"#,
     ] {
         assert_eq!(value(&metrics, line), Some(0.0), "{line} in\n{metrics}");
     }
     for described in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let name = described.split(' ').next().unwrap();
         assert!(metrics.lines().any(|line| line.starts_with(name)), "{name} has no value");
+    }
+}
+
+#[tokio::test]
+async fn every_metric_that_an_alert_or_the_runbook_names_is_there() {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    app.log.wait_for("Consumer subscribed", |_| true).await;
+    let alerts = include_str!("../../docs/alerts.yml");
+    let expressions = alerts.split("expr:").skip(1).map(|rule| rule.split("annotations:").next().unwrap());
+    let runbook = include_str!("../../docs/delivery.md").split("## Runbook").nth(1).unwrap();
+    let quoted = runbook.split('`').skip(1).step_by(2).filter(|word| {
+        ["events_", "outbox_", "broker_", "relay_"].iter().any(|prefix| word.starts_with(prefix))
+            && *word != "outbox_dead"
+    });
+    let words =
+        expressions.flat_map(|text| text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_'));
+    let names: std::collections::BTreeSet<_> = words.filter(|word| word.contains('_')).chain(quoted).collect();
+    assert!(names.len() > 8, "{names:?}");
+    // The gauge comes with the first count.
+    eventually("dead_letters", async || app.get("/metrics").await.text.contains("\ndead_letters ").then_some(())).await;
+    let metrics = app.get("/metrics").await.text;
+    for name in names {
+        assert!(metrics.lines().any(|line| line.starts_with(name)), "{name} in\n{metrics}");
     }
 }
 
@@ -129,6 +155,8 @@ async fn events_are_counted_on_their_way_and_the_outbox_is_seen_to_fill_and_drai
     until(&app, r#"events_published_total{type="user.created"}"#, 1.0).await;
     until(&app, r#"events_published_total{type="user.updated"}"#, 1.0).await;
     until(&app, r#"events_consumed_total{result="new"}"#, 2.0).await;
+    until(&app, "events_lag_seconds_count", 2.0).await;
+    until(&app, "relay_leads_total", 2.0).await;
     let message = observer.next().await;
     observer.publish("user.created", &message.data).await;
     observer.publish("user.created", b"not json").await;

@@ -71,6 +71,29 @@ async fn an_event_that_closes_the_channel_is_put_aside_while_others_pass_and_can
 }
 
 #[tokio::test]
+async fn all_events_of_a_type_are_retried_in_their_order_or_dropped() {
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    let fill =
+        "INSERT INTO outbox_dead (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload, reason)
+                SELECT gen_random_uuid(), 'user.updated', 1, n, 't', now() + n * interval '1 ms',
+                       '{\"name\": \"А\", \"surname\": \"Б\"}'::json, 'refused' FROM generate_series(2, 50) AS n
+                UNION ALL SELECT gen_random_uuid(), 'user.deleted', 1, 51, 't', now(), 'null', 'refused'";
+    sqlx::query(fill).execute(&world.pool).await.unwrap();
+    let _app = App::start(&world).await;
+    let done = |count: u32| (Some(0), json!({"done": count, "not_found": []}));
+    assert_eq!(outbox(&world, &["dead", "retry", "--type", "user.updated"]).await, done(49));
+    let versions: Vec<_> =
+        observer.next_bodies(49).await.iter().map(|event| event["version"].as_i64().unwrap()).collect();
+    assert_eq!(versions, (2..=50).collect::<Vec<_>>());
+    assert_eq!(outbox(&world, &["dead", "drop", "--all"]).await, done(1));
+    assert_eq!(outbox(&world, &["dead", "list"]).await.1["count"], 0);
+    for bad in [&["retry"][..], &["drop", "--all", "--type", "user.deleted"]] {
+        assert_eq!(run(&[&["outbox", "dead"], bad].concat(), &[]).await.0.status.code(), Some(2), "{bad:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_event_that_nobody_knows_to_be_bad_waits_for_another_to_pass_first() {
     let world = World::new().await;
     let app = App::start(&world).await;

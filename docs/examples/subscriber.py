@@ -1,0 +1,72 @@
+"""A subscriber that keeps a copy of the users: a queue of its own, each event once, each user's changes in order.
+
+    pip install pika==1.3.2
+    subscriber.py AMQP_URL USERS_URL [EVENTS]
+
+USERS_URL is the service's, as http://127.0.0.1:8000. Ends after EVENTS new events, if that is given. Each line that it
+prints is one change of its copy.
+"""
+
+import json
+import sys
+import urllib.request
+
+import pika
+
+AMQP_URL, USERS_URL = sys.argv[1], sys.argv[2].rstrip("/")
+REMAINING = int(sys.argv[3]) if len(sys.argv) > 3 else None
+
+# In a real subscriber these two are tables, written in one transaction: then a crash between the change and the
+# acknowledgement repeats an event, and the version says that it is known.
+users = {}
+versions = {}
+
+
+def apply(event):
+    """Applies an event unless it, or a later one of the same user, was applied before."""
+    user_id, version = event["user_id"], event["version"]
+    if version <= versions.get(user_id, 0):
+        return False  # a repeat, or older than what we know
+    versions[user_id] = version
+    if event["event_type"] == "user.deleted":
+        users.pop(user_id, None)
+    else:
+        users[user_id] = event["data"]
+    print(event["event_type"], user_id, version, event["trace_id"], flush=True)
+    return True
+
+
+def load_what_is_there():
+    """Starts from nothing: the queue is bound already, so that no change falls between the list and the first event."""
+    offset = 0
+    while True:
+        with urllib.request.urlopen(f"{USERS_URL}/users?limit=100&offset={offset}") as answer:
+            page = json.load(answer)
+        for user in page:
+            # The list has no versions: an event that is known to the list is applied again, to the same effect.
+            users[user["id"]] = {"name": user["name"], "surname": user["surname"]}
+        if len(page) < 100:
+            return
+        offset += 100
+
+
+connection = pika.BlockingConnection(pika.URLParameters(AMQP_URL))
+channel = connection.channel()
+channel.exchange_declare("user_events", exchange_type="topic", durable=True)
+# Durable, so that nothing is missed while this program is away, and one reader at a time, or a user's order is lost.
+arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+channel.queue_declare("example_subscriber", durable=True, arguments=arguments)
+channel.queue_bind("example_subscriber", "user_events", "user.*")
+channel.basic_qos(prefetch_count=100)
+load_what_is_there()
+print("ready", len(users), "users", flush=True)
+
+for method, _properties, body in channel.consume("example_subscriber"):
+    is_new = apply(json.loads(body))
+    channel.basic_ack(method.delivery_tag)
+    if is_new and REMAINING is not None:
+        REMAINING -= 1
+        if REMAINING <= 0:
+            break
+channel.cancel()
+connection.close()
