@@ -21,7 +21,7 @@ pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, D
         ("idle_session_timeout", LEASE),
         ("statement_timeout", LEASE),
         // Both limits do not bind a server that cannot send: the reader of a large answer is frozen or cut off.
-        ("tcp_user_timeout", LEASE),
+        ("tcp_user_timeout", "8s"),
         ("tcp_keepalives_idle", "5"),
         ("tcp_keepalives_interval", "2"),
         ("tcp_keepalives_count", "3"),

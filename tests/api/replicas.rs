@@ -1,15 +1,20 @@
 //! Several processes on one database: one publishes, and whoever stops or freezes is replaced.
 
-use std::sync::{
-    RwLock,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        RwLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use user_management_api::repository::{database::DatabaseUrl, outbox};
 use uuid::Uuid;
 
-use crate::harness::{App, Observer, World, assert_delivered_exactly, audit, committed, eventually};
+use crate::harness::{App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, eventually};
 
 async fn leads(app: &App) -> bool {
     app.get("/health/ready").await.body["checks"]["relay"] == "leading"
@@ -37,6 +42,27 @@ async fn a_leader_that_freezes_is_replaced_and_does_no_harm_when_it_wakes() {
     assert_delivered_exactly(&world, &mut observer).await;
     world.until_outbox_is_empty().await;
     assert!(leads(&other).await && !leads(&frozen).await);
+}
+
+#[tokio::test]
+async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s() {
+    let world = World::new().await;
+    let fill = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+                SELECT gen_random_uuid(), 'user.created', n, 1, repeat('x', 300000), now(), 'null'
+                FROM generate_series(1, 2000) AS n";
+    sqlx::query(fill).execute(&world.pool).await.unwrap();
+    let proxy = Proxy::before(&world.database_url).await;
+    let options = |url: &str| url.parse::<DatabaseUrl>().unwrap().options();
+    let mut leader = outbox::connect_relay(&options(&proxy.url(&world.database_url))).await.unwrap();
+    let mut other = outbox::connect_relay(&options(&world.database_url)).await.unwrap();
+    assert!(outbox::try_lead(&mut leader).await.unwrap() && !outbox::try_lead(&mut other).await.unwrap());
+    // Of 600 MB the server can send a few, and has nowhere to send the rest to.
+    let mut reading = std::pin::pin!(outbox::oldest(&mut leader, 0, 2_000));
+    assert!(timeout(Duration::from_millis(20), &mut reading).await.is_err(), "it was read at once");
+    proxy.silence();
+    let began = Instant::now();
+    eventually("the lock", async || outbox::try_lead(&mut other).await.unwrap().then_some(())).await;
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
