@@ -103,8 +103,8 @@ compose() {
 compose_is_healthy() {
   local service container
   for service in postgres rabbitmq; do
-    container=$(compose ps -q "$service") && [ -n "$container" ] || return 1
-    [ "$(docker inspect -f '{{.State.Health.Status}}' "$container")" = healthy ] || return 1
+    container=$(compose ps -q "$service" 2>/dev/null) && [ -n "$container" ] || return 1
+    [ "$(docker inspect -f '{{.State.Health.Status}}' "$container" 2>/dev/null)" = healthy ] || return 1
   done
 }
 
@@ -134,9 +134,13 @@ use_compose_ports() {
 
 # For a command that looks at what is there: the settings' servers, or those that were started from here.
 use_started_servers() {
-  if [ -f "$record/local" ] && [ -f "$(data_root)/dev/ports" ]; then
+  local wanted=${SETUP_BACKEND:-auto}
+  [ "$wanted" != auto ] || [ -z "$(setting DATABASE_URL)$(setting RABBITMQ_URL)" ] || wanted=url
+  if [ "$wanted" = url ]; then
+    return
+  elif [ "$wanted" != compose ] && [ -f "$record/local" ] && [ -f "$(data_root)/dev/ports" ]; then
     use_private_pair "$(data_root)/dev"
-  elif [ -f "$record/compose" ]; then
+  elif [ "$wanted" != local ] && [ -f "$record/compose" ]; then
     use_compose_ports
   fi
 }

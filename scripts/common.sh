@@ -4,6 +4,7 @@
 state=$PWD/.local
 record=$state/record  # what this checkout has started, and nothing else
 child=''              # the process group in the foreground
+starting=''           # set while a child is started and not yet known
 reader=''             # what waits for the end of standard input
 interrupted=''        # the exit code that a signal asks for
 throw_away=''         # a pair that must not outlive us
@@ -65,6 +66,8 @@ port_answers() { timeout 2 bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$1" "$2" 2>/dev
 address_of() {
   local authority=${1#*://}
   authority=${authority%%[/?#]*} authority=${authority##*@}
+  # A socket, or another host in the query: for the service alone to know.
+  case $1 in *[?\&]host=* | *[?\&]hostaddr=* | *%2[Ff]*) return ;; esac
   if [[ $authority =~ ^\[([^]]+)\](:([0-9]+))?$ || $authority =~ ^([^:]+)(:([0-9]+))?$ ]]; then
     printf '%s %s' "${BASH_REMATCH[1]}" "${BASH_REMATCH[3]:-$2}"
   fi
@@ -88,7 +91,7 @@ free_port() {
 # Polls a condition ten times a second, for $patience seconds; a condition that can no longer come about sets hopeless=yes.
 await() {
   local deadline=$((SECONDS + ${patience:-60})) hopeless=no
-  until "$@" 2>/dev/null; do
+  until "$@"; do
     [ $hopeless = no ] && [ -z "$interrupted" ] && [ $SECONDS -le $deadline ] || return 1
     sleep 0.1
   done
@@ -105,9 +108,12 @@ gone() { ! alive "$1"; }
 run_child() {
   local status=0
   set -m
+  starting=yes
   "$@" </dev/null 9>&- &
   child=$!
+  starting=''
   set +m
+  [ -z "$interrupted" ] || kill -s TERM -- "-$child" 2>/dev/null || true
   [ -z "$service_record" ] || echo "$child" >>"$service_record"
   wait "$child" || status=$?
   # A signal ends `wait` before the child ends; the service drains within 25 s.
@@ -124,7 +130,7 @@ on_signal() {
   interrupted=$1
   if [ -n "$child" ]; then
     kill -s TERM -- "-$child" 2>/dev/null || true
-  else
+  elif [ -z "$starting" ]; then
     say "stopped"
     exit "$1"
   fi

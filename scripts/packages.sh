@@ -62,7 +62,10 @@ or start Docker (docker-compose.yml), or set DATABASE_URL and RABBITMQ_URL (.env
     "${apt[@]}" update &&
       "${apt[@]}" install --yes --no-install-recommends --download-only "$package"
   } </dev/null >"$log" 2>&1 || fail_with "$log" "apt could not fetch $package"
-  for archive in "$work"/apt/archives/*.deb; do dpkg-deb --extract "$archive" "$work"; done
+  for archive in "$work"/apt/archives/*.deb; do
+    [ -e "$archive" ] || fail "the system has the package $package, but not a version that serves: PostgreSQL 15 to 18, RabbitMQ 3.10 or later"
+    dpkg-deb --extract "$archive" "$work"
+  done
   rm -rf "$work/apt"
   # Erlang's scripts have its place written into them.
   for script in "$work"/usr/lib/erlang/bin/* "$work"/usr/lib/erlang/erts-*/bin/*; do
@@ -81,15 +84,6 @@ export_package() {
   for folder in "$root"/lib/*-linux-gnu* "$root"/usr/lib/*-linux-gnu*; do
     [ ! -d "$folder" ] || export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   done
-}
-
-# with_package PACKAGE COMMAND…
-with_package() {
-  (
-    export_package "$1"
-    shift
-    "$@"
-  )
 }
 
 # A program that the package of the same name has.

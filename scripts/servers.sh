@@ -93,8 +93,14 @@ start_pair() {
 
 # start_postgres FOLDER KIND [POSTGRES_VERSION]: and waits until it answers.
 start_postgres() {
-  local pair=$1 kind=$2 bin folder=$1/postgres options
+  local pair=$1 kind=$2 bin folder=$1/postgres options made_by
   bin=$(postgres_bin "${3:-}")
+  # Another major version's program cannot read what is there.
+  made_by=$(cat "$folder/data/PG_VERSION" 2>/dev/null || true)
+  if [ -z "${3:-}" ] && [ -n "$made_by" ] && [ "${bin%/"$made_by"/bin}" = "$bin" ]; then
+    bin=$(find /usr/lib/postgresql "$(data_root)/packages/postgresql" -path "*/$made_by/bin" -print -quit 2>/dev/null || true)
+    [ -n "$bin" ] || fail "$folder/data was made by PostgreSQL $made_by, which is not here any more: install it, or give the data up by ./setup.sh down --purge"
+  fi
   mkdir -p "$folder"
   if [ ! -f "$folder/initialised" ]; then
     rm -rf "$folder/data"
@@ -118,9 +124,17 @@ start_postgres() {
 
 # A program of PostgreSQL, as its user: with the caller's $pair, $folder and $bin.
 postgres_program() {
-  local program=$1
-  shift
-  SETUP_PAIR=$pair with_package postgresql as_postgres "$folder" "$bin/$program" "$@" </dev/null >>"$folder/log" 2>&1 7>&- 8>&- 9>&-
+  (
+    # In here, so that what a signal has to say meanwhile does not go to the log.
+    exec </dev/null >>"$folder/log" 2>&1 7>&- 8>&- 9>&-
+    local program=$bin/$1
+    shift
+    # Debian has psql in a package of its own, which may be there already.
+    [ -x "$program" ] || program=$(command -v "${program##*/}")
+    export SETUP_PAIR=$pair
+    export_package postgresql
+    as_postgres "$folder" "$program" "$@"
+  )
 }
 
 # A node of a cluster has a name of its own.
@@ -179,7 +193,7 @@ start_rabbitmq() {
 
 # It says so after the listeners, those of its plugins too, are open.
 rabbitmq_answers() {
-  ! grep -q 'completed with' "$1/rabbitmq/out" || return 0
+  ! grep -qs 'completed with' "$1/rabbitmq/out" || return 0
   alive "$rabbitmq_launcher" || hopeless=yes
   return 1
 }

@@ -38,16 +38,24 @@ def apply(event):
 
 def load_what_is_there():
     """Starts from nothing: the queue is bound already, so that no change falls between the list and the first event."""
-    offset = 0
+    last, count = None, 0
     while True:
-        with urllib.request.urlopen(f"{USERS_URL}/users?limit=100&offset={offset}") as answer:
+        # Each page begins with the last user of the one before: if it does not, somebody was deleted or added meanwhile,
+        # and the pages have moved.
+        with urllib.request.urlopen(f"{USERS_URL}/users?limit=100&offset={max(count - 1, 0)}") as answer:
             page = json.load(answer)
-        for user in page:
+        if last is not None and (not page or page[0]["id"] != last):
+            users.clear()
+            last, count = None, 0
+            continue
+        new = page if last is None else page[1:]
+        for user in new:
             # The list has no versions: an event that is known to the list is applied again, to the same effect.
             users[user["id"]] = {"name": user["name"], "surname": user["surname"]}
+        count += len(new)
         if len(page) < 100:
             return
-        offset += 100
+        last = page[-1]["id"]
 
 
 connection = pika.BlockingConnection(pika.URLParameters(AMQP_URL))

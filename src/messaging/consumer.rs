@@ -68,6 +68,8 @@ impl Consumer {
         };
         let outcome = self.subscribe_until(&connection, stop).await;
         self.status.set_consumer(Link::Down);
+        // Not a number, rather than a figure of yesterday.
+        gauge!("dead_letters").set(f64::NAN);
         if outcome.is_ok() {
             broker::close(connection).await;
         }

@@ -58,6 +58,12 @@ struct Writing {
     open: Option<(Connection, DeadLetters)>,
 }
 
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.status.set_dead_letters_blocked(false);
+    }
+}
+
 impl Writing {
     async fn run(mut self, mut letters: UnboundedReceiver<(Delivery, String)>, done: UnboundedSender<u64>) {
         while let Some((delivery, reason)) = letters.recv().await {

@@ -59,8 +59,11 @@ impl SessionError {
     pub fn blames_the_message(&self) -> bool {
         let Self::Broker(error) = self else { return false };
         let ErrorKind::ProtocolError(error) = error.kind() else { return false };
-        self.is_closed_channel()
-            || matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::FRAMEERROR | AMQPHardError::SYNTAXERROR))
+        matches!(
+            error.kind(),
+            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
+                | AMQPErrorKind::Hard(AMQPHardError::FRAMEERROR | AMQPHardError::SYNTAXERROR)
+        )
     }
 }
 

@@ -176,9 +176,14 @@ async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
 }
 
 fn permissions_to_grant(broker: &Broker, error: &SessionError) -> String {
-    if broker_preflight::is_refused(error) {
-        let (vhost, user, ours) = (broker.url.vhost(), broker.url.user(), broker::EXCHANGE);
-        format!("rabbitmqctl set_permissions -p {vhost} {user} '^{ours}' '^{ours}' '^{ours}'")
+    let (vhost, user, ours) = (broker.url.vhost(), broker.url.user(), broker::EXCHANGE);
+    if error.to_string().contains("topic") {
+        format!(
+            "rabbitmqctl set_topic_permissions -p {vhost} {user} {ours} '^user\\.' '.*', or clear_topic_permissions"
+        )
+    } else if broker_preflight::is_refused(error) {
+        // `dlq redrive` publishes by the default exchange.
+        format!("rabbitmqctl set_permissions -p {vhost} {user} '^{ours}' '^({ours}|amq\\.default$)' '^{ours}'")
     } else {
         "see the message; AMQP_QUEUE_TYPE=classic is for brokers without quorum queues".to_owned()
     }

@@ -26,7 +26,7 @@ use crate::{
     trace_id::TraceId,
 };
 
-/// A client hears of a lost database within 3 s, whatever time the hash of a password took before.
+/// A client hears of a lost database within 3 s, though a hash waited for a core before; up to 2 s, the default of the setting.
 const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
 /// What a write has at least.
 const WRITE_AT_LEAST: Duration = Duration::from_millis(500);

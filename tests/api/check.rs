@@ -104,7 +104,18 @@ async fn a_broker_that_refuses_us_is_said_so_and_nothing_is_published() {
     let permissions = format!("/api/topic-permissions/{}/guest", world.virtual_host);
     let no_deletions = json!({"exchange": "user_events", "write": "^user.(created|updated)$", "read": ".*"});
     management_put(&permissions, &no_deletions).await;
-    assert_failed(&world, &[], "permissions", "rabbitmqctl set_permissions").await;
+    assert_failed(&world, &[], "permissions", "rabbitmqctl set_topic_permissions").await;
     management(Method::DELETE, &permissions).await;
     assert!(check(&world, &[], "permissions").await.0);
+    let name = format!("narrow-{}", uuid::Uuid::new_v4().simple());
+    management_put(&format!("/api/users/{name}"), &json!({"password": "narrow", "tags": ""})).await;
+    let permissions = format!("/api/permissions/{}/{name}", world.virtual_host);
+    management_put(&permissions, &json!({"configure": "^user_events", "write": "^nothing$", "read": ".*"})).await;
+    let url = world.broker_url.replacen("guest:guest@", &format!("{name}:narrow@"), 1);
+    assert_failed(&world, &[("RABBITMQ_URL", &url)], "permissions", "rabbitmqctl set_permissions").await;
+    let advised =
+        json!({"configure": "^user_events", "write": "^(user_events|amq\\.default$)", "read": "^user_events"});
+    management_put(&permissions, &advised).await;
+    assert!(check(&world, &[("RABBITMQ_URL", &url)], "permissions").await.0);
+    management(Method::DELETE, &format!("/api/users/{name}")).await;
 }

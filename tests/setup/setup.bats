@@ -201,6 +201,7 @@ processes_here() { grep -lzF "SETUP_PAIR=$(readlink -f "$CHECKOUT")" /proc/[0-9]
   mine=$BATS_TEST_TMPDIR/mine
   new_checkout "$mine"
   eval "$(cd "$mine" && ./setup.sh up)"
+  mine_port=${DATABASE_URL##*:} mine_port=${mine_port%/*}
   printf 'DATABASE_URL=%s\nRABBITMQ_URL=%s\n' "${DATABASE_URL/postgresql:/postgresql+asyncpg:}" "$RABBITMQ_URL" >.env
   unset DATABASE_URL RABBITMQ_URL
   port=$(free_port)
@@ -210,7 +211,11 @@ processes_here() { grep -lzF "SETUP_PAIR=$(readlink -f "$CHECKOUT")" /proc/[0-9]
   run ! grep -q 'postgres:postgres' "serve-$port.log"
   run -0 ./setup.sh status
   [[ $output != *PostgreSQL* ]]
+  # Commands go where the service goes, whatever was started from here before.
   stop TERM
+  SETUP_BACKEND=local ./setup.sh up
+  run -0 ./setup.sh exec check
+  [[ $output == *"${mine_port}"* ]]
   run -0 ./setup.sh down --purge
   (cd "$mine" && ./setup.sh status)
 }
