@@ -25,7 +25,10 @@ done
   exit 1
 }
 
-# The subscriber's guide: its program keeps up with a user who is created, changed and deleted.
+# The subscriber's guide: its program starts from more than a page, and keeps up with a user who is created, changed and
+# deleted.
+psql "$TEST_DATABASE_URL" --no-psqlrc --quiet --command \
+  "INSERT INTO users (name, surname, password) SELECT 'Иван', 'Иванов', '\$argon2id\$' FROM generate_series(1, 250)"
 heard=$(mktemp)
 "$tools/bin/python" docs/examples/subscriber.py "$TEST_RABBITMQ_URL" "http://$address" 3 >"$heard" &
 subscriber=$!
@@ -39,7 +42,7 @@ curl "${json[@]}" -X PUT "http://$address/users/$user" -d '{"name": "Яна"}' >
 curl "${json[@]}" -X DELETE "http://$address/users/$user"
 timeout 30 tail --pid "$subscriber" -f /dev/null
 diff "$heard" - <<HEARD
-ready 0 users
+ready 250 users
 user.created $user 1 guide-1
 user.updated $user 2 guide-1
 user.deleted $user 3 guide-1
