@@ -17,7 +17,7 @@ use crate::{
     },
     password::PasswordHasher,
     repository::{
-        database::{Database, DatabaseError},
+        database::{Database, DatabaseError, OPERATION_TIMEOUT},
         user_changes::{Change, Operation, Written},
         user_reads::UserReads,
         user_writes::UserWrites,
@@ -26,8 +26,6 @@ use crate::{
     trace_id::TraceId,
 };
 
-/// A client hears of a lost database within 3 s, though a hash waited for a core before; up to 2 s, the default of the setting.
-const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
 /// What a write has at least.
 const WRITE_AT_LEAST: Duration = Duration::from_millis(500);
 
@@ -128,8 +126,9 @@ impl UserService {
     }
 }
 
-/// Bounds the write of a use case that began then.
+/// Bounds the write of a use case that began then: a client hears of a lost database within 3 s, though a hash waited for a core
+/// before, up to 2 s, the default of the setting.
 async fn in_time<T>(began: Instant, write: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
-    let left = ANSWER_WITHIN.saturating_sub(began.elapsed()).max(WRITE_AT_LEAST);
+    let left = OPERATION_TIMEOUT.saturating_sub(began.elapsed()).max(WRITE_AT_LEAST);
     timeout(left, write).await.unwrap_or(Err(DatabaseError::Timeout))
 }
