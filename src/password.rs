@@ -73,6 +73,10 @@ impl PasswordHasher {
         Ok(Self { slots, width, longest_wait, threads, workspaces: Workspaces::default() })
     }
 
+    pub const fn longest_wait(&self) -> Duration {
+        self.longest_wait
+    }
+
     /// How many slots are free, and how many busy.
     pub fn slots(&self) -> (f64, f64) {
         let of = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));

@@ -26,8 +26,9 @@ use crate::{
     trace_id::TraceId,
 };
 
-/// What a write has at least.
-const WRITE_AT_LEAST: Duration = Duration::from_millis(500);
+/// What a write has at least after the longest wait for a hash, and what is not worth a try.
+const AFTER_THE_HASH: Duration = Duration::from_millis(500);
+const TOO_SHORT: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 pub struct UserService {
@@ -62,7 +63,7 @@ impl UserService {
             let insert = service.database.run(move |connection| {
                 Box::pin(async move { users::insert(connection, &new.name, &new.surname, &password, &event).await })
             });
-            let user = in_time(began, insert).await?;
+            let user = service.in_time(began, insert).await?;
             service.outbox_filled.notify_one();
             info!(user_id = user.id.get(), "User created");
             Ok(user)
@@ -115,7 +116,8 @@ impl UserService {
         let service = self.clone();
         run_to_completion(async move {
             let done = if change.operation.is_deletion() { "User deleted" } else { "User updated" };
-            let written = in_time(began, service.writes.write(change)).await?.ok_or(ServiceError::UserNotFound)?;
+            let written =
+                service.in_time(began, service.writes.write(change)).await?.ok_or(ServiceError::UserNotFound)?;
             if written.changed {
                 service.outbox_filled.notify_one();
                 info!(user_id = written.user.id.get(), "{done}");
@@ -124,11 +126,19 @@ impl UserService {
         })
         .await
     }
-}
 
-/// Bounds the write of a use case that began then: a client hears of a lost database within 3 s, though a hash waited for a core
-/// before, up to 2 s, the default of the setting.
-async fn in_time<T>(began: Instant, write: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
-    let left = OPERATION_TIMEOUT.saturating_sub(began.elapsed()).max(WRITE_AT_LEAST);
-    timeout(left, write).await.unwrap_or(Err(DatabaseError::Timeout))
+    /// Bounds the write of a use case that began then: a client hears of a lost database within 3 s, though a hash waited for a
+    /// core before, up to 2 s, the default of the setting.
+    async fn in_time<T>(
+        &self,
+        began: Instant,
+        write: impl Future<Output = Result<T, DatabaseError>>,
+    ) -> Result<T, DatabaseError> {
+        let limit = OPERATION_TIMEOUT.max(self.hasher.longest_wait() + AFTER_THE_HASH);
+        let left = limit.saturating_sub(began.elapsed());
+        if left < TOO_SHORT {
+            return Err(DatabaseError::Overloaded);
+        }
+        timeout(left, write).await.unwrap_or(Err(DatabaseError::Timeout))
+    }
 }
