@@ -15,7 +15,7 @@ use crate::harness::{Judgement, QUEUE_TYPE, Replica, Tally};
 /// More than the outbox and its index may ever take, together: a minute of dead rows at 2,000 writes a second.
 const OUTBOX_BOUND: i64 = 100 << 20;
 /// What a storm brings at least; fewer prove little.
-const FAULTS_A_MINUTE: u64 = 4;
+const FAULTS_A_MINUTE: u64 = 3;
 /// How many of the writes that clients want to make are made at least, faults and all.
 const LEAST_PERCENT: u64 = 40;
 /// Events that were committed so long before the exchange was deleted may not have been published yet.
