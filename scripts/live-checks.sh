@@ -25,6 +25,9 @@ done
   exit 1
 }
 
+# It listens before the migrations are applied.
+curl -sf --retry 30 --retry-delay 1 --retry-all-errors "http://$address/health/ready" >/dev/null
+
 # The subscriber's guide: its program starts from more than a page, and keeps up with a user who is created, changed and
 # deleted.
 psql "$TEST_DATABASE_URL" --no-psqlrc --quiet --command \
