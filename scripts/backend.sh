@@ -7,16 +7,23 @@
 backend=''
 MANAGEMENT_URL=''
 
+# The backend that the settings ask for, or auto.
+wanted_backend() {
+  if [ "${SETUP_BACKEND:-auto}" != auto ]; then
+    echo "$SETUP_BACKEND"
+  elif [ -n "$(setting DATABASE_URL)$(setting RABBITMQ_URL)" ]; then
+    echo url
+  else
+    echo auto
+  fi
+}
+
 # choose_servers: sets $backend, and for `url` the two addresses.
 choose_servers() {
-  local database broker
-  backend=${SETUP_BACKEND:-auto}
-  database=$(setting DATABASE_URL) broker=$(setting RABBITMQ_URL)
+  backend=$(wanted_backend)
   case $backend in
     auto)
-      if [ -n "$database$broker" ]; then
-        backend=url
-      elif { [ -n "$(postgres_bin)" ] && [ -n "$(rabbitmq_bin)" ]; } || can_unpack || ! docker_answers; then
+      if { [ -n "$(postgres_bin)" ] && [ -n "$(rabbitmq_bin)" ]; } || can_unpack || ! docker_answers; then
         backend=local
       else
         backend=compose
@@ -26,19 +33,18 @@ choose_servers() {
     *) fail "SETUP_BACKEND is url, local or compose, not '$backend'" ;;
   esac
   case $backend in
-    url) use_settings "$database" "$broker" ;;
+    url) use_settings ;;
     local) say "using private servers under .local/" ;;
     compose) say "using docker compose" && { docker_answers || fail "no Docker engine answers: start it, or leave out SETUP_BACKEND=compose"; } ;;
   esac
 }
 
-# use_settings DATABASE_URL RABBITMQ_URL
 use_settings() {
   local name url default address
   for name in DATABASE_URL RABBITMQ_URL; do
     [ -n "$(setting $name)" ] || fail "$name is not set, and the other of DATABASE_URL and RABBITMQ_URL is: set both, or neither for private servers"
   done
-  say "using DATABASE_URL of $(origin DATABASE_URL) ($(masked "$1")) and RABBITMQ_URL of $(origin RABBITMQ_URL) ($(masked "$2"))"
+  say "using DATABASE_URL of $(origin DATABASE_URL) ($(masked "$(setting DATABASE_URL)")) and RABBITMQ_URL of $(origin RABBITMQ_URL) ($(masked "$(setting RABBITMQ_URL)"))"
   for name in DATABASE_URL RABBITMQ_URL; do
     url=$(setting $name)
     case $name:$url in DATABASE_URL:*) default=5432 ;; *:amqps:*) default=5671 ;; *) default=5672 ;; esac
@@ -49,7 +55,8 @@ Start that server, or correct $name, or have others started:
     SETUP_BACKEND=local ./setup.sh      private ones, under .local/
     SETUP_BACKEND=compose ./setup.sh    those of docker-compose.yml"
   done
-  export DATABASE_URL=$1 RABBITMQ_URL=$2
+  DATABASE_URL=$(setting DATABASE_URL) RABBITMQ_URL=$(setting RABBITMQ_URL)
+  export DATABASE_URL RABBITMQ_URL
 }
 
 origin() { if [ -n "${!1+set}" ]; then echo 'the environment'; else echo .env; fi; }
@@ -109,7 +116,7 @@ compose_is_healthy() {
 }
 
 use_compose() {
-  if compose_is_healthy 2>/dev/null && [ -f "$record/compose" ]; then
+  if [ -f "$record/compose" ] && compose_is_healthy; then
     say "PostgreSQL and RabbitMQ are up already, in Docker"
   else
     begin "Docker Compose"
@@ -134,8 +141,8 @@ use_compose_ports() {
 
 # For a command that looks at what is there: the settings' servers, or those that were started from here.
 use_started_servers() {
-  local wanted=${SETUP_BACKEND:-auto}
-  [ "$wanted" != auto ] || [ -z "$(setting DATABASE_URL)$(setting RABBITMQ_URL)" ] || wanted=url
+  local wanted
+  wanted=$(wanted_backend)
   if [ "$wanted" = url ]; then
     return
   elif [ "$wanted" != compose ] && [ -f "$record/local" ] && [ -f "$(data_root)/dev/ports" ]; then
@@ -269,7 +276,7 @@ show_status() {
   fi
   if [ -f "$record/compose" ]; then
     any=yes
-    if docker_answers && compose_is_healthy 2>/dev/null; then
+    if docker_answers && compose_is_healthy; then
       use_compose_ports
       row PostgreSQL up "$DATABASE_URL" docker 'docker logs'
       row RabbitMQ up "$RABBITMQ_URL" docker 'docker logs'

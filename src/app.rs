@@ -6,7 +6,6 @@ use axum::Router;
 use futures_util::future::join;
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
-use sqlx::postgres::PgConnectOptions;
 use tokio::{
     net::TcpListener,
     sync::{Mutex, Notify},
@@ -22,7 +21,7 @@ use crate::{
     messaging::{consumer::Consumer, relay::Relay, supervisor::Backoff},
     password::PasswordHasher,
     repository::{
-        database::Database,
+        database::{Database, DatabaseError},
         durability, encryption,
         schema::{self, SchemaError},
         user_reads::UserReads,
@@ -192,8 +191,7 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
         };
         match outcome {
             Ok(true) => {
-                warn_of_plain_text(&options).await;
-                warn_of_lost_commits(&database.url.options()).await;
+                warn_of_dangers(database).await;
                 return Ok(());
             }
             Ok(false) => warn!("Migrations are pending: run `user-management-api migrate`"),
@@ -204,27 +202,22 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
     }
 }
 
-async fn warn_of_plain_text(options: &PgConnectOptions) {
-    match encryption::is_missing(options).await {
-        Ok(false) => {}
-        Ok(true) => {
-            warn!(
-                "PostgreSQL is on another machine and does not encrypt; add ?sslmode=require, or disable if that is meant"
-            );
-        }
-        Err(error) => warn!(%error, "Whether PostgreSQL encrypts is not known"),
-    }
+async fn warn_of_dangers(database: &DatabaseConfig) {
+    let plain_text = encryption::is_missing(&database.direct_url.options()).await;
+    let danger =
+        "PostgreSQL is on another machine and does not encrypt; add ?sslmode=require, or disable if that is meant";
+    warn_of(plain_text, danger, "Whether PostgreSQL encrypts is not known");
+    let lost_commits = durability::is_missing(&database.url.options()).await;
+    let danger = "PostgreSQL may lose what it has committed, users and events alike: synchronous_commit is off for this \
+                  database or login";
+    warn_of(lost_commits, danger, "Whether PostgreSQL keeps what it commits is not known");
 }
 
-async fn warn_of_lost_commits(options: &PgConnectOptions) {
-    match durability::is_missing(options).await {
+fn warn_of(found: Result<bool, DatabaseError>, danger: &'static str, unknown: &'static str) {
+    match found {
         Ok(false) => {}
-        Ok(true) => {
-            warn!(
-                "PostgreSQL may lose what it has committed, users and events alike: synchronous_commit is off for this database or login"
-            );
-        }
-        Err(error) => warn!(%error, "Whether PostgreSQL keeps what it commits is not known"),
+        Ok(true) => warn!("{danger}"),
+        Err(error) => warn!(%error, "{unknown}"),
     }
 }
 

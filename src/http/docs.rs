@@ -25,7 +25,7 @@ use super::{
 };
 
 pub const OPENAPI_PATH: &str = "/openapi.json";
-pub const LICENSE_PATH: &str = "/docs/license";
+const LICENSE_PATH: &str = "/docs/license";
 
 /// The pages load nothing from elsewhere, run no script of their own text, and stand in no other page's frame. Swagger UI sets
 /// styles, and shows images that are part of them.
@@ -93,9 +93,9 @@ async fn openapi(State(state): State<AppState>) -> impl IntoResponse {
 /// A file of Swagger UI.
 fn asset(file: &str, config: Arc<Config<'static>>) -> Result<impl IntoResponse + use<>, Problem> {
     let no_such_file = || Problem::new(&NOT_FOUND, "Swagger UI has no such file.");
-    let found: Option<SwaggerFile> = utoipa_swagger_ui::serve(file, config).ok().flatten();
+    let found: Option<SwaggerFile<'static>> = utoipa_swagger_ui::serve(file, config).ok().flatten();
     let SwaggerFile { bytes, content_type, .. } = found.ok_or_else(no_such_file)?;
-    Ok(([(header::CONTENT_TYPE, content_type)], bytes.into_owned()))
+    Ok(([(header::CONTENT_TYPE, content_type)], bytes))
 }
 
 async fn license() -> Html<String> {

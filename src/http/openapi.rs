@@ -131,10 +131,11 @@ pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result
 
 fn describe_errors(operation: &mut Value, path: &str, policy: PasswordPolicy) {
     let name = operation["operationId"].as_str().unwrap_or_default().to_owned();
+    let given = examples::problems(&name, policy);
     for kinds in problems(&name).chunk_by(|kind, next| kind.status == next.status) {
         let description: Vec<_> = kinds.iter().map(|kind| format!("{} (`{}`)", kind.title, kind.code)).collect();
         let examples: Map<_, _> =
-            kinds.iter().map(|kind| (kind.code.to_owned(), examples::problem(kind, &name, path, policy))).collect();
+            kinds.iter().map(|kind| (kind.code.to_owned(), examples::example(kind, &given, path))).collect();
         let mut response = json!({
             "description": description.join("; "),
             "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": examples}},

@@ -123,8 +123,8 @@ impl RequestLog {
     }
 
     fn is_probe(&self) -> bool {
-        let route = self.matched.as_ref().map_or("none", MatchedPath::as_str);
-        route.starts_with("/health/") || route.starts_with("/metrics")
+        let is_probe = |route: &str| route.starts_with("/health/") || route.starts_with("/metrics");
+        self.matched.as_ref().map(MatchedPath::as_str).is_some_and(is_probe)
     }
 
     /// Shortened where it is long: it stands in two lines, and in an error's body.

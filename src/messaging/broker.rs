@@ -34,7 +34,7 @@ const LOOKS_LIMIT: i64 = 1_000_000_000;
 /// off from the broker holds everybody up.
 const HEARTBEAT: u16 = 5;
 /// For TCP, TLS, login and each declaration.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A close waits for ever while the broker blocks.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    broker::{self, Broker, CONSUMER_TAG},
+    broker::{self, ANSWER_TIMEOUT, Broker, CONSUMER_TAG},
     dead_letter,
     dead_letter_writer::DeadLetterWriter,
     message::{self, ReceivedEvent},
@@ -28,7 +28,6 @@ const PREFETCH: u16 = 1000;
 /// Acknowledge after this many messages, or this much time, whichever comes first.
 const ACK_EVERY: usize = 250;
 const ACK_WITHIN: Duration = Duration::from_millis(50);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the dead letters are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 

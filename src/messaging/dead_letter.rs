@@ -22,7 +22,7 @@ pub const REASON_HEADER: &str = "x-reason";
 const DEATH_HEADERS: [&str; 4] = [REASON_HEADER, "x-death", "x-first-death-", "x-last-death-"];
 /// The exchange with the empty name delivers to the queue that the routing key names.
 const DEFAULT_EXCHANGE: &str = "";
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many there are; `None` where somebody has deleted their queue.
 pub async fn depth(connection: &Connection) -> Result<Option<u32>, SessionError> {

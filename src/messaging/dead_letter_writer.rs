@@ -14,13 +14,12 @@ use tracing::{error, warn};
 
 use super::{
     broker::Broker,
-    dead_letter::{DeadLetters, Keep},
+    dead_letter::{CONFIRM_TIMEOUT, DeadLetters, Keep},
     supervisor::{Backoff, SessionError},
 };
 use crate::status::Status;
 
-/// Longest wait for a confirm; time in which the broker blocks us does not count.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often to look whether the broker blocks us: such time does not count as a wait for a confirm.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Holds no more than the broker sends ahead of its acknowledgements.

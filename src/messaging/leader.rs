@@ -166,9 +166,10 @@ impl<'a> Leader<'a> {
 
     /// The broker has these; their rows are deleted while the next wave is on its way, or at the end of the batch.
     fn note_confirmed(&mut self, confirmed: &Wave<'_>) {
+        let lag = histogram!("events_lag_seconds");
         for event in confirmed {
             counter!("events_published_total", "type" => event.event_type.clone()).increment(1);
-            histogram!("events_lag_seconds").record(event.occurred_at.age_seconds());
+            lag.record(event.occurred_at.age_seconds());
             info!(
                 trace_id = event.trace_id,
                 event_type = event.event_type,

@@ -47,22 +47,35 @@ impl SessionError {
         }
     }
 
+    /// What the broker says, where it is the broker that closed channel or connection.
+    fn protocol_error(&self) -> Option<&AMQPErrorKind> {
+        let Self::Broker(error) = self else { return None };
+        let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+        Some(error.kind())
+    }
+
     /// Whether the broker closed the channel for what was published on it. An exchange that is missing says nothing
     /// about an event.
     pub fn is_closed_channel(&self) -> bool {
-        let Self::Broker(error) = self else { return false };
-        let ErrorKind::ProtocolError(error) = error.kind() else { return false };
-        matches!(error.kind(), AMQPErrorKind::Soft(soft) if *soft != AMQPSoftError::NOTFOUND)
+        matches!(self.protocol_error(), Some(AMQPErrorKind::Soft(soft)) if *soft != AMQPSoftError::NOTFOUND)
     }
 
     /// Whether the broker closed channel or connection for a message that is not as it wants it.
     pub fn blames_the_message(&self) -> bool {
-        let Self::Broker(error) = self else { return false };
-        let ErrorKind::ProtocolError(error) = error.kind() else { return false };
         matches!(
-            error.kind(),
-            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
-                | AMQPErrorKind::Hard(AMQPHardError::FRAMEERROR | AMQPHardError::SYNTAXERROR)
+            self.protocol_error(),
+            Some(
+                AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
+                    | AMQPErrorKind::Hard(AMQPHardError::FRAMEERROR | AMQPHardError::SYNTAXERROR)
+            )
+        )
+    }
+
+    /// Whether the broker knows us and does not let us: login, virtual host or permission.
+    pub fn is_refused(&self) -> bool {
+        matches!(
+            self.protocol_error(),
+            Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
         )
     }
 }

@@ -1,6 +1,7 @@
 //! `check`: whether the service could do its work with these settings, before it is started; each finding with what to do.
 
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::{OperatorError, Report};
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
         supervisor::SessionError,
     },
     repository::{
-        database::{DatabaseError, DatabaseUrl, connect},
+        database::{DatabaseError, DatabaseUrl, OPERATION_TIMEOUT, connect},
         preflight::{self, Preflight, Schema},
     },
 };
@@ -76,7 +77,8 @@ pub async fn check(
 async fn check_database(setting: &'static str, url: &DatabaseUrl, migrate_on_start: bool, findings: &mut Vec<Finding>) {
     let looking = async {
         let mut connection = connect(&url.options()).await?;
-        preflight::look(&mut connection).await.map_err(DatabaseError::from)
+        let looking = timeout(OPERATION_TIMEOUT, preflight::look(&mut connection)).await;
+        looking.map_err(|_elapsed| DatabaseError::Timeout)?.map_err(DatabaseError::from)
     };
     let preflight = match looking.await {
         Ok(preflight) => preflight,
@@ -156,7 +158,7 @@ async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
     let connection = match broker.connect("check").await {
         Ok(connection) => connection,
         Err(error) => {
-            let to_do = if broker_preflight::is_refused(&error) {
+            let to_do = if error.is_refused() {
                 "correct user, password and virtual host in RABBITMQ_URL; if this is not the server that you meant, its host \
                  and port; without DATABASE_URL and RABBITMQ_URL, ./setup.sh starts servers of its own"
             } else {
@@ -181,7 +183,7 @@ fn permissions_to_grant(broker: &Broker, error: &SessionError) -> String {
         format!(
             "rabbitmqctl set_topic_permissions -p {vhost} {user} {ours} '^user\\.' '.*', or clear_topic_permissions"
         )
-    } else if broker_preflight::is_refused(error) {
+    } else if error.is_refused() {
         // `dlq redrive` publishes by the default exchange.
         format!("rabbitmqctl set_permissions -p {vhost} {user} '^{ours}' '^({ours}|amq\\.default$)' '^{ours}'")
     } else {

@@ -8,6 +8,15 @@ use serde_json::json;
 
 use crate::harness::{App, Observer, World, assert_delivered_exactly, audit, eventually, management, management_put};
 
+/// Makes the observer's queue one that takes nothing: the broker nacks whatever is routed to it, the observer's copy or not.
+/// The policy that says so, to be deleted.
+async fn refuse_all(world: &World) -> String {
+    let policy = format!("/api/policies/{}/full", world.virtual_host);
+    let full = json!({"pattern": "^observer$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
+    management_put(&policy, &full).await;
+    policy
+}
+
 #[tokio::test]
 async fn an_exchange_deleted_under_the_service_is_declared_again() {
     let world = World::new().await;
@@ -27,10 +36,7 @@ async fn a_full_queue_keeps_events_in_the_outbox_and_in_order_until_there_is_roo
     let app = App::start(&world).await;
     let id = app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
-    // A queue that takes nothing: the broker nacks whatever is routed to it, the observer's copy or not.
-    let policy = format!("/api/policies/{}/full", world.virtual_host);
-    let full = json!({"pattern": "^observer$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
-    management_put(&policy, &full).await;
+    let policy = refuse_all(&world).await;
     for n in 0..10 {
         assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")})).await.status, 200);
     }
@@ -48,9 +54,7 @@ async fn a_stop_amid_refusals_waits_for_no_pause_and_gives_nothing_up() {
     let mut app = App::start(&world).await;
     let id = app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
-    let policy = format!("/api/policies/{}/full", world.virtual_host);
-    let full = json!({"pattern": "^observer$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
-    management_put(&policy, &full).await;
+    let policy = refuse_all(&world).await;
     assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": "Яна"})).await.status, 200);
     // As often, the pauses have grown to seconds.
     eventually("pauses of seconds", async || {

@@ -1,5 +1,7 @@
 //! The document's examples of errors: each is made by the code that makes it for a client, so that it is what is sent.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     extract::{FromRequestParts, Request},
@@ -22,16 +24,17 @@ use crate::{
 
 const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
 /// The default of the setting.
-const REQUEST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The problem of this kind that the operation gives for user 1.
-pub fn problem(kind: &'static Kind, operation: &str, path: &str, policy: PasswordPolicy) -> Value {
-    let problem = all(operation, policy).into_iter().find(|problem| problem.kind == kind);
-    let problem = problem.unwrap_or_else(|| Problem::from_status(kind.status));
-    json!({"summary": kind.title, "value": problem.body(&path.replace("{id}", "1"), TRACE_ID)})
+/// The problem of this kind, of those that an operation gives, for user 1.
+pub fn example(kind: &'static Kind, problems: &[Problem], path: &str) -> Value {
+    let problem = problems.iter().find(|problem| problem.kind == kind);
+    let value = problem.map(|problem| problem.body(&path.replace("{id}", "1"), TRACE_ID));
+    json!({"summary": kind.title, "value": value})
 }
 
-fn all(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
+/// A problem of each kind, as the operation gives it.
+pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
     let loopback = HeadRules { allowed_hosts: Some(Vec::new()), ..HeadRules::default() };
     let too_long = format!("/?{}", "x".repeat(10_000));
     let refused = [
