@@ -29,7 +29,9 @@ setup() {
   new_checkout "$CHECKOUT"
   cd "$CHECKOUT" || return
   export CARGO_TARGET_DIR=$LENT PATH=$BATS_FILE_TMPDIR/bin:$PATH
-  unset DATABASE_URL RABBITMQ_URL SETUP_BACKEND HOST PORT LOG_LEVEL LOG_FORMAT
+  unset DATABASE_URL RABBITMQ_URL SETUP_BACKEND HOST LOG_LEVEL LOG_FORMAT
+  PORT=$(free_port) # the default may be somebody's
+  export PORT
 }
 
 teardown() {
