@@ -8,7 +8,7 @@ use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
-    sync::{Mutex, Notify},
+    sync::Notify,
     task::{JoinError, JoinHandle},
     time::{sleep, timeout},
 };
@@ -107,13 +107,7 @@ impl App {
             rendered: Arc::default(),
         };
         let router = http::router(users, health, metrics, passwords.policy, http.request_timeout, http.head)?;
-        let relay = Relay {
-            broker: broker.clone(),
-            database: database.direct_url.options(),
-            outbox_filled,
-            status: status.clone(),
-            suspects: Mutex::default(),
-        };
+        let relay = Relay::new(broker.clone(), database.direct_url.options(), outbox_filled, status.clone());
         let consumer = Consumer::new(broker, status.clone());
         let pools = [pool, probe_pool, scrape_pool];
         Ok(Self { listener, router, limits, pools, reads, writes, database, relay, consumer, status, shutdown_delay })

@@ -57,6 +57,11 @@ pub fn properties(event: &OutboxEvent) -> BasicProperties {
         .with_headers(headers)
 }
 
+/// The id of a message that [`properties`] belong to.
+pub fn id(properties: &BasicProperties) -> Option<Uuid> {
+    Uuid::parse_str(properties.message_id().as_ref()?.as_str()).ok()
+}
+
 /// What the consumer reads of a message; fields that it does not need may be anything.
 #[derive(Debug, Deserialize)]
 pub struct ReceivedEvent {

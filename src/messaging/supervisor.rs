@@ -54,10 +54,15 @@ impl SessionError {
         Some(error.kind())
     }
 
-    /// Whether the broker closed the channel for what was published on it. An exchange that is missing says nothing
-    /// about an event.
-    pub fn is_closed_channel(&self) -> bool {
-        matches!(self.protocol_error(), Some(AMQPErrorKind::Soft(soft)) if *soft != AMQPSoftError::NOTFOUND)
+    /// Whether the broker closed the channel because the exchange is missing, which says nothing about a message.
+    pub fn is_missing_exchange(&self) -> bool {
+        matches!(self.protocol_error(), Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)))
+    }
+
+    /// The broker's reply code, or 0.
+    /// <https://www.rabbitmq.com/amqp-0-9-1-reference#constants>
+    pub fn reply_code(&self) -> u16 {
+        self.protocol_error().map_or(0, AMQPErrorKind::get_id)
     }
 
     /// Whether the broker closed channel or connection for a message that is not as it wants it.

@@ -1,5 +1,8 @@
 //! The `outbox` table as the relay sees it: read in order, delete what the broker has, one leader at a time.
 
+use std::{num::ParseIntError, str::FromStr, time::Duration};
+
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, postgres::PgConnectOptions, types::Json};
@@ -47,6 +50,20 @@ pub async fn has_its_settings(connection: &mut PgConnection) -> sqlx::Result<boo
     .await
 }
 
+/// Changes the time limit of the session's statements.
+pub async fn limit_statements(connection: &mut PgConnection, limit: Duration) -> sqlx::Result<()> {
+    let limit = format!("{}ms", limit.as_millis());
+    sqlx::query_scalar!("SELECT set_config('statement_timeout', $1, false)", limit)
+        .fetch_one(connection)
+        .await
+        .map(|_set| ())
+}
+
+/// When the server began to run: another server, or a restored one, numbers rows and transactions anew.
+pub async fn server_started(connection: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar!(r#"SELECT pg_postmaster_start_time() AS "started!""#).fetch_one(connection).await
+}
+
 /// Takes the leader's lock if it is free; it is held as long as the connection. Not on a standby, which gives locks as well:
 /// its events are the primary's to publish.
 pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<bool> {
@@ -58,28 +75,95 @@ pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<bool> {
     .await
 }
 
-/// The oldest events after a place, in order.
-pub async fn oldest(connection: &mut PgConnection, after: i64, limit: i64) -> sqlx::Result<Vec<OutboxEvent>> {
-    let rows = sqlx::query!(
-        r#"SELECT seq, event_id, event_type, user_id, user_version, trace_id, occurred_at,
-                  payload AS "payload: Json<Box<RawValue>>"
-           FROM outbox WHERE seq > $1 ORDER BY seq LIMIT $2"#,
-        after,
+/// From which place to read.
+#[derive(Clone, Debug)]
+pub struct ReadFrom {
+    pub after: i64,
+    /// Numbers of transactions; where one has ended, the rows after its start are read too.
+    pub running: Vec<i64>,
+    pub starts: Vec<i64>,
+}
+
+impl ReadFrom {
+    pub const fn place(after: i64) -> Self {
+        Self { after, running: Vec::new(), starts: Vec::new() }
+    }
+}
+
+/// What a read could see, as PostgreSQL tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The first number that was not given yet.
+    pub next: i64,
+    /// Transactions that had a number and had not ended.
+    pub running: Vec<i64>,
+}
+
+impl Snapshot {
+    pub fn is_running(&self, number: i64) -> bool {
+        number >= self.next || self.running.contains(&number)
+    }
+}
+
+impl FromStr for Snapshot {
+    type Err = ParseIntError;
+
+    /// Reads `xmin:xmax:xip,…`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split(':').skip(1);
+        let next = parts.next().unwrap_or_default().parse()?;
+        let running = parts.next().unwrap_or_default().split(',').filter(|number| !number.is_empty());
+        Ok(Self { next, running: running.map(str::parse).collect::<Result<_, _>>()? })
+    }
+}
+
+/// Events in order, but those at the places `known` and after `up_to`; and what could be seen.
+pub async fn read(
+    connection: &mut PgConnection,
+    from: &ReadFrom,
+    up_to: i64,
+    known: &[i64],
+    limit: i64,
+) -> sqlx::Result<(Vec<OutboxEvent>, Snapshot)> {
+    // One statement, for the rows must be those of the snapshot.
+    let mut rows = sqlx::query!(
+        r#"SELECT NULL::bigint AS seq, NULL::uuid AS event_id, pg_current_snapshot()::text AS event_type,
+                  NULL::bigint AS user_id, NULL::bigint AS user_version, NULL AS trace_id,
+                  NULL::timestamptz AS occurred_at, NULL::json AS "payload: Json<Box<RawValue>>"
+           UNION ALL
+           (SELECT seq, event_id, event_type, user_id, user_version, trace_id, occurred_at, payload
+            FROM outbox
+            WHERE seq > (SELECT least(min(start), $1)
+                         FROM unnest($2::bigint[], $3::bigint[]) AS earlier (number, start)
+                         WHERE pg_visible_in_snapshot(number::text::xid8, pg_current_snapshot()))
+                  AND seq <= $4 AND seq NOT IN (SELECT unnest($5::bigint[]))
+            ORDER BY seq LIMIT $6)"#,
+        from.after,
+        &from.running,
+        &from.starts,
+        up_to,
+        known,
         limit
     )
     .fetch_all(connection)
-    .await?;
-    let events = rows.into_iter().map(|row| OutboxEvent {
-        seq: row.seq,
-        id: row.event_id,
-        event_type: row.event_type,
-        user_id: row.user_id,
-        version: row.user_version,
-        trace_id: row.trace_id,
-        occurred_at: row.occurred_at.into(),
-        data: row.payload.0,
+    .await?
+    .into_iter();
+    let missing = || sqlx::Error::RowNotFound;
+    let snapshot = rows.next().and_then(|row| row.event_type).ok_or_else(missing)?;
+    let snapshot = snapshot.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let events = rows.map(|row| {
+        Some(OutboxEvent {
+            seq: row.seq?,
+            id: row.event_id?,
+            event_type: row.event_type?,
+            user_id: row.user_id?,
+            version: row.user_version?,
+            trace_id: row.trace_id?,
+            occurred_at: row.occurred_at?.into(),
+            data: row.payload?.0,
+        })
     });
-    Ok(events.collect())
+    Ok((events.collect::<Option<_>>().ok_or_else(missing)?, snapshot))
 }
 
 /// Removes what the broker has confirmed.

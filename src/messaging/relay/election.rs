@@ -1,0 +1,34 @@
+//! Which replica leads: the one that holds a session lock in PostgreSQL, on the connection that deletes, so that who has lost
+//! the lock cannot delete.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, postgres::PgConnectOptions};
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::store::TIMEOUT;
+use crate::{
+    messaging::supervisor::{SessionError, within},
+    repository::outbox,
+};
+
+/// How often a replica that does not lead tries to; jittered by as much again.
+const INTERVAL: Duration = Duration::from_millis(400);
+
+/// Waits until this replica leads, for as long as the connection lives.
+///
+/// # Errors
+/// When PostgreSQL is lost.
+pub async fn win(database: &PgConnectOptions) -> Result<PgConnection, SessionError> {
+    let mut connection = outbox::connect_relay(database).await?;
+    if !within(TIMEOUT, "look at the settings", outbox::has_its_settings(&mut connection)).await? {
+        warn!(
+            "The relay's session has not the settings that it asked for: a pooler in between? Set DATABASE_DIRECT_URL"
+        );
+    }
+    while !within(TIMEOUT, "try to lead", outbox::try_lead(&mut connection)).await? {
+        sleep(INTERVAL.mul_f64(0.5 + fastrand::f64())).await;
+    }
+    Ok(connection)
+}

@@ -1,0 +1,150 @@
+//! The events of one type, and how many of them the broker may be given at once: all that the window holds while they pass;
+//! one, with pauses, after a refusal or a closed channel; then more with each that passes.
+
+use std::collections::{BTreeMap, HashSet};
+
+use tokio::time::Instant;
+
+use super::schedule::{CAPACITY, Track, WINDOW};
+use crate::messaging::supervisor::Backoff;
+
+/// Events in memory of a type that is limited; the others of the type are left in the table until there is room.
+const LIMITED_CAPACITY: usize = if cfg!(test) { 4 } else { 1_000 };
+/// Events that must pass alone after one that closed its channel: more of its type may do so.
+const TRIALS: u32 = 16;
+
+#[derive(Debug)]
+pub struct Flow {
+    /// The first events of the users that wait: places and users.
+    pub heads: BTreeMap<i64, i64>,
+    /// On the main channel.
+    pub in_flight: usize,
+    /// Events in memory that wait for this flow: those of the users whose first event is of this type.
+    pub kept: usize,
+    /// Rows that are left in the table.
+    pub left: Option<Left>,
+    /// The turn of the last trial.
+    pub tried: u64,
+    /// The AMQP reply code for which events of this type were quarantined.
+    pub condemned: Option<u16>,
+    pub not_before: Option<Instant>,
+    pause: Backoff,
+    /// Events that must pass alone before others go with them.
+    trials: u32,
+    window: usize,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self {
+            heads: BTreeMap::new(),
+            in_flight: 0,
+            kept: 0,
+            left: None,
+            tried: 0,
+            condemned: None,
+            not_before: None,
+            pause: Backoff::default(),
+            trials: 0,
+            window: WINDOW,
+        }
+    }
+}
+
+impl Flow {
+    /// Whether it is, or was a moment ago, on trial.
+    pub const fn is_limited(&self) -> bool {
+        self.window < WINDOW
+    }
+
+    pub const fn capacity(&self) -> usize {
+        if self.is_limited() { LIMITED_CAPACITY } else { CAPACITY }
+    }
+
+    /// Whether its events go, if perhaps few at once.
+    pub const fn is_open(&self) -> bool {
+        self.trials == 0
+    }
+
+    /// Whether an event may go on the main channel.
+    pub const fn has_room(&self) -> bool {
+        self.is_open() && self.in_flight < self.window
+    }
+
+    pub fn may_try(&self, now: Instant) -> bool {
+        !self.is_open() && !self.heads.is_empty() && self.not_before.is_none_or(|at| at <= now)
+    }
+
+    pub fn confirm(&mut self, track: Track) {
+        match track {
+            Track::Main if self.is_open() => self.window = (self.window + 1).min(WINDOW),
+            // Of a burst of which others were refused.
+            Track::Main => {}
+            Track::Trial => {
+                self.not_before = None;
+                self.pause = Backoff::default();
+                self.trials = self.trials.saturating_sub(1);
+                if self.is_open() {
+                    self.condemned = None;
+                }
+            }
+        }
+    }
+
+    /// A burst of refusals is one refusal.
+    pub fn refuse(&mut self, track: Track, now: Instant) {
+        if track == Track::Trial || self.is_open() {
+            self.wait(now);
+        }
+        self.put_on_trial();
+    }
+
+    pub fn put_on_trial(&mut self) {
+        self.trials = self.trials.max(1);
+        self.window = 1;
+    }
+
+    /// An event closed the trial channel.
+    pub fn strike(&mut self, now: Instant) {
+        self.wait(now);
+        self.trials = TRIALS;
+    }
+
+    /// An event is quarantined; those that follow have the same chance at once.
+    pub fn condemn(&mut self, code: u16) {
+        self.condemned = Some(code);
+        self.not_before = None;
+        self.trials = TRIALS;
+    }
+
+    fn wait(&mut self, now: Instant) {
+        self.not_before = Some(now + self.pause.next_pause());
+    }
+}
+
+/// Rows that were read and not kept, until their type passes again.
+#[derive(Debug)]
+pub struct Left {
+    /// All of them are after this place.
+    pub after: i64,
+    /// Their users: what else these have in the outbox waits with them.
+    pub users: HashSet<i64>,
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self { after: i64::MAX, users: HashSet::new() }
+    }
+}
+
+impl Left {
+    pub fn add(&mut self, place: i64, user: i64) {
+        self.after = self.after.min(place - 1);
+        self.users.insert(user);
+    }
+
+    pub fn merge(&mut self, other: Self) {
+        self.after = self.after.min(other.after);
+        self.users.extend(other.users);
+    }
+}

@@ -1,0 +1,172 @@
+//! Where to read the outbox. A place is drawn when a change is written and seen when it is committed, so rows appear before
+//! places that were read already. Only transactions that ran then can write such rows, and a snapshot tells which have ended
+//! since: no clock does, for a commit may wait longer than any constant.
+//! <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT>
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+
+use tokio::time::Instant;
+
+use crate::repository::outbox::{ReadFrom, Snapshot};
+
+/// A read of the whole table may take this part of the time: it walks over all rows that vacuum cannot clean away yet.
+const WHOLE_READS: u32 = 1_000;
+
+#[derive(Debug, Default)]
+pub struct Horizon {
+    /// When the server that this is about began to run.
+    server: Option<DateTime<Utc>>,
+    /// What is after this place is new.
+    frontier: i64,
+    /// Transactions that ran at the last read. Their rows are after the frontier as it was when they were seen first: a
+    /// transaction has its number before it draws a place.
+    running: BTreeMap<i64, i64>,
+    whole_read: Option<(Instant, Duration)>,
+}
+
+impl Horizon {
+    /// Forgets everything if it is about another server.
+    pub fn begin_on(&mut self, server: DateTime<Utc>) {
+        if self.server != Some(server) {
+            *self = Self { server: Some(server), ..Self::default() };
+        }
+    }
+
+    /// Where new rows are: after the frontier, or further back where a transaction has ended that ran before.
+    pub fn start(&self) -> ReadFrom {
+        let (running, starts) = self.running.iter().map(|(number, start)| (*number, *start)).unzip();
+        ReadFrom { after: self.frontier, running, starts }
+    }
+
+    /// Whether to read the whole table: at the start, and, with nothing else to do, from time to time. Rows that were written by
+    /// hand may have drawn their places before their transaction had a number.
+    pub fn whole_read_is_due(&self, now: Instant) -> bool {
+        self.whole_read.is_none_or(|(at, took)| now - at >= took * WHOLE_READS)
+    }
+
+    /// Whether nothing was read yet.
+    pub const fn is_new(&self) -> bool {
+        self.whole_read.is_none()
+    }
+
+    pub fn note_whole_read(&mut self, now: Instant, took: Duration) {
+        self.whole_read = Some((now, took));
+    }
+
+    /// The lowest place from which [`Self::start`] may read.
+    pub fn lowest_start(&self) -> i64 {
+        self.running.values().copied().min().map_or(self.frontier, |start| start.min(self.frontier))
+    }
+
+    pub const fn frontier(&self) -> i64 {
+        self.frontier
+    }
+
+    /// A read saw this, up to its `last` row; `cut` if there were more.
+    pub fn note_read(&mut self, snapshot: &Snapshot, last: Option<i64>, cut: bool) {
+        let frontier = self.frontier;
+        self.running.retain(|number, _| snapshot.is_running(*number));
+        for number in &snapshot.running {
+            self.running.entry(*number).or_insert(frontier);
+        }
+        if let Some(last) = last {
+            self.frontier = if cut { last } else { frontier.max(last) };
+        }
+    }
+
+    /// The session is over: what is after `settled` must be read again.
+    pub fn rewind(&mut self, settled: Option<i64>) {
+        self.frontier = settled.map_or(self.frontier, |settled| settled.min(self.frontier));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::Horizon;
+    use crate::repository::outbox::Snapshot;
+
+    #[derive(Clone, Debug)]
+    enum Action {
+        Begin,
+        /// One of the transactions that run draws a place.
+        Write(prop::sample::Index),
+        /// One of them ends, and is seen to have.
+        Commit(prop::sample::Index),
+        Read {
+            limit: usize,
+        },
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        prop_oneof![
+            Just(Action::Begin),
+            any::<prop::sample::Index>().prop_map(Action::Write),
+            any::<prop::sample::Index>().prop_map(Action::Commit),
+            (1..6_usize).prop_map(|limit| Action::Read { limit }),
+        ]
+    }
+
+    /// A table whose rows nobody deletes.
+    #[derive(Default)]
+    struct Table {
+        numbers: i64,
+        places: i64,
+        /// Numbers, and the places that were drawn.
+        running: Vec<(i64, Vec<i64>)>,
+        visible: BTreeSet<i64>,
+        read: BTreeSet<i64>,
+    }
+
+    impl Table {
+        fn read(&mut self, horizon: &mut Horizon, limit: usize) {
+            let running = self.running.iter().map(|(number, _)| *number).collect();
+            let snapshot = Snapshot { next: self.numbers + 1, running };
+            let from = horizon.start();
+            let starts = from.running.iter().zip(&from.starts);
+            let ended = starts.filter(|(number, _)| !snapshot.is_running(**number)).map(|(_, start)| *start);
+            let start = ended.chain([from.after]).min().unwrap();
+            assert!(start >= horizon.lowest_start());
+            let rows = self.visible.range(start + 1..).filter(|place| !self.read.contains(place));
+            let rows: Vec<i64> = rows.take(limit).copied().collect();
+            let is_cut = rows.len() == limit;
+            horizon.note_read(&snapshot, rows.last().copied(), is_cut);
+            self.read.extend(&rows);
+            // Whoever is published now has nothing before it that is not.
+            let up_to = if is_cut { *rows.last().unwrap() } else { i64::MAX };
+            assert!(self.visible.range(..=up_to).all(|place| self.read.contains(place)), "a row is passed over");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_row_is_passed_over_whatever_is_committed_when(actions in prop::collection::vec(action(), 0..200)) {
+            let (mut table, mut horizon) = (Table::default(), Horizon::default());
+            for action in actions {
+                match action {
+                    Action::Begin => {
+                        table.numbers += 1;
+                        table.running.push((table.numbers, Vec::new()));
+                    }
+                    Action::Read { limit } => table.read(&mut horizon, limit),
+                    _ if table.running.is_empty() => {}
+                    Action::Write(which) => {
+                        table.places += 1;
+                        let place = table.places;
+                        which.get_mut(&mut table.running).1.push(place);
+                    }
+                    Action::Commit(which) => {
+                        let (_, places) = table.running.remove(which.index(table.running.len()));
+                        table.visible.extend(places);
+                    }
+                }
+            }
+            table.read(&mut horizon, usize::MAX);
+        }
+    }
+}

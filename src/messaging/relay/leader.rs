@@ -1,0 +1,369 @@
+//! What the replica does that leads: read the outbox, publish what the schedule says, and delete what the broker has.
+
+use std::{collections::HashSet, future::poll_fn, sync::Arc, task::Poll, time::Duration};
+
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use lapin::Confirmation;
+use metrics::{counter, histogram};
+use sqlx::PgConnection;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{
+    horizon::Horizon,
+    publisher::Publisher,
+    schedule::{Flight, Outcome, Schedule},
+    store::{self, Done, Read, ReadDone, Rows, Work},
+};
+use crate::{
+    domain::event::OutboxEvent,
+    messaging::{message, supervisor::SessionError},
+    repository::outbox::ReadFrom,
+    status::{Link, Status},
+};
+
+/// Rows read at once.
+const BATCH: usize = 2_000;
+/// How often a leader with nothing to do looks for what other replicas wrote; what this process wrote wakes it at once. A
+/// look at an empty outbox costs the database about 50 µs.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// While events are in flight, PostgreSQL is not asked more often: more rows at once cost less.
+const PACE: Duration = Duration::from_millis(4);
+/// How often the lease is kept when there is nothing to read or delete; a fifth of the lease.
+const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for any confirm; time in which the broker blocks us does not count.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a stopping leader goes on with what is left; it always waits for what is in flight.
+const DRAIN: Duration = Duration::from_secs(3);
+
+type Landing = (Flight, Instant, Result<Confirmation, SessionError>);
+
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Goes,
+    /// The stop has come, and nothing is on its way.
+    Done,
+}
+
+pub struct Leader<'a> {
+    horizon: &'a mut Horizon,
+    outbox_filled: &'a Notify,
+    status: &'a Status,
+    publisher: &'a mut Publisher,
+    schedule: Schedule,
+    flights: FuturesUnordered<BoxFuture<'static, Landing>>,
+    /// Ids of events that the broker returned and whose flights have not landed yet.
+    returned: HashSet<Uuid>,
+    /// The connection that holds the leader's lock: here, or at work.
+    store: Option<PgConnection>,
+    work: Option<BoxFuture<'static, Done>>,
+    work_began: Instant,
+    /// The lowest place that the work deletes.
+    working_on: Option<i64>,
+    /// For the next work.
+    published: Vec<i64>,
+    quarantined: Vec<(Arc<OutboxEvent>, String)>,
+    read_is_due: bool,
+    read_began: Instant,
+    read_left: bool,
+    /// Since when nothing has landed.
+    quiet_since: Instant,
+    /// Channels are to be renewed before the next trial.
+    refused: bool,
+    stop: &'a CancellationToken,
+    drain_ends: Option<Instant>,
+}
+
+impl<'a> Leader<'a> {
+    pub fn new(
+        horizon: &'a mut Horizon,
+        outbox_filled: &'a Notify,
+        status: &'a Status,
+        publisher: &'a mut Publisher,
+        store: PgConnection,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            horizon,
+            outbox_filled,
+            status,
+            publisher,
+            schedule: Schedule::default(),
+            flights: FuturesUnordered::new(),
+            returned: HashSet::new(),
+            store: Some(store),
+            work: None,
+            work_began: now,
+            working_on: None,
+            published: Vec::new(),
+            quarantined: Vec::new(),
+            read_is_due: true,
+            read_began: now,
+            read_left: false,
+            quiet_since: now,
+            refused: false,
+            stop,
+            drain_ends: None,
+        }
+    }
+
+    /// Publishes what comes until `stop`, then what is left, for up to three seconds. Hands the connection back.
+    ///
+    /// # Errors
+    /// When the broker or PostgreSQL is lost.
+    pub async fn run(mut self) -> Result<PgConnection, SessionError> {
+        loop {
+            if self.step().await? == Step::Done
+                && let Some(store) = self.store.take()
+            {
+                return Ok(store);
+            }
+        }
+    }
+
+    /// Publishes what may go, and waits for the next thing to happen.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn step(&mut self) -> Result<Step, SessionError> {
+        self.watch()?;
+        self.publish().await?;
+        self.begin_work();
+        if self.is_done() {
+            return Ok(Step::Done);
+        }
+        let next_look = self.next_look();
+        tokio::select! {
+            biased;
+            landed = landed(&mut self.flights), if !self.flights.is_empty() => self.settle(landed),
+            Some(done) = OptionFuture::from(self.work.as_mut()) => self.finish_work(done?),
+            () = self.outbox_filled.notified(), if !self.read_is_due => self.read_is_due = true,
+            () = self.stop.cancelled(), if self.drain_ends.is_none() => {
+                self.drain_ends = Some(Instant::now() + DRAIN);
+                self.read_is_due = true;
+            }
+            () = sleep_until(next_look) => {}
+        }
+        Ok(Step::Goes)
+    }
+
+    fn watch(&mut self) -> Result<(), SessionError> {
+        let link = self.publisher.link();
+        self.status.set_publisher(link);
+        if link == Link::Down {
+            return Err(SessionError::Closed);
+        }
+        if link == Link::Blocked || self.flights.is_empty() {
+            self.quiet_since = Instant::now();
+        }
+        if self.quiet_since.elapsed() > CONFIRM_TIMEOUT {
+            return Err(SessionError::Timeout("confirm events"));
+        }
+        Ok(())
+    }
+
+    async fn publish(&mut self) -> Result<(), SessionError> {
+        if self.time_is_up() || self.status.publisher() == Link::Blocked {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.refused && self.schedule.next_try().is_none_or(|at| at <= now) {
+            self.publisher.renew().await?;
+            self.refused = false;
+        }
+        self.publisher.reopen().await?;
+        while let Some(flight) = self.schedule.next(now) {
+            let publishing = self.publisher.publish(&flight);
+            self.flights.push(Box::pin(async move {
+                let confirmation = publishing.await;
+                (flight, now, confirmation)
+            }));
+        }
+        Ok(())
+    }
+
+    /// What the broker said.
+    fn settle(&mut self, landed: Vec<Landing>) {
+        let now = Instant::now();
+        self.quiet_since = now;
+        histogram!("events_confirm_seconds").record(now - landed[0].1);
+        // lapin may hand a return to another message's confirm: only the id tells whose it is. It never comes later than the
+        // confirm of the message that was returned, unless that one carries another return.
+        let mut outcomes = Vec::with_capacity(landed.len());
+        for (flight, _, confirmation) in landed {
+            let (outcome, reason) = match confirmation {
+                Ok(confirmation) => {
+                    let is_nack = confirmation.is_nack();
+                    match confirmation.take_message() {
+                        Some(returned) => {
+                            counter!("events_returned_total").increment(1);
+                            self.returned.extend(message::id(&returned.delivery.properties));
+                            (Outcome::Refused, returned.reply_text.to_string())
+                        }
+                        None if is_nack => {
+                            counter!("events_nacked_total").increment(1);
+                            (Outcome::Refused, "nacked".to_owned())
+                        }
+                        None => (Outcome::Confirmed, String::new()),
+                    }
+                }
+                Err(error) if error.is_missing_exchange() => (Outcome::Refused, error.to_string()),
+                Err(error) => (Outcome::ChannelClosed(error.reply_code()), error.to_string()),
+            };
+            outcomes.push((flight, outcome, reason));
+        }
+        let (mut refused, mut closed) = ((0, String::new()), (0, String::new()));
+        for (flight, mut outcome, reason) in outcomes {
+            if self.returned.remove(&flight.event.id) && outcome == Outcome::Confirmed {
+                outcome = Outcome::Refused;
+            }
+            let is_culprit = self.schedule.settle(&flight, outcome, now);
+            match outcome {
+                Outcome::Confirmed => self.note_published(&flight.event),
+                Outcome::Refused => refused = (refused.0 + 1, reason),
+                Outcome::ChannelClosed(_) if is_culprit => self.quarantined.push((flight.event, reason)),
+                Outcome::ChannelClosed(_) => closed = (closed.0 + 1, reason),
+            }
+        }
+        if let (events @ 1.., reason) = refused {
+            self.refused = true;
+            warn!(events, reason, "RabbitMQ refused events, they stay in the outbox");
+        }
+        if let (events @ 1.., reason) = closed {
+            warn!(events, reason, "RabbitMQ closed a channel, its events go one by one");
+        }
+    }
+
+    fn note_published(&mut self, event: &OutboxEvent) {
+        counter!("events_published_total", "type" => event.event_type.clone()).increment(1);
+        histogram!("events_lag_seconds").record(event.occurred_at.age_seconds());
+        info!(
+            trace_id = event.trace_id,
+            event_type = event.event_type,
+            user_id = event.user_id,
+            event_id = %event.id,
+            "Event published"
+        );
+        self.published.push(event.seq);
+    }
+
+    fn begin_work(&mut self) {
+        let now = Instant::now();
+        let is_paced = self.schedule.in_flight() > 0 && now < self.work_began + PACE;
+        if is_paced || self.work.is_some() {
+            return;
+        }
+        let read = self.next_read(now);
+        let is_idle = read.is_none() && self.published.is_empty() && self.quarantined.is_empty();
+        if is_idle && now < self.work_began + KEEP_LEASE_INTERVAL {
+            return;
+        }
+        let Some(store) = self.store.take() else { return };
+        let work = Work {
+            published: std::mem::take(&mut self.published),
+            quarantined: std::mem::take(&mut self.quarantined),
+            read,
+        };
+        self.work_began = now;
+        self.working_on = work.lowest_place();
+        self.work = Some(store::begin(store, work));
+    }
+
+    /// New rows and left ones in turns.
+    fn next_read(&mut self, now: Instant) -> Option<Read> {
+        self.read_left = !self.read_left;
+        let left = if self.read_left { self.schedule.readable_left() } else { None };
+        if let Some((event_type, after, limit)) = left {
+            let known = self.schedule.known_after(after);
+            let up_to = self.horizon.frontier();
+            return Some(Read { rows: Rows::Left(event_type), from: ReadFrom::place(after), up_to, known, limit });
+        }
+        let limit = self.schedule.room().min(BATCH);
+        let is_due = self.read_is_due || now >= self.read_began + POLL_INTERVAL;
+        if !is_due || limit == 0 || limit < BATCH / 2 && self.schedule.in_flight() > 0 {
+            return None;
+        }
+        self.read_is_due = false;
+        self.read_began = now;
+        let first = self.horizon.is_new();
+        let (rows, from, known) = if self.schedule.settled().is_none() && self.horizon.whole_read_is_due(now) {
+            if !first {
+                // Until it is known better; it may end the session.
+                self.horizon.note_whole_read(now, store::TIMEOUT);
+            }
+            (Rows::Whole { first }, ReadFrom::place(0), Vec::new())
+        } else {
+            let known = self.schedule.known_after(self.horizon.lowest_start());
+            (Rows::New, self.horizon.start(), known)
+        };
+        Some(Read { rows, from, up_to: i64::MAX, known, limit })
+    }
+
+    fn finish_work(&mut self, (store, read): (PgConnection, Option<ReadDone>)) {
+        (self.store, self.work, self.working_on) = (Some(store), None, None);
+        let Some(ReadDone { read, events, snapshot, took }) = read else { return };
+        let is_cut = events.len() == read.limit;
+        if let Rows::Left(event_type) = read.rows {
+            self.schedule.add_left(&event_type, events, !is_cut);
+            return;
+        }
+        if let Rows::Whole { .. } = read.rows {
+            self.horizon.note_whole_read(self.read_began, took);
+        }
+        self.horizon.note_read(&snapshot, events.last().map(|event| event.seq), is_cut);
+        self.read_is_due |= is_cut;
+        for event in events {
+            self.schedule.add(event);
+        }
+    }
+
+    fn next_look(&self) -> Instant {
+        let look = Instant::now() + POLL_INTERVAL;
+        let has_work = self.read_is_due || !self.published.is_empty() || !self.quarantined.is_empty();
+        let work = (has_work && self.work.is_none()).then(|| self.work_began + PACE);
+        [work, self.schedule.next_try()].into_iter().flatten().fold(look, Instant::min)
+    }
+
+    fn time_is_up(&self) -> bool {
+        self.drain_ends.is_some_and(|at| at < Instant::now())
+    }
+
+    /// After the stop, once nothing is on its way: nothing that waits for a pause is waited for.
+    fn is_done(&self) -> bool {
+        let is_quiet = self.flights.is_empty() && self.store.is_some() && self.published.is_empty();
+        let is_read = !self.read_is_due && self.schedule.readable_left().is_none();
+        self.drain_ends.is_some() && is_quiet && self.quarantined.is_empty() && (is_read || self.time_is_up())
+    }
+}
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        // What is published and still in the table is read by the next session, and published again.
+        let unwritten = self.published.iter().copied().chain(self.quarantined.iter().map(|(event, _)| event.seq));
+        let unsettled = unwritten.chain(self.working_on).map(|place| place - 1);
+        self.horizon.rewind(unsettled.chain(self.schedule.settled()).min());
+    }
+}
+
+/// All flights that have landed, in the order in which they did; at least one.
+async fn landed(flights: &mut FuturesUnordered<BoxFuture<'static, Landing>>) -> Vec<Landing> {
+    poll_fn(|context| {
+        let mut landed = Vec::new();
+        while let Poll::Ready(Some(landing)) = flights.poll_next_unpin(context) {
+            landed.push(landing);
+        }
+        if landed.is_empty() { Poll::Pending } else { Poll::Ready(landed) }
+    })
+    .await
+}

@@ -1,0 +1,131 @@
+//! Publishes what the outbox holds, in order, and deletes a row only when the broker has its message. Of all replicas one
+//! leads at a time.
+
+mod election;
+mod flow;
+mod horizon;
+mod leader;
+mod publisher;
+mod schedule;
+#[cfg(test)]
+mod simulation;
+mod store;
+
+use std::{sync::Arc, time::Duration};
+
+use metrics::counter;
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::{horizon::Horizon, leader::Leader, publisher::Publisher};
+use super::{
+    broker::Broker,
+    supervisor::{SessionError, supervise, within},
+};
+use crate::{
+    repository::outbox,
+    status::{Link, Status},
+};
+
+/// After this, confirms that a stopping leader waits for are given up: the next leader publishes their events again.
+const ABANDON: Duration = Duration::from_secs(6);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a replica that does not lead looks whether the broker is still there.
+const LOOK_INTERVAL: Duration = Duration::from_millis(400);
+
+pub struct Relay {
+    broker: Broker,
+    /// Leads straight to PostgreSQL, not through a transaction pooler.
+    database: PgConnectOptions,
+    /// Told when this process has filled the outbox.
+    outbox_filled: Arc<Notify>,
+    status: Arc<Status>,
+    /// Outlives a session: a first read may be long.
+    horizon: Horizon,
+}
+
+impl Relay {
+    pub fn new(broker: Broker, database: PgConnectOptions, outbox_filled: Arc<Notify>, status: Arc<Status>) -> Self {
+        Self { broker, database, outbox_filled, status, horizon: Horizon::default() }
+    }
+
+    /// Leads or stands by until `stop`; then drains for up to three seconds.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let give_up = async {
+            stop.cancelled().await;
+            sleep(ABANDON).await;
+        };
+        tokio::select! {
+            () = supervise("relay", &stop, &mut self, |relay, stop| Box::pin(relay.session(stop))) => {}
+            () = give_up => warn!("Relay gave up waiting for confirms; what was not confirmed stays in the outbox"),
+        }
+        self.status.set_relay_leads(false);
+        self.status.set_publisher(Link::Down);
+    }
+
+    async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
+        // The broker first: a replica that cannot publish must not lead.
+        let Some(mut publisher) = stop.run_until_cancelled(Publisher::open(&self.broker, "relay")).await.transpose()?
+        else {
+            return Ok(());
+        };
+        self.status.set_publisher(publisher.link());
+        let outcome = self.lead_and_publish(&mut publisher, stop).await;
+        self.status.set_relay_leads(false);
+        self.status.set_publisher(Link::Down);
+        if outcome.is_ok() {
+            publisher.close().await;
+        }
+        outcome
+    }
+
+    async fn lead_and_publish(
+        &mut self,
+        publisher: &mut Publisher,
+        stop: &CancellationToken,
+    ) -> Result<(), SessionError> {
+        let elected = tokio::select! {
+            won = election::win(&self.database) => won?,
+            lost = self.broker_lost(publisher) => return Err(lost),
+            () = stop.cancelled() => return Ok(()),
+        };
+        let connection = self.lead(elected, publisher, stop).await?;
+        // Closing gives the lock back at once; dropping it would too, a little later.
+        if !matches!(timeout(CLOSE_TIMEOUT, connection.close()).await, Ok(Ok(()))) {
+            warn!("PostgreSQL did not close the relay's connection in good order");
+        }
+        Ok(())
+    }
+
+    async fn lead(
+        &mut self,
+        mut connection: PgConnection,
+        publisher: &mut Publisher,
+        stop: &CancellationToken,
+    ) -> Result<PgConnection, SessionError> {
+        let started = outbox::server_started(&mut connection);
+        self.horizon.begin_on(within(store::TIMEOUT, "look at the server", started).await?);
+        info!("Relay leads");
+        counter!("relay_leads_total").increment(1);
+        self.status.set_relay_leads(true);
+        let Self { horizon, outbox_filled, status, .. } = self;
+        Leader::new(horizon, outbox_filled, status, publisher, connection, stop).run().await
+    }
+
+    /// Ends once the connection to the broker is gone.
+    async fn broker_lost(&self, publisher: &Publisher) -> SessionError {
+        loop {
+            let link = publisher.link();
+            self.status.set_publisher(link);
+            if link == Link::Down {
+                return SessionError::Closed;
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! One connection and two channels that publish with confirms. A channel has one publisher: lapin mixes up the confirms of
+//! several.
+
+use lapin::{Channel, Confirmation, Connection, options::BasicPublishOptions};
+
+use super::schedule::{Flight, Track};
+use crate::{
+    messaging::{
+        broker::{self, Broker, EXCHANGE},
+        message,
+        supervisor::SessionError,
+    },
+    status::Link,
+};
+
+pub struct Publisher {
+    broker: Broker,
+    connection: Connection,
+    main: Channel,
+    trial: Channel,
+}
+
+impl Publisher {
+    /// Connects, and declares the topology.
+    ///
+    /// # Errors
+    /// When the broker refuses it, or is silent for five seconds.
+    pub async fn open(broker: &Broker, name: &str) -> Result<Self, SessionError> {
+        let connection = broker.connect(name).await?;
+        broker.declare_topology(&connection).await?;
+        let main = broker.confirming_channel(&connection).await?;
+        let trial = broker.confirming_channel(&connection).await?;
+        Ok(Self { broker: broker.clone(), connection, main, trial })
+    }
+
+    pub fn link(&self) -> Link {
+        let status = self.connection.status();
+        match (status.connected(), status.blocked()) {
+            (false, _) => Link::Down,
+            (true, true) => Link::Blocked,
+            (true, false) => Link::Up,
+        }
+    }
+
+    /// Opens a channel anew that the broker has closed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn reopen(&mut self) -> Result<(), SessionError> {
+        for channel in [&mut self.main, &mut self.trial] {
+            if !channel.status().connected() {
+                *channel = self.broker.confirming_channel(&self.connection).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a refusal: whoever deleted a queue or an exchange gets it back, and publishing goes on on other channels.
+    /// One that was open when a cluster lost a node may be refused for ever, though the queue has a new leader long since
+    /// (seen with RabbitMQ 3.10). The old ones end with the flights that they have.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn renew(&mut self) -> Result<(), SessionError> {
+        self.broker.declare_topology(&self.connection).await?;
+        self.main = self.broker.confirming_channel(&self.connection).await?;
+        self.trial = self.broker.confirming_channel(&self.connection).await?;
+        Ok(())
+    }
+
+    /// Publishes an event, and waits for its confirm. Has no time limit of its own.
+    pub fn publish(&self, flight: &Flight) -> impl Future<Output = Result<Confirmation, SessionError>> + Send + use<> {
+        let channel = match flight.track {
+            Track::Main => self.main.clone(),
+            Track::Trial => self.trial.clone(),
+        };
+        let event = flight.event.clone();
+        async move {
+            let (key, properties, body) =
+                (event.event_type.as_str().into(), message::properties(&event), message::body(&event)?);
+            // Mandatory: an event that no queue would take comes back instead of vanishing.
+            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            let confirm = channel.basic_publish(EXCHANGE.into(), key, options, &body, properties).await?;
+            // The channel is held until then: the last to drop it closes it.
+            Ok(confirm.await?)
+        }
+    }
+
+    pub async fn close(self) {
+        // The channels must outlive this: dropping one starts a close of its own, and lapin stumbles over two.
+        broker::close(self.connection).await;
+    }
+}

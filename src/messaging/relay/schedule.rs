@@ -1,0 +1,280 @@
+//! What to publish next. Pure: rows and outcomes come in, events go out, and the time is handed in.
+//!
+//! A user has one event in flight, so that no refusal and no lost channel can reorder a user's events. Events of one type share
+//! a [`Flow`]: queues are bound by type, so that a full or forbidden one stops a type, and the others pass it by.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::flow::{Flow, Left};
+use crate::domain::event::OutboxEvent;
+
+/// Events in flight at once.
+pub const WINDOW: usize = if cfg!(test) { 16 } else { 2_000 };
+/// Events in memory of the types that flow. The largest event has about 3 kB.
+pub const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
+/// Users whose events are left in the table; beyond, nothing new is read.
+const LEFT_USERS: usize = 1_000_000;
+/// Times that an event must close its channel, alone on it, before it is quarantined.
+const STRIKES: u32 = 3;
+/// Another event that passed this long ago shows that the broker takes events at all.
+const EVIDENCE: Duration = Duration::from_mins(1);
+
+/// The channel for an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Track {
+    /// Shared by all events that are expected to pass.
+    Main,
+    /// For one event at a time: if the channel closes, it is known why.
+    Trial,
+}
+
+/// A publish on its way; to be settled once.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    pub event: Arc<OutboxEvent>,
+    pub track: Track,
+}
+
+/// What became of a flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Confirmed,
+    /// Returned or nacked: a queue that it is bound for is full or missing.
+    Refused,
+    /// The channel closed while it was in flight, with this AMQP reply code.
+    ChannelClosed(u16),
+}
+
+/// An event that closed its channel.
+#[derive(Debug)]
+struct Record {
+    strikes: u32,
+    /// Of all events, when it did so first. Where it has grown since, it is not the broker that is at fault.
+    confirmed: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Schedule {
+    /// Of each user the events in memory, in order; the first may be in flight. They wait in the flow of the first.
+    users: HashMap<i64, VecDeque<Arc<OutboxEvent>>>,
+    flows: HashMap<String, Flow>,
+    /// The places of all events in memory, and their users.
+    known: BTreeMap<i64, i64>,
+    on_main: usize,
+    trial_is_on: bool,
+    trials: u64,
+    struck: HashMap<i64, Record>,
+    confirmed: u64,
+    confirmed_at: Option<Instant>,
+}
+
+impl Schedule {
+    /// Takes a row; one that is known already is ignored.
+    pub fn add(&mut self, event: OutboxEvent) {
+        let left = self.flows.values_mut().filter_map(|flow| flow.left.as_mut());
+        match left.into_iter().find(|left| left.users.contains(&event.user_id)) {
+            Some(left) => left.add(event.seq, event.user_id),
+            None => _ = self.keep_or_leave(event, false),
+        }
+    }
+
+    /// What is read again is kept if its flow is open: there was room. Whether it is kept.
+    fn keep_or_leave(&mut self, event: OutboxEvent, again: bool) -> bool {
+        let (place, user) = (event.seq, event.user_id);
+        if self.known.contains_key(&place) {
+            return true;
+        }
+        let first = self.users.get(&user).and_then(VecDeque::front);
+        let flow = flow(&mut self.flows, first.map_or(&event.event_type, |first| &first.event_type));
+        if flow.kept >= flow.capacity() && flow.is_limited() && !(again && flow.is_open()) {
+            flow.left.get_or_insert_default().add(place, user);
+            return false;
+        }
+        flow.kept += 1;
+        self.known.insert(place, user);
+        let events = self.users.entry(user).or_default();
+        if events.is_empty() {
+            flow.heads.insert(place, user);
+        }
+        events.push_back(Arc::new(event));
+        true
+    }
+
+    /// The next event to publish, if one may go now.
+    pub fn next(&mut self, now: Instant) -> Option<Flight> {
+        let trial = self.next_trial(now).map(|found| (Track::Trial, found));
+        let (track, (flow, place)) = trial.or_else(|| Some((Track::Main, self.next_on_main()?)))?;
+        let flow = self.flows.get_mut(&flow)?;
+        let user = flow.heads.remove(&place)?;
+        match track {
+            Track::Main => {
+                self.on_main += 1;
+                flow.in_flight += 1;
+            }
+            Track::Trial => {
+                self.trial_is_on = true;
+                self.trials += 1;
+                flow.tried = self.trials;
+            }
+        }
+        let event = self.users.get(&user)?.front()?.clone();
+        Some(Flight { event, track })
+    }
+
+    /// Of the flows on trial, the one that has waited longest.
+    fn next_trial(&self, now: Instant) -> Option<(String, i64)> {
+        if self.trial_is_on {
+            return None;
+        }
+        let waiting = self.flows.iter().filter(|(_, flow)| flow.may_try(now));
+        let (name, flow) = waiting.min_by_key(|(_, flow)| flow.tried)?;
+        // To try it again proves nothing before another has passed.
+        let rests = |place: &&i64| {
+            self.struck.get(place).is_some_and(|it| it.strikes >= STRIKES && it.confirmed == self.confirmed)
+        };
+        let place = flow.heads.keys().find(|place| !rests(place)).or_else(|| flow.heads.keys().next())?;
+        Some((name.clone(), *place))
+    }
+
+    /// The oldest of those that may go.
+    fn next_on_main(&self) -> Option<(String, i64)> {
+        if self.on_main >= WINDOW {
+            return None;
+        }
+        let heads = self.flows.iter().filter(|(_, flow)| flow.has_room()).filter_map(|(name, flow)| {
+            let (place, _) = flow.heads.first_key_value()?;
+            Some((*place, name))
+        });
+        heads.min().map(|(place, name)| (name.clone(), place))
+    }
+
+    /// Ends a flight. `true` if the event is to be quarantined: the schedule has forgotten it.
+    pub fn settle(&mut self, flight: &Flight, outcome: Outcome, now: Instant) -> bool {
+        let event = &*flight.event;
+        let flow = flow(&mut self.flows, &event.event_type);
+        match flight.track {
+            Track::Main => {
+                self.on_main -= 1;
+                flow.in_flight -= 1;
+            }
+            Track::Trial => self.trial_is_on = false,
+        }
+        match (outcome, flight.track) {
+            (Outcome::Confirmed, track) => {
+                flow.confirm(track);
+                self.confirmed_at = Some(now);
+                self.confirmed += 1;
+                self.struck.remove(&event.seq);
+                self.forget(event);
+                return false;
+            }
+            (Outcome::Refused, track) => flow.refuse(track, now),
+            (Outcome::ChannelClosed(_), Track::Main) => flow.put_on_trial(),
+            (Outcome::ChannelClosed(code), Track::Trial) => {
+                let others_pass = self.confirmed_at.is_some_and(|at| now - at < EVIDENCE);
+                let record = self.struck.entry(event.seq).or_insert(Record { strikes: 0, confirmed: self.confirmed });
+                record.strikes += 1;
+                let is_known_class = flow.condemned == Some(code) && others_pass;
+                if is_known_class || record.strikes >= STRIKES && record.confirmed < self.confirmed {
+                    flow.condemn(code);
+                    self.struck.remove(&event.seq);
+                    self.forget(event);
+                    return true;
+                }
+                flow.strike(now);
+            }
+        }
+        flow.heads.insert(event.seq, event.user_id);
+        false
+    }
+
+    /// The first of its user is done with; the next may go.
+    fn forget(&mut self, event: &OutboxEvent) {
+        self.known.remove(&event.seq);
+        let Some(events) = self.users.get_mut(&event.user_id) else { return };
+        let kept = events.len();
+        events.pop_front();
+        flow(&mut self.flows, &event.event_type).kept -= kept;
+        match events.front() {
+            Some(next) => {
+                let flow = flow(&mut self.flows, &next.event_type);
+                flow.kept += kept - 1;
+                flow.heads.insert(next.seq, next.user_id);
+            }
+            None => _ = self.users.remove(&event.user_id),
+        }
+    }
+
+    /// How many new rows may be read.
+    pub fn room(&self) -> usize {
+        if self.lefts().map(|(_, left)| left.users.len()).sum::<usize>() >= LEFT_USERS {
+            return 0;
+        }
+        let kept: usize = self.flows.values().filter(|flow| !flow.is_limited()).map(|flow| flow.kept).sum();
+        CAPACITY.saturating_sub(kept)
+    }
+
+    /// A type whose left rows may be read now, the place after which they are, and how many.
+    pub fn readable_left(&self) -> Option<(String, i64, usize)> {
+        self.lefts().find_map(|(name, left)| {
+            let flow = &self.flows[name];
+            let room = flow.capacity().saturating_sub(flow.kept);
+            // One on trial needs something to try.
+            let is_due = flow.kept == 0 || flow.is_open() && room >= flow.capacity() / 2;
+            is_due.then(|| (name.clone(), left.after, room))
+        })
+    }
+
+    /// Takes rows that were read after the place of [`Self::readable_left`]; `all` if there were no more of them.
+    pub fn add_left(&mut self, name: &str, rows: Vec<OutboxEvent>, all: bool) {
+        let Some(mut left) = self.flows.get_mut(name).and_then(|flow| flow.left.take()) else { return };
+        for row in rows {
+            left.after = row.seq;
+            if !left.users.contains(&row.user_id) {
+                continue;
+            }
+            let user = row.user_id;
+            if !self.keep_or_leave(row, true) {
+                // Its user waits in another flow now.
+                left.users.remove(&user);
+            }
+        }
+        if !all {
+            flow(&mut self.flows, name).left.get_or_insert_default().merge(left);
+        }
+    }
+
+    fn lefts(&self) -> impl Iterator<Item = (&String, &Left)> {
+        self.flows.iter().filter_map(|(name, flow)| Some((name, flow.left.as_ref()?)))
+    }
+
+    /// The places in memory after `place`, in order.
+    pub fn known_after(&self, place: i64) -> Vec<i64> {
+        self.known.range(place + 1..).map(|(place, _)| *place).collect()
+    }
+
+    /// Everything up to here is published or quarantined, as far as it was read.
+    pub fn settled(&self) -> Option<i64> {
+        let left = self.lefts().map(|(_, left)| left.after);
+        self.known.keys().next().map(|place| place - 1).into_iter().chain(left).min()
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.on_main + usize::from(self.trial_is_on)
+    }
+
+    /// When a pause ends.
+    pub fn next_try(&self) -> Option<Instant> {
+        self.flows.values().filter(|flow| !flow.heads.is_empty()).filter_map(|flow| flow.not_before).min()
+    }
+}
+
+fn flow<'a>(flows: &'a mut HashMap<String, Flow>, name: &str) -> &'a mut Flow {
+    flows.entry(name.to_owned()).or_default()
+}

@@ -1,0 +1,117 @@
+//! The leader's connection to PostgreSQL, and what it does there, one thing at a time while events are in flight.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use metrics::{counter, histogram};
+use sqlx::PgConnection;
+use tokio::time::Instant;
+use tracing::error;
+
+use crate::{
+    domain::event::OutboxEvent,
+    messaging::supervisor::{SessionError, within},
+    repository::{
+        outbox::{self, ReadFrom, Snapshot},
+        outbox_dead,
+    },
+};
+
+/// For one statement: as long as the lease, for a leader that PostgreSQL cannot hear has lost it by then.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+/// For the first read, which may walk over all rows that vacuum cannot clean away: hours of them, under an old snapshot.
+const FIRST_READ_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// What to do next.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Places of events that the broker has.
+    pub published: Vec<i64>,
+    /// Events that the broker never takes, and what it says of them.
+    pub quarantined: Vec<(Arc<OutboxEvent>, String)>,
+    pub read: Option<Read>,
+}
+
+impl Work {
+    /// Of the rows that it removes.
+    pub fn lowest_place(&self) -> Option<i64> {
+        self.published.iter().copied().chain(self.quarantined.iter().map(|(event, _)| event.seq)).min()
+    }
+}
+
+#[derive(Debug)]
+pub struct Read {
+    pub rows: Rows,
+    pub from: ReadFrom,
+    pub up_to: i64,
+    /// Places that are in memory.
+    pub known: Vec<i64>,
+    pub limit: usize,
+}
+
+/// Which rows to read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Rows {
+    New,
+    /// All of the table; whether nothing is known of it.
+    Whole {
+        first: bool,
+    },
+    /// Those of a type that were left in the table.
+    Left(String),
+}
+
+#[derive(Debug)]
+pub struct ReadDone {
+    pub read: Read,
+    pub events: Vec<OutboxEvent>,
+    pub snapshot: Snapshot,
+    pub took: Duration,
+}
+
+/// The connection, and what was read.
+pub type Done = Result<(PgConnection, Option<ReadDone>), SessionError>;
+
+/// Does it, and hands the connection back.
+pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Done> {
+    Box::pin(async move {
+        let Work { published, quarantined, read } = work;
+        let is_idle = published.is_empty() && quarantined.is_empty() && read.is_none();
+        if is_idle {
+            within(TIMEOUT, "keep the lease", outbox::keep_lease(&mut connection)).await?;
+        }
+        if !published.is_empty() {
+            within(TIMEOUT, "delete from the outbox", outbox::delete(&mut connection, &published)).await?;
+        }
+        for (event, reason) in quarantined {
+            let moving = outbox_dead::bury(&mut connection, event.seq, &reason);
+            within(TIMEOUT, "quarantine an event", moving).await?;
+            counter!("events_dead_total").increment(1);
+            let (trace_id, event_id) = (&event.trace_id, &event.id);
+            error!(trace_id, %event_id, reason, "Event given up, it is in outbox_dead: see `outbox dead list`");
+        }
+        let read = match read {
+            Some(wanted) => Some(self::read(&mut connection, wanted).await?),
+            None => None,
+        };
+        Ok((connection, read))
+    })
+}
+
+async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, SessionError> {
+    let is_first = read.rows == Rows::Whole { first: true };
+    if is_first {
+        within(TIMEOUT, "allow a long read", outbox::limit_statements(connection, FIRST_READ_TIMEOUT)).await?;
+    }
+    let began = Instant::now();
+    let limit = i64::try_from(read.limit).unwrap_or(i64::MAX);
+    let reading = outbox::read(connection, &read.from, read.up_to, &read.known, limit);
+    let timeout = if is_first { FIRST_READ_TIMEOUT } else { TIMEOUT };
+    let (events, snapshot) = within(timeout, "read the outbox", reading).await?;
+    let took = began.elapsed();
+    histogram!("outbox_read_seconds").record(took);
+    if is_first {
+        within(TIMEOUT, "limit reads", outbox::limit_statements(connection, TIMEOUT)).await?;
+    }
+    Ok(ReadDone { read, events, snapshot, took })
+}
