@@ -11,6 +11,7 @@ mod dead_letters;
 mod errors;
 mod events;
 mod examples;
+mod fairness;
 mod faults;
 mod grouped_writes;
 #[path = "../harness/mod.rs"]

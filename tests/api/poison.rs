@@ -9,14 +9,14 @@ use crate::{
 };
 
 /// Lets the service publish anything but deletions: each closes the channel.
-async fn forbid_deletions(world: &World) -> String {
+pub async fn forbid_deletions(world: &World) -> String {
     let permissions = format!("/api/topic-permissions/{}/guest", world.virtual_host);
     let all_but = json!({"exchange": "user_events", "write": "^user\\.(created|updated)$", "read": ".*"});
     management_put(&permissions, &all_but).await;
     permissions
 }
 
-async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
+pub async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
     let settings = [("DATABASE_URL", world.database_url.as_str()), ("RABBITMQ_URL", &world.broker_url)];
     let (output, text) = run(&[&["outbox"], arguments, &["--format", "json"]].concat(), &settings).await;
     let report = text.lines().next().and_then(|line| serde_json::from_str(line).ok());

@@ -45,6 +45,17 @@ async fn a_leader_that_freezes_is_replaced_and_does_no_harm_when_it_wakes() {
 }
 
 #[tokio::test]
+async fn a_session_that_has_not_the_relays_settings_is_seen_to_be_one() {
+    let world = World::new().await;
+    let options = world.database_url.parse::<DatabaseUrl>().unwrap().options();
+    let mut with = outbox::connect_relay(&options).await.unwrap();
+    assert!(outbox::has_its_settings(&mut with).await.unwrap());
+    // As a pooler hands it on.
+    let mut without = world.pool.acquire().await.unwrap();
+    assert!(!outbox::has_its_settings(&mut without).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s() {
     let world = World::new().await;
     let fill = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)

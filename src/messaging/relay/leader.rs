@@ -37,7 +37,7 @@ const BATCH: usize = 2_000;
 /// look at an empty outbox costs the database about 50 µs.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// While events are in flight, PostgreSQL is not asked more often: more rows at once cost less.
-const PACE: Duration = Duration::from_millis(4);
+const PACE: Duration = Duration::from_millis(10);
 /// How often the lease is kept when there is nothing to read or delete; a fifth of the lease.
 const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest wait for any confirm; time in which the broker blocks us does not count.
@@ -146,13 +146,14 @@ impl<'a> Leader<'a> {
         let next_look = self.next_look();
         tokio::select! {
             biased;
-            landed = landed(&mut self.flights), if !self.flights.is_empty() => self.settle(landed),
-            Some(done) = OptionFuture::from(self.work.as_mut()) => self.finish_work(done?),
-            () = self.outbox_filled.notified(), if !self.read_is_due => self.read_is_due = true,
+            // Flights land without end under load; the others are rare.
             () = self.stop.cancelled(), if self.drain_ends.is_none() => {
                 self.drain_ends = Some(Instant::now() + DRAIN);
                 self.read_is_due = true;
             }
+            Some(done) = OptionFuture::from(self.work.as_mut()) => self.finish_work(done?),
+            landed = landed(&mut self.flights), if !self.flights.is_empty() => self.settle(landed),
+            () = self.outbox_filled.notified(), if !self.read_is_due => self.read_is_due = true,
             () = sleep_until(next_look) => {}
         }
         Ok(Step::Goes)
@@ -329,10 +330,12 @@ impl<'a> Leader<'a> {
     }
 
     fn next_look(&self) -> Instant {
-        let look = Instant::now() + POLL_INTERVAL;
+        let now = Instant::now();
         let has_work = self.read_is_due || !self.published.is_empty() || !self.quarantined.is_empty();
         let work = (has_work && self.work.is_none()).then(|| self.work_began + PACE);
-        [work, self.schedule.next_try()].into_iter().flatten().fold(look, Instant::min)
+        // What is due already waits for something else.
+        let due = [work, self.schedule.next_try()].into_iter().flatten().filter(|at| *at > now);
+        due.fold(now + POLL_INTERVAL, Instant::min)
     }
 
     fn time_is_up(&self) -> bool {

@@ -83,7 +83,7 @@ async fn postgresql_down_for_60_s_is_503_within_3_s_each_time_and_the_service_li
 }
 
 /// As the service writes them; for rows in numbers that it would take long to make by requests.
-async fn insert_events(world: &World, count: u32) {
+pub async fn insert_events(world: &World, count: u32) {
     let insert = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
                   SELECT gen_random_uuid(), 'user.updated', 1000000 + nextval('by_hand') % 100000, nextval('by_hand'),
                          'by-hand', now(), '{\"name\": \"Имя\", \"surname\": \"Фамилия\"}'

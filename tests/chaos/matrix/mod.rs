@@ -4,4 +4,5 @@ mod broker;
 mod cluster;
 mod database;
 mod network;
+mod relay;
 mod replicas;

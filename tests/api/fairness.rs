@@ -1,0 +1,187 @@
+//! One user, one type of events or one transaction holds up nobody else's events.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use lapin::{
+    options::{QueueBindOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::interval;
+
+use crate::{
+    harness::{App, Observer, World, assert_delivered_exactly, audit, eventually, management, management_put},
+    poison::{forbid_deletions, outbox},
+};
+
+/// A third party's queue, bound to deletions alone, that takes none of them. The policy that says so, to be deleted.
+async fn refuse_deletions(world: &World, observer: &Observer) -> String {
+    let policy = format!("/api/policies/{}/full", world.virtual_host);
+    let full = json!({"pattern": "^deletions$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
+    management_put(&policy, &full).await;
+    let (durable, none) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
+    observer.channel.queue_declare("deletions".into(), durable, none()).await.unwrap();
+    let (key, options) = ("user.deleted".into(), QueueBindOptions::default());
+    observer.channel.queue_bind("deletions".into(), "user_events".into(), key, options, none()).await.unwrap();
+    policy
+}
+
+/// Rows as the service writes them, for users that nobody needs to know.
+async fn insert_events(world: &World, event_type: &str, users: &str, count: i32) {
+    let insert = format!(
+        "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+         SELECT gen_random_uuid(), '{event_type}', {users}, n, 'by-hand', clock_timestamp(), 'null'
+         FROM generate_series(1, {count}) AS n"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&world.pool).await.unwrap();
+}
+
+/// The next event of the user, and how many others came before it.
+async fn until_event_of(observer: &mut Observer, user: i64) -> usize {
+    let mut others = 0;
+    while observer.next_bodies(1).await[0]["user_id"] != user {
+        others += 1;
+    }
+    others
+}
+
+#[tokio::test]
+async fn a_full_queue_for_deletions_delays_no_other_event_and_is_asked_with_one_event_at_a_time() {
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    let app = App::start(&world).await;
+    for n in 0..30 {
+        app.create_user(&format!("Имя{n}")).await;
+    }
+    observer.next_bodies(30).await;
+    let policy = refuse_deletions(&world, &observer).await;
+    for id in 1..=20 {
+        assert_eq!(app.delete(&format!("/users/{id}")).await.status, 204);
+    }
+    let (mut deletions, mut tick) = (HashMap::<Value, usize>::new(), interval(Duration::from_millis(20)));
+    for n in 0..200 {
+        tick.tick().await;
+        let body = json!({"name": format!("Другое{n}")});
+        let began = Instant::now();
+        assert_eq!(app.put(&format!("/users/{}", 21 + n % 10), &body).await.status, 200);
+        loop {
+            let event = observer.next_bodies(1).await.remove(0);
+            if event["event_type"] == "user.updated" {
+                break;
+            }
+            *deletions.entry(event["event_id"].clone()).or_default() += 1;
+        }
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    let sent: usize = deletions.values().sum();
+    assert!(sent < 20 + 30, "deletions were published {sent} times");
+    assert!(!world.outbox_is_empty().await);
+    management(Method::DELETE, &policy).await;
+    while deletions.len() < 20 {
+        let event = observer.next_bodies(1).await.remove(0);
+        deletions.insert(event["event_id"].clone(), 1);
+    }
+    world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn more_refused_events_than_fit_in_memory_wait_in_the_outbox_and_come_in_order() {
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    let policy = refuse_deletions(&world, &observer).await;
+    insert_events(&world, "user.deleted", "1000 + n", 5_000).await;
+    let app = App::start(&world).await;
+    app.log.wait_for("RabbitMQ refused events, they stay in the outbox", |_| true).await;
+    for n in 0..20 {
+        let began = Instant::now();
+        let id = app.create_user(&format!("Имя{n}")).await;
+        until_event_of(&mut observer, id).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    // What follows a refused event of its user waits with it.
+    insert_events(&world, "user.updated", "1000 + n", 5_000).await;
+    management(Method::DELETE, &policy).await;
+    let (mut deleted, mut updated) = (HashSet::new(), 0);
+    while updated < 5_000 {
+        let event = &observer.next_bodies(1).await[0];
+        let user = event["user_id"].as_i64().unwrap();
+        if event["event_type"] == "user.deleted" {
+            deleted.insert(user);
+        } else if event["trace_id"] == "by-hand" {
+            updated += 1;
+            assert!(deleted.contains(&user), "user {user} was updated before");
+        }
+    }
+    world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn three_thousand_forbidden_deletions_at_the_head_hold_nobody_up_and_none_is_lost() {
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    forbid_deletions(&world).await;
+    insert_events(&world, "user.deleted", "1000 + n", 3_000).await;
+    let began = Instant::now();
+    let app = App::start(&world).await;
+    let id = app.create_user("Анна").await;
+    until_event_of(&mut observer, id).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    eventually("a class that is known", async || {
+        let began = Instant::now();
+        assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": uuid::Uuid::new_v4()})).await.status, 200);
+        until_event_of(&mut observer, id).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        let (_, state) = outbox(&world, &["status"]).await;
+        let (pending, dead) = (state["pending"].as_i64().unwrap(), state["dead"].as_i64().unwrap());
+        assert!((3_000..=3_001).contains(&(pending + dead)), "{state}");
+        (dead > 100).then_some(())
+    })
+    .await;
+    assert!(app.log.matching("Session lost, starting it again", |line| line["session"] == "relay").is_empty());
+}
+
+#[tokio::test]
+async fn a_user_with_three_thousand_events_does_not_hold_up_the_next() {
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    insert_events(&world, "user.updated", "1000", 3_000).await;
+    insert_events(&world, "user.updated", "2000", 1).await;
+    let _app = App::start(&world).await;
+    let before = until_event_of(&mut observer, 2000).await;
+    assert!(before < 300, "{before} came before");
+    observer.next_bodies(3_000 - before).await;
+    world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn what_is_committed_late_is_published_before_what_its_user_did_next() {
+    let world = World::new().await;
+    audit(&world).await;
+    let mut observer = Observer::new(&world).await;
+    let app = App::start(&world).await;
+    let (late, other) = (app.create_user("Анна").await, app.create_user("Яна").await);
+    let mut transaction = world.pool.begin().await.unwrap();
+    let write = format!(
+        "UPDATE users SET name = 'Поздно', version = version + 1 WHERE id = {late};
+         INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+         VALUES (gen_random_uuid(), 'user.updated', {late}, 2, 'by-hand', now(), 'null')"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(write)).execute(&mut *transaction).await.unwrap();
+    let (began, mut tick) = (Instant::now(), interval(Duration::from_millis(50)));
+    // Longer than the lease.
+    for n in 0.. {
+        tick.tick().await;
+        let body = json!({"name": format!("Другое{n}")});
+        assert_eq!(app.put(&format!("/users/{other}"), &body).await.status, 200);
+        if began.elapsed() > Duration::from_secs(11) {
+            break;
+        }
+    }
+    transaction.commit().await.unwrap();
+    assert_eq!(app.put(&format!("/users/{late}"), &json!({"name": "Ева"})).await.status, 200);
+    assert_eq!(assert_delivered_exactly(&world, &mut observer).await, 0);
+}

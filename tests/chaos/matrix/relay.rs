@@ -1,0 +1,216 @@
+//! What may hold the relay up while everything runs: a queue that refuses a type, a type that is forbidden, an old snapshot, a
+//! commit that waits; and a leader lost amid a drain.
+
+use std::time::{Duration, SystemTime};
+
+use lapin::{
+    options::{QueueBindOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use reqwest::Method;
+use serde_json::json;
+use tokio::time::{Instant, interval, sleep};
+use uuid::Uuid;
+
+use super::database::insert_events;
+use crate::{
+    harness::{Observer, Proxy, World, command, eventually, management, management_put},
+    trial::Trial,
+};
+
+/// From the commit of each event but deletions until the collector had it, the longest; and how many came twice.
+async fn longest_lag(trial: &Trial, since: SystemTime) -> (Duration, usize) {
+    let committed: Vec<(Uuid, chrono::DateTime<chrono::Utc>)> =
+        sqlx::query_as("SELECT event_id, at FROM audit_events WHERE event_type <> 'user.deleted' AND at > $1")
+            .bind(chrono::DateTime::<chrono::Utc>::from(since))
+            .fetch_all(&trial.world.pool)
+            .await
+            .unwrap();
+    let mut seen = std::collections::HashMap::<Uuid, (SystemTime, usize)>::new();
+    for message in trial.collector.messages.lock().unwrap().iter() {
+        seen.entry(message.event_id).or_insert((message.at, 0)).1 += 1;
+    }
+    let seen: Vec<_> = committed.iter().filter_map(|(id, at)| Some((*at, seen.get(id)?))).collect();
+    assert!(seen.len() > 1_000 && seen.len() + 1_000 > committed.len(), "{} of {}", seen.len(), committed.len());
+    let lag = |(at, (came, _)): &(chrono::DateTime<chrono::Utc>, &(SystemTime, usize))| {
+        came.duration_since((*at).into()).unwrap_or_default()
+    };
+    (seen.iter().map(lag).max().unwrap(), seen.iter().filter(|(_, (_, times))| *times > 1).count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_refused_for_a_minute_at_1000_writes_a_second_delay_no_other_event_by_a_second() {
+    let trial = Trial::start(1).await;
+    let stranger = Observer::new(&trial.world).await;
+    let policy = format!("/api/policies/{}/full", trial.world.virtual_host);
+    let full = json!({"pattern": "^deletions$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
+    management_put(&policy, &full).await;
+    let (durable, none) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
+    stranger.channel.queue_declare("deletions".into(), durable, none()).await.unwrap();
+    let (key, options) = ("user.deleted".into(), QueueBindOptions::default());
+    stranger.channel.queue_bind("deletions".into(), "user_events".into(), key, options, none()).await.unwrap();
+    let load = trial.load(1_000);
+    let since = SystemTime::now();
+    sleep(Duration::from_mins(1)).await;
+    let (lag, repeated) = longest_lag(&trial, since).await;
+    let pending = trial.pending().await;
+    eprintln!("  {pending} events wait; the longest lag of the others was {lag:?}, {repeated} came twice");
+    assert!(pending > 100, "{pending} deletions wait");
+    assert!(lag < Duration::from_secs(1), "{lag:?}");
+    assert_eq!(repeated, 0, "healthy events are not repeated");
+    management(Method::DELETE, &policy).await;
+    trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_retried() {
+    let trial = Trial::start(1).await;
+    let load = trial.load(500);
+    let permissions = format!("/api/topic-permissions/{}/guest", trial.world.virtual_host);
+    let all_but = json!({"exchange": "user_events", "write": "^user\\.(created|updated)$", "read": ".*"});
+    management_put(&permissions, &all_but).await;
+    let since = SystemTime::now();
+    sleep(Duration::from_secs(20)).await;
+    let (lag, repeated) = longest_lag(&trial, since).await;
+    let dead: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox_dead").fetch_one(&trial.world.pool).await.unwrap();
+    eprintln!("  {dead} deletions in quarantine; the longest lag of the others was {lag:?}, {repeated} came twice");
+    assert!(dead > 50 && lag < Duration::from_secs(1), "{dead}, {lag:?}");
+    management(Method::DELETE, &permissions).await;
+    eventually("all of them again", async || {
+        let settings = [("DATABASE_URL", trial.world.database_url.as_str())];
+        let retry = command(&settings).args(["outbox", "dead", "retry", "--all"]).output().await.unwrap();
+        assert!(retry.status.success());
+        let left: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM outbox_dead").fetch_one(&trial.world.pool).await.unwrap();
+        (left == 0 && trial.pending().await < 50).then_some(())
+    })
+    .await;
+    trial.finish(load).await;
+}
+
+/// Rows that were there and are not; under an old snapshot, vacuum may not clean them away. In a transaction of its own, so that
+/// nobody ever sees them.
+async fn insert_dead_rows(world: &World, count: u32) {
+    for _ in 0..count / 500_000 {
+        // The audit's triggers rest.
+        let rows = "SET LOCAL session_replication_role = replica;
+                    INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+                    SELECT '00000000-0000-0000-0000-000000000000', '', 1, 1, '', now(), 'null'
+                    FROM generate_series(1, 500000);
+                    DELETE FROM outbox WHERE trace_id = ''";
+        let mut transaction = world.pool.begin().await.unwrap();
+        sqlx::raw_sql(rows).execute(&mut *transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+}
+
+const OLD_SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_waits_for_15_s_under_an_old_snapshot_keeps_its_users_order() {
+    let trial = Trial::start(1).await;
+    let mut holder = trial.world.pool.begin().await.unwrap();
+    sqlx::raw_sql(OLD_SNAPSHOT).execute(&mut *holder).await.unwrap();
+    insert_dead_rows(&trial.world, 1_000_000).await;
+    let load = trial.load(300);
+    let client = reqwest::Client::new();
+    let put = async |user: i64, name: &str| {
+        let url = format!("http://{}/users/{user}", trial.replica().address);
+        client.put(url).json(&json!({"name": name})).send().await.unwrap().error_for_status().unwrap()
+    };
+    for round in 0..2 {
+        let late = 200 + round;
+        put(late, "Раньше").await;
+        let mut transaction = trial.world.pool.begin().await.unwrap();
+        let write = format!(
+            "WITH changed AS (UPDATE users SET name = 'Поздно', version = version + 1 WHERE id = {late} RETURNING version)
+             INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+             SELECT gen_random_uuid(), 'user.updated', {late}, version, 'by-hand', now(), 'null' FROM changed"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(write)).execute(&mut *transaction).await.unwrap();
+        sleep(Duration::from_secs(15)).await;
+        transaction.commit().await.unwrap();
+        put(late, "Позже").await;
+    }
+    holder.rollback().await.unwrap();
+    trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_begins_on_millions_of_dead_rows_publishes_and_its_next_session_does_so_at_once() {
+    let mut trial = Trial::start(0).await;
+    let mut holder = trial.world.pool.begin().await.unwrap();
+    sqlx::raw_sql(OLD_SNAPSHOT).execute(&mut *holder).await.unwrap();
+    let began = Instant::now();
+    insert_dead_rows(&trial.world, 4_000_000).await;
+    let (filled, began) = (began.elapsed(), Instant::now());
+    trial.add(&[]).await;
+    let client = reqwest::Client::new();
+    let published = async |name: &str| {
+        let (began, body) = (Instant::now(), json!({"name": name, "surname": "Тестов", "password": "a-long-secret"}));
+        let url = format!("http://{}/users", trial.replica().address);
+        client.post(url).json(&body).send().await.unwrap().error_for_status().unwrap();
+        eventually("an empty outbox", async || trial.world.outbox_is_empty().await.then_some(())).await;
+        began.elapsed()
+    };
+    published("Анна").await;
+    let first = began.elapsed();
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                     WHERE locktype = 'advisory' AND datname = current_database()";
+    sqlx::query(terminate).execute(&trial.world.pool).await.unwrap();
+    let next = published("Яна").await;
+    eprintln!(
+        "  4,000,000 dead rows in {filled:?}: the first session publishes after {first:?}, the next after {next:?}"
+    );
+    assert!(next < Duration::from_secs(2), "{next:?}");
+    holder.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
+    let world = World::new().await;
+    let (setting, url) = (world.direct_setting(), world.database_url.clone());
+    let proxy = Proxy::before(&url).await;
+    let by_proxy = proxy.url(&url);
+    let mut trial = Trial::start_with(world, 0, &[]).await;
+    sqlx::raw_sql("CREATE SEQUENCE by_hand").execute(&trial.world.pool).await.unwrap();
+    trial.add(&[(setting, &by_proxy)]).await;
+    eventually("a leader", async || trial.replicas[0].leads().await.then_some(())).await;
+    trial.add(&[]).await;
+    for way in ["cut off", "frozen"] {
+        let before = trial.collector.count();
+        insert_events(&trial.world, 100_000).await;
+        eventually("a drain", async || (trial.collector.count() > before + 5_000).then_some(())).await;
+        if way == "frozen" {
+            trial.replicas[0].signal("STOP");
+        } else {
+            proxy.silence();
+        }
+        let (left, began) = (trial.pending().await, Instant::now());
+        assert!(left > 20_000, "{left} left: it was no drain");
+        eventually("another leader", async || trial.replicas[1].leads().await.then_some(())).await;
+        let moved = began.elapsed();
+        eprintln!("  {way} with {left} events left: the lead moved in {moved:?}");
+        assert!(moved < Duration::from_secs(12), "{way}: {moved:?}");
+        if way == "frozen" {
+            trial.replicas[0].signal("CONT");
+        } else {
+            proxy.open();
+        }
+        let mut tick = interval(Duration::from_millis(100));
+        while !trial.world.outbox_is_empty().await {
+            tick.tick().await;
+        }
+        eventually("a replica that is well", async || trial.replicas[0].is("ready").await.then_some(())).await;
+        trial.replicas[1].signal("TERM");
+        trial.replicas[1].exit_status().await;
+        eventually("the first leads", async || trial.replicas[0].leads().await.then_some(())).await;
+        trial.restart(1, &[]).await;
+    }
+    let load = trial.load(200);
+    eventually("writes", async || (load.tally.accepted() > 300).then_some(())).await;
+    let tally = load.stop().await;
+    let judgement = trial.judge(&tally).await;
+    // The events that were written by hand have no change of their own.
+    assert!(judgement.lost.is_empty() && judgement.inverted.is_empty(), "{judgement:?}");
+}
