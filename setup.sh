@@ -35,8 +35,9 @@ Usage: ./setup.sh [COMMAND]
                  lose every part in every way: each fault of the matrix as a test, then random faults for N minutes (10)
                  under W writes a second (1000) on R replicas (3), with a table at the end; S repeats a schedule;
                  --pgbouncer puts one, in transaction mode, before PostgreSQL; AMQP_QUEUE_TYPE is obeyed
-  bench [--quick]
-                 measure the service beside what bounds it, in turns (twelve minutes; --quick: two, one short round)
+  bench [--quick] [--only TEXT]
+                 measure the service beside what bounds it, in turns (twelve minutes; --quick: two, one short round;
+                 --only: what has TEXT in its name, such as PUT or backlog)
   --help         this text
 
 Which servers: those of DATABASE_URL and RABBITMQ_URL, from the environment or .env, if they are set; none are started then.
@@ -221,8 +222,8 @@ main() {
       if [ "$command" = test ] && [ "${1:-}" = -- ]; then shift; elif [ $# -gt 0 ]; then bad_usage "$command does not take '$1'"; fi
       ;;
     down) [ $# = 0 ] || [ "$*" = --purge ] || bad_usage "down takes --purge, not '$*'" ;;
-    bench) [ $# = 0 ] || [ "$*" = --quick ] || bad_usage "bench takes --quick, not '$*'" ;;
     run | up | status) [ $# = 0 ] || bad_usage "$command takes no arguments" ;;
+    bench) case ${1:-} in '' | --quick | --only) ;; *) bad_usage "bench takes --quick and --only TEXT, not '$1'" ;; esac ;;
     chaos | exec) ;;
     *) bad_usage "there is no command '$command'" ;;
   esac

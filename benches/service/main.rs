@@ -33,6 +33,9 @@ struct Cli {
     /// One round of two seconds each, in place of five of five
     #[arg(long)]
     quick: bool,
+    /// Only what has this text in its name, such as `PUT` or `backlog`
+    #[arg(long, default_value = "")]
+    only: String,
     /// Where `report.json`, `report.md` and `report.svg` are written
     #[arg(long, default_value = ".local/bench")]
     output: PathBuf,
@@ -70,9 +73,10 @@ async fn main() -> Outcome<()> {
     let stage = Stage::set(&cli.output).await?;
     let mut report = Report::of_this_machine(plan, &stage).await?;
     let rounds = |comparison: &Comparison| comparison.rounds.min(plan.rounds) as usize;
-    let runs = COMPARISONS.iter().map(|comparison| comparison.candidates.len() * rounds(comparison)).sum::<usize>();
+    let chosen = || COMPARISONS.iter().filter(|comparison| comparison.load.to_string().contains(&cli.only));
+    let runs = chosen().map(|comparison| comparison.candidates.len() * rounds(comparison)).sum::<usize>();
     for round in 1..=plan.rounds {
-        for comparison in COMPARISONS.iter().filter(|comparison| round <= comparison.rounds) {
+        for comparison in chosen().filter(|comparison| round <= comparison.rounds) {
             // In another order each time, for what one leaves behind may burden the next.
             let candidates = comparison.candidates.iter().cycle().skip(round as usize - 1);
             for candidate in candidates.take(comparison.candidates.len()) {

@@ -104,7 +104,8 @@ impl Report {
                 median: median_sample(&self.of(load, *candidate)),
             })
         });
-        rows.collect()
+        // Of what was not chosen there is none.
+        rows.filter(|row| !row.median.throughput.is_nan()).collect()
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
@@ -112,7 +113,7 @@ impl Report {
             let ratios = comparison.ratios.iter().map(|ratio| self.of_ratio(comparison.load, ratio));
             ratios.chain(comparison.limits.iter().map(|limit| self.of_limit(comparison.load, limit)))
         });
-        verdicts.collect()
+        verdicts.filter(|verdict| !verdict.value.is_nan()).collect()
     }
 
     fn of_ratio(&self, load: Load, ratio: &Ratio) -> Verdict {
