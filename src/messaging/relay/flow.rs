@@ -15,6 +15,7 @@ const TRIALS: u32 = 16;
 
 #[derive(Debug)]
 pub struct Flow {
+    pub event_type: String,
     /// The first events of the users that wait: places and users.
     pub heads: BTreeMap<i64, i64>,
     /// On the main channel.
@@ -34,9 +35,10 @@ pub struct Flow {
     window: usize,
 }
 
-impl Default for Flow {
-    fn default() -> Self {
+impl Flow {
+    pub fn of(event_type: &str) -> Self {
         Self {
+            event_type: event_type.to_owned(),
             heads: BTreeMap::new(),
             in_flight: 0,
             kept: 0,
@@ -49,9 +51,7 @@ impl Default for Flow {
             window: WINDOW,
         }
     }
-}
 
-impl Flow {
     /// Whether it is, or was a moment ago, on trial.
     pub const fn is_limited(&self) -> bool {
         self.window < WINDOW

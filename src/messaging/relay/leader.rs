@@ -1,13 +1,8 @@
 //! What the replica does that leads: read the outbox, publish what the schedule says, and delete what the broker has.
 
-use std::{collections::HashSet, future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::{
-    StreamExt,
-    future::{BoxFuture, OptionFuture},
-    stream::FuturesUnordered,
-};
-use lapin::Confirmation;
+use futures_util::future::{BoxFuture, OptionFuture};
 use metrics::{counter, histogram};
 use sqlx::PgConnection;
 use tokio::{
@@ -16,17 +11,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use super::{
+    flights::{Flights, Landing},
     horizon::Horizon,
     publisher::Publisher,
-    schedule::{Flight, Outcome, Schedule},
+    schedule::{Outcome, Schedule},
     store::{self, Done, Read, ReadDone, Rows, Work},
 };
 use crate::{
     domain::event::OutboxEvent,
-    messaging::{message, supervisor::SessionError},
+    messaging::supervisor::SessionError,
     repository::outbox::ReadFrom,
     status::{Link, Status},
 };
@@ -45,8 +40,6 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a stopping leader goes on with what is left; it always waits for what is in flight.
 const DRAIN: Duration = Duration::from_secs(3);
 
-type Landing = (Flight, Instant, Result<Confirmation, SessionError>);
-
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -61,9 +54,7 @@ pub struct Leader<'a> {
     status: &'a Status,
     publisher: &'a mut Publisher,
     schedule: Schedule,
-    flights: FuturesUnordered<BoxFuture<'static, Landing>>,
-    /// Ids of events that the broker returned and whose flights have not landed yet.
-    returned: HashSet<Uuid>,
+    flights: Flights,
     /// The connection that holds the leader's lock: here, or at work.
     store: Option<PgConnection>,
     work: Option<BoxFuture<'static, Done>>,
@@ -100,8 +91,7 @@ impl<'a> Leader<'a> {
             status,
             publisher,
             schedule: Schedule::default(),
-            flights: FuturesUnordered::new(),
-            returned: HashSet::new(),
+            flights: Flights::default(),
             store: Some(store),
             work: None,
             work_began: now,
@@ -152,7 +142,7 @@ impl<'a> Leader<'a> {
                 self.read_is_due = true;
             }
             Some(done) = OptionFuture::from(self.work.as_mut()) => self.finish_work(done?),
-            landed = landed(&mut self.flights), if !self.flights.is_empty() => self.settle(landed),
+            landed = self.flights.landed(), if !self.flights.is_empty() => self.settle(landed),
             () = self.outbox_filled.notified(), if !self.read_is_due => self.read_is_due = true,
             () = sleep_until(next_look) => {}
         }
@@ -185,50 +175,16 @@ impl<'a> Leader<'a> {
         }
         self.publisher.reopen().await?;
         while let Some(flight) = self.schedule.next(now) {
-            let publishing = self.publisher.publish(&flight);
-            self.flights.push(Box::pin(async move {
-                let confirmation = publishing.await;
-                (flight, now, confirmation)
-            }));
+            self.flights.begin(self.publisher, flight);
         }
         Ok(())
     }
 
-    /// What the broker said.
-    fn settle(&mut self, landed: Vec<Landing>) {
+    fn settle(&mut self, landings: Vec<Landing>) {
         let now = Instant::now();
         self.quiet_since = now;
-        histogram!("events_confirm_seconds").record(now - landed[0].1);
-        // lapin may hand a return to another message's confirm: only the id tells whose it is. It never comes later than the
-        // confirm of the message that was returned, unless that one carries another return.
-        let mut outcomes = Vec::with_capacity(landed.len());
-        for (flight, _, confirmation) in landed {
-            let (outcome, reason) = match confirmation {
-                Ok(confirmation) => {
-                    let is_nack = confirmation.is_nack();
-                    match confirmation.take_message() {
-                        Some(returned) => {
-                            counter!("events_returned_total").increment(1);
-                            self.returned.extend(message::id(&returned.delivery.properties));
-                            (Outcome::Refused, returned.reply_text.to_string())
-                        }
-                        None if is_nack => {
-                            counter!("events_nacked_total").increment(1);
-                            (Outcome::Refused, "nacked".to_owned())
-                        }
-                        None => (Outcome::Confirmed, String::new()),
-                    }
-                }
-                Err(error) if error.is_missing_exchange() => (Outcome::Refused, error.to_string()),
-                Err(error) => (Outcome::ChannelClosed(error.reply_code()), error.to_string()),
-            };
-            outcomes.push((flight, outcome, reason));
-        }
         let (mut refused, mut closed) = ((0, String::new()), (0, String::new()));
-        for (flight, mut outcome, reason) in outcomes {
-            if self.returned.remove(&flight.event.id) && outcome == Outcome::Confirmed {
-                outcome = Outcome::Refused;
-            }
+        for Landing { flight, outcome, reason } in landings {
             let is_culprit = self.schedule.settle(&flight, outcome, now);
             match outcome {
                 Outcome::Confirmed => self.note_published(&flight.event),
@@ -357,16 +313,4 @@ impl Drop for Leader<'_> {
         let unsettled = unwritten.chain(self.working_on).map(|place| place - 1);
         self.horizon.rewind(unsettled.chain(self.schedule.settled()).min());
     }
-}
-
-/// All flights that have landed, in the order in which they did; at least one.
-async fn landed(flights: &mut FuturesUnordered<BoxFuture<'static, Landing>>) -> Vec<Landing> {
-    poll_fn(|context| {
-        let mut landed = Vec::new();
-        while let Poll::Ready(Some(landing)) = flights.poll_next_unpin(context) {
-            landed.push(landing);
-        }
-        if landed.is_empty() { Poll::Pending } else { Poll::Ready(landed) }
-    })
-    .await
 }

@@ -2,6 +2,7 @@
 //! leads at a time.
 
 mod election;
+mod flights;
 mod flow;
 mod horizon;
 mod leader;

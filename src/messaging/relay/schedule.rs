@@ -63,7 +63,7 @@ struct Record {
 pub struct Schedule {
     /// Of each user the events in memory, in order; the first may be in flight. They wait in the flow of the first.
     users: HashMap<i64, VecDeque<Arc<OutboxEvent>>>,
-    flows: HashMap<String, Flow>,
+    flows: Flows,
     /// The places of all events in memory, and their users.
     known: BTreeMap<i64, i64>,
     on_main: usize,
@@ -77,7 +77,7 @@ pub struct Schedule {
 impl Schedule {
     /// Takes a row; one that is known already is ignored.
     pub fn add(&mut self, event: OutboxEvent) {
-        let left = self.flows.values_mut().filter_map(|flow| flow.left.as_mut());
+        let left = self.flows.0.iter_mut().filter_map(|flow| flow.left.as_mut());
         match left.into_iter().find(|left| left.users.contains(&event.user_id)) {
             Some(left) => left.add(event.seq, event.user_id),
             None => _ = self.keep_or_leave(event, false),
@@ -91,7 +91,7 @@ impl Schedule {
             return true;
         }
         let first = self.users.get(&user).and_then(VecDeque::front);
-        let flow = flow(&mut self.flows, first.map_or(&event.event_type, |first| &first.event_type));
+        let flow = self.flows.of(first.map_or(&event.event_type, |first| &first.event_type));
         if flow.kept >= flow.capacity() && flow.is_limited() && !(again && flow.is_open()) {
             flow.left.get_or_insert_default().add(place, user);
             return false;
@@ -110,7 +110,7 @@ impl Schedule {
     pub fn next(&mut self, now: Instant) -> Option<Flight> {
         let trial = self.next_trial(now).map(|found| (Track::Trial, found));
         let (track, (flow, place)) = trial.or_else(|| Some((Track::Main, self.next_on_main()?)))?;
-        let flow = self.flows.get_mut(&flow)?;
+        let flow = &mut self.flows.0[flow];
         let user = flow.heads.remove(&place)?;
         match track {
             Track::Main => {
@@ -128,36 +128,34 @@ impl Schedule {
     }
 
     /// Of the flows on trial, the one that has waited longest.
-    fn next_trial(&self, now: Instant) -> Option<(String, i64)> {
+    fn next_trial(&self, now: Instant) -> Option<(usize, i64)> {
         if self.trial_is_on {
             return None;
         }
-        let waiting = self.flows.iter().filter(|(_, flow)| flow.may_try(now));
-        let (name, flow) = waiting.min_by_key(|(_, flow)| flow.tried)?;
+        let waiting = self.flows.0.iter().enumerate().filter(|(_, flow)| flow.may_try(now));
+        let (which, flow) = waiting.min_by_key(|(_, flow)| flow.tried)?;
         // To try it again proves nothing before another has passed.
         let rests = |place: &&i64| {
             self.struck.get(place).is_some_and(|it| it.strikes >= STRIKES && it.confirmed == self.confirmed)
         };
         let place = flow.heads.keys().find(|place| !rests(place)).or_else(|| flow.heads.keys().next())?;
-        Some((name.clone(), *place))
+        Some((which, *place))
     }
 
     /// The oldest of those that may go.
-    fn next_on_main(&self) -> Option<(String, i64)> {
+    fn next_on_main(&self) -> Option<(usize, i64)> {
         if self.on_main >= WINDOW {
             return None;
         }
-        let heads = self.flows.iter().filter(|(_, flow)| flow.has_room()).filter_map(|(name, flow)| {
-            let (place, _) = flow.heads.first_key_value()?;
-            Some((*place, name))
-        });
-        heads.min().map(|(place, name)| (name.clone(), place))
+        let open = self.flows.0.iter().enumerate().filter(|(_, flow)| flow.has_room());
+        let heads = open.filter_map(|(which, flow)| Some((which, *flow.heads.first_key_value()?.0)));
+        heads.min_by_key(|(_, place)| *place)
     }
 
     /// Ends a flight. `true` if the event is to be quarantined: the schedule has forgotten it.
     pub fn settle(&mut self, flight: &Flight, outcome: Outcome, now: Instant) -> bool {
         let event = &*flight.event;
-        let flow = flow(&mut self.flows, &event.event_type);
+        let flow = self.flows.of(&event.event_type);
         match flight.track {
             Track::Main => {
                 self.on_main -= 1;
@@ -200,10 +198,10 @@ impl Schedule {
         let Some(events) = self.users.get_mut(&event.user_id) else { return };
         let kept = events.len();
         events.pop_front();
-        flow(&mut self.flows, &event.event_type).kept -= kept;
+        self.flows.of(&event.event_type).kept -= kept;
         match events.front() {
             Some(next) => {
-                let flow = flow(&mut self.flows, &next.event_type);
+                let flow = self.flows.of(&next.event_type);
                 flow.kept += kept - 1;
                 flow.heads.insert(next.seq, next.user_id);
             }
@@ -216,24 +214,23 @@ impl Schedule {
         if self.lefts().map(|(_, left)| left.users.len()).sum::<usize>() >= LEFT_USERS {
             return 0;
         }
-        let kept: usize = self.flows.values().filter(|flow| !flow.is_limited()).map(|flow| flow.kept).sum();
+        let kept: usize = self.flows.0.iter().filter(|flow| !flow.is_limited()).map(|flow| flow.kept).sum();
         CAPACITY.saturating_sub(kept)
     }
 
     /// A type whose left rows may be read now, the place after which they are, and how many.
     pub fn readable_left(&self) -> Option<(String, i64, usize)> {
-        self.lefts().find_map(|(name, left)| {
-            let flow = &self.flows[name];
+        self.lefts().find_map(|(flow, left)| {
             let room = flow.capacity().saturating_sub(flow.kept);
             // One on trial needs something to try.
             let is_due = flow.kept == 0 || flow.is_open() && room >= flow.capacity() / 2;
-            is_due.then(|| (name.clone(), left.after, room))
+            is_due.then(|| (flow.event_type.clone(), left.after, room))
         })
     }
 
     /// Takes rows that were read after the place of [`Self::readable_left`]; `all` if there were no more of them.
     pub fn add_left(&mut self, name: &str, rows: Vec<OutboxEvent>, all: bool) {
-        let Some(mut left) = self.flows.get_mut(name).and_then(|flow| flow.left.take()) else { return };
+        let Some(mut left) = self.flows.of(name).left.take() else { return };
         for row in rows {
             left.after = row.seq;
             if !left.users.contains(&row.user_id) {
@@ -246,12 +243,12 @@ impl Schedule {
             }
         }
         if !all {
-            flow(&mut self.flows, name).left.get_or_insert_default().merge(left);
+            self.flows.of(name).left.get_or_insert_default().merge(left);
         }
     }
 
-    fn lefts(&self) -> impl Iterator<Item = (&String, &Left)> {
-        self.flows.iter().filter_map(|(name, flow)| Some((name, flow.left.as_ref()?)))
+    fn lefts(&self) -> impl Iterator<Item = (&Flow, &Left)> {
+        self.flows.0.iter().filter_map(|flow| Some((flow, flow.left.as_ref()?)))
     }
 
     /// The places in memory after `place`, in order.
@@ -271,10 +268,21 @@ impl Schedule {
 
     /// When a pause ends.
     pub fn next_try(&self) -> Option<Instant> {
-        self.flows.values().filter(|flow| !flow.heads.is_empty()).filter_map(|flow| flow.not_before).min()
+        self.flows.0.iter().filter(|flow| !flow.heads.is_empty()).filter_map(|flow| flow.not_before).min()
     }
 }
 
-fn flow<'a>(flows: &'a mut HashMap<String, Flow>, name: &str) -> &'a mut Flow {
-    flows.entry(name.to_owned()).or_default()
+/// A handful: there are three types of events.
+#[derive(Debug, Default)]
+struct Flows(Vec<Flow>);
+
+impl Flows {
+    fn of(&mut self, event_type: &str) -> &mut Flow {
+        let which = self.0.iter().position(|flow| flow.event_type == event_type);
+        let which = which.unwrap_or_else(|| {
+            self.0.push(Flow::of(event_type));
+            self.0.len() - 1
+        });
+        &mut self.0[which]
+    }
 }

@@ -1,0 +1,96 @@
+//! Events on their way to the broker, and what it says of them.
+
+use std::{collections::HashSet, future::poll_fn, task::Poll};
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use lapin::Confirmation;
+use metrics::{counter, histogram};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    publisher::Publisher,
+    schedule::{Flight, Outcome},
+};
+use crate::messaging::{message, supervisor::SessionError};
+
+type Confirmed = (Flight, Instant, Result<Confirmation, SessionError>);
+
+#[derive(Default)]
+pub struct Flights {
+    on_the_way: FuturesUnordered<BoxFuture<'static, Confirmed>>,
+    /// Ids of events that the broker returned and that have not landed yet.
+    returned: HashSet<Uuid>,
+}
+
+pub struct Landing {
+    pub flight: Flight,
+    pub outcome: Outcome,
+    /// What the broker said, if it did not confirm.
+    pub reason: String,
+}
+
+impl Flights {
+    pub fn begin(&mut self, publisher: &Publisher, flight: Flight) {
+        let (publishing, began) = (publisher.publish(&flight), Instant::now());
+        self.on_the_way.push(Box::pin(async move {
+            let confirmation = publishing.await;
+            (flight, began, confirmation)
+        }));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.on_the_way.is_empty()
+    }
+
+    /// Waits for one to land, and takes all that have. Cancel safe.
+    pub async fn landed(&mut self) -> Vec<Landing> {
+        let confirmed = poll_fn(|context| {
+            let mut confirmed = Vec::new();
+            while let Poll::Ready(Some(one)) = self.on_the_way.poll_next_unpin(context) {
+                confirmed.push(one);
+            }
+            if confirmed.is_empty() { Poll::Pending } else { Poll::Ready(confirmed) }
+        })
+        .await;
+        histogram!("events_confirm_seconds").record(confirmed[0].1.elapsed());
+        self.judge(confirmed)
+    }
+
+    /// lapin hands a return to the next confirm, whosever that is: only the id tells. So an event was returned if its id was, at
+    /// the latest among those that landed with it, or if it carries another's return in place of its own.
+    fn judge(&mut self, confirmed: Vec<Confirmed>) -> Vec<Landing> {
+        let mut landings: Vec<Landing> = confirmed
+            .into_iter()
+            .map(|(flight, _, confirmation)| {
+                let (outcome, reason) = self.outcome(confirmation);
+                Landing { flight, outcome, reason }
+            })
+            .collect();
+        for landing in &mut landings {
+            if self.returned.remove(&landing.flight.event.id) && landing.outcome == Outcome::Confirmed {
+                (landing.outcome, landing.reason) = (Outcome::Refused, "returned".to_owned());
+            }
+        }
+        landings
+    }
+
+    fn outcome(&mut self, confirmation: Result<Confirmation, SessionError>) -> (Outcome, String) {
+        let confirmation = match confirmation {
+            Ok(confirmation) => confirmation,
+            Err(error) if error.is_missing_exchange() => return (Outcome::Refused, error.to_string()),
+            Err(error) => return (Outcome::ChannelClosed(error.reply_code()), error.to_string()),
+        };
+        let is_nack = confirmation.is_nack();
+        if let Some(returned) = confirmation.take_message() {
+            counter!("events_returned_total").increment(1);
+            self.returned.extend(message::id(&returned.delivery.properties));
+            (Outcome::Refused, returned.reply_text.to_string())
+        } else if is_nack {
+            counter!("events_nacked_total").increment(1);
+            (Outcome::Refused, "nacked".to_owned())
+        } else {
+            (Outcome::Confirmed, String::new())
+        }
+    }
+}
