@@ -1,5 +1,5 @@
-//! The events of one type, and how many of them the broker may be given at once: all that the window holds while they pass;
-//! one, with pauses, after a refusal or a closed channel; then more with each that passes.
+//! The events of one type, and how many of them the broker may be given at once: one to begin with, and after a refusal or a
+//! closed channel, then with pauses; more with each that passes, up to the window.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -30,9 +30,12 @@ pub struct Flow {
     pub condemned: Option<u16>,
     pub not_before: Option<Instant>,
     pause: Backoff,
-    /// Events that must pass alone before others go with them.
+    /// Events that must pass alone before others go with them. One to begin with: a thousand that are refused, or that close their
+    /// channel, are a thousand repeats.
     trials: u32,
     window: usize,
+    /// Since a refusal or a closed channel, until the window is full again.
+    in_trouble: bool,
 }
 
 impl Flow {
@@ -47,14 +50,15 @@ impl Flow {
             condemned: None,
             not_before: None,
             pause: Backoff::default(),
-            trials: 0,
-            window: WINDOW,
+            trials: 1,
+            window: 1,
+            in_trouble: false,
         }
     }
 
-    /// Whether it is, or was a moment ago, on trial.
+    /// Whether it takes its time, and must take no room from others.
     pub const fn is_limited(&self) -> bool {
-        self.window < WINDOW
+        self.in_trouble
     }
 
     pub const fn capacity(&self) -> usize {
@@ -77,7 +81,10 @@ impl Flow {
 
     pub fn confirm(&mut self, track: Track) {
         match track {
-            Track::Main if self.is_open() => self.window = (self.window + 1).min(WINDOW),
+            Track::Main if self.is_open() => {
+                self.window = (self.window + 1).min(WINDOW);
+                self.in_trouble &= self.window < WINDOW;
+            }
             // Of a burst of which others were refused.
             Track::Main => {}
             Track::Trial => {
@@ -102,11 +109,13 @@ impl Flow {
     pub fn put_on_trial(&mut self) {
         self.trials = self.trials.max(1);
         self.window = 1;
+        self.in_trouble = true;
     }
 
     /// An event closed the trial channel.
     pub fn strike(&mut self, now: Instant) {
         self.wait(now);
+        self.put_on_trial();
         self.trials = TRIALS;
     }
 
@@ -114,6 +123,7 @@ impl Flow {
     pub fn condemn(&mut self, code: u16) {
         self.condemned = Some(code);
         self.not_before = None;
+        self.put_on_trial();
         self.trials = TRIALS;
     }
 

@@ -262,15 +262,21 @@ proptest! {
 }
 
 #[test]
-fn a_burst_of_refusals_is_followed_by_one_probe_a_pause() {
+fn a_type_begins_with_one_event_and_after_a_burst_of_refusals_is_tried_with_one_a_pause() {
     let mut world = World::new();
-    world.fates[2] = Fate::Refused;
-    (0..10).for_each(|user| world.write(user, TYPES[2]));
+    (0..20).for_each(|user| world.write(user, TYPES[2]));
     world.read();
-    world.publish();
-    assert_eq!(world.flights.len(), BATCH, "all at once");
-    while !world.flights.is_empty() {
-        world.land(0);
+    // On trial, and then on the main channel.
+    for in_flight in [1, 1, 2, 4] {
+        world.publish();
+        assert_eq!(world.flights.len(), in_flight);
+        if in_flight == 4 {
+            world.fates[2] = Fate::Refused;
+        }
+        while !world.flights.is_empty() {
+            world.land(0);
+        }
+        world.read();
     }
     world.publish();
     assert!(world.flights.is_empty(), "a pause");
