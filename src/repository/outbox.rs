@@ -1,6 +1,6 @@
 //! The `outbox` table as the relay sees it: read in order, delete what the broker has, one leader at a time.
 
-use std::{num::ParseIntError, str::FromStr, time::Duration};
+use std::{num::ParseIntError, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -93,27 +93,31 @@ impl ReadFrom {
 /// What a read could see, as PostgreSQL tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The first number that was not given yet.
+    /// Transactions from this number on had not ended, though they may have begun.
     pub next: i64,
-    /// Transactions that had a number and had not ended.
+    /// Those before it that had not.
     pub running: Vec<i64>,
+    /// If rows were read, a number that was given after the snapshot was taken: whoever ran then has a lower one.
+    pub given_later: Option<i64>,
 }
 
 impl Snapshot {
-    pub fn is_running(&self, number: i64) -> bool {
-        number >= self.next || self.running.contains(&number)
-    }
-}
-
-impl FromStr for Snapshot {
-    type Err = ParseIntError;
-
     /// Reads `xmin:xmax:xip,…`.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    /// <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT-PARTS>
+    fn parse(text: &str, given_later: Option<i64>) -> Result<Self, ParseIntError> {
         let mut parts = text.split(':').skip(1);
         let next = parts.next().unwrap_or_default().parse()?;
         let running = parts.next().unwrap_or_default().split(',').filter(|number| !number.is_empty());
-        Ok(Self { next, running: running.map(str::parse).collect::<Result<_, _>>()? })
+        Ok(Self { next, running: running.map(str::parse).collect::<Result<_, _>>()?, given_later })
+    }
+
+    pub fn is_running(&self, number: i64) -> bool {
+        number >= self.next || self.running.contains(&number)
+    }
+
+    /// All that may have been running.
+    pub fn all_running(&self) -> impl Iterator<Item = i64> {
+        self.running.iter().copied().chain(self.next..self.given_later.unwrap_or(self.next))
     }
 }
 
@@ -129,9 +133,11 @@ pub async fn read(
     let mut rows = sqlx::query!(
         r#"SELECT NULL::bigint AS seq, NULL::uuid AS event_id, pg_current_snapshot()::text AS event_type,
                   NULL::bigint AS user_id, NULL::bigint AS user_version, NULL AS trace_id,
-                  NULL::timestamptz AS occurred_at, NULL::json AS "payload: Json<Box<RawValue>>"
+                  NULL::timestamptz AS occurred_at, NULL::json AS "payload: Json<Box<RawValue>>",
+                  NULL::bigint AS given_later
            UNION ALL
-           (SELECT seq, event_id, event_type, user_id, user_version, trace_id, occurred_at, payload
+           (SELECT seq, event_id, event_type, user_id, user_version, trace_id, occurred_at, payload,
+                   pg_current_xact_id()::text::bigint
             FROM outbox
             WHERE seq > (SELECT least(min(start), $1)
                          FROM unnest($2::bigint[], $3::bigint[]) AS earlier (number, start)
@@ -147,10 +153,12 @@ pub async fn read(
     )
     .fetch_all(connection)
     .await?
-    .into_iter();
+    .into_iter()
+    .peekable();
     let missing = || sqlx::Error::RowNotFound;
-    let snapshot = rows.next().and_then(|row| row.event_type).ok_or_else(missing)?;
-    let snapshot = snapshot.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let text = rows.next().and_then(|row| row.event_type).ok_or_else(missing)?;
+    let given_later = rows.peek().and_then(|row| row.given_later);
+    let snapshot = Snapshot::parse(&text, given_later).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let events = rows.map(|row| {
         Some(OutboxEvent {
             seq: row.seq?,

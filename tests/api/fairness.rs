@@ -11,6 +11,7 @@ use lapin::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::PgConnection;
 use tokio::time::interval;
 
 use crate::{
@@ -38,6 +39,18 @@ async fn insert_events(world: &World, event_type: &str, users: &str, count: i32)
          FROM generate_series(1, {count}) AS n"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&world.pool).await.unwrap();
+}
+
+/// A change of a user by hand, and its event.
+async fn change(transaction: &mut PgConnection, user: i64) {
+    let change = "UPDATE users SET name = 'Поздно', version = version + 1 WHERE id = $1";
+    sqlx::query(change).bind(user).execute(transaction).await.unwrap();
+}
+
+async fn insert_event(transaction: &mut PgConnection, user: i64) {
+    let insert = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+                  VALUES (gen_random_uuid(), 'user.updated', $1, 2, 'by-hand', now(), 'null')";
+    sqlx::query(insert).bind(user).execute(transaction).await.unwrap();
 }
 
 /// The next event of the user, and how many others came before it.
@@ -165,12 +178,8 @@ async fn what_is_committed_late_is_published_before_what_its_user_did_next() {
     let app = App::start(&world).await;
     let (late, other) = (app.create_user("Анна").await, app.create_user("Яна").await);
     let mut transaction = world.pool.begin().await.unwrap();
-    let write = format!(
-        "UPDATE users SET name = 'Поздно', version = version + 1 WHERE id = {late};
-         INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
-         VALUES (gen_random_uuid(), 'user.updated', {late}, 2, 'by-hand', now(), 'null')"
-    );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(write)).execute(&mut *transaction).await.unwrap();
+    change(&mut transaction, late).await;
+    insert_event(&mut transaction, late).await;
     let (began, mut tick) = (Instant::now(), interval(Duration::from_millis(50)));
     // Longer than the lease.
     for n in 0.. {
@@ -184,4 +193,30 @@ async fn what_is_committed_late_is_published_before_what_its_user_did_next() {
     transaction.commit().await.unwrap();
     assert_eq!(app.put(&format!("/users/{late}"), &json!({"name": "Ева"})).await.status, 200);
     assert_eq!(assert_delivered_exactly(&world, &mut observer).await, 0);
+}
+
+#[tokio::test]
+async fn what_a_later_transaction_wrote_first_is_not_passed_over() {
+    let world = World::new().await;
+    audit(&world).await;
+    let mut observer = Observer::new(&world).await;
+    let app = App::start(&world).await;
+    let (quick, slow) = (app.create_user("Анна").await, app.create_user("Яна").await);
+    world.until_outbox_is_empty().await;
+    let (mut first, mut second) = (world.pool.begin().await.unwrap(), world.pool.begin().await.unwrap());
+    change(&mut first, quick).await;
+    change(&mut second, slow).await;
+    // The second transaction draws the first place, and is not among those that a snapshot names as running.
+    insert_event(&mut second, slow).await;
+    insert_event(&mut first, quick).await;
+    first.commit().await.unwrap();
+    until_event_of(&mut observer, quick).await;
+    until_event_of(&mut observer, slow).await;
+    until_event_of(&mut observer, quick).await;
+    let published = app.create_user("Ева").await;
+    until_event_of(&mut observer, published).await;
+    second.commit().await.unwrap();
+    assert_eq!(app.put(&format!("/users/{slow}"), &json!({"name": "Ева"})).await.status, 200);
+    let versions = observer.next_bodies(2).await.iter().map(|event| event["version"].as_i64()).collect::<Vec<_>>();
+    assert_eq!(versions, [Some(2), Some(3)]);
 }

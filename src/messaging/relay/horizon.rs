@@ -68,12 +68,12 @@ impl Horizon {
     pub fn note_read(&mut self, snapshot: &Snapshot, last: Option<i64>, cut: bool) {
         let frontier = self.frontier;
         self.running.retain(|number, _| snapshot.is_running(*number));
-        for number in &snapshot.running {
-            self.running.entry(*number).or_insert(frontier);
+        let Some(last) = last else { return };
+        // Those that are new have drawn no place before the frontier was where it is, for it moves with each row that is read.
+        for number in snapshot.all_running() {
+            self.running.entry(number).or_insert(frontier);
         }
-        if let Some(last) = last {
-            self.frontier = if cut { last } else { frontier.max(last) };
-        }
+        self.frontier = if cut { last } else { frontier.max(last) };
     }
 
     /// The session is over: what is after `settled` must be read again.
@@ -117,6 +117,7 @@ mod tests {
     struct Table {
         numbers: i64,
         places: i64,
+        last_ended: i64,
         /// Numbers, and the places that were drawn.
         running: Vec<(i64, Vec<i64>)>,
         visible: BTreeSet<i64>,
@@ -125,8 +126,9 @@ mod tests {
 
     impl Table {
         fn read(&mut self, horizon: &mut Horizon, limit: usize) {
-            let running = self.running.iter().map(|(number, _)| *number).collect();
-            let snapshot = Snapshot { next: self.numbers + 1, running };
+            let next = self.last_ended + 1;
+            let running = self.running.iter().map(|(number, _)| *number).filter(|number| *number < next).collect();
+            let mut snapshot = Snapshot { next, running, given_later: None };
             let from = horizon.start();
             let starts = from.running.iter().zip(&from.starts);
             let ended = starts.filter(|(number, _)| !snapshot.is_running(**number)).map(|(_, start)| *start);
@@ -135,6 +137,10 @@ mod tests {
             let rows = self.visible.range(start + 1..).filter(|place| !self.read.contains(place));
             let rows: Vec<i64> = rows.take(limit).copied().collect();
             let is_cut = rows.len() == limit;
+            if !rows.is_empty() {
+                self.numbers += 1;
+                (snapshot.given_later, self.last_ended) = (Some(self.numbers), self.numbers);
+            }
             horizon.note_read(&snapshot, rows.last().copied(), is_cut);
             self.read.extend(&rows);
             // Whoever is published now has nothing before it that is not.
@@ -161,7 +167,8 @@ mod tests {
                         which.get_mut(&mut table.running).1.push(place);
                     }
                     Action::Commit(which) => {
-                        let (_, places) = table.running.remove(which.index(table.running.len()));
+                        let (number, places) = table.running.remove(which.index(table.running.len()));
+                        table.last_ended = number.max(table.last_ended);
                         table.visible.extend(places);
                     }
                 }
