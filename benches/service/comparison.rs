@@ -33,6 +33,8 @@ pub enum Candidate {
     Hashes,
     /// A lapin channel with confirms, and nothing else.
     Publisher,
+    /// The same, and another that reads and acknowledges what it publishes.
+    PublisherAndConsumer,
 }
 
 impl Candidate {
@@ -52,6 +54,7 @@ impl Candidate {
             Self::PgbenchMillion => "pgbench, 64 clients, 1,000,000 users",
             Self::Hashes => "argon2id on every core",
             Self::Publisher => "bare lapin publisher, with confirms",
+            Self::PublisherAndConsumer => "bare lapin publisher and consumer",
         }
     }
 }
@@ -156,8 +159,8 @@ const fn ratio(of: Candidate, against: Candidate, figure: Figure, aim: Aim) -> R
 
 use Aim::{AtLeast, AtMost};
 use Candidate::{
-    AmidPosts, Brokerless, Empty, Hashes, Million, Pgbench, PgbenchMillion, PgbenchThousand, Publisher, Quiet, Service,
-    Sqlx, Thousand, Ungrouped,
+    AmidPosts, Brokerless, Empty, Hashes, Million, Pgbench, PgbenchMillion, PgbenchThousand, Publisher,
+    PublisherAndConsumer, Quiet, Service, Sqlx, Thousand, Ungrouped,
 };
 use Figure::{Cpu, P50, P99, Throughput};
 
@@ -246,8 +249,11 @@ pub static COMPARISONS: [Comparison; 13] = [
     },
     Comparison {
         load: load(Call::Backlog, 0),
-        candidates: &[Service, Publisher],
-        ratios: &[Ratio { of: Service, against: Publisher, figure: Throughput, aim: None }],
+        candidates: &[Service, Publisher, PublisherAndConsumer],
+        ratios: &[
+            Ratio { of: Service, against: Publisher, figure: Throughput, aim: Some(AtLeast(0.8)) },
+            Ratio { of: Service, against: PublisherAndConsumer, figure: Throughput, aim: None },
+        ],
         ..COMPARISON
     },
     Comparison {

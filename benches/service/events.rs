@@ -5,14 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::try_join_all;
+use futures_util::{TryStreamExt, future::try_join_all};
 use lapin::{
     BasicProperties, Confirmation, Connection, ConnectionProperties,
-    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions},
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+        QueueDeclareOptions, QueueDeleteOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
 use tokio::time::interval;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Outcome, Plan,
@@ -66,8 +70,8 @@ pub async fn drain(place: &Place, plan: Plan) -> Outcome<Sample> {
     Ok(Sample { cpu: Some(cpu), ..at(throughput) })
 }
 
-/// As many messages of the same size to a queue of the same kind, which nobody reads.
-pub async fn publish(world: &World, plan: Plan) -> Outcome<Sample> {
+/// As many messages of the same size to a queue of the same kind, which nobody reads, or a consumer that does nothing else.
+pub async fn publish(world: &World, plan: Plan, is_read: bool) -> Outcome<Sample> {
     let messages = backlog(plan);
     let connection = Connection::connect(&world.broker_url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
@@ -76,6 +80,8 @@ pub async fn publish(world: &World, plan: Plan) -> Outcome<Sample> {
     arguments.insert("x-queue-type".into(), AMQPValue::LongString(QUEUE_TYPE.as_str().into()));
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare("bare".into(), options, arguments).await?;
+    let consumer =
+        if is_read { Some(AbortOnDropHandle::new(tokio::spawn(consume(world.broker_url.clone())))) } else { None };
     let body = [b'x'; 330];
     let began = Instant::now();
     let mut sent = 0;
@@ -92,9 +98,25 @@ pub async fn publish(world: &World, plan: Plan) -> Outcome<Sample> {
         sent += u32::try_from(UNCONFIRMED)?;
     }
     let throughput = f64::from(sent) / began.elapsed().as_secs_f64();
+    drop(consumer);
     channel.queue_delete("bare".into(), QueueDeleteOptions::default()).await?;
     connection.close(200, "done".into()).await?;
     Ok(at(throughput))
+}
+
+/// Reads and acknowledges, as many at once as the service's own consumer.
+async fn consume(broker_url: String) -> Outcome<()> {
+    let connection = Connection::connect(&broker_url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(1_000, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let mut consumer = channel.basic_consume("bare".into(), "bare".into(), options, FieldTable::default()).await?;
+    while let Some(delivery) = consumer.try_next().await? {
+        if delivery.delivery_tag % 250 == 0 {
+            channel.basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true }).await?;
+        }
+    }
+    Ok(())
 }
 
 /// By the times of the log lines `User updated`, which follows the commit, and `Event received`.

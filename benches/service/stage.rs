@@ -112,7 +112,10 @@ impl Stage {
 
     pub async fn measure(&self, candidate: Candidate, load: Load, plan: Plan) -> Outcome<Sample> {
         match (load.call, candidate) {
-            (Call::Backlog, Candidate::Publisher) => return events::publish(&self.pgbench_world, plan).await,
+            (Call::Backlog, Candidate::Publisher) => return events::publish(&self.pgbench_world, plan, false).await,
+            (Call::Backlog, Candidate::PublisherAndConsumer) => {
+                return events::publish(&self.pgbench_world, plan, true).await;
+            }
             (Call::Backlog, _) => return events::drain(&self.service, plan).await,
             (Call::Delivery, _) => return events::deliver(&self.service, plan).await,
             _ => {}
@@ -139,7 +142,7 @@ impl Stage {
             Candidate::PgbenchThousand => self.of_pgbench(&self.thousand.world, THOUSAND, load.call, plan).await,
             Candidate::PgbenchMillion => self.of_pgbench(&self.million.world, MILLION, load.call, plan).await,
             Candidate::Hashes => hashes::measure(plan),
-            Candidate::Publisher => Err("the publisher serves no requests".into()),
+            Candidate::Publisher | Candidate::PublisherAndConsumer => Err("the publisher serves no requests".into()),
         }
     }
 

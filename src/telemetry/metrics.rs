@@ -46,7 +46,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("sessions_lost_total", "Connections of relay or consumer that were lost, by cause");
     describe_gauge!("topology_mismatch", "1 where an exchange or a queue is there with other arguments");
     describe_gauge!("dead_letters", "Messages in the dead-letter queue; not a number while the broker is away");
-    describe_histogram!("events_confirm_seconds", Unit::Seconds, "From the publish of a wave to its last confirm");
+    describe_histogram!("events_confirm_seconds", Unit::Seconds, "From the publish of an event to its confirm");
     describe_counter!("events_consumed_total", "Messages by result: new, duplicate, stale, dead_letter");
     describe_gauge!("broker_connected", "1 while the connection, of publisher or consumer, is up");
     describe_gauge!("broker_blocked", "1 while the broker, short of memory or disk, takes no publishes");

@@ -77,9 +77,8 @@ async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_ret
     assert!(dead > 50 && lag < Duration::from_secs(1), "{dead}, {lag:?}");
     management(Method::DELETE, &permissions).await;
     eventually("all of them again", async || {
-        let settings = [("DATABASE_URL", trial.world.database_url.as_str())];
-        let retry = command(&settings).args(["outbox", "dead", "retry", "--all"]).output().await.unwrap();
-        assert!(retry.status.success());
+        let retry = command(&trial.world.settings()).args(["outbox", "dead", "retry", "--all"]).output().await.unwrap();
+        assert!(retry.status.success(), "{retry:?}");
         let left: i64 =
             sqlx::query_scalar("SELECT count(*) FROM outbox_dead").fetch_one(&trial.world.pool).await.unwrap();
         (left == 0 && trial.pending().await < 50).then_some(())
