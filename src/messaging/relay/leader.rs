@@ -197,7 +197,9 @@ impl<'a> Leader<'a> {
             self.refused = true;
             warn!(events, reason, "RabbitMQ refused events, they stay in the outbox");
         }
-        if let (events @ 1.., reason) = closed {
+        if let (events @ 1.., reason) = closed
+            && self.publisher.link() != Link::Down
+        {
             warn!(events, reason, "RabbitMQ closed a channel, its events go one by one");
         }
     }
