@@ -9,7 +9,7 @@ use lapin::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{App, Observer, PASSWORD, World, eventually, management, management_json, new_user};
+use crate::harness::{App, Observer, PASSWORD, QUEUE_TYPE, World, eventually, management, management_json, new_user};
 
 /// A header's text.
 fn text(value: &AMQPValue) -> String {
@@ -91,7 +91,7 @@ async fn the_topology_has_the_names_and_kinds_of_the_contract() {
         assert_eq!((&found["type"], &found["durable"]), (&json!(kind), &json!(true)));
     }
     let queue = management_json(&format!("/api/queues/{host}/user_events_queue")).await;
-    assert_eq!((&queue["durable"], &queue["type"]), (&json!(true), &json!("quorum")));
+    assert_eq!((&queue["durable"], &queue["type"]), (&json!(true), &json!(*QUEUE_TYPE)));
     assert_eq!(queue["arguments"]["x-dead-letter-exchange"], "user_events.dlx");
     assert_eq!(queue["arguments"]["x-single-active-consumer"], true);
     let dead = management_json(&format!("/api/queues/{host}/user_events_queue.dlq")).await;
@@ -169,7 +169,10 @@ async fn a_queue_deleted_under_the_service_is_declared_again_and_no_event_is_los
     management(Method::DELETE, &format!("/api/queues/{}/user_events_queue", world.virtual_host)).await;
     let deleted = Instant::now();
     // What the queue still takes while it is being deleted goes with it.
-    app.log.wait_for("Queue deleted, declaring it again", |_| true).await;
+    eventually("a second subscription", async || {
+        (app.log.matching("Consumer subscribed", |_| true).len() == 2).then_some(())
+    })
+    .await;
     assert_eq!(app.put("/users/1", &json!({"name": "Яна"})).await.status, 200);
     app.log.wait_for("Event received", |line| line["event_type"] == "user.updated").await;
     assert!(deleted.elapsed() < Duration::from_secs(2), "{:?}", deleted.elapsed());

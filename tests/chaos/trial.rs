@@ -37,7 +37,8 @@ impl Trial {
     pub async fn start_with(world: World, replicas: usize, settings: &[(&str, &str)]) -> Self {
         seed_users(&world).await;
         audit(&world).await;
-        let collector = Collector::start(&world.broker_url, &QUEUE_TYPE).await;
+        let chosen = settings.iter().find(|(name, _)| *name == "AMQP_QUEUE_TYPE").map(|(_, queue_type)| *queue_type);
+        let collector = Collector::start(&world.broker_url, chosen.unwrap_or(&QUEUE_TYPE)).await;
         let digest = Arc::<Digest>::default();
         let mut trial = Self {
             world,

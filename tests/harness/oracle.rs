@@ -33,7 +33,8 @@ pub async fn audit(world: &World) {
         );
         CREATE FUNCTION audit_event() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             INSERT INTO audit_events
-            VALUES (NEW.event_id, NEW.user_id, NEW.user_version, NEW.event_type, NEW.trace_id);
+            VALUES (NEW.event_id, NEW.user_id, NEW.user_version, NEW.event_type, NEW.trace_id)
+            ON CONFLICT DO NOTHING; -- put back from where those are that were given up
             RETURN NULL;
         END $$;
         CREATE TRIGGER audit_event AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION audit_event();";
