@@ -200,8 +200,8 @@ rabbitmq_answers() {
 
 # start_pgbouncer FOLDER: in transaction mode before the pair's PostgreSQL; exports TEST_POOLER_URL.
 start_pgbouncer() {
-  local pair=$1 folder=$1/pgbouncer port
-  free_port port
+  local pair=$1 folder=$1/pgbouncer pooler_port
+  free_port pooler_port
   mkdir -p "$folder"
   [ "$(id -u)" != 0 ] || chown "$(postgres_user)" "$folder"
   cat >"$folder/pgbouncer.ini" <<CONFIGURATION
@@ -209,7 +209,7 @@ start_pgbouncer() {
 * = host=127.0.0.1 port=$PG_PORT user=postgres password=postgres
 [pgbouncer]
 listen_addr = 127.0.0.1
-listen_port = $port
+listen_port = $pooler_port
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
@@ -220,8 +220,8 @@ CONFIGURATION
   SETUP_PAIR=$pair as_postgres "$folder" setsid "$(command -v pgbouncer)" "$folder/pgbouncer.ini" \
     </dev/null >"$folder/log" 2>&1 9>&- &
   disown
-  await port_answers 127.0.0.1 "$port" || fail "pgbouncer did not start: see $folder/log"
-  export TEST_POOLER_URL=postgresql://postgres:postgres@127.0.0.1:$port/postgres
+  await port_answers 127.0.0.1 "$pooler_port" || fail "pgbouncer did not start: see $folder/log"
+  export TEST_POOLER_URL=postgresql://postgres:postgres@127.0.0.1:$pooler_port/postgres
 }
 
 # stop_pair FOLDER [quietly]: in good order, with what was left behind.

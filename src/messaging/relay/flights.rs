@@ -81,16 +81,16 @@ impl Flights {
             Err(error) if error.is_missing_exchange() => return (Outcome::Refused, error.to_string()),
             Err(error) => return (Outcome::ChannelClosed(error.reply_code()), error.to_string()),
         };
-        let is_nack = confirmation.is_nack();
+        let is_ack = confirmation.is_ack();
         if let Some(returned) = confirmation.take_message() {
             counter!("events_returned_total").increment(1);
             self.returned.extend(message::id(&returned.delivery.properties));
             (Outcome::Refused, returned.reply_text.to_string())
-        } else if is_nack {
+        } else if is_ack {
+            (Outcome::Confirmed, String::new())
+        } else {
             counter!("events_nacked_total").increment(1);
             (Outcome::Refused, "nacked".to_owned())
-        } else {
-            (Outcome::Confirmed, String::new())
         }
     }
 }

@@ -241,6 +241,9 @@ impl<'a> Leader<'a> {
 
     /// New rows and left ones in turns.
     fn next_read(&mut self, now: Instant) -> Option<Read> {
+        if self.time_is_up() {
+            return None;
+        }
         self.read_left = !self.read_left;
         let left = if self.read_left { self.schedule.readable_left() } else { None };
         if let Some((event_type, after, limit)) = left {
