@@ -5,31 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lapin::{
-    options::{QueueBindOptions, QueueDeclareOptions},
-    types::FieldTable,
-};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use tokio::time::interval;
 
 use crate::{
-    harness::{App, Observer, World, assert_delivered_exactly, audit, eventually, management, management_put},
-    poison::{forbid_deletions, outbox},
+    harness::{App, Observer, World, assert_delivered_exactly, audit, eventually, management},
+    poison::outbox,
 };
-
-/// A third party's queue, bound to deletions alone, that takes none of them. The policy that says so, to be deleted.
-async fn refuse_deletions(world: &World, observer: &Observer) -> String {
-    let policy = format!("/api/policies/{}/full", world.virtual_host);
-    let full = json!({"pattern": "^deletions$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
-    management_put(&policy, &full).await;
-    let (durable, none) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
-    observer.channel.queue_declare("deletions".into(), durable, none()).await.unwrap();
-    let (key, options) = ("user.deleted".into(), QueueBindOptions::default());
-    observer.channel.queue_bind("deletions".into(), "user_events".into(), key, options, none()).await.unwrap();
-    policy
-}
 
 /// Rows as the service writes them, for users that nobody needs to know.
 async fn insert_events(world: &World, event_type: &str, users: &str, count: i32) {
@@ -71,7 +55,7 @@ async fn a_full_queue_for_deletions_delays_no_other_event_and_is_asked_with_one_
         app.create_user(&format!("Имя{n}")).await;
     }
     observer.next_bodies(30).await;
-    let policy = refuse_deletions(&world, &observer).await;
+    let policy = observer.refuse_deletions(&world).await;
     for id in 1..=20 {
         assert_eq!(app.delete(&format!("/users/{id}")).await.status, 204);
     }
@@ -105,7 +89,7 @@ async fn a_full_queue_for_deletions_delays_no_other_event_and_is_asked_with_one_
 async fn more_refused_events_than_fit_in_memory_wait_in_the_outbox_and_come_in_order() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
-    let policy = refuse_deletions(&world, &observer).await;
+    let policy = observer.refuse_deletions(&world).await;
     insert_events(&world, "user.deleted", "1000 + n", 5_000).await;
     let app = App::start(&world).await;
     app.log.wait_for("RabbitMQ refused events, they stay in the outbox", |_| true).await;
@@ -136,7 +120,7 @@ async fn more_refused_events_than_fit_in_memory_wait_in_the_outbox_and_come_in_o
 async fn three_thousand_forbidden_deletions_at_the_head_hold_nobody_up_and_none_is_lost() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
-    forbid_deletions(&world).await;
+    world.forbid_deletions().await;
     insert_events(&world, "user.deleted", "1000 + n", 3_000).await;
     let began = Instant::now();
     let app = App::start(&world).await;

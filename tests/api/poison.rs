@@ -5,16 +5,8 @@ use serde_json::{Value, json};
 
 use crate::{
     commands::run,
-    harness::{App, Observer, World, eventually, management, management_put},
+    harness::{App, Observer, World, eventually, management},
 };
-
-/// Lets the service publish anything but deletions: each closes the channel.
-pub async fn forbid_deletions(world: &World) -> String {
-    let permissions = format!("/api/topic-permissions/{}/guest", world.virtual_host);
-    let all_but = json!({"exchange": "user_events", "write": "^user\\.(created|updated)$", "read": ".*"});
-    management_put(&permissions, &all_but).await;
-    permissions
-}
 
 pub async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
     let settings = [("DATABASE_URL", world.database_url.as_str()), ("RABBITMQ_URL", &world.broker_url)];
@@ -32,7 +24,7 @@ async fn an_event_that_closes_the_channel_is_put_aside_while_others_pass_and_can
         assert_eq!(app.create_user(&format!("Имя{n}")).await, n);
     }
     observer.next_bodies(4).await;
-    let permissions = forbid_deletions(&world).await;
+    let permissions = world.forbid_deletions().await;
     assert_eq!(app.delete("/users/1").await.status, 204);
     assert_eq!(app.delete("/users/2").await.status, 204);
     // Others pass, before it is found which events are to blame and after.
@@ -99,7 +91,7 @@ async fn an_event_that_nobody_knows_to_be_bad_waits_for_another_to_pass_first() 
     let app = App::start(&world).await;
     app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
-    forbid_deletions(&world).await;
+    world.forbid_deletions().await;
     assert_eq!(app.delete("/users/1").await.status, 204);
     // Far more often than it takes to condemn an event, if another had passed.
     eventually("five closed channels", async || {

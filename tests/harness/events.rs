@@ -10,10 +10,13 @@ use lapin::{
     },
     types::FieldTable,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{PATIENCE, servers::World};
+use super::{
+    PATIENCE,
+    servers::{World, management_put},
+};
 
 pub struct Observer {
     pub channel: Channel,
@@ -83,5 +86,17 @@ impl Observer {
         let message = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap()?;
         message.delivery.ack(BasicAckOptions::default()).await.unwrap();
         Some(message.delivery)
+    }
+
+    /// Declares a third party's queue, bound to deletions alone, that takes none of them. The policy that says so, to be deleted.
+    pub async fn refuse_deletions(&self, world: &World) -> String {
+        let policy = format!("/api/policies/{}/full", world.virtual_host);
+        let full = json!({"pattern": "^deletions$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
+        management_put(&policy, &full).await;
+        let (durable, none) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
+        self.channel.queue_declare("deletions".into(), durable, none()).await.unwrap();
+        let (key, options) = ("user.deleted".into(), QueueBindOptions::default());
+        self.channel.queue_bind("deletions".into(), "user_events".into(), key, options, none()).await.unwrap();
+        policy
     }
 }

@@ -162,6 +162,15 @@ impl World {
         settings
     }
 
+    /// Lets the service publish anything but deletions: each closes the channel. The permissions that say so, to be deleted.
+    pub async fn forbid_deletions(&self) -> String {
+        let permissions = format!("/api/topic-permissions/{}/guest", self.virtual_host);
+        let all_but =
+            serde_json::json!({"exchange": "user_events", "write": "^user\\.(created|updated)$", "read": ".*"});
+        management_put(&permissions, &all_but).await;
+        permissions
+    }
+
     /// Whether the outbox holds nothing.
     pub async fn outbox_is_empty(&self) -> bool {
         sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM outbox)").fetch_one(&self.pool).await.unwrap()

@@ -5,13 +5,25 @@ use std::collections::{BTreeMap, HashSet};
 
 use tokio::time::Instant;
 
-use super::schedule::{CAPACITY, Track, WINDOW};
 use crate::messaging::supervisor::Backoff;
 
+/// Events in flight at once.
+pub const WINDOW: usize = if cfg!(test) { 16 } else { 2_000 };
+/// Events in memory of the types that flow. The largest event has about 3 kB.
+pub const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
 /// Events in memory of a type that is limited; the others of the type are left in the table until there is room.
 const LIMITED_CAPACITY: usize = if cfg!(test) { 4 } else { 1_000 };
 /// Events that must pass alone after one that closed its channel: more of its type may do so.
 const TRIALS: u32 = 16;
+
+/// The channel for an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Track {
+    /// Shared by all events that are expected to pass.
+    Main,
+    /// For one event at a time: if the channel closes, it is known why.
+    Trial,
+}
 
 #[derive(Debug)]
 pub struct Flow {

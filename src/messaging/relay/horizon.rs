@@ -6,7 +6,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
-
 use tokio::time::Instant;
 
 use crate::repository::outbox::{ReadFrom, Snapshot};

@@ -3,7 +3,7 @@
 
 use lapin::{Channel, Confirmation, Connection, options::BasicPublishOptions};
 
-use super::schedule::{Flight, Track};
+use super::{flow::Track, schedule::Flight};
 use crate::{
     messaging::{
         broker::{self, Broker, EXCHANGE},

@@ -11,28 +11,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::flow::{Flow, Left};
+use super::flow::{CAPACITY, Flow, Left, Track, WINDOW};
 use crate::domain::event::OutboxEvent;
 
-/// Events in flight at once.
-pub const WINDOW: usize = if cfg!(test) { 16 } else { 2_000 };
-/// Events in memory of the types that flow. The largest event has about 3 kB.
-pub const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
 /// Users whose events are left in the table; beyond, nothing new is read.
 const LEFT_USERS: usize = 1_000_000;
 /// Times that an event must close its channel, alone on it, before it is quarantined.
 const STRIKES: u32 = 3;
 /// Another event that passed this long ago shows that the broker takes events at all.
 const EVIDENCE: Duration = Duration::from_mins(1);
-
-/// The channel for an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Track {
-    /// Shared by all events that are expected to pass.
-    Main,
-    /// For one event at a time: if the channel closes, it is known why.
-    Trial,
-}
 
 /// A publish on its way; to be settled once.
 #[derive(Clone, Debug)]

@@ -10,7 +10,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::schedule::{Flight, Outcome, Schedule, Track};
+use super::{
+    flow::Track,
+    schedule::{Flight, Outcome, Schedule},
+};
 use crate::domain::{event::OutboxEvent, timestamp::Timestamp};
 
 const TYPES: [&str; 3] = ["user.created", "user.updated", "user.deleted"];

@@ -3,10 +3,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use lapin::{
-    options::{QueueBindOptions, QueueDeclareOptions},
-    types::FieldTable,
-};
 use reqwest::Method;
 use serde_json::json;
 use tokio::time::{Instant, interval, sleep};
@@ -14,7 +10,7 @@ use uuid::Uuid;
 
 use super::database::insert_events;
 use crate::{
-    harness::{Observer, Proxy, World, command, eventually, management, management_put},
+    harness::{Observer, Proxy, World, command, eventually, management},
     trial::Trial,
 };
 
@@ -42,13 +38,7 @@ async fn longest_lag(trial: &Trial, since: SystemTime) -> (Duration, usize) {
 async fn deletions_refused_for_a_minute_at_1000_writes_a_second_delay_no_other_event_by_a_second() {
     let trial = Trial::start(1).await;
     let stranger = Observer::new(&trial.world).await;
-    let policy = format!("/api/policies/{}/full", trial.world.virtual_host);
-    let full = json!({"pattern": "^deletions$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
-    management_put(&policy, &full).await;
-    let (durable, none) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
-    stranger.channel.queue_declare("deletions".into(), durable, none()).await.unwrap();
-    let (key, options) = ("user.deleted".into(), QueueBindOptions::default());
-    stranger.channel.queue_bind("deletions".into(), "user_events".into(), key, options, none()).await.unwrap();
+    let policy = stranger.refuse_deletions(&trial.world).await;
     let load = trial.load(1_000);
     let since = SystemTime::now();
     sleep(Duration::from_mins(1)).await;
@@ -66,9 +56,7 @@ async fn deletions_refused_for_a_minute_at_1000_writes_a_second_delay_no_other_e
 async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_retried() {
     let trial = Trial::start(1).await;
     let load = trial.load(500);
-    let permissions = format!("/api/topic-permissions/{}/guest", trial.world.virtual_host);
-    let all_but = json!({"exchange": "user_events", "write": "^user\\.(created|updated)$", "read": ".*"});
-    management_put(&permissions, &all_but).await;
+    let permissions = trial.world.forbid_deletions().await;
     let since = SystemTime::now();
     sleep(Duration::from_secs(20)).await;
     let (lag, repeated) = longest_lag(&trial, since).await;
