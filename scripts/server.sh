@@ -3,6 +3,7 @@
 #   scripts/server.sh FOLDER signal postgres|rabbitmq SIGNAL   and waits for the end of it, if it is that kind of signal
 #   scripts/server.sh FOLDER start postgres|rabbitmq           and waits until it answers
 #   scripts/server.sh FOLDER rabbitmqctl ARGUMENTS…
+#   scripts/server.sh FOLDER standby                           starts a standby of the PostgreSQL; prints folder and port
 #   scripts/server.sh FOLDER cluster                           starts three RabbitMQ nodes; prints folder, AMQP port and
 #                                                              management port of each
 set -euo pipefail
@@ -41,6 +42,21 @@ start() {
 
 rabbitmqctl() {
   rabbitmq_program "$folder" rabbitmqctl --quiet "$@"
+}
+
+standby() {
+  local pair=$folder/standby source bin
+  bin=$(postgres_bin)
+  source="host=127.0.0.1 port=$PG_PORT user=postgres password=postgres"
+  mkdir -p "$pair/postgres"
+  choose_ports "$pair"
+  read_ports "$pair"
+  : >"$pair/postgres/log"
+  [ "$(id -u)" != 0 ] || chown -R "$(postgres_user)" "$pair/postgres"
+  folder=$pair/postgres postgres_program pg_basebackup -D "$pair/postgres/data" -R -c fast -d "$source"
+  : >"$pair/postgres/initialised"
+  start_postgres "$pair" chaos || fail "the standby did not start: see $pair/postgres/log"
+  printf '%s %s\n' "$pair" "$PG_PORT"
 }
 
 cluster() {

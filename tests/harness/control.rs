@@ -38,6 +38,13 @@ impl Control {
         self.run(&[&["rabbitmqctl"], arguments].concat()).await
     }
 
+    /// A standby of the shared PostgreSQL, and its port.
+    pub async fn standby(&self) -> (Self, u16) {
+        let described = self.run(&["standby"]).await;
+        let (folder, port) = described.trim().split_once(' ').unwrap();
+        (Self { folder: folder.to_owned() }, port.parse().unwrap())
+    }
+
     /// Three RabbitMQ nodes; they live as long as the shared servers.
     pub async fn cluster(&self) -> Vec<Node> {
         let described = self.run(&["cluster"]).await;

@@ -4,7 +4,12 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use crate::{harness::eventually, trial::Trial};
+use user_management_api::repository::{database::DatabaseUrl, outbox};
+
+use crate::{
+    harness::{Control, World, eventually},
+    trial::Trial,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_replicas_killed_20_times_in_the_middle_of_writes_the_other_leads_within_a_second() {
@@ -64,4 +69,18 @@ async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
     }
     assert_eq!(trial.finish(load).await, 0, "nothing is repeated");
     fs::remove_file(clock).unwrap();
+}
+
+#[tokio::test]
+async fn on_a_standby_nobody_leads_until_it_is_promoted() {
+    let world = World::new().await;
+    let (standby, port) = Control::of_shared_servers().standby().await;
+    let mut url = reqwest::Url::parse(&world.database_url).unwrap();
+    url.set_port(Some(port)).unwrap();
+    let options = url.as_str().parse::<DatabaseUrl>().unwrap().options();
+    let mut connection = outbox::connect_relay(&options).await.unwrap();
+    assert!(!outbox::try_lead(&mut connection).await.unwrap());
+    sqlx::query("SELECT pg_promote()").execute(&mut connection).await.unwrap();
+    assert!(outbox::try_lead(&mut connection).await.unwrap());
+    standby.signal("postgres", "INT").await;
 }
