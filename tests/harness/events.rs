@@ -93,10 +93,15 @@ impl Observer {
         let policy = format!("/api/policies/{}/full", world.virtual_host);
         let full = json!({"pattern": "^deletions$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
         management_put(&policy, &full).await;
+        self.bind_deletions().await;
+        policy
+    }
+
+    /// Declares a third party's queue, `deletions`, bound to deletions alone.
+    pub async fn bind_deletions(&self) {
         let (durable, none) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
         self.channel.queue_declare("deletions".into(), durable, none()).await.unwrap();
         let (key, options) = ("user.deleted".into(), QueueBindOptions::default());
         self.channel.queue_bind("deletions".into(), "user_events".into(), key, options, none()).await.unwrap();
-        policy
     }
 }

@@ -1,6 +1,6 @@
 //! Events on their way to the broker, and what it says of them.
 
-use std::{collections::HashSet, future::poll_fn, task::Poll};
+use std::{collections::HashSet, future::poll_fn, task::Poll, time::Duration};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::Confirmation;
@@ -9,10 +9,17 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
+    flow::Track,
     publisher::Publisher,
     schedule::{Flight, Outcome},
 };
-use crate::messaging::{message, supervisor::SessionError};
+use crate::messaging::{
+    message,
+    supervisor::{SessionError, within},
+};
+
+/// A type of which no event lands for this long is not waited for.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Confirmed = (Flight, Instant, Result<Confirmation, SessionError>);
 
@@ -34,7 +41,11 @@ impl Flights {
     pub fn begin(&mut self, publisher: &Publisher, flight: Flight) {
         let (publishing, began) = (publisher.publish(&flight), Instant::now());
         self.on_the_way.push(Box::pin(async move {
-            let confirmation = publishing.await;
+            let confirmation = match flight.track {
+                // Of those, the leader watches whether any lands.
+                Track::Main => publishing.await,
+                Track::Trial => within(CONFIRM_TIMEOUT, "confirm an event", publishing).await,
+            };
             (flight, began, confirmation)
         }));
     }
@@ -78,7 +89,9 @@ impl Flights {
     fn outcome(&mut self, confirmation: Result<Confirmation, SessionError>) -> (Outcome, String) {
         let confirmation = match confirmation {
             Ok(confirmation) => confirmation,
-            Err(error) if error.is_missing_exchange() => return (Outcome::Refused, error.to_string()),
+            Err(error) if error.is_missing_exchange() || matches!(error, SessionError::Timeout(_)) => {
+                return (Outcome::Refused, error.to_string());
+            }
             Err(error) => return (Outcome::ChannelClosed(error.reply_code()), error.to_string()),
         };
         let is_ack = confirmation.is_ack();

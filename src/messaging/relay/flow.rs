@@ -31,7 +31,11 @@ pub struct Flow {
     /// The first events of the users that wait: places and users.
     pub heads: BTreeMap<i64, i64>,
     /// On the main channel.
-    pub in_flight: usize,
+    in_flight: usize,
+    /// When the first of them began, or one landed.
+    moved_at: Option<Instant>,
+    /// The trial is on its way still, and others do not wait for it.
+    pub is_aside: bool,
     /// Events in memory that wait for this flow: those of the users whose first event is of this type.
     pub kept: usize,
     /// Rows that are left in the table.
@@ -56,6 +60,8 @@ impl Flow {
             event_type: event_type.to_owned(),
             heads: BTreeMap::new(),
             in_flight: 0,
+            moved_at: None,
+            is_aside: false,
             kept: 0,
             left: None,
             tried: 0,
@@ -88,7 +94,26 @@ impl Flow {
     }
 
     pub fn may_try(&self, now: Instant) -> bool {
-        !self.is_open() && !self.heads.is_empty() && self.not_before.is_none_or(|at| at <= now)
+        !self.is_open() && !self.is_aside && !self.heads.is_empty() && self.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// An event goes on the main channel.
+    pub fn begin(&mut self, now: Instant) {
+        if self.in_flight == 0 {
+            self.moved_at = Some(now);
+        }
+        self.in_flight += 1;
+    }
+
+    /// One has landed.
+    pub fn end(&mut self, now: Instant) {
+        self.in_flight -= 1;
+        self.moved_at = Some(now);
+    }
+
+    /// Since when none of those on the main channel has landed.
+    pub fn silent_since(&self) -> Option<Instant> {
+        self.moved_at.filter(|_| self.in_flight > 0)
     }
 
     pub fn confirm(&mut self, track: Track) {
@@ -122,6 +147,12 @@ impl Flow {
         self.trials = self.trials.max(1);
         self.window = 1;
         self.in_trouble = true;
+    }
+
+    /// Nothing is heard of its trial.
+    pub fn set_aside(&mut self) {
+        self.put_on_trial();
+        self.is_aside = true;
     }
 
     /// An event closed the trial channel.

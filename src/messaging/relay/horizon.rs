@@ -3,7 +3,10 @@
 //! since: no clock does, for a commit may wait longer than any constant.
 //! <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT>
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
@@ -12,6 +15,10 @@ use crate::repository::outbox::{ReadFrom, Snapshot};
 
 /// A read of the whole table may take this part of the time: it walks over all rows that vacuum cannot clean away yet.
 const WHOLE_READS: u32 = 1_000;
+/// What was removed within this time, PostgreSQL may have forgotten when it recovers from a crash: three times `wal_writer_delay`,
+/// and more.
+/// <https://www.postgresql.org/docs/current/wal-async-commit.html>
+const FORGOTTEN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 pub struct Horizon {
@@ -23,6 +30,10 @@ pub struct Horizon {
     /// transaction has its number before it draws a place.
     running: BTreeMap<i64, i64>,
     whole_read: Option<(Instant, Duration)>,
+    /// A read has begun; if another begins, its session ended before it did.
+    is_reading: bool,
+    /// When rows were removed of late, and the lowest place of them.
+    removed: VecDeque<(Instant, i64)>,
 }
 
 impl Horizon {
@@ -42,12 +53,13 @@ impl Horizon {
     /// Whether to read the whole table: at the start, and, with nothing else to do, from time to time. Rows that were written by
     /// hand may have drawn their places before their transaction had a number.
     pub fn whole_read_is_due(&self, now: Instant) -> bool {
-        self.whole_read.is_none_or(|(at, took)| now - at >= took * WHOLE_READS)
+        self.whole_read.is_none_or(|(at, took)| !self.is_reading && now - at >= took * WHOLE_READS)
     }
 
-    /// Whether nothing was read yet.
-    pub const fn is_new(&self) -> bool {
-        self.whole_read.is_none()
+    /// Whether to be patient with the read that begins: it is the first, or the last did not end in time.
+    pub fn begin_read(&mut self) -> bool {
+        let was_reading = std::mem::replace(&mut self.is_reading, true);
+        was_reading || self.whole_read.is_none()
     }
 
     pub fn note_whole_read(&mut self, now: Instant, took: Duration) {
@@ -66,6 +78,7 @@ impl Horizon {
     /// A read saw this, up to its `last` row; `cut` if there were more.
     pub fn note_read(&mut self, snapshot: &Snapshot, last: Option<i64>, cut: bool) {
         let frontier = self.frontier;
+        self.is_reading = false;
         self.running.retain(|number, _| snapshot.is_running(*number));
         let Some(last) = last else { return };
         // Those that are new have drawn no place before the frontier was where it is, for it moves with each row that is read.
@@ -75,9 +88,16 @@ impl Horizon {
         self.frontier = if cut { last } else { frontier.max(last) };
     }
 
-    /// The session is over: what is after `settled` must be read again.
+    /// Rows were removed, from this place on.
+    pub fn note_removed(&mut self, now: Instant, lowest: i64) {
+        self.removed.retain(|(at, _)| now - *at < FORGOTTEN);
+        self.removed.push_back((now, lowest));
+    }
+
+    /// The session is over: what is after `settled`, and what was removed of late, must be read again.
     pub fn rewind(&mut self, settled: Option<i64>) {
-        self.frontier = settled.map_or(self.frontier, |settled| settled.min(self.frontier));
+        let removed = self.removed.drain(..).map(|(_, lowest)| lowest - 1);
+        self.frontier = removed.chain(settled).chain([self.frontier]).min().unwrap_or_default();
     }
 }
 
@@ -86,8 +106,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
+    use tokio::time::Instant;
 
-    use super::Horizon;
+    use super::{FORGOTTEN, Horizon};
     use crate::repository::outbox::Snapshot;
 
     #[derive(Clone, Debug)]
@@ -146,6 +167,27 @@ mod tests {
             let up_to = if is_cut { *rows.last().unwrap() } else { i64::MAX };
             assert!(self.visible.range(..=up_to).all(|place| self.read.contains(place)), "a row is passed over");
         }
+    }
+
+    #[test]
+    fn what_was_removed_of_late_is_read_again_by_the_next_session() {
+        let (mut horizon, now) = (Horizon { frontier: 100, ..Horizon::default() }, Instant::now());
+        horizon.note_removed(now, 10);
+        horizon.note_removed(now + FORGOTTEN, 60);
+        horizon.note_removed(now + FORGOTTEN, 50);
+        horizon.rewind(Some(90));
+        assert_eq!(horizon.frontier(), 49);
+    }
+
+    #[test]
+    fn the_read_after_one_that_did_not_end_is_given_time_and_is_none_of_the_whole_table() {
+        let (mut horizon, now) = (Horizon::default(), Instant::now());
+        let nothing = Snapshot { next: 1, running: Vec::new(), given_later: None };
+        assert!(horizon.whole_read_is_due(now) && horizon.begin_read());
+        horizon.note_whole_read(now, std::time::Duration::ZERO);
+        horizon.note_read(&nothing, None, false);
+        assert!(horizon.whole_read_is_due(now) && !horizon.begin_read());
+        assert!(!horizon.whole_read_is_due(now) && horizon.begin_read());
     }
 
     proptest! {

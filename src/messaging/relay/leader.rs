@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    flights::{Flights, Landing},
+    flights::{CONFIRM_TIMEOUT, Flights, Landing},
     horizon::Horizon,
     publisher::Publisher,
     schedule::{Outcome, Schedule},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     domain::event::OutboxEvent,
-    messaging::supervisor::SessionError,
+    messaging::supervisor::{SessionError, within},
     repository::outbox::ReadFrom,
     status::{Link, Status},
 };
@@ -35,8 +35,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const PACE: Duration = Duration::from_millis(10);
 /// How often the lease is kept when there is nothing to read or delete; a fifth of the lease.
 const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest wait for any confirm; time in which the broker blocks us does not count.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// For all that is declared and opened anew after a refusal: meanwhile nothing else is done.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stopping leader goes on with what is left; it always waits for what is in flight.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -66,9 +66,9 @@ pub struct Leader<'a> {
     quarantined: Vec<(Arc<OutboxEvent>, String)>,
     read_is_due: bool,
     read_began: Instant,
-    read_left: bool,
-    /// Since when nothing has landed.
-    quiet_since: Instant,
+    /// The last read was one of left rows.
+    has_read_left: bool,
+    blocked_at: Instant,
     /// Channels are to be renewed before the next trial.
     refused: bool,
     stop: &'a CancellationToken,
@@ -100,8 +100,8 @@ impl<'a> Leader<'a> {
             quarantined: Vec::new(),
             read_is_due: true,
             read_began: now,
-            read_left: false,
-            quiet_since: now,
+            has_read_left: false,
+            blocked_at: now,
             refused: false,
             stop,
             drain_ends: None,
@@ -127,13 +127,14 @@ impl<'a> Leader<'a> {
     /// # Errors
     /// As [`Self::run`].
     pub async fn step(&mut self) -> Result<Step, SessionError> {
-        self.watch()?;
-        self.publish().await?;
-        self.begin_work();
+        let now = Instant::now();
+        self.watch(now)?;
+        self.publish(now).await?;
+        self.begin_work(now);
         if self.is_done() {
             return Ok(Step::Done);
         }
-        let next_look = self.next_look();
+        let next_look = self.next_look(now);
         tokio::select! {
             biased;
             // Flights land without end under load; the others are rare.
@@ -149,29 +150,34 @@ impl<'a> Leader<'a> {
         Ok(Step::Goes)
     }
 
-    fn watch(&mut self) -> Result<(), SessionError> {
+    fn watch(&mut self, now: Instant) -> Result<(), SessionError> {
         let link = self.publisher.link();
         self.status.set_publisher(link);
         if link == Link::Down {
             return Err(SessionError::Closed);
         }
-        if link == Link::Blocked || self.flights.is_empty() {
-            self.quiet_since = Instant::now();
+        if link == Link::Blocked {
+            self.blocked_at = now;
         }
-        if self.quiet_since.elapsed() > CONFIRM_TIMEOUT {
+        // Time in which the broker blocks us does not count.
+        let silent_since = self.schedule.silent_since().map(|since| since.max(self.blocked_at));
+        if silent_since.is_some_and(|since| now - since > CONFIRM_TIMEOUT) {
             return Err(SessionError::Timeout("confirm events"));
         }
         Ok(())
     }
 
-    async fn publish(&mut self) -> Result<(), SessionError> {
+    async fn publish(&mut self, now: Instant) -> Result<(), SessionError> {
         if self.time_is_up() || self.status.publisher() == Link::Blocked {
             return Ok(());
         }
-        let now = Instant::now();
         if self.refused && self.schedule.next_try().is_none_or(|at| at <= now) {
-            self.publisher.renew().await?;
+            within(RENEW_TIMEOUT, "renew the channels", self.publisher.renew()).await?;
             self.refused = false;
+        }
+        if self.schedule.set_aside(now) {
+            warn!("RabbitMQ neither confirms nor refuses an event; those of other types do not wait for it");
+            self.publisher.renew_trial().await?;
         }
         self.publisher.reopen().await?;
         while let Some(flight) = self.schedule.next(now) {
@@ -182,7 +188,6 @@ impl<'a> Leader<'a> {
 
     fn settle(&mut self, landings: Vec<Landing>) {
         let now = Instant::now();
-        self.quiet_since = now;
         let (mut refused, mut closed) = ((0, String::new()), (0, String::new()));
         for Landing { flight, outcome, reason } in landings {
             let is_culprit = self.schedule.settle(&flight, outcome, now);
@@ -217,8 +222,7 @@ impl<'a> Leader<'a> {
         self.published.push(event.seq);
     }
 
-    fn begin_work(&mut self) {
-        let now = Instant::now();
+    fn begin_work(&mut self, now: Instant) {
         let is_paced = self.schedule.in_flight() > 0 && now < self.work_began + PACE;
         if is_paced || self.work.is_some() {
             return;
@@ -244,13 +248,28 @@ impl<'a> Leader<'a> {
         if self.time_is_up() {
             return None;
         }
-        self.read_left = !self.read_left;
-        let left = if self.read_left { self.schedule.readable_left() } else { None };
-        if let Some((event_type, after, limit)) = left {
-            let known = self.schedule.known_after(after);
-            let up_to = self.horizon.frontier();
-            return Some(Read { rows: Rows::Left(event_type), from: ReadFrom::place(after), up_to, known, limit });
-        }
+        let read = if self.has_read_left {
+            self.next_new(now).or_else(|| self.next_left())
+        } else {
+            self.next_left().or_else(|| self.next_new(now))
+        };
+        self.has_read_left = matches!(&read, Some(Read { rows: Rows::Left(_), .. }));
+        read
+    }
+
+    fn next_left(&self) -> Option<Read> {
+        let (event_type, after, limit) = self.schedule.readable_left()?;
+        Some(Read {
+            rows: Rows::Left(event_type.to_owned()),
+            from: ReadFrom::place(after),
+            up_to: self.horizon.frontier(),
+            known: self.schedule.known_after(after),
+            limit,
+            is_patient: false,
+        })
+    }
+
+    fn next_new(&mut self, now: Instant) -> Option<Read> {
         let limit = self.schedule.room().min(BATCH);
         let is_due = self.read_is_due || now >= self.read_began + POLL_INTERVAL;
         if !is_due || limit == 0 || limit < BATCH / 2 && self.schedule.in_flight() > 0 {
@@ -258,29 +277,33 @@ impl<'a> Leader<'a> {
         }
         self.read_is_due = false;
         self.read_began = now;
-        let first = self.horizon.is_new();
-        let (rows, from, known) = if self.schedule.settled().is_none() && self.horizon.whole_read_is_due(now) {
-            if !first {
+        let is_whole = self.schedule.settled().is_none() && self.horizon.whole_read_is_due(now);
+        let is_patient = self.horizon.begin_read();
+        let (rows, from, known) = if is_whole {
+            if !is_patient {
                 // Until it is known better; it may end the session.
                 self.horizon.note_whole_read(now, store::TIMEOUT);
             }
-            (Rows::Whole { first }, ReadFrom::place(0), Vec::new())
+            (Rows::Whole, ReadFrom::place(0), Vec::new())
         } else {
             let known = self.schedule.known_after(self.horizon.lowest_start());
             (Rows::New, self.horizon.start(), known)
         };
-        Some(Read { rows, from, up_to: i64::MAX, known, limit })
+        Some(Read { rows, from, up_to: i64::MAX, known, limit, is_patient })
     }
 
     fn finish_work(&mut self, (store, read): (PgConnection, Option<ReadDone>)) {
-        (self.store, self.work, self.working_on) = (Some(store), None, None);
+        (self.store, self.work) = (Some(store), None);
+        if let Some(lowest) = self.working_on.take() {
+            self.horizon.note_removed(Instant::now(), lowest);
+        }
         let Some(ReadDone { read, events, snapshot, took }) = read else { return };
         let is_cut = events.len() == read.limit;
         if let Rows::Left(event_type) = read.rows {
             self.schedule.add_left(&event_type, events, !is_cut);
             return;
         }
-        if let Rows::Whole { .. } = read.rows {
+        if let Rows::Whole = read.rows {
             self.horizon.note_whole_read(self.read_began, took);
         }
         self.horizon.note_read(&snapshot, events.last().map(|event| event.seq), is_cut);
@@ -290,9 +313,9 @@ impl<'a> Leader<'a> {
         }
     }
 
-    fn next_look(&self) -> Instant {
-        let now = Instant::now();
-        let has_work = self.read_is_due || !self.published.is_empty() || !self.quarantined.is_empty();
+    fn next_look(&self, now: Instant) -> Instant {
+        let is_read_due = self.read_is_due || self.schedule.readable_left().is_some();
+        let has_work = is_read_due || !self.published.is_empty() || !self.quarantined.is_empty();
         let work = (has_work && self.work.is_none()).then(|| self.work_began + PACE);
         // What is due already waits for something else.
         let due = [work, self.schedule.next_try()].into_iter().flatten().filter(|at| *at > now);

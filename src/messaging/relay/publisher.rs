@@ -64,6 +64,14 @@ impl Publisher {
     pub async fn renew(&mut self) -> Result<(), SessionError> {
         self.broker.declare_topology(&self.connection).await?;
         self.main = self.broker.confirming_channel(&self.connection).await?;
+        self.renew_trial().await
+    }
+
+    /// The old one ends with its flight.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn renew_trial(&mut self) -> Result<(), SessionError> {
         self.trial = self.broker.confirming_channel(&self.connection).await?;
         Ok(())
     }

@@ -18,6 +18,8 @@ use crate::domain::event::OutboxEvent;
 const LEFT_USERS: usize = 1_000_000;
 /// Times that an event must close its channel, alone on it, before it is quarantined.
 const STRIKES: u32 = 3;
+/// A trial of which nothing is heard for this long makes room for those of other types.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Another event that passed this long ago shows that the broker takes events at all.
 const EVIDENCE: Duration = Duration::from_mins(1);
 
@@ -38,6 +40,14 @@ pub enum Outcome {
     ChannelClosed(u16),
 }
 
+/// An event that is alone on its channel.
+#[derive(Debug)]
+struct Trial {
+    flow: usize,
+    place: i64,
+    began: Instant,
+}
+
 /// An event that closed its channel.
 #[derive(Debug)]
 struct Record {
@@ -54,7 +64,7 @@ pub struct Schedule {
     /// The places of all events in memory, and their users.
     known: BTreeMap<i64, i64>,
     on_main: usize,
-    trial_is_on: bool,
+    trial: Option<Trial>,
     trials: u64,
     struck: HashMap<i64, Record>,
     confirmed: u64,
@@ -79,7 +89,8 @@ impl Schedule {
         }
         let first = self.users.get(&user).and_then(VecDeque::front);
         let flow = self.flows.of(first.map_or(&event.event_type, |first| &first.event_type));
-        if flow.kept >= flow.capacity() && flow.is_limited() && !(again && flow.is_open()) {
+        let capacity = if flow.is_limited() && !(again && flow.is_open()) { flow.capacity() } else { 2 * CAPACITY };
+        if flow.kept >= capacity {
             flow.left.get_or_insert_default().add(place, user);
             return false;
         }
@@ -93,19 +104,28 @@ impl Schedule {
         true
     }
 
+    /// Whether the trial is set aside, for a queue may neither confirm nor refuse: its channel is no more for others.
+    pub fn set_aside(&mut self, now: Instant) -> bool {
+        let silent = self.trial.take_if(|trial| now - trial.began >= PATIENCE);
+        if let Some(trial) = &silent {
+            self.flows.0[trial.flow].set_aside();
+        }
+        silent.is_some()
+    }
+
     /// The next event to publish, if one may go now.
     pub fn next(&mut self, now: Instant) -> Option<Flight> {
         let trial = self.next_trial(now).map(|found| (Track::Trial, found));
-        let (track, (flow, place)) = trial.or_else(|| Some((Track::Main, self.next_on_main()?)))?;
-        let flow = &mut self.flows.0[flow];
+        let (track, (which, place)) = trial.or_else(|| Some((Track::Main, self.next_on_main()?)))?;
+        let flow = &mut self.flows.0[which];
         let user = flow.heads.remove(&place)?;
         match track {
             Track::Main => {
                 self.on_main += 1;
-                flow.in_flight += 1;
+                flow.begin(now);
             }
             Track::Trial => {
-                self.trial_is_on = true;
+                self.trial = Some(Trial { flow: which, place, began: now });
                 self.trials += 1;
                 flow.tried = self.trials;
             }
@@ -116,7 +136,7 @@ impl Schedule {
 
     /// Of the flows on trial, the one that has waited longest.
     fn next_trial(&self, now: Instant) -> Option<(usize, i64)> {
-        if self.trial_is_on {
+        if self.trial.is_some() {
             return None;
         }
         let waiting = self.flows.0.iter().enumerate().filter(|(_, flow)| flow.may_try(now));
@@ -146,9 +166,10 @@ impl Schedule {
         match flight.track {
             Track::Main => {
                 self.on_main -= 1;
-                flow.in_flight -= 1;
+                flow.end(now);
             }
-            Track::Trial => self.trial_is_on = false,
+            Track::Trial if self.trial.take_if(|trial| trial.place == event.seq).is_none() => flow.is_aside = false,
+            Track::Trial => {}
         }
         match (outcome, flight.track) {
             (Outcome::Confirmed, track) => {
@@ -206,12 +227,12 @@ impl Schedule {
     }
 
     /// A type whose left rows may be read now, the place after which they are, and how many.
-    pub fn readable_left(&self) -> Option<(String, i64, usize)> {
+    pub fn readable_left(&self) -> Option<(&str, i64, usize)> {
         self.lefts().find_map(|(flow, left)| {
             let room = flow.capacity().saturating_sub(flow.kept);
             // One on trial needs something to try.
             let is_due = flow.kept == 0 || flow.is_open() && room >= flow.capacity() / 2;
-            is_due.then(|| (flow.event_type.clone(), left.after, room))
+            is_due.then_some((&*flow.event_type, left.after, room))
         })
     }
 
@@ -250,7 +271,13 @@ impl Schedule {
     }
 
     pub fn in_flight(&self) -> usize {
-        self.on_main + usize::from(self.trial_is_on)
+        let aside = self.flows.0.iter().filter(|flow| flow.is_aside).count();
+        self.on_main + usize::from(self.trial.is_some()) + aside
+    }
+
+    /// Since when nothing has landed on the main channel of a type that has events there.
+    pub fn silent_since(&self) -> Option<Instant> {
+        self.flows.0.iter().filter_map(Flow::silent_since).min()
     }
 
     /// When a pause ends.

@@ -19,8 +19,8 @@ use crate::{
 
 /// For one statement: as long as the lease, for a leader that PostgreSQL cannot hear has lost it by then.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// For the first read, which may walk over all rows that vacuum cannot clean away: hours of them, under an old snapshot.
-const FIRST_READ_TIMEOUT: Duration = Duration::from_mins(10);
+/// For a read with patience, which may walk over all rows that vacuum cannot clean away: hours of them, under an old snapshot.
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// What to do next.
 #[derive(Debug, Default)]
@@ -47,16 +47,16 @@ pub struct Read {
     /// Places that are in memory.
     pub known: Vec<i64>,
     pub limit: usize,
+    /// Whether it may take longer than the lease.
+    pub is_patient: bool,
 }
 
 /// Which rows to read.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Rows {
     New,
-    /// All of the table; whether nothing is known of it.
-    Whole {
-        first: bool,
-    },
+    /// All of the table.
+    Whole,
     /// Those of a type that were left in the table.
     Left(String),
 }
@@ -99,18 +99,17 @@ pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Don
 }
 
 async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, SessionError> {
-    let is_first = read.rows == Rows::Whole { first: true };
-    if is_first {
-        within(TIMEOUT, "allow a long read", outbox::limit_statements(connection, FIRST_READ_TIMEOUT)).await?;
+    if read.is_patient {
+        within(TIMEOUT, "allow a long read", outbox::limit_statements(connection, PATIENCE)).await?;
     }
     let began = Instant::now();
     let limit = i64::try_from(read.limit).unwrap_or(i64::MAX);
     let reading = outbox::read(connection, &read.from, read.up_to, &read.known, limit);
-    let timeout = if is_first { FIRST_READ_TIMEOUT } else { TIMEOUT };
+    let timeout = if read.is_patient { PATIENCE } else { TIMEOUT };
     let (events, snapshot) = within(timeout, "read the outbox", reading).await?;
     let took = began.elapsed();
     histogram!("outbox_read_seconds").record(took);
-    if is_first {
+    if read.is_patient {
         within(TIMEOUT, "limit reads", outbox::limit_statements(connection, TIMEOUT)).await?;
     }
     Ok(ReadDone { read, events, snapshot, took })

@@ -75,6 +75,34 @@ async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_ret
     trial.finish(load).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_neither_confirms_nor_refuses_deletions_soon_delays_no_other_event_by_a_second() {
+    let trial = Trial::start(1).await;
+    Observer::new(&trial.world).await.bind_deletions().await;
+    let load = trial.load(500);
+    eventually("events", async || (trial.collector.count() > 500).then_some(())).await;
+    // So does a quorum queue that has lost its majority.
+    let tell = async |what: &str| {
+        let queue = format!("rabbit_misc:r(<<\"{}\">>, queue, <<\"deletions\">>)", trial.world.virtual_host);
+        let program = format!("{{ok, Q}} = rabbit_amqqueue:lookup({queue}), ok = sys:{what}(amqqueue:get_pid(Q)).");
+        trial.control.rabbitmqctl(&["eval", &program]).await;
+    };
+    tell("suspend").await;
+    let since = SystemTime::now();
+    sleep(Duration::from_secs(15)).await;
+    let known_by_now = SystemTime::now();
+    sleep(Duration::from_secs(20)).await;
+    let (lag, repeated) = longest_lag(&trial, since).await;
+    let (lag_later, _) = longest_lag(&trial, known_by_now).await;
+    let pending = trial.pending().await;
+    eprintln!(
+        "  {pending} events wait; the longest lag of the others was {lag:?}, {lag_later:?} after 15 s; {repeated} came twice"
+    );
+    assert!(pending > 50 && lag < Duration::from_secs(5) && lag_later < Duration::from_secs(1));
+    tell("resume").await;
+    trial.finish(load).await;
+}
+
 /// Rows that were there and are not; under an old snapshot, vacuum may not clean them away. In a transaction of its own, so that
 /// nobody ever sees them.
 async fn insert_dead_rows(world: &World, count: u32) {
