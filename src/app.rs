@@ -17,16 +17,14 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Config, DatabaseConfig},
+    database::{
+        Database, DatabaseError, durability, encryption,
+        schema::{self, SchemaError},
+    },
     http,
     messaging::{consumer::Consumer, relay::Relay, supervisor::Backoff},
     password::PasswordHasher,
-    repository::{
-        database::{Database, DatabaseError},
-        durability, encryption,
-        schema::{self, SchemaError},
-        user_reads::UserReads,
-        user_writes::UserWrites,
-    },
+    repository::{user_reads::UserReads, user_writes::UserWrites},
     server::{self, Limits},
     service::{health::HealthService, metrics::MetricsService, users::UserService},
     status::Status,

@@ -12,10 +12,10 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    database::{DatabaseUrl, Route},
     domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy},
     http::HeadRules,
     messaging::broker::{Broker, BrokerUrl, QueueType},
-    repository::database::{DatabaseUrl, Route},
     server::Limits,
     telemetry::{LogFormat, LogLevel},
 };

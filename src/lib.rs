@@ -23,6 +23,7 @@
 
 pub mod app;
 pub mod config;
+pub mod database;
 pub mod domain;
 pub mod http;
 pub mod messaging;
@@ -36,4 +37,4 @@ pub mod status;
 pub mod telemetry;
 pub mod trace_id;
 
-pub use repository::schema::MIGRATOR;
+pub use database::schema::MIGRATOR;

@@ -10,9 +10,9 @@ use tracing::{error, info};
 use user_management_api::{
     app::App,
     config::{self, Config, ConfigError},
+    database::{Route, schema},
     http,
     operator::{self, DlqCommand, Format, OutboxCommand, Report},
-    repository::{database::Route, schema},
     shutdown::{self, StoppedAtOnce},
     telemetry,
 };

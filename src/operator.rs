@@ -12,15 +12,13 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
+    database::{DatabaseError, DatabaseUrl, connect, schema},
     messaging::{
         broker::Broker,
         dead_letter::{self, Dropped, Redriven},
         supervisor::SessionError,
     },
-    repository::{
-        database::{DatabaseError, DatabaseUrl, connect},
-        outbox, outbox_dead, schema,
-    },
+    repository::{outbox, outbox_dead},
 };
 
 #[derive(Subcommand)]

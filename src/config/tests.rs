@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Config, ConfigError};
-use crate::repository::database::Route;
+use crate::database::Route;
 
 const SEED: [(&str, &str); 3] = [
     ("DATABASE_URL", "postgresql+asyncpg://postgres:postgres@localhost:5432/userdb"),

@@ -5,15 +5,15 @@ use tokio::time::timeout;
 
 use super::{OperatorError, Report};
 use crate::{
+    database::{
+        DatabaseError, DatabaseUrl, OPERATION_TIMEOUT, connect,
+        preflight::{self, Preflight, Schema},
+    },
     domain::event::EventType,
     messaging::{
         broker::{self, Broker},
         preflight as broker_preflight,
         supervisor::SessionError,
-    },
-    repository::{
-        database::{DatabaseError, DatabaseUrl, OPERATION_TIMEOUT, connect},
-        preflight::{self, Preflight, Schema},
     },
 };
 

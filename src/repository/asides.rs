@@ -4,12 +4,11 @@ use std::{collections::HashSet, sync::Arc};
 
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout_at};
 
-use super::{
-    caller::Caller,
-    database::{Database, DatabaseError},
-    user_changes::{self, Change, Written},
+use super::user_changes::{self, Change, Written};
+use crate::{
+    database::{Database, DatabaseError, caller::Caller},
+    domain::user::UserId,
 };
-use crate::domain::user::UserId;
 
 /// Connections of the pool that one lane's may hold at once: others need them too.
 const SLOTS: usize = 2;

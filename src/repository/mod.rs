@@ -1,15 +1,8 @@
 //! SQL and nothing else: functions over a connection, and the guarded way to get one. The only place that holds SQL text.
 
 mod asides;
-mod caller;
-pub mod database;
-pub mod durability;
-pub mod encryption;
-mod lane;
 pub mod outbox;
 pub mod outbox_dead;
-pub mod preflight;
-pub mod schema;
 pub mod user_changes;
 mod user_lists;
 pub mod user_reads;

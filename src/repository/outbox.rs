@@ -7,8 +7,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, postgres::PgConnectOptions, types::Json};
 
-use super::database::{DatabaseError, connect};
-use crate::domain::event::OutboxEvent;
+use crate::{
+    database::{DatabaseError, connect},
+    domain::event::OutboxEvent,
+};
 
 /// Names the relay's lock among a database's advisory locks; any constant that nobody else uses.
 const RELAY_LOCK: i64 = 0x7573_6572_6576_7473;

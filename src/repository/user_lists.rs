@@ -8,12 +8,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{
-    caller::{Caller, ask},
-    database::{Database, DatabaseError},
-    users,
+use super::users;
+use crate::{
+    database::{
+        Database, DatabaseError,
+        caller::{Caller, ask},
+    },
+    domain::{page::Page, user::UserPage},
 };
-use crate::domain::{page::Page, user::UserPage};
 
 type Answer = Result<Arc<UserPage>, DatabaseError>;
 type Callers = Vec<Caller<Arc<UserPage>>>;

@@ -14,7 +14,7 @@
 //!   the reads that cannot be answered hear of it. What no read would survive, such as a lost server, all of them hear.
 //! - **It is given up alone.** Batches run in the lanes' tasks: a caller who goes away takes nobody along, and is left out
 //!   if its read has not been sent.
-//! - **It is bounded.** Every caller has an answer within [`super::database::OPERATION_TIMEOUT`]; a lane gives a batch up when the last of
+//! - **It is bounded.** Every caller has an answer within [`crate::database::OPERATION_TIMEOUT`]; a lane gives a batch up when the last of
 //!   its callers has. Beyond [`QUEUE_CAPACITY`] a read is refused at once.
 //!
 //! `tests/api/coalesced_reads.rs` holds these against reads that run one by one, and `tests/api/read_faults.rs` the time that
@@ -30,16 +30,17 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    caller::{Caller, ask},
-    database::{Database, DatabaseError},
-    lane::Lane,
-    user_lists::UserLists,
-    users,
-};
-use crate::domain::{
-    page::Page,
-    user::{User, UserId, UserPage},
+use super::{user_lists::UserLists, users};
+use crate::{
+    database::{
+        Database, DatabaseError,
+        caller::{Caller, ask},
+        lane::Lane,
+    },
+    domain::{
+        page::Page,
+        user::{User, UserId, UserPage},
+    },
 };
 
 /// Lanes, and so connections.

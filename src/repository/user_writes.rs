@@ -17,7 +17,7 @@
 //!   survive, such as a lost server, all of them hear; as with any write, the outcome is not known then.
 //! - **It is never cut in half.** Groups run in the lanes' tasks: a caller who goes away undoes nothing. A write whose
 //!   caller has gone before it was sent is not begun.
-//! - **It is bounded**, in time by [`super::database::OPERATION_TIMEOUT`], and in number by [`QUEUE_CAPACITY`].
+//! - **It is bounded**, in time by [`crate::database::OPERATION_TIMEOUT`], and in number by [`QUEUE_CAPACITY`].
 //!
 //! `tests/api/grouped_writes.rs` holds these against writes that run one by one.
 
@@ -34,12 +34,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     asides::Asides,
-    caller::{Caller, ask},
-    database::{Database, DatabaseError},
-    lane::Lane,
     user_changes::{self, Change, Together, Written},
 };
-use crate::domain::user::UserId;
+use crate::{
+    database::{
+        Database, DatabaseError,
+        caller::{Caller, ask},
+        lane::Lane,
+    },
+    domain::user::UserId,
+};
 
 /// Lanes, and so connections.
 const LANES: usize = 2;

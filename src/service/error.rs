@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::{password::HashError, repository::database::DatabaseError};
+use crate::{database::DatabaseError, password::HashError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {

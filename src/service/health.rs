@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::in_turn::InTurn;
 use crate::{
-    repository::{database::Database, schema},
+    database::{Database, schema},
     status::{Link, Status},
 };
 

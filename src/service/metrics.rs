@@ -9,11 +9,9 @@ use tokio::time::timeout;
 
 use super::in_turn::InTurn;
 use crate::{
+    database::Database,
     password::PasswordHasher,
-    repository::{
-        database::Database,
-        outbox::{self, Backlog},
-    },
+    repository::outbox::{self, Backlog},
     status::{Link, Status},
 };
 

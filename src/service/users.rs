@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::{completion::run_to_completion, error::ServiceError};
 use crate::{
+    database::{Database, DatabaseError, OPERATION_TIMEOUT},
     domain::{
         event::{EventType, NewEvent},
         page::Page,
@@ -17,7 +18,6 @@ use crate::{
     },
     password::PasswordHasher,
     repository::{
-        database::{Database, DatabaseError, OPERATION_TIMEOUT},
         user_changes::{Change, Operation, Written},
         user_reads::UserReads,
         user_writes::UserWrites,

@@ -13,11 +13,9 @@ use futures_util::future::join_all;
 use proptest::{collection::vec, prelude::*};
 use sqlx::Connection;
 use user_management_api::{
+    database::{DatabaseError, Route},
     domain::user::User,
-    repository::{
-        database::{DatabaseError, Route},
-        user_reads::UserReads,
-    },
+    repository::user_reads::UserReads,
 };
 
 use crate::harness::{

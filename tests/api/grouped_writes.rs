@@ -6,9 +6,9 @@ use proptest::{collection::vec, prelude::*};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use user_management_api::{
+    database::{DatabaseError, Route},
     domain::name::Name,
     repository::{
-        database::{DatabaseError, Route},
         user_changes::{Change, Operation, Written},
         user_writes::UserWrites,
     },

@@ -11,7 +11,7 @@ use std::{
 use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use user_management_api::repository::{database::DatabaseUrl, outbox};
+use user_management_api::{database::DatabaseUrl, repository::outbox};
 use uuid::Uuid;
 
 use crate::harness::{App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, eventually};

@@ -6,8 +6,8 @@ use proptest::{
 };
 use tokio::runtime::Runtime;
 use user_management_api::{
+    database::{Database, DatabaseUrl, Route},
     domain::user::UserId,
-    repository::database::{Database, DatabaseUrl, Route},
 };
 
 use super::World;

@@ -10,15 +10,15 @@ use axum::{
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 
-use super::super::{
-    body,
-    error::{Problem, kinds::Kind},
-    head::HeadRules,
-    health,
-    query::NoQuery,
-};
 use crate::{
     domain::{page::Page, user::PasswordPolicy},
+    http::{
+        body,
+        error::{Problem, kinds::Kind},
+        head::HeadRules,
+        health,
+        query::NoQuery,
+    },
     service::health::Checks,
 };
 

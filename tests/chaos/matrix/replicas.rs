@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use user_management_api::repository::{database::DatabaseUrl, outbox};
+use user_management_api::{database::DatabaseUrl, repository::outbox};
 
 use crate::{
     harness::{Control, World, eventually},

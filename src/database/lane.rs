@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::database::{
+use super::{
     ACQUIRE_TIMEOUT, Database, DatabaseError, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, is_dead_connection, is_starting,
     run_on,
 };

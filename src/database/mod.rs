@@ -1,5 +1,12 @@
 //! The connection pool, and the bounds within which every statement runs.
 
+pub(crate) mod caller;
+pub(crate) mod durability;
+pub(crate) mod encryption;
+pub(crate) mod lane;
+pub(crate) mod preflight;
+pub mod schema;
+
 use std::{fmt, panic::AssertUnwindSafe, str::FromStr, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -11,14 +18,14 @@ use sqlx::{
 use tokio::time::timeout;
 
 /// Longest wait for a free connection, connecting included.
-pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time for a whole operation, waiting included: a client hears of a lost database within 3 s, with half a second
 /// to spare for a hash before it and a busy machine.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// A connection that rested longer than this is tried before use: one that died meanwhile costs nobody a request, and a
 /// busy one costs no round trip.
-pub(super) const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
-pub(super) const TEST_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Limits that the server keeps, in milliseconds; under [`OPERATION_TIMEOUT`], so that the server gives up first and says why.
 const SERVER_LIMITS: [(&str, &str); 3] =
     [("statement_timeout", "2300"), ("lock_timeout", "1800"), ("idle_in_transaction_session_timeout", "10000")];
@@ -49,7 +56,7 @@ impl From<sqlx::Error> for DatabaseError {
 }
 
 /// Whether an error speaks of the server's condition, or the network's, rather than of the statement.
-pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+pub(crate) fn is_passing(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     match error {
         E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
@@ -138,8 +145,8 @@ pub enum Route {
 pub struct Database {
     pool: PgPool,
     /// For connections beside the pool, within the same limits.
-    pub(super) options: Arc<PgConnectOptions>,
-    pub(super) route: Route,
+    pub(crate) options: Arc<PgConnectOptions>,
+    pub(crate) route: Route,
 }
 
 impl Database {
@@ -220,7 +227,7 @@ impl Database {
     }
 }
 
-pub(super) async fn run_on<T>(
+pub(crate) async fn run_on<T>(
     connection: &mut PgConnection,
     route: Route,
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
@@ -257,7 +264,7 @@ async fn in_transaction<T>(
 }
 
 /// Whether the connection broke in use, as opposed to none being had.
-pub(super) fn is_dead_connection(error: &sqlx::Error) -> bool {
+pub(crate) fn is_dead_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() != std::io::ErrorKind::ConnectionRefused,
         sqlx::Error::Database(refusal) => refusal.code().is_some_and(|state| state == "57P01" || state == "57P02"),
@@ -266,7 +273,7 @@ pub(super) fn is_dead_connection(error: &sqlx::Error) -> bool {
 }
 
 /// Whether a server that cannot be connected to may only be starting.
-pub(super) fn is_starting(error: &sqlx::Error) -> bool {
+pub(crate) fn is_starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() == std::io::ErrorKind::ConnectionRefused,
         sqlx::Error::Database(refusal) => refusal.code().is_some_and(|state| state == "57P03"),

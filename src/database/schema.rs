@@ -6,7 +6,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::database::{CONNECT_TIMEOUT, DatabaseError, connect, is_passing};
+use super::{CONNECT_TIMEOUT, DatabaseError, connect, is_passing};
 
 /// The migrations under `migrations/`, in the binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
