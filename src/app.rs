@@ -187,7 +187,7 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
                 return Ok(());
             }
             Ok(false) => warn!("Migrations are pending: run `user-management-api migrate`"),
-            Err(error) if error.is_passing() => warn!(%error, "The database is unavailable, trying again"),
+            Err(error) if error.is_transient() => warn!(%error, "The database is unavailable, trying again"),
             Err(error) => return Err(error),
         }
         sleep(backoff.next_pause()).await;

@@ -5,7 +5,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{DatabaseError, OPERATION_TIMEOUT};
+use super::{error::DatabaseError, pool::OPERATION_TIMEOUT};
 
 /// The other end of [`ask`].
 pub struct Caller<T> {

@@ -3,7 +3,10 @@
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::timeout;
 
-use super::{DatabaseError, OPERATION_TIMEOUT, connect};
+use super::{
+    error::DatabaseError,
+    pool::{OPERATION_TIMEOUT, connect},
+};
 
 /// Whether a commit is answered before it is on the disk because somebody configured this database or this login so. What is
 /// configured for the whole server is its administrator's decision.

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::time::timeout;
 
-use super::{DatabaseError, OPERATION_TIMEOUT, connect};
+use super::{
+    error::DatabaseError,
+    pool::{OPERATION_TIMEOUT, connect},
+};
 
 /// Whether the server, on another machine, speaks with us in plain text though nobody asked it to: `sslmode` is `prefer` where the URL
 /// says nothing, and a server without TLS is taken as it is.

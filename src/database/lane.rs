@@ -8,8 +8,8 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    ACQUIRE_TIMEOUT, Database, DatabaseError, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, is_dead_connection, is_starting,
-    run_on,
+    error::{DatabaseError, is_dead_connection, is_starting},
+    pool::{ACQUIRE_TIMEOUT, Database, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, run_on},
 };
 
 /// A connection is replaced when it is so old: so that a name that leads elsewhere by now is looked up again.

@@ -6,7 +6,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{CONNECT_TIMEOUT, DatabaseError, connect, is_passing};
+use super::{
+    error::{DatabaseError, is_transient},
+    pool::{CONNECT_TIMEOUT, connect},
+};
 
 /// The migrations under `migrations/`, in the binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
@@ -27,7 +30,7 @@ pub enum SchemaError {
 impl SchemaError {
     /// Whether waiting may help: the database is away, rather than at odds with the migrations.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(self, Self::Connect(DatabaseError::Timeout | DatabaseError::Unavailable(_)))
     }
 }
@@ -46,8 +49,8 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let outcome = migrator.run(&connection).await;
     connection.close().await;
     outcome.map_err(|error| match error {
-        MigrateError::Execute(error) if is_passing(&error) => SchemaError::Connect(error.into()),
-        MigrateError::ExecuteMigration(error, _) if is_passing(&error) && !is_missing_table(&error) => {
+        MigrateError::Execute(error) if is_transient(&error) => SchemaError::Connect(error.into()),
+        MigrateError::ExecuteMigration(error, _) if is_transient(&error) && !is_missing_table(&error) => {
             SchemaError::Connect(error.into())
         }
         other => SchemaError::Migrate(other),

@@ -1,0 +1,186 @@
+//! The connection pool, and the limits within which every statement runs.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use sqlx::{
+    AssertSqlSafe, Connection, Executor, PgConnection, PgPool,
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgPoolOptions, Postgres},
+};
+use tokio::time::timeout;
+
+use super::error::{DatabaseError, is_dead_connection};
+
+/// Longest wait for a free connection, connecting included.
+pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time for a whole operation, waiting included: a client hears of a lost database within 3 s, with half a second
+/// to spare for a hash before it and a busy machine.
+pub const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// A connection that rested longer than this is tried before use: one that died meanwhile costs nobody a request, and a
+/// busy one costs no round trip.
+pub const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
+pub const TEST_TIMEOUT: Duration = Duration::from_millis(500);
+/// Limits that the server keeps, in milliseconds; under [`OPERATION_TIMEOUT`], so that the server gives up first and says why.
+const SERVER_LIMITS: [(&str, &str); 3] =
+    [("statement_timeout", "2300"), ("lock_timeout", "1800"), ("idle_in_transaction_session_timeout", "10000")];
+/// Time for one attempt to connect outside the pool.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens a connection of its own, outside any pool.
+///
+/// # Errors
+/// When the server refuses it or does not answer within [`CONNECT_TIMEOUT`].
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
+    timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options))
+        .await
+        .map_err(|_elapsed| DatabaseError::Timeout)?
+        .map_err(DatabaseError::from)
+}
+
+/// What stands between us and the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Direct,
+    /// Such as pgbouncer in transaction mode: each transaction may have another connection to the server, so that limits
+    /// and prepared statements must be made within it.
+    TransactionPooler,
+}
+
+/// The pool that requests share.
+#[derive(Clone)]
+pub struct Database {
+    pool: PgPool,
+    /// For connections beside the pool, within the same limits.
+    pub(crate) options: Arc<PgConnectOptions>,
+    pub(crate) route: Route,
+}
+
+impl Database {
+    /// Connects when first used: the service starts, and stays up, without its database.
+    #[must_use]
+    pub fn new(options: PgConnectOptions, max_connections: u32, route: Route) -> Self {
+        let options = match route {
+            Route::Direct => options.options(SERVER_LIMITS),
+            // A pooler refuses start-up parameters that it does not know.
+            Route::TransactionPooler => options.extra_float_digits(None).statement_cache_capacity(0),
+        };
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, usage| {
+                Box::pin(async move {
+                    Ok(usage.idle_for < TEST_AFTER_IDLE
+                        || timeout(TEST_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok()))
+                })
+            })
+            .connect_lazy_with(options.clone());
+        Self { pool, options: Arc::new(options), route }
+    }
+
+    /// Runs `operation` on a connection of the pool.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Timeout`] after 2.5 s in all; else what the driver reports. After a timeout or a broken
+    /// connection, whether a write was committed is not known.
+    pub async fn run<T>(
+        &self,
+        operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+    ) -> Result<T, DatabaseError> {
+        let bounded = async {
+            let mut guard = ConnectionGuard { connection: self.pool.acquire().await?, completed: false };
+            let result = run_on(&mut guard.connection, self.route, operation).await;
+            guard.completed = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
+            result
+        };
+        timeout(OPERATION_TIMEOUT, bounded)
+            .await
+            .map_err(|_elapsed| DatabaseError::Timeout)?
+            .map_err(DatabaseError::from)
+    }
+
+    /// As [`Self::run`], for reads: tried again while the connections that the pool hands out turn out to be dead, as
+    /// they do after a restart of the server.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn read<T>(
+        &self,
+        operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
+    ) -> Result<T, DatabaseError> {
+        let attempts = self.pool.options().get_max_connections();
+        let retried = async {
+            for _ in 0..attempts {
+                match self.run(&operation).await {
+                    Err(DatabaseError::Unavailable(error)) if is_dead_connection(&error) => {}
+                    settled => return settled,
+                }
+            }
+            self.run(&operation).await
+        };
+        timeout(OPERATION_TIMEOUT, retried).await.map_err(|_elapsed| DatabaseError::Timeout)?
+    }
+
+    /// How many connections are idle, and how many in use.
+    pub fn connections(&self) -> (f64, f64) {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        (f64::from(idle), f64::from(self.pool.size().saturating_sub(idle)))
+    }
+
+    /// Waits until every connection is back and closed.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+pub async fn run_on<T>(
+    connection: &mut PgConnection,
+    route: Route,
+    operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+) -> sqlx::Result<T> {
+    let running = async {
+        match route {
+            Route::Direct => operation(connection).await,
+            Route::TransactionPooler => in_transaction(connection, operation).await,
+        }
+    };
+    // The driver panics on values that it has no room for, such as a date of the year 300,000.
+    AssertUnwindSafe(running).catch_unwind().await.unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+        let message = format!("the driver panicked: {}", message.unwrap_or("for an unknown reason"));
+        Err(sqlx::Error::Decode(message.into()))
+    })
+}
+
+/// Runs `operation` as one transaction, which begins with a clean connection whoever had it before.
+async fn in_transaction<T>(
+    connection: &mut PgConnection,
+    operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+) -> sqlx::Result<T> {
+    let limits = SERVER_LIMITS.map(|(name, value)| format!("; SET LOCAL {name} = {value}")).concat();
+    connection.execute(AssertSqlSafe(format!("BEGIN; DEALLOCATE ALL{limits}"))).await?;
+    let result = operation(connection).await;
+    match &result {
+        Ok(_) => connection.execute("COMMIT").await?,
+        // Of a broken connection, the first error says more.
+        Err(sqlx::Error::Database(_)) => connection.execute("ROLLBACK").await?,
+        Err(_) => return result,
+    };
+    result
+}
+
+/// Closes its connection unless the operation on it ran to its end: one that was given up half-way may be waiting for a
+/// dead peer, and would never come back to the pool (sqlx issue 4349).
+struct ConnectionGuard {
+    connection: PoolConnection<Postgres>,
+    completed: bool,
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        if !self.completed {
+            self.connection.close_on_drop();
+        }
+    }
+}
