@@ -23,11 +23,11 @@ use crate::{
     },
     http,
     messaging::{consumer::Consumer, relay::Relay, supervisor::Backoff},
+    monitoring::{health::HealthService, metrics::MetricsService, state::Status},
     password::PasswordHasher,
     repository::{user_reads::UserReads, user_writes::UserWrites},
     server::{self, Limits},
-    service::{health::HealthService, metrics::MetricsService, users::UserService},
-    status::Status,
+    service::users::UserService,
 };
 
 /// Connections to PostgreSQL and RabbitMQ beside the requests' pool, counted generously.

@@ -27,13 +27,13 @@ pub mod database;
 pub mod domain;
 pub mod http;
 pub mod messaging;
+pub mod monitoring;
 pub mod operator;
 pub mod password;
 pub mod repository;
 pub mod server;
 pub mod service;
 pub mod shutdown;
-pub mod status;
 pub mod telemetry;
 pub mod trace_id;
 

@@ -11,7 +11,7 @@ use user_management_api::{
     app::App,
     config::{self, Config, ConfigError},
     database::{Route, schema},
-    http,
+    http, monitoring,
     operator::{self, DlqCommand, Format, OutboxCommand, Report},
     shutdown::{self, StoppedAtOnce},
     telemetry,
@@ -117,7 +117,7 @@ fn exit_code(error: &AnyError) -> u8 {
 async fn serve() -> Result<(), AnyError> {
     let config = Config::from_settings(config::environment()?)?;
     let telemetry = telemetry::init(&config.log.level, config.log.format)?;
-    let collected = telemetry::metrics::install()?;
+    let collected = monitoring::descriptions::install()?;
     tokio::spawn(telemetry.keep_house(collected.clone()));
     let stop = shutdown::on_signal()?;
     let served = async {

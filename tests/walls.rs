@@ -6,16 +6,16 @@ use std::{fs, path::Path};
 const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("trace_id", &[]),
     ("password", &[]),
-    ("status", &[]),
     ("shutdown", &[]),
     ("domain", &["trace_id"]),
     ("telemetry", &["domain"]),
+    ("monitoring", &["database", "repository", "domain", "password"]),
     ("database", &["domain", "trace_id"]),
     ("repository", &["database", "domain", "trace_id"]),
-    ("service", &["repository", "database", "domain", "password", "status", "trace_id"]),
-    ("messaging", &["repository", "database", "domain", "status", "trace_id"]),
+    ("service", &["repository", "database", "domain", "password", "trace_id"]),
+    ("messaging", &["repository", "database", "domain", "monitoring", "trace_id"]),
     ("server", &[]),
-    ("http", &["service", "domain", "server", "trace_id"]),
+    ("http", &["service", "monitoring", "domain", "server", "trace_id"]),
     ("config", &["database", "domain", "http", "messaging", "server", "telemetry"]),
     ("operator", &["database", "domain", "repository", "messaging"]),
 ];
@@ -113,7 +113,6 @@ fn every_library_lives_where_it_should() {
 
 #[test]
 fn grouped_imports_are_understood() {
-    let source =
-        "use crate::{\n    domain::{a, b::{c}},\n    service::users,\n};\nuse crate::http::x; crate::status::y()";
-    assert_eq!(imports(source), ["domain", "service", "http", "status"]);
+    let source = "use crate::{\n    domain::{a, b::{c}},\n    service::users,\n};\nuse crate::http::x; crate::monitoring::y()";
+    assert_eq!(imports(source), ["domain", "service", "http", "monitoring"]);
 }

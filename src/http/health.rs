@@ -9,7 +9,7 @@ use super::{
     error::{Problem, kinds::NOT_READY},
     state::AppState,
 };
-use crate::service::health::{Checks, HealthReport, Readiness};
+use crate::monitoring::health::{Checks, HealthReport, Readiness};
 
 pub fn router() -> OpenApiRouter<AppState> {
     let (live, ready, metrics) = (routes!(live), routes!(ready), routes!(metrics));

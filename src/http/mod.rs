@@ -25,7 +25,8 @@ use self::{durations::RequestDurations, state::Shared, trace::Trace};
 pub use self::{head::HeadRules, state::AppState};
 use crate::{
     domain::user::PasswordPolicy,
-    service::{health::HealthService, metrics::MetricsService, users::UserService},
+    monitoring::{health::HealthService, metrics::MetricsService},
+    service::users::UserService,
 };
 
 /// The routes that the OpenAPI document describes.

@@ -4,7 +4,8 @@ use std::{ops::Deref, sync::Arc};
 
 use crate::{
     domain::user::PasswordPolicy,
-    service::{health::HealthService, metrics::MetricsService, users::UserService},
+    monitoring::{health::HealthService, metrics::MetricsService},
+    service::users::UserService,
 };
 
 /// One pointer, for it is cloned for each request.

@@ -21,7 +21,7 @@ use super::{
     seen::{Novelty, Seen},
     supervisor::{SessionError, supervise, within},
 };
-use crate::status::{Link, Status};
+use crate::monitoring::state::{Link, Status};
 
 /// Messages that the broker sends ahead of their acknowledgement.
 const PREFETCH: u16 = 1000;

@@ -17,7 +17,7 @@ use super::{
     dead_letter::{CONFIRM_TIMEOUT, DeadLetters, Keep},
     supervisor::{Backoff, SessionError},
 };
-use crate::status::Status;
+use crate::monitoring::state::Status;
 
 /// How often to look whether the broker blocks us: such time does not count as a wait for a confirm.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);

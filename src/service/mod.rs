@@ -2,7 +2,4 @@
 
 mod completion;
 pub mod error;
-pub mod health;
-mod in_turn;
-pub mod metrics;
 pub mod users;

@@ -3,7 +3,6 @@
 
 mod invisible;
 mod json;
-pub mod metrics;
 pub mod writer;
 
 use std::{

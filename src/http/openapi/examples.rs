@@ -19,7 +19,7 @@ use crate::{
         health,
         query::NoQuery,
     },
-    service::health::Checks,
+    monitoring::health::Checks,
 };
 
 const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";

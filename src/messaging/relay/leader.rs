@@ -22,8 +22,8 @@ use super::{
 use crate::{
     domain::event::OutboxEvent,
     messaging::supervisor::{SessionError, within},
+    monitoring::state::{Link, Status},
     repository::outbox::ReadFrom,
-    status::{Link, Status},
 };
 
 /// Rows read at once.

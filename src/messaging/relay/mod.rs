@@ -29,8 +29,8 @@ use super::{
     supervisor::{SessionError, supervise, within},
 };
 use crate::{
+    monitoring::state::{Link, Status},
     repository::outbox,
-    status::{Link, Status},
 };
 
 /// After this, confirms that a stopping leader waits for are given up: the next leader publishes their events again.

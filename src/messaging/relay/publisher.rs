@@ -10,7 +10,7 @@ use crate::{
         message,
         supervisor::SessionError,
     },
-    status::Link,
+    monitoring::state::Link,
 };
 
 pub struct Publisher {

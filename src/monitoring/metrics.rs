@@ -7,12 +7,14 @@ use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 
-use super::in_turn::InTurn;
+use super::{
+    in_turn::InTurn,
+    state::{Link, Status},
+};
 use crate::{
     database::Database,
     password::PasswordHasher,
     repository::outbox::{self, Backlog},
-    status::{Link, Status},
 };
 
 /// A scrape must come back, whatever the database does.

@@ -6,11 +6,11 @@ use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use super::in_turn::InTurn;
-use crate::{
-    database::{Database, schema},
-    status::{Link, Status},
+use super::{
+    in_turn::InTurn,
+    state::{Link, Status},
 };
+use crate::database::{Database, schema};
 
 /// A probe wants its answer sooner than a client.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
