@@ -117,7 +117,7 @@ fn exit_code(error: &AnyError) -> u8 {
 async fn serve() -> Result<(), AnyError> {
     let config = Config::from_settings(config::environment()?)?;
     let telemetry = telemetry::init(&config.log.level, config.log.format)?;
-    let collected = monitoring::descriptions::install()?;
+    let collected = monitoring::catalogue::install()?;
     tokio::spawn(telemetry.keep_house(collected.clone()));
     let stop = shutdown::on_signal()?;
     let served = async {

@@ -1,6 +1,6 @@
 //! The walls of the house: which module may import which, and which library lives where.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// A room of `src/`, the rooms of ours that it may import, and itself.
 const MAY_IMPORT: [(&str, &[&str]); 14] = [
@@ -111,8 +111,25 @@ fn every_library_lives_where_it_should() {
     }
 }
 
+/// The names after `counter!(`, `gauge!(` and `histogram!(`, or with `mark` in place of `!(`.
+fn metrics(source: &str, mark: &str) -> BTreeSet<String> {
+    let kinds = ["counter", "gauge", "histogram"].map(|kind| format!("{kind}{mark}"));
+    let places = kinds.iter().flat_map(|kind| source.match_indices(kind).map(|(place, _)| place + kind.len()));
+    let names = places.filter_map(|place| source[place..].trim_start().strip_prefix('"')?.split('"').next());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_metric_is_in_the_catalogue_and_all_of_the_catalogue_is_recorded() {
+    let files = files();
+    let (_, catalogue) = files.iter().find(|(file, _)| file == "monitoring/catalogue.rs").unwrap();
+    let recorded: BTreeSet<String> = files.iter().flat_map(|(_, source)| metrics(source, "!(")).collect();
+    assert_eq!(metrics(catalogue, "("), recorded);
+}
+
 #[test]
 fn grouped_imports_are_understood() {
-    let source = "use crate::{\n    domain::{a, b::{c}},\n    service::users,\n};\nuse crate::http::x; crate::monitoring::y()";
+    let source =
+        "use crate::{\n    domain::{a, b::{c}},\n    service::users,\n};\nuse crate::http::x; crate::monitoring::y()";
     assert_eq!(imports(source), ["domain", "service", "http", "monitoring"]);
 }
