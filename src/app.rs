@@ -22,7 +22,7 @@ use crate::{
         schema::{self, SchemaError},
     },
     http,
-    messaging::{consumer::Consumer, relay::Relay, supervisor::Backoff},
+    messaging::{consumer::Consumer, relay::Relay, session::Backoff},
     monitoring::{health::HealthService, metrics::MetricsService, state::Status},
     password::PasswordHasher,
     repository::{user_reads::UserReads, user_writes::UserWrites},

@@ -15,8 +15,8 @@ use crate::{
     database::{DatabaseError, DatabaseUrl, connect, schema},
     messaging::{
         broker::Broker,
-        dead_letter::{self, Dropped, Redriven},
-        supervisor::SessionError,
+        dead_letters::{self, Dropped, Redriven},
+        session::SessionError,
     },
     repository::{outbox, outbox_dead},
 };
@@ -186,13 +186,13 @@ async fn decide(
 /// When RabbitMQ is away, or there is no such queue.
 pub async fn dlq(command: DlqCommand, broker: &Broker) -> Result<Report, OperatorError> {
     match command {
-        DlqCommand::List { max } => Report::new(&dead_letter::list(broker, max).await?, true),
+        DlqCommand::List { max } => Report::new(&dead_letters::list(broker, max).await?, true),
         DlqCommand::Redrive { max } => {
-            let redriven: Redriven = dead_letter::redrive(broker, max).await?;
+            let redriven: Redriven = dead_letters::redrive(broker, max).await?;
             Report::new(&redriven, redriven.failure.is_none())
         }
         DlqCommand::Drop { max } => {
-            let dropped: Dropped = dead_letter::drop(broker, max).await?;
+            let dropped: Dropped = dead_letters::drop(broker, max).await?;
             Report::new(&dropped, dropped.failure.is_none())
         }
     }

@@ -16,7 +16,7 @@ use metrics::gauge;
 use tokio::{net::TcpStream, time::timeout};
 use tracing::warn;
 
-use super::supervisor::{SessionError, within};
+use super::session::{SessionError, within};
 
 pub const EXCHANGE: &str = "user_events";
 pub const QUEUE: &str = "user_events_queue";

@@ -3,10 +3,8 @@
 
 pub mod broker;
 pub mod consumer;
-pub mod dead_letter;
-mod dead_letter_writer;
+pub mod dead_letters;
 mod message;
 pub mod preflight;
 pub mod relay;
-mod seen;
-pub mod supervisor;
+pub mod session;

@@ -4,7 +4,7 @@ use lapin::{BasicProperties, Connection, options::BasicPublishOptions};
 
 use super::{
     broker::{self, ANSWER_TIMEOUT, Broker, EXCHANGE},
-    supervisor::{SessionError, within},
+    session::{SessionError, within},
 };
 
 /// Declares the topology as the service does at its start, and publishes a message of each routing key in a transaction that is

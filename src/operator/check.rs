@@ -13,7 +13,7 @@ use crate::{
     messaging::{
         broker::{self, Broker},
         preflight as broker_preflight,
-        supervisor::SessionError,
+        session::SessionError,
     },
 };
 

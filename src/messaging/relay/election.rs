@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::store::TIMEOUT;
 use crate::{
-    messaging::supervisor::{SessionError, within},
+    messaging::session::{SessionError, within},
     repository::outbox,
 };
 

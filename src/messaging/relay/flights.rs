@@ -15,7 +15,7 @@ use super::{
 };
 use crate::messaging::{
     message,
-    supervisor::{SessionError, within},
+    session::{SessionError, within},
 };
 
 /// A type of which no event lands for this long is not waited for.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     domain::event::OutboxEvent,
-    messaging::supervisor::{SessionError, within},
+    messaging::session::{SessionError, within},
     monitoring::state::{Link, Status},
     repository::outbox::ReadFrom,
 };

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use self::{horizon::Horizon, leader::Leader, publisher::Publisher};
 use super::{
     broker::Broker,
-    supervisor::{SessionError, supervise, within},
+    session::{SessionError, supervise, within},
 };
 use crate::{
     monitoring::state::{Link, Status},

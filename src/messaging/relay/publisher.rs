@@ -8,7 +8,7 @@ use crate::{
     messaging::{
         broker::{self, Broker, EXCHANGE},
         message,
-        supervisor::SessionError,
+        session::SessionError,
     },
     monitoring::state::Link,
 };

@@ -10,7 +10,7 @@ use tracing::error;
 
 use crate::{
     domain::event::OutboxEvent,
-    messaging::supervisor::{SessionError, within},
+    messaging::session::{SessionError, within},
     repository::{
         outbox::{self, ReadFrom, Snapshot},
         outbox_dead,

@@ -12,12 +12,14 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
-use super::{
-    broker::Broker,
-    dead_letter::{CONFIRM_TIMEOUT, DeadLetters, Keep},
-    supervisor::{Backoff, SessionError},
+use crate::{
+    messaging::{
+        broker::Broker,
+        dead_letters::{CONFIRM_TIMEOUT, DeadLetters, Keep},
+        session::{Backoff, SessionError},
+    },
+    monitoring::state::Status,
 };
-use crate::monitoring::state::Status;
 
 /// How often to look whether the broker blocks us: such time does not count as a wait for a confirm.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);

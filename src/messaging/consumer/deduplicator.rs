@@ -3,7 +3,7 @@
 use lru::LruCache;
 use uuid::Uuid;
 
-use super::message::ReceivedEvent;
+use crate::messaging::message::ReceivedEvent;
 
 /// Events and users remembered; the least recently seen go first.
 const REMEMBERED: usize = 65_536;

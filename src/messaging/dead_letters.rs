@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{
     broker::{self, Broker, DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE},
     message::{PERSISTENT, TRACE_ID_HEADER},
-    supervisor::{SessionError, within},
+    session::{SessionError, within},
 };
 
 pub const REASON_HEADER: &str = "x-reason";

@@ -1,6 +1,9 @@
 //! Reads the events back and logs them. Acknowledges by hand, after the line is written: an event is logged at least once,
 //! and a repeated line says `duplicate`.
 
+mod dead_letter_writer;
+mod deduplicator;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
@@ -13,13 +16,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::{
+    dead_letter_writer::DeadLetterWriter,
+    deduplicator::{Novelty, Seen},
+};
 use super::{
     broker::{self, ANSWER_TIMEOUT, Broker, CONSUMER_TAG},
-    dead_letter,
-    dead_letter_writer::DeadLetterWriter,
+    dead_letters,
     message::{self, ReceivedEvent},
-    seen::{Novelty, Seen},
-    supervisor::{SessionError, supervise, within},
+    session::{SessionError, supervise, within},
 };
 use crate::monitoring::state::{Link, Status};
 
@@ -108,7 +113,7 @@ impl Consumer {
         count_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = count_due.tick() => match dead_letter::depth(connection).await? {
+                _ = count_due.tick() => match dead_letters::depth(connection).await? {
                     Some(depth) => gauge!("dead_letters").set(depth),
                     None => self.broker.declare_topology(connection).await?,
                 },
