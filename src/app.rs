@@ -16,13 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    backoff::Backoff,
     config::{Config, DatabaseConfig},
     database::{
         Database, DatabaseError, durability, encryption,
         schema::{self, SchemaError},
     },
     http,
-    messaging::{consumer::Consumer, relay::Relay, session::Backoff},
+    messaging::{consumer::Consumer, relay::Relay},
     monitoring::{health::HealthService, metrics::MetricsService, state::Status},
     password::PasswordHasher,
     repository::{user_reads::UserReads, user_writes::UserWrites},

@@ -15,7 +15,10 @@ use crate::{
     database::{DatabaseUrl, Route},
     domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy},
     http::HeadRules,
-    messaging::broker::{Broker, BrokerUrl, QueueType},
+    messaging::{
+        broker::{Broker, BrokerUrl},
+        topology::QueueType,
+    },
     server::Limits,
     telemetry::{LogFormat, LogLevel},
 };

@@ -22,6 +22,7 @@
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod app;
+pub mod backoff;
 pub mod config;
 pub mod database;
 pub mod domain;

@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// A room of `src/`, the rooms of ours that it may import, and itself.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("trace_id", &[]),
+    ("backoff", &[]),
     ("password", &[]),
     ("shutdown", &[]),
     ("domain", &["trace_id"]),
@@ -13,7 +14,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("database", &["domain", "trace_id"]),
     ("repository", &["database", "domain", "trace_id"]),
     ("service", &["repository", "database", "domain", "password", "trace_id"]),
-    ("messaging", &["repository", "database", "domain", "monitoring", "trace_id"]),
+    ("messaging", &["backoff", "repository", "database", "domain", "monitoring", "trace_id"]),
     ("server", &[]),
     ("http", &["service", "monitoring", "domain", "server", "trace_id"]),
     ("config", &["database", "domain", "http", "messaging", "server", "telemetry"]),

@@ -1,35 +1,16 @@
-//! The broker: how to reach it, and the topology. The only place that names an exchange or a queue.
+//! The broker: where it is, and connections and channels to it.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use lapin::{
-    Channel, Connection, ConnectionProperties, Consumer, ErrorKind, ExchangeKind,
-    options::{
-        BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
-        QueueDeclareOptions,
-    },
-    protocol::{AMQPErrorKind, AMQPSoftError},
-    types::{AMQPValue, FieldTable, ShortString},
-    uri::AMQPUri,
-};
-use metrics::gauge;
+use lapin::{Channel, Connection, ConnectionProperties, Consumer, options::ConfirmSelectOptions, uri::AMQPUri};
 use tokio::{net::TcpStream, time::timeout};
 use tracing::warn;
 
-use super::session::{SessionError, within};
+use super::{
+    session::{SessionError, with_timeout},
+    topology::{self, QueueType, REPLY_SUCCESS},
+};
 
-pub const EXCHANGE: &str = "user_events";
-pub const QUEUE: &str = "user_events_queue";
-pub const BINDING: &str = "user.*";
-pub const DEAD_LETTER_EXCHANGE: &str = "user_events.dlx";
-pub const CONSUMER_TAG: &str = env!("CARGO_PKG_NAME");
-pub const DEAD_LETTER_QUEUE: &str = "user_events_queue.dlq";
-
-/// Deliveries of one message before the broker gives it up to the dead-letter exchange. The consumer dead-letters what it
-/// cannot read at the first sight, so only a consumer that dies again and again comes here.
-const DELIVERY_LIMIT: i64 = 20;
-/// Each look at the dead letters counts as a delivery, and RabbitMQ 4 drops what was delivered 20 times.
-const LOOKS_LIMIT: i64 = 1_000_000_000;
 /// Seconds; lapin gives a silent peer up after twice this, and looks every half of it: after 8 to 10 s. A leader that is cut off
 /// from the broker holds everybody up.
 const HEARTBEAT: u16 = 4;
@@ -80,28 +61,6 @@ impl fmt::Debug for BrokerUrl {
     }
 }
 
-/// How the broker keeps the queues.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum QueueType {
-    /// Replicated where the broker is a cluster, on disk everywhere.
-    #[default]
-    Quorum,
-    /// For brokers that have no quorum queues.
-    Classic,
-}
-
-impl FromStr for QueueType {
-    type Err = String;
-
-    fn from_str(value: &str) -> Result<Self, Self::Err> {
-        match value.to_ascii_lowercase().as_str() {
-            "quorum" => Ok(Self::Quorum),
-            "classic" => Ok(Self::Classic),
-            _ => Err(format!("must be quorum or classic, not `{value}`")),
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 pub struct Broker {
     pub url: BrokerUrl,
@@ -116,31 +75,13 @@ impl Broker {
     pub async fn connect(&self, name: &str) -> Result<Connection, SessionError> {
         let uri = &self.url.0;
         // lapin's own connect has no timeout, and a thread that waits for a silent peer is lost until that peer closes:
-        // knock first.
+        // probe first.
         let address = (uri.authority.host.as_str(), uri.authority.port);
-        let knock = async { TcpStream::connect(address).await.map_err(lapin::Error::from) };
-        within(ANSWER_TIMEOUT, "connect to RabbitMQ", knock).await?;
+        let probe = async { TcpStream::connect(address).await.map_err(lapin::Error::from) };
+        with_timeout(ANSWER_TIMEOUT, "connect to RabbitMQ", probe).await?;
         let name = format!("{} {name}", env!("CARGO_PKG_NAME"));
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        within(ANSWER_TIMEOUT, "log in to RabbitMQ", Connection::connect_uri(uri.clone(), properties)).await
-    }
-
-    /// Declares all exchanges, queues and bindings; what is there with other arguments is used as it is.
-    ///
-    /// # Errors
-    /// When the broker refuses it, or is silent for five seconds.
-    pub async fn declare_topology(&self, connection: &Connection) -> Result<(), SessionError> {
-        let declaring = async {
-            declare(connection, EXCHANGE, &Entity::Exchange(ExchangeKind::Topic)).await?;
-            declare(connection, DEAD_LETTER_EXCHANGE, &Entity::Exchange(ExchangeKind::Fanout)).await?;
-            declare(connection, QUEUE, &Entity::Queue(self.queue_arguments())).await?;
-            declare(connection, DEAD_LETTER_QUEUE, &Entity::Queue(self.dead_letter_queue_arguments())).await?;
-            let channel = connection.create_channel().await?;
-            bind(&channel, QUEUE, EXCHANGE, BINDING).await?;
-            bind(&channel, DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE, "").await?;
-            channel.close(REPLY_SUCCESS, "declared".into()).await
-        };
-        within(ANSWER_TIMEOUT, "declare the topology", declaring).await
+        with_timeout(ANSWER_TIMEOUT, "log in to RabbitMQ", Connection::connect_uri(uri.clone(), properties)).await
     }
 
     /// Opens a channel whose publishes are confirmed.
@@ -149,111 +90,33 @@ impl Broker {
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await.map(|()| channel)
         };
-        within(ANSWER_TIMEOUT, "open a channel", opening).await
+        with_timeout(ANSWER_TIMEOUT, "open a channel", opening).await
     }
 
-    /// Subscribes to the service's queue.
+    /// As [`topology::declare`].
+    ///
+    /// # Errors
+    /// When the broker refuses it, or is silent for five seconds.
+    pub async fn declare_topology(&self, connection: &Connection) -> Result<(), SessionError> {
+        with_timeout(ANSWER_TIMEOUT, "declare the topology", topology::declare(connection, self.queue_type)).await
+    }
+
+    /// As [`topology::subscribe`].
     pub async fn subscribe(&self, connection: &Connection, prefetch: u16) -> Result<(Channel, Consumer), SessionError> {
-        let subscribing = async {
-            let channel = connection.create_channel().await?;
-            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-            let tag = CONSUMER_TAG.into();
-            let consumer =
-                channel.basic_consume(QUEUE.into(), tag, BasicConsumeOptions::default(), FieldTable::default());
-            consumer.await.map(|consumer| (channel, consumer))
-        };
-        within(ANSWER_TIMEOUT, "subscribe", subscribing).await
-    }
-
-    fn queue_arguments(&self) -> FieldTable {
-        let mut arguments = self.type_argument();
-        // One of all replicas' consumers reads at a time: two would log one user's events out of order.
-        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(DEAD_LETTER_EXCHANGE.into()));
-        if self.queue_type == QueueType::Quorum {
-            arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
-        }
-        arguments
-    }
-
-    fn dead_letter_queue_arguments(&self) -> FieldTable {
-        let mut arguments = self.type_argument();
-        if self.queue_type == QueueType::Quorum {
-            arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(LOOKS_LIMIT));
-        }
-        arguments
-    }
-
-    fn type_argument(&self) -> FieldTable {
-        let queue_type = match self.queue_type {
-            QueueType::Quorum => "quorum",
-            QueueType::Classic => "classic",
-        };
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
-        arguments
+        with_timeout(ANSWER_TIMEOUT, "subscribe", topology::subscribe(connection, prefetch)).await
     }
 }
 
-/// AMQP's reply code for an orderly close.
-const REPLY_SUCCESS: u16 = 200;
-
-async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
-    let key = ShortString::from(key);
-    channel.queue_bind(queue.into(), exchange.into(), key, QueueBindOptions::default(), FieldTable::default()).await
-}
-
-enum Entity {
-    Exchange(ExchangeKind),
-    Queue(FieldTable),
-}
-
-/// Declares, and where the name is taken with other arguments, contents itself with its being there: an operator's choice
-/// is no reason not to run.
-async fn declare(connection: &Connection, name: &str, entity: &Entity) -> lapin::Result<()> {
-    let mismatch = gauge!("topology_mismatch", "name" => name.to_owned());
-    mismatch.set(0.0);
-    match try_declare(connection, name, entity, false).await {
-        Err(error) if is_precondition_failed(&error) => {
-            mismatch.set(1.0);
-            warn!(name, %error, "Declared by somebody else with other arguments, using it as it is");
-            try_declare(connection, name, entity, true).await
-        }
-        outcome => outcome,
-    }
-}
-
-/// On a channel of its own: a refusal closes the channel.
-async fn try_declare(connection: &Connection, name: &str, entity: &Entity, passive: bool) -> lapin::Result<()> {
-    let channel = connection.create_channel().await?;
-    match entity {
-        Entity::Exchange(kind) => {
-            let options = ExchangeDeclareOptions { durable: true, passive, ..Default::default() };
-            channel.exchange_declare(name.into(), kind.clone(), options, FieldTable::default()).await?;
-        }
-        Entity::Queue(arguments) => {
-            let options = QueueDeclareOptions { durable: true, passive, ..Default::default() };
-            channel.queue_declare(name.into(), options, arguments.clone()).await?;
-        }
-    }
-    channel.close(REPLY_SUCCESS, "declared".into()).await
-}
-
-fn is_precondition_failed(error: &lapin::Error) -> bool {
-    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
-    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
-}
-
-/// Closes a channel in good order.
+/// Closes a channel cleanly.
 pub async fn close_channel(channel: Channel) -> Result<(), SessionError> {
-    within(ANSWER_TIMEOUT, "close a channel", channel.close(REPLY_SUCCESS, "bye".into())).await
+    with_timeout(ANSWER_TIMEOUT, "close a channel", channel.close(REPLY_SUCCESS, "bye".into())).await
 }
 
-/// Closes in good order if the broker lets us; dropping it is just as safe.
+/// Closes cleanly if the broker lets us; dropping it is just as safe.
 pub async fn close(connection: Connection) {
     match timeout(CLOSE_TIMEOUT, connection.close(REPLY_SUCCESS, "bye".into())).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%error, "RabbitMQ did not close the connection in good order"),
+        Ok(Err(error)) => warn!(%error, "RabbitMQ did not close the connection cleanly"),
         Err(_elapsed) => warn!("RabbitMQ did not close the connection in time"),
     }
 }

@@ -12,9 +12,10 @@ use lapin::{
 use serde::Serialize;
 
 use super::{
-    broker::{self, Broker, DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE},
+    broker::{self, Broker},
     message::{PERSISTENT, TRACE_ID_HEADER},
-    session::{SessionError, within},
+    session::{SessionError, with_timeout},
+    topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE},
 };
 
 pub const REASON_HEADER: &str = "x-reason";
@@ -28,7 +29,7 @@ pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn depth(connection: &Connection) -> Result<Option<u32>, SessionError> {
     let opening = connection.create_channel();
     // Of its own: a queue that is not there closes the channel.
-    let channel = within(CONFIRM_TIMEOUT, "open a channel", opening).await?;
+    let channel = with_timeout(CONFIRM_TIMEOUT, "open a channel", opening).await?;
     match count(&channel).await {
         Ok(count) => broker::close_channel(channel).await.map(|()| Some(count)),
         Err(SessionError::Broker(_)) => Ok(None),
@@ -39,7 +40,7 @@ pub async fn depth(connection: &Connection) -> Result<Option<u32>, SessionError>
 async fn count(channel: &Channel) -> Result<u32, SessionError> {
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
     let asking = channel.queue_declare(DEAD_LETTER_QUEUE.into(), options, FieldTable::default());
-    within(CONFIRM_TIMEOUT, "count the dead letters", asking).await.map(|queue| queue.message_count())
+    with_timeout(CONFIRM_TIMEOUT, "count the dead letters", asking).await.map(|queue| queue.message_count())
 }
 
 /// What of a message its dead letter keeps beside the reason.
@@ -81,7 +82,7 @@ impl DeadLetters {
         }
         let properties = properties.with_headers(headers);
         let publishing = self.publish(DEFAULT_EXCHANGE, QUEUE.into(), properties, &delivery.data);
-        within(CONFIRM_TIMEOUT, "confirm a message", publishing).await
+        with_timeout(CONFIRM_TIMEOUT, "confirm a message", publishing).await
     }
 
     async fn publish(
@@ -101,7 +102,7 @@ impl DeadLetters {
 
     async fn take(&self) -> Result<Option<Delivery>, SessionError> {
         let getting = self.0.basic_get(DEAD_LETTER_QUEUE.into(), BasicGetOptions::default());
-        let message = within(CONFIRM_TIMEOUT, "read a dead letter", getting).await?;
+        let message = with_timeout(CONFIRM_TIMEOUT, "read a dead letter", getting).await?;
         Ok(message.map(|BasicGetMessage { delivery, .. }| delivery))
     }
 

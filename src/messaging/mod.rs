@@ -8,3 +8,4 @@ mod message;
 pub mod preflight;
 pub mod relay;
 pub mod session;
+pub mod topology;

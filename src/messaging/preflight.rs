@@ -3,8 +3,9 @@
 use lapin::{BasicProperties, Connection, options::BasicPublishOptions};
 
 use super::{
-    broker::{self, ANSWER_TIMEOUT, Broker, EXCHANGE},
-    session::{SessionError, within},
+    broker::{self, ANSWER_TIMEOUT, Broker},
+    session::{SessionError, with_timeout},
+    topology::EXCHANGE,
 };
 
 /// Declares the topology as the service does at its start, and publishes a message of each routing key in a transaction that is
@@ -22,7 +23,7 @@ pub async fn permissions(broker: &Broker, connection: &Connection, routing_keys:
             channel.basic_publish(EXCHANGE.into(), (*key).into(), options, b"", properties).await?;
             channel.tx_rollback().await.map(|()| channel)
         };
-        broker::close_channel(within(ANSWER_TIMEOUT, "publish", publishing).await?).await?;
+        broker::close_channel(with_timeout(ANSWER_TIMEOUT, "publish", publishing).await?).await?;
     }
     Ok(())
 }

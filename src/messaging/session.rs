@@ -12,10 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::database::DatabaseError;
+use crate::{backoff::Backoff, database::DatabaseError};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A session that lasted this long was healthy: the next pause is short again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
@@ -98,34 +96,12 @@ impl From<DatabaseError> for SessionError {
 }
 
 /// Bounds a step of a session: neither lapin nor sqlx does, and a peer that vanished says nothing.
-pub async fn within<T, E: Into<SessionError>>(
+pub async fn with_timeout<T, E: Into<SessionError>>(
     limit: Duration,
     step: &'static str,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, SessionError> {
     timeout(limit, work).await.map_err(|_elapsed| SessionError::Timeout(step))?.map_err(Into::into)
-}
-
-/// Doubling pauses with full jitter, so that replicas do not come back in step.
-/// <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>
-#[derive(Debug)]
-pub struct Backoff {
-    ceiling: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { ceiling: FIRST_PAUSE }
-    }
-}
-
-impl Backoff {
-    /// The next pause: at least a tenth of the ceiling, so that a failure that comes at once does not spin.
-    pub fn next_pause(&mut self) -> Duration {
-        let pause = self.ceiling.mul_f64(0.1 + 0.9 * fastrand::f64());
-        self.ceiling = (self.ceiling * 2).min(LONGEST_PAUSE);
-        pause
-    }
 }
 
 /// Runs `session` again and again until `stop`, each time with what outlives it; a session that returns `Ok` has finished its work.
@@ -157,21 +133,6 @@ pub async fn supervise<T>(
                     () = stop.cancelled() => return,
                 }
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Backoff, FIRST_PAUSE, LONGEST_PAUSE};
-
-    #[test]
-    fn pauses_grow_to_a_ceiling_and_never_vanish() {
-        let mut backoff = Backoff::default();
-        assert!(backoff.next_pause() <= FIRST_PAUSE);
-        for _ in 0..20 {
-            let pause = backoff.next_pause();
-            assert!(pause >= FIRST_PAUSE / 10 && pause <= LONGEST_PAUSE, "{pause:?}");
         }
     }
 }

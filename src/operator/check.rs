@@ -14,6 +14,7 @@ use crate::{
         broker::{self, Broker},
         preflight as broker_preflight,
         session::SessionError,
+        topology,
     },
 };
 
@@ -178,7 +179,7 @@ async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
 }
 
 fn permissions_to_grant(broker: &Broker, error: &SessionError) -> String {
-    let (vhost, user, ours) = (broker.url.vhost(), broker.url.user(), broker::EXCHANGE);
+    let (vhost, user, ours) = (broker.url.vhost(), broker.url.user(), topology::EXCHANGE);
     if error.to_string().contains("topic") {
         format!(
             "rabbitmqctl set_topic_permissions -p {vhost} {user} {ours} '^user\\.' '.*', or clear_topic_permissions"

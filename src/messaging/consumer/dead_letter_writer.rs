@@ -13,10 +13,11 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
 use crate::{
+    backoff::Backoff,
     messaging::{
         broker::Broker,
         dead_letters::{CONFIRM_TIMEOUT, DeadLetters, Keep},
-        session::{Backoff, SessionError},
+        session::SessionError,
     },
     monitoring::state::Status,
 };

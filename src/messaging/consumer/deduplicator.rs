@@ -10,29 +10,29 @@ const REMEMBERED: usize = 65_536;
 
 /// Deduplicates by event id on all deliveries: a publisher that repeats itself after a lost confirm does so without AMQP's
 /// `redelivered` flag.
-pub struct Seen {
+pub struct Deduplicator {
     events: LruCache<Uuid, ()>,
     versions: LruCache<i64, i64>,
 }
 
 /// How a message relates to those before it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Novelty {
+pub struct Freshness {
     /// The same event was received before.
     pub duplicate: bool,
     /// A change of this user at least as new was received before.
     pub stale: bool,
 }
 
-impl Default for Seen {
+impl Default for Deduplicator {
     fn default() -> Self {
         // Unbounded, as the bounded kind takes the memory of a full one at once.
         Self { events: LruCache::unbounded(), versions: LruCache::unbounded() }
     }
 }
 
-impl Seen {
-    pub fn note(&mut self, event: &ReceivedEvent) -> Novelty {
+impl Deduplicator {
+    pub fn note(&mut self, event: &ReceivedEvent) -> Freshness {
         let duplicate = self.events.put(event.event_id, ()).is_some();
         let newest = self.versions.get(&event.user_id).copied().unwrap_or(0);
         let stale = event.version <= newest;
@@ -43,7 +43,7 @@ impl Seen {
         if self.versions.len() > REMEMBERED {
             self.versions.pop_lru();
         }
-        Novelty { duplicate, stale }
+        Freshness { duplicate, stale }
     }
 }
 
@@ -51,7 +51,7 @@ impl Seen {
 mod tests {
     use uuid::Uuid;
 
-    use super::{Novelty, REMEMBERED, ReceivedEvent, Seen};
+    use super::{Deduplicator, Freshness, REMEMBERED, ReceivedEvent};
 
     fn event(user_id: i64, version: i64) -> ReceivedEvent {
         let event_type = "user.updated".to_owned();
@@ -59,27 +59,27 @@ mod tests {
     }
 
     #[test]
-    fn the_first_sight_is_new_and_the_second_a_duplicate() {
-        let (mut seen, first) = (Seen::default(), event(1, 1));
-        assert_eq!(seen.note(&first), Novelty { duplicate: false, stale: false });
-        assert_eq!(seen.note(&first), Novelty { duplicate: true, stale: true });
-        assert_eq!(seen.note(&event(1, 2)), Novelty { duplicate: false, stale: false });
+    fn the_first_delivery_is_new_and_the_second_a_duplicate() {
+        let (mut deduplicator, first) = (Deduplicator::default(), event(1, 1));
+        assert_eq!(deduplicator.note(&first), Freshness { duplicate: false, stale: false });
+        assert_eq!(deduplicator.note(&first), Freshness { duplicate: true, stale: true });
+        assert_eq!(deduplicator.note(&event(1, 2)), Freshness { duplicate: false, stale: false });
     }
 
     #[test]
     fn an_older_version_after_a_newer_one_is_stale() {
-        let mut seen = Seen::default();
-        seen.note(&event(1, 5));
-        assert_eq!(seen.note(&event(1, 4)), Novelty { duplicate: false, stale: true });
-        assert_eq!(seen.note(&event(2, 1)), Novelty { duplicate: false, stale: false });
+        let mut deduplicator = Deduplicator::default();
+        deduplicator.note(&event(1, 5));
+        assert_eq!(deduplicator.note(&event(1, 4)), Freshness { duplicate: false, stale: true });
+        assert_eq!(deduplicator.note(&event(2, 1)), Freshness { duplicate: false, stale: false });
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut seen = Seen::default();
+        let mut deduplicator = Deduplicator::default();
         for user_id in 0..=i64::try_from(REMEMBERED).unwrap() {
-            seen.note(&event(user_id, 1));
+            deduplicator.note(&event(user_id, 1));
         }
-        assert_eq!((seen.events.len(), seen.versions.len()), (REMEMBERED, REMEMBERED));
+        assert_eq!((deduplicator.events.len(), deduplicator.versions.len()), (REMEMBERED, REMEMBERED));
     }
 }

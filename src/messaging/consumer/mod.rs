@@ -1,38 +1,35 @@
 //! Reads the events back and logs them. Acknowledges by hand, after the line is written: an event is logged at least once,
 //! and a repeated line says `duplicate`.
 
+mod acks;
 mod dead_letter_writer;
 mod deduplicator;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use lapin::{
-    Channel, Connection,
-    options::{BasicAckOptions, BasicCancelOptions},
-};
+use lapin::{Channel, Connection, options::BasicCancelOptions};
 use metrics::{counter, gauge};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::{
+    acks::Acks,
     dead_letter_writer::DeadLetterWriter,
-    deduplicator::{Novelty, Seen},
+    deduplicator::{Deduplicator, Freshness},
 };
 use super::{
-    broker::{self, ANSWER_TIMEOUT, Broker, CONSUMER_TAG},
+    broker::{self, ANSWER_TIMEOUT, Broker},
     dead_letters,
     message::{self, ReceivedEvent},
-    session::{SessionError, supervise, within},
+    session::{SessionError, supervise, with_timeout},
+    topology::CONSUMER_TAG,
 };
 use crate::monitoring::state::{Link, Status};
 
 /// Messages that the broker sends ahead of their acknowledgement.
 const PREFETCH: u16 = 1000;
-/// Acknowledge after this many messages, or this much time, whichever comes first.
-const ACK_EVERY: usize = 250;
-const ACK_WITHIN: Duration = Duration::from_millis(50);
 /// How often the dead letters are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -50,13 +47,13 @@ pub struct Consumer {
     broker: Broker,
     status: Arc<Status>,
     /// Outlives a session: a reconnect is just when messages repeat.
-    seen: Seen,
+    deduplicator: Deduplicator,
 }
 
 impl Consumer {
     #[must_use]
     pub fn new(broker: Broker, status: Arc<Status>) -> Self {
-        Self { broker, status, seen: Seen::default() }
+        Self { broker, status, deduplicator: Deduplicator::default() }
     }
 
     /// Consumes until `stop`; then finishes what it holds.
@@ -121,7 +118,7 @@ impl Consumer {
                     let Some(delivery) = delivery.transpose()? else { return Ok(Ended::Cancelled) };
                     match message::parse(&delivery.data) {
                         Ok(event) => {
-                            log(&event, &self.seen.note(&event));
+                            log(&event, &self.deduplicator.note(&event));
                             acks.add(delivery.delivery_tag).await?;
                         }
                         Err(reason) => {
@@ -136,14 +133,14 @@ impl Consumer {
             }
         }
         let cancelling = channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default());
-        within(ANSWER_TIMEOUT, "cancel the subscription", cancelling).await?;
+        with_timeout(ANSWER_TIMEOUT, "cancel the subscription", cancelling).await?;
         acks.flush().await?;
         Ok(Ended::Stopped)
     }
 }
 
-fn log(event: &ReceivedEvent, novelty: &Novelty) {
-    let Novelty { duplicate, stale } = novelty;
+fn log(event: &ReceivedEvent, freshness: &Freshness) {
+    let Freshness { duplicate, stale } = freshness;
     let result = match (duplicate, stale) {
         (true, _) => "duplicate",
         (false, true) => "stale",
@@ -159,53 +156,4 @@ fn log(event: &ReceivedEvent, novelty: &Novelty) {
         stale = stale.then_some(true),
         "Event received"
     );
-}
-
-/// Acknowledges several deliveries at once: the last one's tag stands for all before it, unless one of those is held.
-struct Acks<'a> {
-    channel: &'a Channel,
-    waiting: Vec<u64>,
-    /// On their way to the dead-letter queue.
-    held: BTreeSet<u64>,
-    due: Instant,
-}
-
-impl<'a> Acks<'a> {
-    fn new(channel: &'a Channel) -> Self {
-        Self { channel, waiting: Vec::new(), held: BTreeSet::new(), due: Instant::now() }
-    }
-
-    async fn add(&mut self, tag: u64) -> Result<(), SessionError> {
-        if self.waiting.is_empty() {
-            self.due = Instant::now() + ACK_WITHIN;
-        }
-        self.waiting.push(tag);
-        if self.waiting.len() >= ACK_EVERY { self.flush().await } else { Ok(()) }
-    }
-
-    fn hold(&mut self, tag: u64) {
-        self.held.insert(tag);
-    }
-
-    async fn release(&mut self, tag: u64) -> Result<(), SessionError> {
-        self.held.remove(&tag);
-        self.add(tag).await
-    }
-
-    async fn flush(&mut self) -> Result<(), SessionError> {
-        let first_held = self.held.first().copied().unwrap_or(u64::MAX);
-        let (before, after): (Vec<u64>, Vec<u64>) = self.waiting.drain(..).partition(|tag| *tag < first_held);
-        if let Some(last) = before.into_iter().max() {
-            self.ack(last, true).await?;
-        }
-        for tag in after {
-            self.ack(tag, false).await?;
-        }
-        Ok(())
-    }
-
-    async fn ack(&self, tag: u64, multiple: bool) -> Result<(), SessionError> {
-        let acknowledging = self.channel.basic_ack(tag, BasicAckOptions { multiple });
-        within(ANSWER_TIMEOUT, "acknowledge messages", acknowledging).await
-    }
 }

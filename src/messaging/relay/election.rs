@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::store::TIMEOUT;
 use crate::{
-    messaging::session::{SessionError, within},
+    messaging::session::{SessionError, with_timeout},
     repository::outbox,
 };
 
@@ -22,12 +22,12 @@ const INTERVAL: Duration = Duration::from_millis(400);
 /// When PostgreSQL is lost.
 pub async fn win(database: &PgConnectOptions) -> Result<PgConnection, SessionError> {
     let mut connection = outbox::connect_relay(database).await?;
-    if !within(TIMEOUT, "look at the settings", outbox::has_its_settings(&mut connection)).await? {
+    if !with_timeout(TIMEOUT, "look at the settings", outbox::has_its_settings(&mut connection)).await? {
         warn!(
             "The relay's session has not the settings that it asked for: a pooler in between? Set DATABASE_DIRECT_URL"
         );
     }
-    while !within(TIMEOUT, "try to lead", outbox::try_lead(&mut connection)).await? {
+    while !with_timeout(TIMEOUT, "try to lead", outbox::try_lead(&mut connection)).await? {
         sleep(INTERVAL.mul_f64(0.5 + fastrand::f64())).await;
     }
     Ok(connection)

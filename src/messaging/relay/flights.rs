@@ -15,7 +15,7 @@ use super::{
 };
 use crate::messaging::{
     message,
-    session::{SessionError, within},
+    session::{SessionError, with_timeout},
 };
 
 /// A type of which no event lands for this long is not waited for.
@@ -44,7 +44,7 @@ impl Flights {
             let confirmation = match flight.track {
                 // Of those, the leader watches whether any lands.
                 Track::Main => publishing.await,
-                Track::Trial => within(CONFIRM_TIMEOUT, "confirm an event", publishing).await,
+                Track::Trial => with_timeout(CONFIRM_TIMEOUT, "confirm an event", publishing).await,
             };
             (flight, began, confirmation)
         }));

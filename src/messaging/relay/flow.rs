@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use tokio::time::Instant;
 
-use crate::messaging::session::Backoff;
+use crate::backoff::Backoff;
 
 /// Events in flight at once.
 pub const WINDOW: usize = if cfg!(test) { 16 } else { 2_000 };

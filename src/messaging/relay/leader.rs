@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     domain::event::OutboxEvent,
-    messaging::session::{SessionError, within},
+    messaging::session::{SessionError, with_timeout},
     monitoring::state::{Link, Status},
     repository::outbox::ReadFrom,
 };
@@ -172,7 +172,7 @@ impl<'a> Leader<'a> {
             return Ok(());
         }
         if self.refused && self.schedule.next_try().is_none_or(|at| at <= now) {
-            within(RENEW_TIMEOUT, "renew the channels", self.publisher.renew()).await?;
+            with_timeout(RENEW_TIMEOUT, "renew the channels", self.publisher.renew()).await?;
             self.refused = false;
         }
         if self.schedule.set_aside(now) {

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use self::{horizon::Horizon, leader::Leader, publisher::Publisher};
 use super::{
     broker::Broker,
-    session::{SessionError, supervise, within},
+    session::{SessionError, supervise, with_timeout},
 };
 use crate::{
     monitoring::state::{Link, Status},
@@ -98,7 +98,7 @@ impl Relay {
         let connection = self.lead(elected, publisher, stop).await?;
         // Closing gives the lock back at once; dropping it would too, a little later.
         if !matches!(timeout(CLOSE_TIMEOUT, connection.close()).await, Ok(Ok(()))) {
-            warn!("PostgreSQL did not close the relay's connection in good order");
+            warn!("PostgreSQL did not close the relay's connection cleanly");
         }
         Ok(())
     }
@@ -110,7 +110,7 @@ impl Relay {
         stop: &CancellationToken,
     ) -> Result<PgConnection, SessionError> {
         let started = outbox::server_started(&mut connection);
-        self.horizon.begin_on(within(store::TIMEOUT, "look at the server", started).await?);
+        self.horizon.begin_on(with_timeout(store::TIMEOUT, "look at the server", started).await?);
         info!("Relay leads");
         counter!("relay_leads_total").increment(1);
         self.status.set_relay_leads(true);

@@ -6,9 +6,10 @@ use lapin::{Channel, Confirmation, Connection, options::BasicPublishOptions};
 use super::{flow::Track, schedule::Flight};
 use crate::{
     messaging::{
-        broker::{self, Broker, EXCHANGE},
+        broker::{self, Broker},
         message,
         session::SessionError,
+        topology::EXCHANGE,
     },
     monitoring::state::Link,
 };

@@ -10,7 +10,7 @@ use tracing::error;
 
 use crate::{
     domain::event::OutboxEvent,
-    messaging::session::{SessionError, within},
+    messaging::session::{SessionError, with_timeout},
     repository::{
         outbox::{self, ReadFrom, Snapshot},
         outbox_dead,
@@ -78,14 +78,14 @@ pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Don
         let Work { published, quarantined, read } = work;
         let is_idle = published.is_empty() && quarantined.is_empty() && read.is_none();
         if is_idle {
-            within(TIMEOUT, "keep the lease", outbox::keep_lease(&mut connection)).await?;
+            with_timeout(TIMEOUT, "keep the lease", outbox::keep_lease(&mut connection)).await?;
         }
         if !published.is_empty() {
-            within(TIMEOUT, "delete from the outbox", outbox::delete(&mut connection, &published)).await?;
+            with_timeout(TIMEOUT, "delete from the outbox", outbox::delete(&mut connection, &published)).await?;
         }
         for (event, reason) in quarantined {
             let moving = outbox_dead::bury(&mut connection, event.seq, &reason);
-            within(TIMEOUT, "quarantine an event", moving).await?;
+            with_timeout(TIMEOUT, "quarantine an event", moving).await?;
             counter!("events_dead_total").increment(1);
             let (trace_id, event_id) = (&event.trace_id, &event.id);
             error!(trace_id, %event_id, reason, "Event given up, it is in outbox_dead: see `outbox dead list`");
@@ -100,17 +100,17 @@ pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Don
 
 async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, SessionError> {
     if read.is_patient {
-        within(TIMEOUT, "allow a long read", outbox::limit_statements(connection, PATIENCE)).await?;
+        with_timeout(TIMEOUT, "allow a long read", outbox::limit_statements(connection, PATIENCE)).await?;
     }
     let began = Instant::now();
     let limit = i64::try_from(read.limit).unwrap_or(i64::MAX);
     let reading = outbox::read(connection, &read.from, read.up_to, &read.known, limit);
     let timeout = if read.is_patient { PATIENCE } else { TIMEOUT };
-    let (events, snapshot) = within(timeout, "read the outbox", reading).await?;
+    let (events, snapshot) = with_timeout(timeout, "read the outbox", reading).await?;
     let took = began.elapsed();
     histogram!("outbox_read_seconds").record(took);
     if read.is_patient {
-        within(TIMEOUT, "limit reads", outbox::limit_statements(connection, TIMEOUT)).await?;
+        with_timeout(TIMEOUT, "limit reads", outbox::limit_statements(connection, TIMEOUT)).await?;
     }
     Ok(ReadDone { read, events, snapshot, took })
 }
