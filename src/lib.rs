@@ -23,13 +23,13 @@
 
 pub mod app;
 pub mod backoff;
+pub mod cli;
 pub mod config;
 pub mod database;
 pub mod domain;
 pub mod http;
 pub mod messaging;
 pub mod monitoring;
-pub mod operator;
 pub mod password;
 pub mod repository;
 pub mod server;

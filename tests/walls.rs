@@ -18,15 +18,29 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("server", &[]),
     ("http", &["service", "monitoring", "domain", "server", "trace_id"]),
     ("config", &["database", "domain", "http", "messaging", "server", "telemetry"]),
-    ("operator", &["database", "domain", "repository", "messaging"]),
+    (
+        "cli",
+        &[
+            "app",
+            "config",
+            "database",
+            "domain",
+            "http",
+            "messaging",
+            "monitoring",
+            "repository",
+            "shutdown",
+            "telemetry",
+        ],
+    ),
 ];
 
 /// A word, and the rooms where it may stand.
 const LIVES_IN: [(&str, &[&str]); 6] = [
-    ("axum", &["http", "app", "main"]),
+    ("axum", &["http", "app", "cli"]),
     ("lapin::", &["messaging", "telemetry"]), // in `telemetry`, the target of its log lines
     ("sqlx::query", &["repository", "database"]),
-    ("StatusCode", &["http", "main"]),
+    ("StatusCode", &["http", "cli"]),
     ("std::env", &["config"]),
     ("user_events", &["messaging", "http"]), // in `http`, the document's text alone
 ];

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::{OperatorError, Report};
+use super::report::Report;
 use crate::{
     database::{
         DatabaseError, DatabaseUrl, OPERATION_TIMEOUT, connect,
@@ -58,14 +58,7 @@ impl Finding {
 
 /// Looks at PostgreSQL by each of its addresses, and at RabbitMQ. Changes nothing in PostgreSQL; declares the exchanges and queues
 /// in RabbitMQ, as the service does at its start.
-///
-/// # Errors
-/// When the report cannot be written.
-pub async fn check(
-    databases: &[(&'static str, &DatabaseUrl)],
-    migrate_on_start: bool,
-    broker: &Broker,
-) -> Result<Report, OperatorError> {
+pub async fn run(databases: &[(&'static str, &DatabaseUrl)], migrate_on_start: bool, broker: &Broker) -> Report {
     let mut findings = vec![Finding::ok("settings", "read from the environment and ./.env")];
     for (setting, url) in databases {
         check_database(setting, url, migrate_on_start, &mut findings).await;

@@ -1,0 +1,47 @@
+//! `dlq`: look at dead letters, hand them back, or delete them.
+
+use clap::Subcommand;
+
+use super::{error::CommandError, report::Report};
+use crate::messaging::{
+    broker::Broker,
+    dead_letters::{self, Dropped, Redriven},
+};
+
+#[derive(Subcommand)]
+pub enum DlqCommand {
+    /// Messages that the consumer could not read, and why; they stay where they are
+    List {
+        /// Messages to look at
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        max: u32,
+    },
+    /// Move messages back into the service's queue, the oldest first
+    Redrive {
+        /// Messages to move
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        max: u32,
+    },
+    /// Delete messages for ever, the oldest first
+    Drop {
+        /// Messages to delete
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        max: u32,
+    },
+}
+
+/// # Errors
+/// When RabbitMQ is away, or there is no such queue.
+pub async fn run(command: DlqCommand, broker: &Broker) -> Result<Report, CommandError> {
+    Ok(match command {
+        DlqCommand::List { max } => Report::new(&dead_letters::list(broker, max).await?, true),
+        DlqCommand::Redrive { max } => {
+            let redriven: Redriven = dead_letters::redrive(broker, max).await?;
+            Report::new(&redriven, redriven.failure.is_none())
+        }
+        DlqCommand::Drop { max } => {
+            let dropped: Dropped = dead_letters::drop(broker, max).await?;
+            Report::new(&dropped, dropped.failure.is_none())
+        }
+    })
+}

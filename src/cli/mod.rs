@@ -1,0 +1,182 @@
+//! The command line: read the settings, start what was asked for, turn the outcome into an exit code.
+
+mod check;
+mod dlq;
+mod error;
+mod healthcheck;
+mod outbox;
+mod report;
+
+use std::{error::Error, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Runtime;
+use tracing::{error, info};
+
+use self::{
+    dlq::DlqCommand,
+    outbox::OutboxCommand,
+    report::{Format, Report},
+};
+use crate::{
+    app::App,
+    config::{self, Config, ConfigError},
+    database::{Route, schema},
+    http,
+    monitoring::catalogue,
+    shutdown::{self, StoppedAtOnce},
+    telemetry,
+};
+
+/// A small record of truth for users: a REST API on PostgreSQL with exact events on RabbitMQ.
+///
+/// Settings come from the environment and from `.env`; `.env.example` explains each.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API, publish and consume the events [default]
+    Serve,
+    /// Bring the database's schema up to date
+    Migrate,
+    /// Print the OpenAPI document
+    Openapi,
+    /// Look at the events that wait, and decide what becomes of those that were given up
+    Outbox {
+        #[command(flatten)]
+        output: Output,
+        #[command(subcommand)]
+        command: OutboxCommand,
+    },
+    /// Look at the messages that the consumer could not read, and hand them back to it
+    Dlq {
+        #[command(flatten)]
+        output: Output,
+        #[command(subcommand)]
+        command: DlqCommand,
+    },
+    /// Look whether the service could do its work: settings, logins, migrations, permissions; each with what to do
+    Check {
+        #[command(flatten)]
+        output: Output,
+        /// Look at the settings alone
+        #[arg(long)]
+        settings: bool,
+    },
+    /// Exit with 0 if the service of the same environment is ready
+    Healthcheck,
+}
+
+#[derive(Args)]
+struct Output {
+    /// How the report is written
+    #[arg(long, global = true, default_value = "table")]
+    format: Format,
+}
+
+/// The exit code of a bad command line or setting, and that of a process that a second signal ended.
+const BAD_USAGE: u8 = 2;
+const STOPPED_AT_ONCE: u8 = 130;
+
+pub type AnyError = Box<dyn Error + Send + Sync>;
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = Runtime::new().map_err(AnyError::from).and_then(|runtime| {
+        let outcome = runtime.block_on(run(cli));
+        // Without waiting for threads that hash, or look up a name.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("user-management-api: {error}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), AnyError> {
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve().await,
+        Command::Migrate => migrate().await,
+        Command::Openapi => openapi(),
+        Command::Outbox { output, command } => {
+            let (database, _log) = config::for_database(config::environment()?)?;
+            print(output.format, &outbox::run(command, &database.direct_url).await?)
+        }
+        Command::Dlq { output, command } => {
+            let broker = config::for_broker(config::environment()?)?;
+            print(output.format, &dlq::run(command, &broker).await?)
+        }
+        Command::Check { output, settings } => check(output, settings).await,
+        Command::Healthcheck => healthcheck::run(config::for_healthcheck(config::environment()?)?).await,
+    }
+}
+
+fn exit_code(error: &AnyError) -> u8 {
+    if error.is::<ConfigError>() {
+        BAD_USAGE
+    } else if error.is::<StoppedAtOnce>() {
+        STOPPED_AT_ONCE
+    } else {
+        1
+    }
+}
+
+async fn serve() -> Result<(), AnyError> {
+    let config = Config::from_settings(config::environment()?)?;
+    let telemetry = telemetry::init(&config.log.level, config.log.format)?;
+    let collected = catalogue::install()?;
+    tokio::spawn(telemetry.keep_house(collected.clone()));
+    let stop = shutdown::on_signal()?;
+    let served = async {
+        let app = App::build(config, collected).await?;
+        let address = app.local_addr()?;
+        info!(version = env!("CARGO_PKG_VERSION"), %address, docs = %format_args!("http://{address}/docs"), "Listening");
+        Ok(app.run(stop.orderly).await?)
+    };
+    tokio::select! {
+        outcome = served => outcome.inspect_err(|error: &AnyError| error!(%error, "Failed")),
+        () = stop.at_once.cancelled() => Err(StoppedAtOnce.into()),
+    }
+}
+
+async fn migrate() -> Result<(), AnyError> {
+    let (database, log) = config::for_database(config::environment()?)?;
+    let _telemetry = telemetry::init(&log.level, log.format)?;
+    schema::migrate(&database.direct_url.options()).await?;
+    info!("The schema is current");
+    Ok(())
+}
+
+fn openapi() -> Result<(), AnyError> {
+    let policy = config::for_openapi(config::environment()?)?;
+    println!("{}", http::openapi_document(policy)?);
+    Ok(())
+}
+
+async fn check(output: Output, settings_alone: bool) -> Result<(), AnyError> {
+    let Config { database, broker, .. } = Config::from_settings(config::environment()?)?;
+    if settings_alone {
+        return Ok(());
+    }
+    let mut databases = vec![("DATABASE_URL", &database.url)];
+    if database.route == Route::TransactionPooler {
+        databases.push(("DATABASE_DIRECT_URL", &database.direct_url));
+    }
+    print(output.format, &check::run(&databases, database.migrate_on_start, &broker).await)
+}
+
+fn print(format: Format, report: &Report) -> Result<(), AnyError> {
+    print!("{}", report.text(format));
+    if report.complete { Ok(()) } else { Err("not all of it was done".into()) }
+}

@@ -1,0 +1,97 @@
+//! What a command has to say, as a table or as JSON.
+
+use std::fmt::Write;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use serde_json::Value;
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+/// What was done, and whether that is all that was asked for.
+pub struct Report {
+    value: Value,
+    pub complete: bool,
+}
+
+impl Report {
+    pub fn new(report: &impl Serialize, complete: bool) -> Self {
+        match serde_json::to_value(report) {
+            Ok(value) => Self { value, complete },
+            Err(error) => Self { value: error.to_string().into(), complete: false },
+        }
+    }
+
+    /// The report as text, with a line break at its end.
+    #[must_use]
+    pub fn text(&self, format: Format) -> String {
+        match format {
+            Format::Json => format!("{}\n", self.value),
+            Format::Table => table(&self.value),
+        }
+    }
+}
+
+/// Single values as lines, then each list of objects as columns.
+fn table(report: &Value) -> String {
+    let mut text = String::new();
+    let Value::Object(fields) = report else { return format!("{report}\n") };
+    let width = fields.keys().map(String::len).max().unwrap_or(0);
+    let (lists, singles): (Vec<_>, Vec<_>) =
+        fields.iter().partition(|(_, value)| value.as_array().is_some_and(|rows| rows.iter().all(Value::is_object)));
+    for (name, value) in singles {
+        _ = writeln!(text, "{name:width$}  {}", cell(value));
+    }
+    for rows in lists.iter().filter_map(|(_, value)| value.as_array()) {
+        columns(&mut text, rows);
+    }
+    text
+}
+
+fn columns(text: &mut String, rows: &[Value]) {
+    let Some(Value::Object(first)) = rows.first() else { return };
+    let header: Vec<String> = first.keys().map(|name| name.to_uppercase()).collect();
+    let lines = rows.iter().map(|row| first.keys().map(|name| cell(&row[name])).collect());
+    let lines: Vec<Vec<String>> = std::iter::once(header).chain(lines).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..first.len()).map(width).collect();
+    for line in &lines {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+}
+
+/// Of strangers' text, nothing reaches the terminal that could control it.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect(),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::table;
+
+    #[test]
+    fn a_table_has_single_values_as_lines_and_lists_as_columns() {
+        let report = json!({"count": 2, "leader": null, "rows": [{"id": "a", "n": 1}, {"id": "longer", "n": 22}]});
+        assert_eq!(table(&report), "count   2\nleader  -\nID      N\na       1\nlonger  22\n");
+    }
+
+    #[test]
+    fn an_empty_list_of_rows_is_no_lines_and_control_characters_are_harmless() {
+        assert_eq!(table(&json!({"count": 0, "rows": []})), "count  0\n");
+        assert_eq!(table(&json!({"reason": "Ж\u{1b}[2J"})), "reason  Ж?[2J\n");
+    }
+}
