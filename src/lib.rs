@@ -21,20 +21,20 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
-pub mod app;
-pub mod backoff;
+mod app;
+mod backoff;
 pub mod cli;
-pub mod config;
+mod config;
 pub mod database;
 pub mod domain;
-pub mod http;
-pub mod messaging;
-pub mod monitoring;
+mod http;
+mod messaging;
+mod monitoring;
 pub mod password;
 pub mod repository;
-pub mod server;
-pub mod service;
-pub mod shutdown;
+mod server;
+mod service;
+mod shutdown;
 pub mod telemetry;
 pub mod trace_id;
 

@@ -8,7 +8,7 @@ mod error;
 pub(crate) mod lane;
 mod pool;
 pub(crate) mod preflight;
-pub mod schema;
+pub(crate) mod schema;
 mod url;
 
 pub use self::{

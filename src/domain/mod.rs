@@ -1,8 +1,8 @@
 //! The words of the business and their rules. Values of these types are valid by construction; the inner layers never
 //! check again. Imports nothing of ours but `trace_id`.
 
-pub mod event;
+pub(crate) mod event;
 pub mod name;
-pub mod page;
-pub mod timestamp;
+pub(crate) mod page;
+pub(crate) mod timestamp;
 pub mod user;

@@ -2,9 +2,9 @@
 
 mod asides;
 pub mod outbox;
-pub mod outbox_dead;
+pub(crate) mod outbox_dead;
 pub mod user_changes;
 mod user_lists;
 pub mod user_reads;
 pub mod user_writes;
-pub mod users;
+pub(crate) mod users;
