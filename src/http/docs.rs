@@ -17,9 +17,9 @@ use axum::{
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
 use super::{
-    error::{
+    problem::{
         ERROR_PAGES, Problem,
-        kinds::{KINDS, Kind, NOT_FOUND},
+        types::{KINDS, Kind, NOT_FOUND},
     },
     state::AppState,
 };

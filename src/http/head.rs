@@ -8,9 +8,9 @@ use axum::{
 };
 use ipnet::IpNet;
 
-use super::error::{
+use super::problem::{
     Problem,
-    kinds::{BAD_REQUEST, MISDIRECTED_REQUEST, URI_TOO_LONG},
+    types::{BAD_REQUEST, MISDIRECTED_REQUEST, URI_TOO_LONG},
 };
 use crate::server::Peer;
 

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    error::{Problem, kinds::NOT_READY},
+    problem::{Problem, types::NOT_READY},
     state::AppState,
 };
 use crate::monitoring::health::{Checks, HealthReport, Readiness};

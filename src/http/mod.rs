@@ -1,15 +1,14 @@
 //! HTTP: the only place that knows axum, status codes and headers. Parses requests into domain types, calls the service,
 //! answers. Knows nothing of SQL or RabbitMQ.
 
-mod body;
 mod docs;
 mod drain;
 mod durations;
-mod error;
+mod extract;
 mod head;
 mod health;
 mod openapi;
-mod query;
+mod problem;
 mod state;
 mod trace;
 mod users;

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::{OpenApi, ToSchema, openapi::OpenApi as Document};
 
-use super::error::{
+use super::problem::{
     PROBLEM_JSON, ProblemBody,
-    kinds::{
+    types::{
         BAD_REQUEST, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, Kind, MALFORMED_JSON, MISDIRECTED_REQUEST,
         NOT_READY, OVERLOADED, PAYLOAD_TOO_LARGE, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE,
         URI_TOO_LONG, USER_NOT_FOUND, VALIDATION_FAILED,

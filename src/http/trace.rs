@@ -16,8 +16,8 @@ use tracing::{Instrument, debug, error, error_span, field::display, info, warn};
 use super::{
     drain,
     durations::RequestDurations,
-    error::{PROBLEM_JSON, Problem},
     head::HeadRules,
+    problem::{PROBLEM_JSON, Problem},
 };
 use crate::trace_id::TraceId;
 

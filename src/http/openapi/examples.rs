@@ -13,11 +13,10 @@ use serde_json::{Value, json};
 use crate::{
     domain::{page::Page, user::PasswordPolicy},
     http::{
-        body,
-        error::{Problem, kinds::Kind},
+        extract::{json, query::NoQuery},
         head::HeadRules,
         health,
-        query::NoQuery,
+        problem::{Problem, types::Kind},
     },
     monitoring::health::Checks,
 };
@@ -41,14 +40,14 @@ pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
         loopback.check(&request("/", None)).err(),
         loopback.check(&request("/", Some("example.com"))).err(),
         loopback.check(&request(&too_long, Some("localhost"))).err(),
-        body::check_media_type(&HeaderMap::new()).err(),
-        body::parse(br#"{"name": "#).err(),
+        json::check_media_type(&HeaderMap::new()).err(),
+        json::parse(br#"{"name": "#).err(),
         invalid_fields(operation, policy),
         invalid_query(operation),
     ];
     let others = [
-        body::too_large(),
-        body::ended_early(),
+        json::too_large(),
+        json::ended_early(),
         health::not_ready(&Checks::without_database()),
         Problem::user_not_found(),
         Problem::database_unavailable(),
@@ -66,7 +65,7 @@ fn request(target: &str, host: Option<&str>) -> Request {
 }
 
 fn invalid_fields(operation: &str, policy: PasswordPolicy) -> Option<Problem> {
-    let fields = body::parse(br#"{"name": "", "nickname": "x"}"#).ok()?;
+    let fields = json::parse(br#"{"name": "", "nickname": "x"}"#).ok()?;
     if operation == "create_user" { fields.into_new_user(policy).err() } else { fields.into_changes(policy).err() }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A handler returns a [`Problem`]; the trace layer, which knows the trace id and the path, writes its body.
 
-pub mod kinds;
+pub mod types;
 
 use std::{borrow::Cow, time::Duration};
 
@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use self::kinds::{DATABASE_UNAVAILABLE, INTERNAL_ERROR, KINDS, Kind, OVERLOADED, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND};
+use self::types::{DATABASE_UNAVAILABLE, INTERNAL_ERROR, KINDS, Kind, OVERLOADED, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND};
 use crate::{domain::user::Refusal, service::error::ServiceError};
 
 pub const PROBLEM_JSON: &str = "application/problem+json";

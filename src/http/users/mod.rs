@@ -9,10 +9,9 @@ use axum::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    body::UserFields,
-    error::{Problem, kinds::USER_NOT_FOUND},
+    extract::{json::UserFields, query::NoQuery},
     openapi::{CreateUser, UpdateUser},
-    query::NoQuery,
+    problem::{Problem, types::USER_NOT_FOUND},
     state::AppState,
 };
 use crate::{

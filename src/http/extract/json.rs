@@ -15,15 +15,17 @@ use serde::{
 };
 use serde_json::{Deserializer, value::RawValue};
 
-use super::error::{
-    Fault, MAX_FAULTS, MAX_NAME_SHOWN, Problem,
-    kinds::{
-        BAD_REQUEST, MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,
+use crate::{
+    domain::{
+        name::Name,
+        user::{NewUser, PasswordPolicy, Refusal, UserChanges},
     },
-};
-use crate::domain::{
-    name::Name,
-    user::{NewUser, PasswordPolicy, Refusal, UserChanges},
+    http::problem::{
+        Fault, MAX_FAULTS, MAX_NAME_SHOWN, Problem,
+        types::{
+            BAD_REQUEST, MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,
+        },
+    },
 };
 
 /// Largest body, in bytes.
@@ -57,7 +59,7 @@ impl<S: Send + Sync> FromRequest<S> for UserFields {
     }
 }
 
-pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+pub fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let mut given = headers.get_all(header::CONTENT_TYPE).iter().map(|value| value.to_str().unwrap_or_default());
     let detail = match (given.next(), given.next()) {
         (Some(given), None) => {
@@ -94,15 +96,15 @@ async fn read(request: Request) -> Result<Bytes, Problem> {
     }
 }
 
-pub(super) fn too_large() -> Problem {
+pub fn too_large() -> Problem {
     Problem::new(&PAYLOAD_TOO_LARGE, format!("The body is larger than {MAX_BYTES} bytes."))
 }
 
-pub(super) fn ended_early() -> Problem {
+pub fn ended_early() -> Problem {
     Problem::new(&UNREADABLE_BODY, "The body ended early.")
 }
 
-pub(super) fn parse(body: &[u8]) -> Result<UserFields, Problem> {
+pub fn parse(body: &[u8]) -> Result<UserFields, Problem> {
     let malformed = |fault: &dyn fmt::Display| Problem::new(&MALFORMED_JSON, format!("The body is not JSON: {fault}."));
     let text = str::from_utf8(body).map_err(|error| malformed(&error))?;
     if !text.trim_ascii_start().starts_with('{') {

@@ -4,8 +4,10 @@ use std::ops::RangeInclusive;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 
-use super::error::{Fault, MAX_FAULTS, MAX_NAME_SHOWN, Problem, kinds::INVALID_QUERY};
-use crate::domain::page::{MAX_LIMIT, MAX_OFFSET, Page};
+use crate::{
+    domain::page::{MAX_LIMIT, MAX_OFFSET, Page},
+    http::problem::{Fault, MAX_FAULTS, MAX_NAME_SHOWN, Problem, types::INVALID_QUERY},
+};
 
 const PAST_MAX_OFFSET: &str = " A cursor, for pages past that, is to come.";
 

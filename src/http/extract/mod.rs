@@ -1,0 +1,4 @@
+//! What requests are read from: JSON bodies and query strings.
+
+pub mod json;
+pub mod query;
