@@ -8,7 +8,7 @@ use icu_properties::{
     props::{BidiControl, DefaultIgnorableCodePoint, GeneralCategory},
 };
 
-use super::user::Refusal;
+use super::user::Violation;
 
 /// Longest name or surname, in characters, as it is stored.
 pub const NAME_MAX_CHARS: usize = 255;
@@ -21,17 +21,17 @@ pub struct Name(String);
 impl Name {
     /// # Errors
     /// `blank`, `control_character`, `bidi_control` or `too_long`.
-    pub fn parse(raw: &str) -> Result<Self, Refusal> {
+    pub fn parse(raw: &str) -> Result<Self, Violation> {
         let name = ComposingNormalizerBorrowed::new_nfc().normalize(raw.trim());
-        let refusal = |code, detail: &str| Err(Refusal { code, detail: detail.to_owned() });
+        let violation = |code, detail: &str| Err(Violation { code, detail: detail.to_owned() });
         if !name.chars().any(is_visible_or_control) {
-            refusal("blank", "Must hold at least one visible character.")
+            violation("blank", "Must hold at least one visible character.")
         } else if name.chars().any(char::is_control) {
-            refusal("control_character", "Must not hold control characters.")
+            violation("control_character", "Must not hold control characters.")
         } else if name.chars().any(|letter| CodePointSetData::new::<BidiControl>().contains(letter)) {
-            refusal("bidi_control", "Must not hold characters that turn the direction of text.")
+            violation("bidi_control", "Must not hold characters that turn the direction of text.")
         } else if name.chars().nth(NAME_MAX_CHARS).is_some() {
-            refusal("too_long", "Must be at most 255 characters long.")
+            violation("too_long", "Must be at most 255 characters long.")
         } else {
             Ok(Self(name.into_owned()))
         }

@@ -14,7 +14,7 @@ pub const PASSWORD_MAX_BYTES: usize = 1024;
 
 /// Why a value is refused: a stable `snake_case` word, and a sentence that never repeats the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Violation {
     pub code: &'static str,
     pub detail: String,
 }
@@ -60,14 +60,14 @@ impl PasswordPolicy {
     ///
     /// # Errors
     /// `too_short` or `too_long`.
-    pub fn check(self, password: SecretString) -> Result<SecretString, Refusal> {
+    pub fn check(self, password: SecretString) -> Result<SecretString, Violation> {
         let raw = password.expose_secret();
         if raw.chars().count() < self.min_chars {
             let detail = format!("Must be at least {} characters long.", self.min_chars);
-            Err(Refusal { code: "too_short", detail })
+            Err(Violation { code: "too_short", detail })
         } else if raw.len() > PASSWORD_MAX_BYTES {
             let detail = format!("Must be at most {PASSWORD_MAX_BYTES} bytes long in UTF-8.");
-            Err(Refusal { code: "too_long", detail })
+            Err(Violation { code: "too_long", detail })
         } else {
             Ok(password)
         }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_password_is_measured_in_characters_below_and_bytes_above() {
         let policy = PasswordPolicy { min_chars: 8 };
-        let code = |raw: &str| policy.check(raw.into()).map_err(|refusal| refusal.code).err();
+        let code = |raw: &str| policy.check(raw.into()).map_err(|violation| violation.code).err();
         assert_eq!(code("пароль12"), None);
         assert_eq!(code("пароль1"), Some("too_short"));
         assert_eq!(code("        "), None);

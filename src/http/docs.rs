@@ -19,7 +19,7 @@ use utoipa_swagger_ui::{Config, SwaggerFile};
 use super::{
     problem::{
         ERROR_PAGES, Problem,
-        types::{KINDS, Kind, NOT_FOUND},
+        types::{NOT_FOUND, PROBLEM_TYPES, ProblemType},
     },
     state::AppState,
 };
@@ -104,11 +104,11 @@ async fn license() -> Html<String> {
 }
 
 async fn all_errors() -> Html<String> {
-    page("Errors", &KINDS.map(section).concat())
+    page("Errors", &PROBLEM_TYPES.iter().copied().map(section).collect::<String>())
 }
 
 async fn one_error(code: Option<Path<String>>) -> Result<Html<String>, Problem> {
-    let kind = code.and_then(|Path(code)| KINDS.into_iter().find(|kind| kind.code == code));
+    let kind = code.and_then(|Path(code)| PROBLEM_TYPES.iter().copied().find(|kind| kind.code == code));
     let kind = kind.ok_or_else(|| Problem::new(&NOT_FOUND, format!("{ERROR_PAGES} lists all errors.")))?;
     Ok(page(kind.code, &section(kind)))
 }
@@ -124,8 +124,8 @@ fn page(title: &str, content: &str) -> Html<String> {
     ))
 }
 
-fn section(kind: &Kind) -> String {
-    let Kind { code, status, title, meaning, .. } = kind;
+fn section(kind: &ProblemType) -> String {
+    let ProblemType { code, status, title, meaning, .. } = kind;
     let status = status.as_u16();
     // In the table's texts, back quotes set code.
     let meaning: String = meaning

@@ -9,9 +9,9 @@ use utoipa::{OpenApi, ToSchema, openapi::OpenApi as Document};
 use super::problem::{
     PROBLEM_JSON, ProblemBody,
     types::{
-        BAD_REQUEST, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, Kind, MALFORMED_JSON, MISDIRECTED_REQUEST,
-        NOT_READY, OVERLOADED, PAYLOAD_TOO_LARGE, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE,
-        URI_TOO_LONG, USER_NOT_FOUND, VALIDATION_FAILED,
+        BAD_REQUEST, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, MISDIRECTED_REQUEST,
+        NOT_READY, OVERLOADED, PAYLOAD_TOO_LARGE, ProblemType, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY,
+        UNSUPPORTED_MEDIA_TYPE, URI_TOO_LONG, USER_NOT_FOUND, VALIDATION_FAILED,
     },
 };
 use crate::domain::user::PasswordPolicy;
@@ -84,11 +84,11 @@ pub struct UpdateUser {
 }
 
 /// What may go wrong in each operation.
-fn problems(operation: &str) -> Vec<&'static Kind> {
+fn problems(operation: &str) -> Vec<&'static ProblemType> {
     let path = [&USER_NOT_FOUND];
     let query = [&INVALID_QUERY];
     let body = [&MALFORMED_JSON, &UNREADABLE_BODY, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
-    let mut kinds = match operation {
+    let mut types = match operation {
         "list_users" => query.to_vec(),
         "get_user" | "delete_user" => [&query[..], &path, &[&OVERLOADED]].concat(),
         "create_user" => [&query[..], &body, &[&OVERLOADED]].concat(),
@@ -97,14 +97,14 @@ fn problems(operation: &str) -> Vec<&'static Kind> {
         _ => Vec::new(),
     };
     if operation.contains("user") {
-        kinds.extend([&DATABASE_UNAVAILABLE, &INTERNAL_ERROR]);
+        types.extend([&DATABASE_UNAVAILABLE, &INTERNAL_ERROR]);
     }
     if operation != "live" {
-        kinds.push(&TIME_LIMIT_EXCEEDED);
+        types.push(&TIME_LIMIT_EXCEEDED);
     }
-    kinds.extend([&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_REQUEST]);
-    kinds.sort_by_key(|kind| kind.status);
-    kinds
+    types.extend([&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_REQUEST]);
+    types.sort_by_key(|kind| kind.status);
+    types
 }
 
 /// The document as it is served, for a service with this policy.
@@ -132,18 +132,18 @@ pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result
 fn describe_errors(operation: &mut Value, path: &str, policy: PasswordPolicy) {
     let name = operation["operationId"].as_str().unwrap_or_default().to_owned();
     let given = examples::problems(&name, policy);
-    for kinds in problems(&name).chunk_by(|kind, next| kind.status == next.status) {
-        let description: Vec<_> = kinds.iter().map(|kind| format!("{} (`{}`)", kind.title, kind.code)).collect();
+    for types in problems(&name).chunk_by(|kind, next| kind.status == next.status) {
+        let description: Vec<_> = types.iter().map(|kind| format!("{} (`{}`)", kind.title, kind.code)).collect();
         let examples: Map<_, _> =
-            kinds.iter().map(|kind| (kind.code.to_owned(), examples::example(kind, &given, path))).collect();
+            types.iter().map(|kind| (kind.code.to_owned(), examples::example(kind, &given, path))).collect();
         let mut response = json!({
             "description": description.join("; "),
             "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": examples}},
         });
-        if kinds.iter().any(|kind| kind.retry_after.is_some()) {
+        if types.iter().any(|kind| kind.retry_after.is_some()) {
             response["headers"]["Retry-After"] = json!({"description": "Seconds after which to try again", "required": true, "schema": {"type": "integer"}});
         }
-        operation["responses"][kinds[0].status.as_str()] = response;
+        operation["responses"][types[0].status.as_str()] = response;
     }
 }
 

@@ -18,10 +18,10 @@ use serde_json::{Deserializer, value::RawValue};
 use crate::{
     domain::{
         name::Name,
-        user::{NewUser, PasswordPolicy, Refusal, UserChanges},
+        user::{NewUser, PasswordPolicy, UserChanges, Violation},
     },
     http::problem::{
-        Fault, MAX_FAULTS, MAX_NAME_SHOWN, Problem,
+        FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem,
         types::{
             BAD_REQUEST, MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,
         },
@@ -38,7 +38,7 @@ pub struct UserFields {
     surname: Option<Given>,
     password: Option<Given>,
     lone_surrogate: bool,
-    faults: Vec<Fault>,
+    faults: Vec<FieldError>,
 }
 
 /// A field's value. All texts are wiped when dropped, as one of them may be a password.
@@ -110,7 +110,7 @@ pub fn parse(body: &[u8]) -> Result<UserFields, Problem> {
     if !text.trim_ascii_start().starts_with('{') {
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(&error))?;
         let detail = "The body must be a JSON object.".to_owned();
-        let fault = Fault { pointer: Some(String::new()), parameter: None, code: "invalid_type".into(), detail };
+        let fault = FieldError { pointer: Some(String::new()), parameter: None, code: "invalid_type".into(), detail };
         return Err(invalid(vec![fault]));
     }
     let mut json = Deserializer::from_str(text);
@@ -119,7 +119,7 @@ pub fn parse(body: &[u8]) -> Result<UserFields, Problem> {
     if fields.lone_surrogate { Err(malformed(&"a text holds half of a surrogate pair")) } else { Ok(fields) }
 }
 
-fn invalid(faults: Vec<Fault>) -> Problem {
+fn invalid(faults: Vec<FieldError>) -> Problem {
     let places: Vec<_> = faults.iter().filter_map(|fault| fault.pointer.as_deref()).collect();
     let detail = match places[..] {
         [""] => "The body is not an object.".to_owned(),
@@ -217,21 +217,21 @@ impl UserFields {
         &mut self,
         field: &str,
         value: Option<Given>,
-        parse: impl FnOnce(SecretString) -> Result<T, Refusal>,
+        parse: impl FnOnce(SecretString) -> Result<T, Violation>,
     ) -> Option<T> {
         let parsed = match value? {
             Given::Null => return None,
             Given::Text(raw) => parse(raw),
-            Given::Other => Err(Refusal { code: "invalid_type", detail: "Must be a string.".to_owned() }),
+            Given::Other => Err(Violation { code: "invalid_type", detail: "Must be a string.".to_owned() }),
         };
-        parsed.map_err(|Refusal { code, detail }| self.refuse(field, code, &detail)).ok()
+        parsed.map_err(|Violation { code, detail }| self.refuse(field, code, &detail)).ok()
     }
 
     fn required<T>(
         &mut self,
         field: &str,
         value: Option<Given>,
-        parse: impl FnOnce(SecretString) -> Result<T, Refusal>,
+        parse: impl FnOnce(SecretString) -> Result<T, Violation>,
     ) -> Option<T> {
         if matches!(value, None | Some(Given::Null)) {
             self.refuse(field, "required", "Must be given.");
@@ -240,8 +240,8 @@ impl UserFields {
     }
 
     fn refuse(&mut self, field: &str, code: &'static str, detail: &str) {
-        if self.faults.len() < MAX_FAULTS {
-            self.faults.push(Fault::field(field, Refusal { code, detail: detail.to_owned() }));
+        if self.faults.len() < MAX_FIELD_ERRORS {
+            self.faults.push(FieldError::field(field, Violation { code, detail: detail.to_owned() }));
         }
     }
 }

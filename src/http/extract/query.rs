@@ -6,7 +6,7 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 
 use crate::{
     domain::page::{MAX_LIMIT, MAX_OFFSET, Page},
-    http::problem::{Fault, MAX_FAULTS, MAX_NAME_SHOWN, Problem, types::INVALID_QUERY},
+    http::problem::{FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem, types::INVALID_QUERY},
 };
 
 const PAST_MAX_OFFSET: &str = " A cursor, for pages past that, is to come.";
@@ -37,7 +37,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
 /// Parameters that nobody has taken yet, and the faults of those taken.
 struct Query {
     parameters: Vec<(String, String)>,
-    faults: Vec<Fault>,
+    faults: Vec<FieldError>,
 }
 
 impl Query {
@@ -58,22 +58,22 @@ impl Query {
                 let in_range = parsed.filter(|number| range.contains(number));
                 if in_range.is_none() {
                     let detail = format!("Must be a whole number from {} to {}.{hint}", range.start(), range.end());
-                    self.faults.push(Fault::parameter(name, "out_of_range", detail));
+                    self.faults.push(FieldError::parameter(name, "out_of_range", detail));
                 }
                 in_range
             }
             _ => {
-                self.faults.push(Fault::parameter(name, "repeated", "Must be given once."));
+                self.faults.push(FieldError::parameter(name, "repeated", "Must be given once."));
                 None
             }
         }
     }
 
     fn finish(mut self) -> Result<(), Problem> {
-        let unknown = self.parameters.iter().take(MAX_FAULTS);
+        let unknown = self.parameters.iter().take(MAX_FIELD_ERRORS);
         self.faults.extend(unknown.map(|(name, _)| {
             let shown: String = name.chars().take(MAX_NAME_SHOWN).collect();
-            Fault::parameter(&shown, "unknown_parameter", "There is no such parameter here.")
+            FieldError::parameter(&shown, "unknown_parameter", "There is no such parameter here.")
         }));
         if self.faults.is_empty() {
             return Ok(());

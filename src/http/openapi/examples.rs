@@ -16,7 +16,7 @@ use crate::{
         extract::{json, query::NoQuery},
         head::HeadRules,
         health,
-        problem::{Problem, types::Kind},
+        problem::{Problem, types::ProblemType},
     },
     monitoring::health::Checks,
 };
@@ -25,14 +25,14 @@ const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
 /// The default of the setting.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The problem of this kind, of those that an operation gives, for user 1.
-pub fn example(kind: &'static Kind, problems: &[Problem], path: &str) -> Value {
+/// The problem of this type, of those that an operation gives, for user 1.
+pub fn example(kind: &'static ProblemType, problems: &[Problem], path: &str) -> Value {
     let problem = problems.iter().find(|problem| problem.kind == kind);
     let value = problem.map(|problem| problem.body(&path.replace("{id}", "1"), TRACE_ID));
     json!({"summary": kind.title, "value": value})
 }
 
-/// A problem of each kind, as the operation gives it.
+/// A problem of each type, as the operation gives it.
 pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
     let loopback = HeadRules { allowed_hosts: Some(Vec::new()), ..HeadRules::default() };
     let too_long = format!("/?{}", "x".repeat(10_000));

@@ -1,4 +1,4 @@
-//! Errors as clients see them: `application/problem+json` (RFC 9457), from the one table in [`kinds`].
+//! Errors as clients see them: `application/problem+json` (RFC 9457), from the one table in [`types`].
 //!
 //! A handler returns a [`Problem`]; the trace layer, which knows the trace id and the path, writes its body.
 
@@ -14,21 +14,23 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use self::types::{DATABASE_UNAVAILABLE, INTERNAL_ERROR, KINDS, Kind, OVERLOADED, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND};
-use crate::{domain::user::Refusal, service::error::ServiceError};
+use self::types::{
+    DATABASE_UNAVAILABLE, INTERNAL_ERROR, OVERLOADED, PROBLEM_TYPES, ProblemType, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
+};
+use crate::{domain::user::Violation, service::error::ServiceError};
 
 pub const PROBLEM_JSON: &str = "application/problem+json";
-/// Where the kinds of errors are explained; a kind's page is its type's URI.
+/// Where the types of errors are explained; a type's page is its type's URI.
 pub const ERROR_PAGES: &str = "/docs/errors";
 
 /// Faults named in one reply.
-pub const MAX_FAULTS: usize = 32;
+pub const MAX_FIELD_ERRORS: usize = 32;
 /// Characters of an unknown field's or parameter's name that a reply repeats.
 pub const MAX_NAME_SHOWN: usize = 64;
 
 /// One wrong part of a request.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Fault {
+pub struct FieldError {
     /// JSON pointer (RFC 6901) to the wrong field of the body; empty for the body itself
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "/name")]
@@ -43,12 +45,12 @@ pub struct Fault {
     pub detail: String,
 }
 
-impl Fault {
+impl FieldError {
     /// A wrong field of the body; `field` is unescaped.
     #[must_use]
-    pub fn field(field: &str, refusal: Refusal) -> Self {
+    pub fn field(field: &str, violation: Violation) -> Self {
         let pointer = format!("/{}", field.replace('~', "~0").replace('/', "~1"));
-        Self { pointer: Some(pointer), parameter: None, code: refusal.code.into(), detail: refusal.detail }
+        Self { pointer: Some(pointer), parameter: None, code: violation.code.into(), detail: violation.detail }
     }
 
     #[must_use]
@@ -60,25 +62,25 @@ impl Fault {
 /// An error on its way to the client.
 #[derive(Clone, Debug)]
 pub struct Problem {
-    pub kind: &'static Kind,
+    pub kind: &'static ProblemType,
     pub detail: Cow<'static, str>,
-    pub errors: Vec<Fault>,
+    pub errors: Vec<FieldError>,
     /// For the log, never for the client.
     pub cause: Option<String>,
-    /// A header field that only this kind has.
+    /// A header field that only this type has.
     pub header: Option<(&'static str, &'static str)>,
-    /// Members that only this kind has.
+    /// Members that only this type has.
     pub extensions: Box<Map<String, Value>>,
 }
 
 impl Problem {
     #[must_use]
-    pub fn new(kind: &'static Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(kind: &'static ProblemType, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into(), errors: Vec::new(), cause: None, header: None, extensions: Box::default() }
     }
 
     #[must_use]
-    pub fn with_errors(self, errors: Vec<Fault>) -> Self {
+    pub fn with_errors(self, errors: Vec<FieldError>) -> Self {
         Self { errors, ..self }
     }
 
@@ -134,7 +136,7 @@ impl Problem {
     /// What to say of an error response that no [`Problem`] made.
     #[must_use]
     pub fn from_status(status: StatusCode) -> Self {
-        let kind = KINDS.into_iter().find(|kind| kind.status == status).unwrap_or(&INTERNAL_ERROR);
+        let kind = PROBLEM_TYPES.iter().copied().find(|kind| kind.status == status).unwrap_or(&INTERNAL_ERROR);
         Self::new(kind, kind.meaning)
     }
 
@@ -177,7 +179,7 @@ pub struct ProblemBody<'a> {
     code: Cow<'a, str>,
     trace_id: String,
     /// Each wrong part of the request; empty where there is none to name
-    errors: &'a [Fault],
+    errors: &'a [FieldError],
     #[serde(flatten)]
     #[schema(ignore)]
     extensions: &'a Map<String, Value>,
@@ -213,26 +215,26 @@ impl From<ServiceError> for Problem {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{Fault, KINDS, Problem, Refusal};
+    use super::{FieldError, PROBLEM_TYPES, Problem, Violation};
 
     #[test]
     fn codes_are_unique_and_snake_case() {
-        let codes: HashSet<_> = KINDS.iter().map(|kind| kind.code).collect();
-        assert_eq!(codes.len(), KINDS.len());
+        let codes: HashSet<_> = PROBLEM_TYPES.iter().map(|kind| kind.code).collect();
+        assert_eq!(codes.len(), PROBLEM_TYPES.len());
         assert!(codes.iter().all(|code| code.chars().all(|c| c.is_ascii_lowercase() || c == '_')), "{codes:?}");
     }
 
     #[test]
     fn a_saturated_or_cut_off_service_says_when_to_come_back() {
-        for kind in KINDS {
+        for kind in PROBLEM_TYPES {
             assert_eq!(kind.retry_after.is_some(), kind.status == 503, "{}", kind.code);
         }
     }
 
     #[test]
     fn a_fault_points_into_the_body_by_rfc_6901() {
-        let refusal = Refusal { code: "unknown_field", detail: String::new() };
-        assert_eq!(Fault::field("a/b~c", refusal).pointer.unwrap(), "/a~1b~0c");
+        let violation = Violation { code: "unknown_field", detail: String::new() };
+        assert_eq!(FieldError::field("a/b~c", violation).pointer.unwrap(), "/a~1b~0c");
     }
 
     #[test]
@@ -240,7 +242,7 @@ mod tests {
         #[derive(Debug, thiserror::Error)]
         #[error("outer")]
         struct Outer(#[source] std::io::Error);
-        let problem = Problem::new(KINDS[0], "d").with_cause(&Outer(std::io::Error::other("inner")));
+        let problem = Problem::new(PROBLEM_TYPES[0], "d").with_cause(&Outer(std::io::Error::other("inner")));
         assert_eq!(problem.cause.as_deref(), Some("outer: inner"));
         assert!(!serde_json::to_string(&problem.body("/", "t")).unwrap().contains("inner"));
     }

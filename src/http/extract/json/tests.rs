@@ -77,7 +77,7 @@ fn a_field_that_is_no_text_is_refused_however_deep_or_long() {
 fn a_thousand_unknown_fields_get_a_short_answer() {
     let body = (0..1000).map(|n| format!(r#""{n}{}":0"#, "x".repeat(40))).collect::<Vec<_>>().join(",");
     let problem = refused(&format!("{{{body}}}"));
-    assert!(problem.errors.len() <= super::MAX_FAULTS);
+    assert!(problem.errors.len() <= super::MAX_FIELD_ERRORS);
 }
 
 #[test]
