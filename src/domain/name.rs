@@ -31,10 +31,16 @@ impl Name {
         } else if name.chars().any(|letter| CodePointSetData::new::<BidiControl>().contains(letter)) {
             violation("bidi_control", "Must not hold characters that turn the direction of text.")
         } else if name.chars().nth(NAME_MAX_CHARS).is_some() {
-            violation("too_long", "Must be at most 255 characters long.")
+            violation("too_long", &format!("Must be at most {NAME_MAX_CHARS} characters long."))
         } else {
             Ok(Self(name.into_owned()))
         }
+    }
+
+    /// A name as it is stored: it was parsed when it was written, by us or by the service before us.
+    #[must_use]
+    pub const fn stored(name: String) -> Self {
+        Self(name)
     }
 
     #[must_use]

@@ -5,12 +5,13 @@ pub const MAX_LIMIT: i64 = 100;
 /// Largest offset: the database walks over all that it leaves out, some milliseconds for so many.
 pub const MAX_OFFSET: i64 = 100_000;
 
+/// Which rows of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Page {
     /// 1..=[`MAX_LIMIT`]
-    pub limit: i64,
+    limit: i64,
     /// 0..=[`MAX_OFFSET`]
-    pub offset: i64,
+    offset: i64,
 }
 
 impl Default for Page {
@@ -20,15 +21,31 @@ impl Default for Page {
 }
 
 impl Page {
+    /// `None` if either is out of range.
+    #[must_use]
+    pub fn new(limit: i64, offset: i64) -> Option<Self> {
+        ((1..=MAX_LIMIT).contains(&limit) && (0..=MAX_OFFSET).contains(&offset)).then_some(Self { limit, offset })
+    }
+
+    #[must_use]
+    pub const fn limit(self) -> i64 {
+        self.limit
+    }
+
+    #[must_use]
+    pub const fn offset(self) -> i64 {
+        self.offset
+    }
+
     #[must_use]
     pub fn first(self) -> Self {
         Self { offset: 0, ..self }
     }
 
-    /// The last page of `total` rows, counted from offset 0.
+    /// The last page of `total` rows, counted from offset 0; `None` past the largest offset.
     #[must_use]
-    pub fn last(self, total: i64) -> Self {
-        Self { offset: (total - 1).max(0) / self.limit * self.limit, ..self }
+    pub fn last(self, total: i64) -> Option<Self> {
+        Self::new(self.limit, (total - 1).max(0) / self.limit * self.limit)
     }
 
     /// The page before; from beyond the end, the last one.
@@ -36,15 +53,16 @@ impl Page {
     pub fn previous(self, total: i64) -> Option<Self> {
         match self.offset {
             0 => None,
-            beyond if beyond >= total => Some(self.last(total)),
-            offset => Some(Self { offset: (offset - self.limit).max(0), ..self }),
+            beyond if beyond >= total => self.last(total),
+            offset => Self::new(self.limit, (offset - self.limit).max(0)),
         }
     }
 
+    /// `None` at the end, and past the largest offset.
     #[must_use]
     pub fn next(self, total: i64) -> Option<Self> {
-        let offset = self.offset.checked_add(self.limit)?;
-        (offset < total).then_some(Self { offset, ..self })
+        let offset = self.offset + self.limit;
+        if offset < total { Self::new(self.limit, offset) } else { None }
     }
 }
 
@@ -53,14 +71,14 @@ mod tests {
     use super::Page;
 
     fn page(limit: i64, offset: i64) -> Page {
-        Page { limit, offset }
+        Page::new(limit, offset).unwrap()
     }
 
     #[test]
     fn neighbours_of_a_middle_page_touch_it() {
         assert_eq!(page(2, 2).previous(5), Some(page(2, 0)));
         assert_eq!(page(2, 2).next(5), Some(page(2, 4)));
-        assert_eq!(page(2, 2).last(5), page(2, 4));
+        assert_eq!(page(2, 2).last(5), Some(page(2, 4)));
     }
 
     #[test]
@@ -68,14 +86,15 @@ mod tests {
         assert_eq!(page(2, 0).previous(5), None);
         assert_eq!(page(2, 4).next(5), None);
         assert_eq!(page(5, 0).next(5), None);
-        assert_eq!(page(2, i64::MAX).next(5), None);
+        assert_eq!(page(100, 100_000).next(i64::MAX), None);
+        assert_eq!(page(100, 0).last(i64::MAX), None);
     }
 
     #[test]
     fn a_page_beyond_the_end_leads_back_to_the_last() {
         assert_eq!(page(2, 100).previous(5), Some(page(2, 4)));
         assert_eq!(page(2, 100).previous(0), Some(page(2, 0)));
-        assert_eq!(page(2, 0).last(0), page(2, 0));
+        assert_eq!(page(2, 0).last(0), Some(page(2, 0)));
     }
 
     #[test]

@@ -4,8 +4,6 @@ use std::{fmt, sync::OnceLock};
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::{name::Name, timestamp::Timestamp};
 
@@ -20,26 +18,26 @@ pub struct Violation {
 }
 
 /// A positive integer chosen by the database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(i64);
 
 impl UserId {
+    /// `None` if it is not positive.
+    #[must_use]
+    pub const fn new(id: i64) -> Option<Self> {
+        if id > 0 { Some(Self(id)) } else { None }
+    }
+
     /// Takes the canonical decimal form of a positive 64-bit integer: no sign, no leading zero.
     #[must_use]
     pub fn parse(raw: &str) -> Option<Self> {
         let canonical = !raw.starts_with('0') && raw.bytes().all(|byte| byte.is_ascii_digit());
-        canonical.then(|| raw.parse().ok()).flatten().map(Self)
+        canonical.then(|| raw.parse().ok()).flatten().and_then(Self::new)
     }
 
     #[must_use]
     pub const fn get(self) -> i64 {
         self.0
-    }
-}
-
-impl From<i64> for UserId {
-    fn from(id: i64) -> Self {
-        Self(id)
     }
 }
 
@@ -90,19 +88,12 @@ pub struct UserChanges {
 }
 
 /// A user as it is stored, less the password's hash.
-#[derive(Clone, Serialize, ToSchema)]
+#[derive(Clone)]
 pub struct User {
-    #[schema(value_type = i64, minimum = 1, example = 1)]
     pub id: UserId,
-    #[schema(example = "Иван", min_length = 1, max_length = 255)]
-    pub name: String,
-    #[schema(example = "Иванов", min_length = 1, max_length = 255)]
-    pub surname: String,
-    /// UTC, milliseconds
-    #[schema(value_type = String, format = DateTime, example = "2024-12-04T10:30:00.123Z")]
+    pub name: Name,
+    pub surname: Name,
     pub created_at: Timestamp,
-    /// UTC, milliseconds
-    #[schema(value_type = String, format = DateTime, example = "2024-12-04T10:30:00.123Z")]
     pub updated_at: Timestamp,
 }
 

@@ -2,9 +2,8 @@
 
 mod examples;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use utoipa::{OpenApi, ToSchema, openapi::OpenApi as Document};
+use utoipa::{OpenApi, openapi::OpenApi as Document};
 
 use super::problem::{
     PROBLEM_JSON, ProblemBody,
@@ -14,6 +13,7 @@ use super::problem::{
         UNSUPPORTED_MEDIA_TYPE, URI_TOO_LONG, USER_NOT_FOUND, VALIDATION_FAILED,
     },
 };
+use super::users;
 use crate::domain::user::PasswordPolicy;
 
 #[derive(OpenApi)]
@@ -32,56 +32,6 @@ use crate::domain::user::PasswordPolicy;
     components(schemas(ProblemBody))
 )]
 pub struct ApiDoc;
-
-/// White space by Unicode's `White_Space`, which other languages' `\s` is not quite; for a class of a regular expression.
-const SPACE: &str = r"\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
-/// What no name may hold: control characters, and those that turn the direction of text; for the same.
-const REFUSED: &str = r"\u0000-\u001F\u007F-\u009F\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069";
-/// White space beyond [`REFUSED`]; for the same.
-const PLAIN_SPACE: &str = r" \u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
-
-/// What a name must match: the length is that of the trimmed text, which `maxLength` cannot say; and some of it must be visible.
-fn name_pattern() -> String {
-    let (any, edge) = (format!("[^{REFUSED}]"), format!("[^{REFUSED}{PLAIN_SPACE}]"));
-    let visible = r"[\p{L}\p{M}\p{N}\p{P}\p{S}]";
-    format!("^[{SPACE}]*(?={any}*{visible}){edge}(?:{any}{{0,253}}{edge})?[{SPACE}]*$")
-}
-
-/// A new user
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "describes the body that `UserFields` reads")]
-pub struct CreateUser {
-    /// Trimmed and stored in Unicode's normal form C; then 1 to 255 characters, at least one of them visible, none a control
-    /// character or one that turns the direction of text
-    #[schema(example = "Иван")]
-    name: String,
-    /// Trimmed and stored in Unicode's normal form C; then 1 to 255 characters, at least one of them visible, none a control
-    /// character or one that turns the direction of text
-    #[schema(example = "Иванов")]
-    surname: String,
-    /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
-    #[schema(format = Password, max_length = 1024, example = "secret123")]
-    password: String,
-}
-
-/// Fields to change; one that is absent or null stays as it is
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "describes the body that `UserFields` reads")]
-pub struct UpdateUser {
-    /// Trimmed and stored in Unicode's normal form C; then 1 to 255 characters, at least one of them visible, none a control
-    /// character or one that turns the direction of text
-    #[schema(example = "Петр")]
-    name: Option<String>,
-    /// Trimmed and stored in Unicode's normal form C; then 1 to 255 characters, at least one of them visible, none a control
-    /// character or one that turns the direction of text
-    #[schema(example = "Петров")]
-    surname: Option<String>,
-    /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
-    #[schema(format = Password, max_length = 1024)]
-    password: Option<String>,
-}
 
 /// What may go wrong in each operation.
 fn problems(operation: &str) -> Vec<&'static ProblemType> {
@@ -113,13 +63,7 @@ fn problems(operation: &str) -> Vec<&'static ProblemType> {
 /// None that can arise: every part of a document can be written.
 pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result<String> {
     let mut document = serde_json::to_value(document)?;
-    for body in ["CreateUser", "UpdateUser"] {
-        let properties = &mut document["components"]["schemas"][body]["properties"];
-        properties["password"]["minLength"] = policy.min_chars.into();
-        for name in ["name", "surname"] {
-            properties[name]["pattern"] = name_pattern().into();
-        }
-    }
+    users::describe_limits(&mut document["components"]["schemas"], policy);
     for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
         for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
             describe_errors(operation, path, policy);

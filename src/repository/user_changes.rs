@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::users::{UserRow, stored_id};
 use crate::{
     domain::{
         event::{EventType, NewEvent},
@@ -86,16 +87,12 @@ struct ChangedRow {
     changed: bool,
 }
 
-impl From<ChangedRow> for Written {
-    fn from(row: ChangedRow) -> Self {
-        let user = User {
-            id: row.id.into(),
-            name: row.name,
-            surname: row.surname,
-            created_at: row.created_at.into(),
-            updated_at: row.updated_at.into(),
-        };
-        Self { user, changed: row.changed }
+impl TryFrom<ChangedRow> for Written {
+    type Error = sqlx::Error;
+
+    fn try_from(row: ChangedRow) -> sqlx::Result<Self> {
+        let ChangedRow { id, name, surname, created_at, updated_at, changed } = row;
+        Ok(Self { user: UserRow { id, name, surname, created_at, updated_at }.try_into()?, changed })
     }
 }
 
@@ -110,13 +107,14 @@ struct AskedRow {
 }
 
 impl AskedRow {
-    fn outcome(self) -> (UserId, Together) {
+    fn outcome(self) -> sqlx::Result<(UserId, Together)> {
         let Self { id, name, surname, created_at, updated_at, changed } = self;
         let values = (name, surname, created_at, updated_at);
         let (Some(name), Some(surname), Some(created_at), Some(updated_at)) = values else {
-            return (id.into(), Together::LeftOut);
+            return Ok((stored_id(id)?, Together::LeftOut));
         };
-        (id.into(), Together::Written(ChangedRow { id, name, surname, created_at, updated_at, changed }.into()))
+        let written = ChangedRow { id, name, surname, created_at, updated_at, changed }.try_into()?;
+        Ok((stored_id(id)?, Together::Written(written)))
     }
 }
 
@@ -127,7 +125,7 @@ pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Resu
     } else {
         update(connection, change).await?
     };
-    Ok(row.map(Written::from))
+    row.map(Written::try_from).transpose()
 }
 
 /// Writes changes of as many users by one statement. They are all deletions, or all updates. Waits for nobody's lock on a
@@ -142,7 +140,7 @@ pub async fn write_together(
     } else {
         update_together(connection, changes).await?
     };
-    Ok(rows.into_iter().map(AskedRow::outcome).collect())
+    rows.into_iter().map(AskedRow::outcome).collect()
 }
 
 async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<ChangedRow>> {

@@ -12,24 +12,30 @@ use crate::domain::{
     user::{User, UserId, UserPage},
 };
 
-struct UserRow {
-    id: i64,
-    name: String,
-    surname: String,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
+pub struct UserRow {
+    pub id: i64,
+    pub name: String,
+    pub surname: String,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
 }
 
-impl From<UserRow> for User {
-    fn from(row: UserRow) -> Self {
-        Self {
-            id: row.id.into(),
-            name: row.name,
-            surname: row.surname,
-            created_at: row.created_at.into(),
-            updated_at: row.updated_at.into(),
-        }
+impl TryFrom<UserRow> for User {
+    type Error = sqlx::Error;
+
+    fn try_from(UserRow { id, name, surname, created_at, updated_at }: UserRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            id: stored_id(id)?,
+            name: Name::stored(name),
+            surname: Name::stored(surname),
+            created_at: created_at.into(),
+            updated_at: updated_at.into(),
+        })
     }
+}
+
+pub fn stored_id(id: i64) -> sqlx::Result<UserId> {
+    UserId::new(id).ok_or_else(|| sqlx::Error::Decode(format!("a user's id is {id}").into()))
 }
 
 /// `password` is a PHC string.
@@ -61,22 +67,23 @@ pub async fn insert(
         event.trace_id.as_str(),
     )
     .fetch_one(connection)
-    .await
-    .map(User::from)
+    .await?
+    .try_into()
 }
 
 pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Option<User>> {
     sqlx::query_as!(UserRow, "SELECT id, name, surname, created_at, updated_at FROM users WHERE id = $1", id.get())
         .fetch_optional(connection)
-        .await
-        .map(|row| row.map(User::from))
+        .await?
+        .map(User::try_from)
+        .transpose()
 }
 
 /// Those that there are, in no order; an id that is given twice yields one.
 pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<User>> {
     let query =
         sqlx::query_as!(UserRow, "SELECT id, name, surname, created_at, updated_at FROM users WHERE id = ANY($1)", ids);
-    Ok(query.fetch_all(connection).await?.into_iter().map(User::from).collect())
+    query.fetch_all(connection).await?.into_iter().map(User::try_from).collect()
 }
 
 /// One page and the number of all users, from one snapshot.
@@ -90,20 +97,20 @@ pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<Use
                   page.created_at AS "created_at?", page.updated_at AS "updated_at?"
            FROM (SELECT coalesce(sum(users), 0)::bigint AS users FROM users_count) AS total LEFT JOIN page ON true
            ORDER BY page.id"#,
-        page.limit,
-        page.offset,
+        page.limit(),
+        page.offset(),
     )
     .fetch_all(connection)
     .await?;
     let total = rows.first().map_or(0, |row| row.total);
     let users = rows.into_iter().filter_map(|row| {
-        Some(User {
-            id: row.id?.into(),
+        Some(UserRow {
+            id: row.id?,
             name: row.name?,
             surname: row.surname?,
-            created_at: row.created_at?.into(),
-            updated_at: row.updated_at?.into(),
+            created_at: row.created_at?,
+            updated_at: row.updated_at?,
         })
     });
-    Ok(UserPage::new(users.collect(), total))
+    Ok(UserPage::new(users.map(User::try_from).collect::<sqlx::Result<_>>()?, total))
 }

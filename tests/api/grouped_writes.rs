@@ -62,7 +62,7 @@ fn rename(user: usize, name: &str) -> Change {
 fn seen(answer: &Result<Option<Written>, DatabaseError>) -> String {
     match answer {
         Ok(None) => "no such user".to_owned(),
-        Ok(Some(Written { user, changed })) => format!("{} {} {changed}", user.name, user.surname),
+        Ok(Some(Written { user, changed })) => format!("{} {} {changed}", user.name.as_str(), user.surname.as_str()),
         Err(error) => error.to_string(),
     }
 }
@@ -138,8 +138,7 @@ async fn two_partial_updates_racing_on_one_user_both_survive_a_thousand_times() 
         };
         let (first, second) = (write(Some(value.clone()), None), write(None, Some(value.clone())));
         let (first, second) = (first.await.unwrap(), second.await.unwrap());
-        let saw_both =
-            |written: &Written| written.user.name == value.as_str() && written.user.surname == value.as_str();
+        let saw_both = |written: &Written| written.user.name == value && written.user.surname == value;
         assert!(saw_both(&first) || saw_both(&second), "round {round}: {:?}, {:?}", first.user, second.user);
     }
     let version: i64 =
@@ -200,7 +199,7 @@ async fn a_write_that_the_database_refuses_fails_alone() {
         for (user, answer) in (1..=USERS).zip(answers) {
             match answer {
                 Err(DatabaseError::Statement(_)) => assert_eq!(user, 2),
-                answer => assert_eq!(answer.unwrap().unwrap().user.name, name),
+                answer => assert_eq!(answer.unwrap().unwrap().user.name.as_str(), name),
             }
         }
     }

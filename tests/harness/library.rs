@@ -28,7 +28,7 @@ pub fn key(user: usize) -> i64 {
 }
 
 pub fn id(user: usize) -> UserId {
-    key(user).into()
+    UserId::new(key(user)).unwrap()
 }
 
 /// Adds users who are all called `0`; in an empty table, the first `users` numbers are theirs.

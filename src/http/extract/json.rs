@@ -1,6 +1,6 @@
-//! Request bodies: read within the limit, parsed as JSON, turned into domain types with every fault found at once.
+//! JSON bodies: read within the limit, parsed, and turned into a request's type with every error found at once.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData, str};
 
 use axum::{
     body::Bytes,
@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::{
     Deserializer as _,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -16,46 +16,39 @@ use serde::{
 use serde_json::{Deserializer, value::RawValue};
 
 use crate::{
-    domain::{
-        name::Name,
-        user::{NewUser, PasswordPolicy, UserChanges, Violation},
-    },
-    http::problem::{
-        FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem,
-        types::{
-            BAD_REQUEST, MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,
+    domain::user::{PasswordPolicy, Violation},
+    http::{
+        problem::{
+            FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem,
+            types::{
+                BAD_REQUEST, MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE,
+                VALIDATION_FAILED,
+            },
         },
+        state::AppState,
     },
 };
 
 /// Largest body, in bytes.
 pub const MAX_BYTES: usize = 65_536;
 
-/// The fields that a body may hold, as they came.
-#[derive(Default)]
-pub struct UserFields {
-    name: Option<Given>,
-    surname: Option<Given>,
-    password: Option<Given>,
-    lone_surrogate: bool,
-    faults: Vec<FieldError>,
+/// A request's body: its fields are taken by name, and what is left over is an error.
+pub trait FromFields: Sized {
+    /// `None` if a field is wrong; that is noted in `fields`.
+    fn from_fields(fields: &mut Fields, policy: PasswordPolicy) -> Option<Self>;
 }
 
-/// A field's value. All texts are wiped when dropped, as one of them may be a password.
-enum Given {
-    Null,
-    Text(SecretString),
-    Other,
-}
+/// The body of a request, read as `T`.
+pub struct Body<T>(pub T);
 
-impl<S: Send + Sync> FromRequest<S> for UserFields {
+impl<T: FromFields> FromRequest<AppState> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         check_media_type(request.headers())?;
         check_encoding(request.headers())?;
         let body = read(request).await?;
-        parse(&body)
+        parse(&body, state.password_policy).map(Self)
     }
 }
 
@@ -104,76 +97,126 @@ pub fn ended_early() -> Problem {
     Problem::new(&UNREADABLE_BODY, "The body ended early.")
 }
 
-pub fn parse(body: &[u8]) -> Result<UserFields, Problem> {
-    let malformed = |fault: &dyn fmt::Display| Problem::new(&MALFORMED_JSON, format!("The body is not JSON: {fault}."));
+/// Reads a body as `T`.
+///
+/// # Errors
+/// `malformed_json`; or `validation_failed`, naming every error.
+pub fn parse<T: FromFields>(body: &[u8], policy: PasswordPolicy) -> Result<T, Problem> {
+    let malformed = |error: &dyn fmt::Display| Problem::new(&MALFORMED_JSON, format!("The body is not JSON: {error}."));
     let text = str::from_utf8(body).map_err(|error| malformed(&error))?;
     if !text.trim_ascii_start().starts_with('{') {
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(&error))?;
         let detail = "The body must be a JSON object.".to_owned();
-        let fault = FieldError { pointer: Some(String::new()), parameter: None, code: "invalid_type".into(), detail };
-        return Err(invalid(vec![fault]));
+        let error = FieldError { pointer: Some(String::new()), parameter: None, code: "invalid_type".into(), detail };
+        return Err(invalid(vec![error]));
     }
     let mut json = Deserializer::from_str(text);
-    let fields = json.deserialize_map(FieldsVisitor).and_then(|fields| json.end().map(|()| fields));
-    let fields = fields.map_err(|error| malformed(&error))?;
-    if fields.lone_surrogate { Err(malformed(&"a text holds half of a surrogate pair")) } else { Ok(fields) }
+    let fields = json.deserialize_map(FieldsVisitor(PhantomData)).and_then(|fields| json.end().map(|()| fields));
+    let mut fields = fields.map_err(|error| malformed(&error))?;
+    let request = T::from_fields(&mut fields, policy);
+    if fields.has_lone_surrogate {
+        return Err(malformed(&"a text holds half of a surrogate pair"));
+    }
+    match (request, fields.into_errors()) {
+        (Some(request), errors) if errors.is_empty() => Ok(request),
+        (_, errors) => Err(invalid(errors)),
+    }
 }
 
-fn invalid(faults: Vec<FieldError>) -> Problem {
-    let places: Vec<_> = faults.iter().filter_map(|fault| fault.pointer.as_deref()).collect();
+fn invalid(errors: Vec<FieldError>) -> Problem {
+    let places: Vec<_> = errors.iter().filter_map(|error| error.pointer.as_deref()).collect();
     let detail = match places[..] {
         [""] => "The body is not an object.".to_owned(),
         [place] => format!("The fault is at {place}."),
         _ => format!("There are {} faults: {}.", places.len(), places.join(", ")),
     };
-    Problem::new(&VALIDATION_FAILED, detail).with_errors(faults)
+    Problem::new(&VALIDATION_FAILED, detail).with_errors(errors)
 }
 
-struct FieldsVisitor;
+/// The fields that nobody has taken yet, as they came, and the errors of those taken.
+pub struct Fields<'a> {
+    given: Vec<(String, &'a RawValue)>,
+    errors: Vec<FieldError>,
+    duplicates: Vec<String>,
+    has_lone_surrogate: bool,
+}
 
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = UserFields;
+impl<'a> Fields<'a> {
+    /// `None` when the field is absent, null or wrong; the last is noted.
+    pub fn optional<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(SecretString) -> Result<T, Violation>,
+    ) -> Option<T> {
+        let value = self.take(name)?.get();
+        if value == "null" {
+            return None;
+        }
+        if !value.starts_with('"') {
+            // Not looked into: numbers of any length and arrays of any depth are JSON.
+            self.note(name, Violation { code: "invalid_type", detail: "Must be a string.".to_owned() });
+            return None;
+        }
+        let Ok(text) = serde_json::from_str::<String>(value) else {
+            // The one fault that `RawValue` lets pass.
+            self.has_lone_surrogate = true;
+            return None;
+        };
+        // Any of them may be a password, and a secret is wiped when it is dropped.
+        parse(text.into()).map_err(|violation| self.note(name, violation)).ok()
+    }
+
+    /// As [`Self::optional`], where it is an error to be absent or null.
+    pub fn required<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(SecretString) -> Result<T, Violation>,
+    ) -> Option<T> {
+        if self.given.iter().rfind(|(given, _)| given == name).is_none_or(|(_, value)| value.get() == "null") {
+            self.note(name, Violation { code: "required", detail: "Must be given.".to_owned() });
+        }
+        self.optional(name, parse)
+    }
+
+    /// The last of those with the name.
+    fn take(&mut self, name: &'static str) -> Option<&'a RawValue> {
+        let mut taken: Vec<_> = self.given.extract_if(.., |(given, _)| given == name).collect();
+        let (_, last) = taken.pop()?;
+        self.duplicates.extend(taken.into_iter().map(|(name, _)| name));
+        Some(last)
+    }
+
+    fn note(&mut self, name: &str, violation: Violation) {
+        self.errors.push(FieldError::field(name, violation));
+    }
+
+    /// What is wrong with the body as such comes first.
+    fn into_errors(self) -> Vec<FieldError> {
+        let of =
+            |name: &str, code, detail: &str| FieldError::field(name, Violation { code, detail: detail.to_owned() });
+        let unknown =
+            self.given.iter().map(|(name, _)| of(&shortened(name), "unknown_field", "There is no such field."));
+        let duplicates = self.duplicates.iter();
+        let duplicates = duplicates.map(|name| of(name, "duplicate_field", "Stands in the body more than once."));
+        unknown.chain(duplicates).chain(self.errors).take(MAX_FIELD_ERRORS).collect()
+    }
+}
+
+struct FieldsVisitor<'a>(PhantomData<&'a ()>);
+
+impl<'de> Visitor<'de> for FieldsVisitor<'de> {
+    type Value = Fields<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UserFields, A::Error> {
-        let mut fields = UserFields::default();
-        while let Some(key) = map.next_key::<String>()? {
-            let slot = match key.as_str() {
-                "name" => &mut fields.name,
-                "surname" => &mut fields.surname,
-                "password" => &mut fields.password,
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    fields.refuse(&shortened(&key), "unknown_field", "There is no such field.");
-                    continue;
-                }
-            };
-            let Some(given) = Given::parse(map.next_value()?) else {
-                fields.lone_surrogate = true;
-                continue;
-            };
-            if slot.replace(given).is_some() {
-                fields.refuse(&key, "duplicate_field", "Stands in the body more than once.");
-            }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+        let mut given = Vec::new();
+        while let Some(field) = map.next_entry::<String, &'de RawValue>()? {
+            given.push(field);
         }
-        Ok(fields)
-    }
-}
-
-impl Given {
-    /// Only a text is looked into: numbers of any length and arrays of any depth are JSON. `None` for a text with half of a
-    /// surrogate pair, the one fault that [`RawValue`] lets pass.
-    fn parse(value: &RawValue) -> Option<Self> {
-        match value.get() {
-            "null" => Some(Self::Null),
-            text if text.starts_with('"') => {
-                serde_json::from_str(text).ok().map(|text: String| Self::Text(text.into()))
-            }
-            _ => Some(Self::Other),
-        }
+        Ok(Fields { given, errors: Vec::new(), duplicates: Vec::new(), has_lone_surrogate: false })
     }
 }
 
@@ -183,68 +226,3 @@ fn shortened(name: &str) -> String {
         None => name.to_owned(),
     }
 }
-
-impl UserFields {
-    /// # Errors
-    /// `validation_failed`, naming every fault.
-    pub fn into_new_user(mut self, policy: PasswordPolicy) -> Result<NewUser, Problem> {
-        let (name, surname, password) = (self.name.take(), self.surname.take(), self.password.take());
-        let name = self.required("name", name, |raw| Name::parse(raw.expose_secret()));
-        let surname = self.required("surname", surname, |raw| Name::parse(raw.expose_secret()));
-        let password = self.required("password", password, |raw| policy.check(raw));
-        match (name, surname, password) {
-            (Some(name), Some(surname), Some(password)) if self.faults.is_empty() => {
-                Ok(NewUser { name, surname, password })
-            }
-            _ => Err(invalid(self.faults)),
-        }
-    }
-
-    /// # Errors
-    /// `validation_failed`, naming every fault.
-    pub fn into_changes(mut self, policy: PasswordPolicy) -> Result<UserChanges, Problem> {
-        let (name, surname, password) = (self.name.take(), self.surname.take(), self.password.take());
-        let changes = UserChanges {
-            name: self.optional("name", name, |raw| Name::parse(raw.expose_secret())),
-            surname: self.optional("surname", surname, |raw| Name::parse(raw.expose_secret())),
-            password: self.optional("password", password, |raw| policy.check(raw)),
-        };
-        if self.faults.is_empty() { Ok(changes) } else { Err(invalid(self.faults)) }
-    }
-
-    /// `None` when the field is absent, null or wrong; the last is noted.
-    fn optional<T>(
-        &mut self,
-        field: &str,
-        value: Option<Given>,
-        parse: impl FnOnce(SecretString) -> Result<T, Violation>,
-    ) -> Option<T> {
-        let parsed = match value? {
-            Given::Null => return None,
-            Given::Text(raw) => parse(raw),
-            Given::Other => Err(Violation { code: "invalid_type", detail: "Must be a string.".to_owned() }),
-        };
-        parsed.map_err(|Violation { code, detail }| self.refuse(field, code, &detail)).ok()
-    }
-
-    fn required<T>(
-        &mut self,
-        field: &str,
-        value: Option<Given>,
-        parse: impl FnOnce(SecretString) -> Result<T, Violation>,
-    ) -> Option<T> {
-        if matches!(value, None | Some(Given::Null)) {
-            self.refuse(field, "required", "Must be given.");
-        }
-        self.optional(field, value, parse)
-    }
-
-    fn refuse(&mut self, field: &str, code: &'static str, detail: &str) {
-        if self.faults.len() < MAX_FIELD_ERRORS {
-            self.faults.push(FieldError::field(field, Violation { code, detail: detail.to_owned() }));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

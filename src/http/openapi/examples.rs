@@ -11,12 +11,16 @@ use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 use crate::{
-    domain::{page::Page, user::PasswordPolicy},
+    domain::user::PasswordPolicy,
     http::{
-        extract::{json, query::NoQuery},
+        extract::{
+            json,
+            query::{NoQuery, Parameters},
+        },
         head::HeadRules,
         health,
         problem::{Problem, types::ProblemType},
+        users::{CreateUser, ListUsers, UpdateUser},
     },
     monitoring::health::Checks,
 };
@@ -41,7 +45,7 @@ pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
         loopback.check(&request("/", Some("example.com"))).err(),
         loopback.check(&request(&too_long, Some("localhost"))).err(),
         json::check_media_type(&HeaderMap::new()).err(),
-        json::parse(br#"{"name": "#).err(),
+        json::parse::<CreateUser>(br#"{"name": "#, policy).err(),
         invalid_fields(operation, policy),
         invalid_query(operation),
     ];
@@ -65,15 +69,19 @@ fn request(target: &str, host: Option<&str>) -> Request {
 }
 
 fn invalid_fields(operation: &str, policy: PasswordPolicy) -> Option<Problem> {
-    let fields = json::parse(br#"{"name": "", "nickname": "x"}"#).ok()?;
-    if operation == "create_user" { fields.into_new_user(policy).err() } else { fields.into_changes(policy).err() }
+    let body = br#"{"name": "", "nickname": "x"}"#;
+    if operation == "create_user" {
+        json::parse::<CreateUser>(body, policy).err()
+    } else {
+        json::parse::<UpdateUser>(body, policy).err()
+    }
 }
 
 fn invalid_query(operation: &str) -> Option<Problem> {
     let (mut parts, ()) = Request::get("/?limit=0").body(()).ok()?.into_parts();
     // Nothing in it waits.
     if operation == "list_users" {
-        Page::from_request_parts(&mut parts, &()).now_or_never()?.err()
+        Parameters::<ListUsers>::from_request_parts(&mut parts, &()).now_or_never()?.err()
     } else {
         NoQuery::from_request_parts(&mut parts, &()).now_or_never()?.err()
     }

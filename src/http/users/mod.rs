@@ -1,22 +1,31 @@
 //! The routes of users: extract, call the use case, answer.
 
+mod dto;
+#[cfg(test)]
+mod tests;
+
 use axum::{
     Extension, Json,
-    extract::{Path, State},
-    http::{HeaderName, StatusCode, header},
-    response::IntoResponse,
+    body::Bytes,
+    extract::{FromRequestParts, Path, State},
+    http::{HeaderName, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use self::dto::UserBody;
+pub use self::dto::{CreateUser, ListUsers, UpdateUser, describe_limits};
 use super::{
-    extract::{json::UserFields, query::NoQuery},
-    openapi::{CreateUser, UpdateUser},
+    extract::{
+        json::Body,
+        query::{NoQuery, Parameters},
+    },
     problem::{Problem, types::USER_NOT_FOUND},
     state::AppState,
 };
 use crate::{
     domain::{
-        page::{MAX_OFFSET, Page},
+        page::Page,
         user::{User, UserId},
     },
     trace_id::TraceId,
@@ -41,18 +50,17 @@ pub fn router() -> OpenApiRouter<AppState> {
 #[utoipa::path(
     post, path = "/users", tag = "users", operation_id = "create_user",
     request_body(content = CreateUser, example = json!({"name": "Иван", "surname": "Иванов", "password": "secret123"})),
-    responses((status = 201, description = "The user as stored", body = User, headers(("Location" = String, description = "Path of the new user"))))
+    responses((status = 201, description = "The user as stored", body = UserBody, headers(("Location" = String, description = "Path of the new user"))))
 )]
 async fn create(
     State(state): State<AppState>,
     Extension(trace_id): Extension<TraceId>,
     _: NoQuery,
-    fields: UserFields,
+    Body(request): Body<CreateUser>,
 ) -> Result<impl IntoResponse, Problem> {
-    let new = fields.into_new_user(state.password_policy)?;
-    let user = state.users.create(new, trace_id).await?;
+    let user = state.users.create(request.into(), trace_id).await?;
     let location = [(header::LOCATION, format!("/users/{}", user.id))];
-    Ok((StatusCode::CREATED, location, Json(user)))
+    Ok((StatusCode::CREATED, location, user_body(&user)))
 }
 
 /// List users
@@ -60,27 +68,37 @@ async fn create(
 /// In the order of their ids, a page at a time.
 #[utoipa::path(
     get, path = "/users", tag = "users", operation_id = "list_users",
-    params(
-        ("limit" = Option<i64>, Query, description = "Users in a page", minimum = 1, maximum = 100, example = 100),
-        ("offset" = Option<i64>, Query, description = "Users to leave out before the page; a cursor, for pages past the largest offset, is to come", minimum = 0, maximum = 100_000, example = 0),
-    ),
+    params(ListUsers),
     responses((
-        status = 200, description = "One page of users", body = Vec<User>,
+        status = 200, description = "One page of users", body = Vec<UserBody>,
         headers(
             ("X-Total-Count" = i64, description = "Number of all users"),
             ("Link" = String, description = "Pages `first`, `prev`, `next`, `last` (RFC 8288)"),
         )
     ))
 )]
-async fn list(State(state): State<AppState>, page: Page) -> Result<impl IntoResponse, Problem> {
+async fn list(
+    State(state): State<AppState>,
+    Parameters(request): Parameters<ListUsers>,
+) -> Result<impl IntoResponse, Problem> {
+    let page = Page::from(request);
     let listed = state.users.list(page).await?;
     let headers = [
         (header::CONTENT_TYPE, "application/json".to_owned()),
         (TOTAL_COUNT, listed.total.to_string()),
         (header::LINK, links(page, listed.total)),
     ];
+    Ok((headers, listed.shown(list_body)))
+}
+
+fn list_body(users: &[User]) -> Bytes {
+    let users: Vec<_> = users.iter().map(UserBody::from).collect();
     // Numbers and text: nothing of a user fails to become JSON.
-    Ok((headers, listed.shown(|users| serde_json::to_vec(users).unwrap_or_default().into())))
+    serde_json::to_vec(&users).unwrap_or_default().into()
+}
+
+fn user_body(user: &User) -> Response {
+    Json(UserBody::from(user)).into_response()
 }
 
 fn links(page: Page, total: i64) -> String {
@@ -88,11 +106,10 @@ fn links(page: Page, total: i64) -> String {
         ("first", Some(page.first())),
         ("prev", page.previous(total)),
         ("next", page.next(total)),
-        ("last", Some(page.last(total))),
+        ("last", page.last(total)),
     ];
     let link = |(relation, page): (&str, Option<Page>)| {
-        // Past the largest offset it would lead to an error.
-        let Page { limit, offset } = page.filter(|page| page.offset <= MAX_OFFSET)?;
+        let (limit, offset) = (page?.limit(), page?.offset());
         Some(format!("</users?limit={limit}&offset={offset}>; rel=\"{relation}\""))
     };
     neighbours.into_iter().filter_map(link).collect::<Vec<_>>().join(", ")
@@ -102,10 +119,10 @@ fn links(page: Page, total: i64) -> String {
 #[utoipa::path(
     get, path = "/users/{id}", tag = "users", operation_id = "get_user",
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
-    responses((status = 200, description = "The user", body = User))
+    responses((status = 200, description = "The user", body = UserBody))
 )]
 async fn get(State(state): State<AppState>, id: UserPath, _: NoQuery) -> Result<impl IntoResponse, Problem> {
-    Ok(Json(state.users.get(id.0).await?))
+    Ok(user_body(&state.users.get(id.0).await?))
 }
 
 /// Update a user
@@ -116,17 +133,16 @@ async fn get(State(state): State<AppState>, id: UserPath, _: NoQuery) -> Result<
     put, path = "/users/{id}", tag = "users", operation_id = "update_user",
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
     request_body(content = UpdateUser, example = json!({"name": "Петр", "surname": "Петров"})),
-    responses((status = 200, description = "The user as stored", body = User))
+    responses((status = 200, description = "The user as stored", body = UserBody))
 )]
 async fn update(
     State(state): State<AppState>,
     Extension(trace_id): Extension<TraceId>,
     id: UserPath,
     _: NoQuery,
-    fields: UserFields,
+    Body(request): Body<UpdateUser>,
 ) -> Result<impl IntoResponse, Problem> {
-    let changes = fields.into_changes(state.password_policy)?;
-    Ok(Json(state.users.update(id.0, changes, trace_id).await?))
+    Ok(user_body(&state.users.update(id.0, request.into(), trace_id).await?))
 }
 
 /// Delete a user
@@ -150,37 +166,12 @@ async fn delete(
 /// The id in the path; what cannot be an id belongs to no user.
 struct UserPath(UserId);
 
-impl<S: Send + Sync> axum::extract::FromRequestParts<S> for UserPath {
+impl<S: Send + Sync> FromRequestParts<S> for UserPath {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let raw = Path::<String>::from_request_parts(parts, state).await.ok();
         let id = raw.and_then(|Path(raw)| UserId::parse(&raw));
         id.map(Self).ok_or_else(|| Problem::new(&USER_NOT_FOUND, "A user's id is a positive whole number."))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Page, links};
-
-    #[test]
-    fn pages_past_the_largest_offset_have_no_link() {
-        let links_of = |offset| links(Page { limit: 100, offset }, 1_000_000);
-        assert!(links_of(0).contains("rel=\"next\"") && !links_of(0).contains("rel=\"last\""));
-        assert!(links_of(100_000).contains("rel=\"prev\"") && !links_of(100_000).contains("rel=\"next\""));
-    }
-
-    #[test]
-    fn links_name_the_neighbours_that_exist() {
-        assert_eq!(
-            links(Page { limit: 2, offset: 2 }, 5),
-            "</users?limit=2&offset=0>; rel=\"first\", </users?limit=2&offset=0>; rel=\"prev\", \
-             </users?limit=2&offset=4>; rel=\"next\", </users?limit=2&offset=4>; rel=\"last\""
-        );
-        assert_eq!(
-            links(Page { limit: 100, offset: 0 }, 0),
-            "</users?limit=100&offset=0>; rel=\"first\", </users?limit=100&offset=0>; rel=\"last\""
-        );
     }
 }

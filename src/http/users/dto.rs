@@ -1,0 +1,171 @@
+//! What requests and answers about users look like: schema, parser and limits of each in one place.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{
+    domain::{
+        name::{NAME_MAX_CHARS, Name},
+        page::{MAX_LIMIT, MAX_OFFSET, Page},
+        timestamp::Timestamp,
+        user::{NewUser, PASSWORD_MAX_BYTES, PasswordPolicy, User, UserChanges},
+    },
+    http::extract::{
+        json::{Fields, FromFields},
+        query::{FromQuery, Query},
+    },
+};
+
+/// A new user
+#[derive(ToSchema)]
+pub struct CreateUser {
+    #[schema(value_type = String, example = "Иван")]
+    name: Name,
+    #[schema(value_type = String, example = "Иванов")]
+    surname: Name,
+    /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
+    #[schema(value_type = String, format = Password, example = "secret123")]
+    password: SecretString,
+}
+
+impl FromFields for CreateUser {
+    fn from_fields(fields: &mut Fields<'_>, policy: PasswordPolicy) -> Option<Self> {
+        let as_name = |raw: SecretString| Name::parse(raw.expose_secret());
+        let (name, surname) = (fields.required("name", as_name), fields.required("surname", as_name));
+        let password = fields.required("password", |raw| policy.check(raw));
+        Some(Self { name: name?, surname: surname?, password: password? })
+    }
+}
+
+impl From<CreateUser> for NewUser {
+    fn from(CreateUser { name, surname, password }: CreateUser) -> Self {
+        Self { name, surname, password }
+    }
+}
+
+/// Fields to change; one that is absent or null stays as it is
+#[derive(ToSchema)]
+pub struct UpdateUser {
+    #[schema(value_type = Option<String>, example = "Петр")]
+    name: Option<Name>,
+    #[schema(value_type = Option<String>, example = "Петров")]
+    surname: Option<Name>,
+    /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
+    #[schema(value_type = Option<String>, format = Password)]
+    password: Option<SecretString>,
+}
+
+impl FromFields for UpdateUser {
+    fn from_fields(fields: &mut Fields<'_>, policy: PasswordPolicy) -> Option<Self> {
+        let as_name = |raw: SecretString| Name::parse(raw.expose_secret());
+        let (name, surname) = (fields.optional("name", as_name), fields.optional("surname", as_name));
+        Some(Self { name, surname, password: fields.optional("password", |raw| policy.check(raw)) })
+    }
+}
+
+impl From<UpdateUser> for UserChanges {
+    fn from(UpdateUser { name, surname, password }: UpdateUser) -> Self {
+        Self { name, surname, password }
+    }
+}
+
+/// Which page of the list
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ListUsers {
+    /// Users in a page
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100, example = 100)]
+    limit: i64,
+    /// Users to leave out before the page; a cursor, for pages past the largest offset, is to come
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 100_000, example = 0)]
+    offset: i64,
+}
+
+const _: () = assert!(MAX_LIMIT == 100 && MAX_OFFSET == 100_000, "as ListUsers says");
+
+impl FromQuery for ListUsers {
+    fn from_query(query: &mut Query) -> Self {
+        let limit = query.integer("limit", 1..=MAX_LIMIT, "").unwrap_or(MAX_LIMIT);
+        let hint = " A cursor, for pages past that, is to come.";
+        Self { limit, offset: query.integer("offset", 0..=MAX_OFFSET, hint).unwrap_or(0) }
+    }
+}
+
+impl From<ListUsers> for Page {
+    fn from(ListUsers { limit, offset }: ListUsers) -> Self {
+        // Both are in range: that was checked when they were read.
+        Self::new(limit, offset).unwrap_or_default()
+    }
+}
+
+/// A user as it is stored, less the password's hash.
+#[derive(Serialize, ToSchema)]
+#[schema(as = User)]
+pub struct UserBody<'a> {
+    #[schema(minimum = 1, example = 1)]
+    id: i64,
+    #[schema(example = "Иван", min_length = 1)]
+    name: &'a str,
+    #[schema(example = "Иванов", min_length = 1)]
+    surname: &'a str,
+    /// UTC, milliseconds
+    #[schema(value_type = String, format = DateTime, example = "2024-12-04T10:30:00.123Z")]
+    created_at: Timestamp,
+    /// UTC, milliseconds
+    #[schema(value_type = String, format = DateTime, example = "2024-12-04T10:30:00.123Z")]
+    updated_at: Timestamp,
+}
+
+impl<'a> From<&'a User> for UserBody<'a> {
+    fn from(user: &'a User) -> Self {
+        let User { id, name, surname, created_at, updated_at } = user;
+        Self {
+            id: id.get(),
+            name: name.as_str(),
+            surname: surname.as_str(),
+            created_at: *created_at,
+            updated_at: *updated_at,
+        }
+    }
+}
+
+/// White space by Unicode's `White_Space`, which other languages' `\s` is not quite; for a class of a regular expression.
+const SPACE: &str = r"\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
+/// What no name may hold: control characters, and those that turn the direction of text; for the same.
+const REFUSED: &str = r"\u0000-\u001F\u007F-\u009F\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069";
+/// White space beyond [`REFUSED`]; for the same.
+const PLAIN_SPACE: &str = r" \u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
+
+/// What a name must match: the length is that of the trimmed text, which `maxLength` cannot say; and some of it must be visible.
+fn name_pattern() -> String {
+    let (any, edge) = (format!("[^{REFUSED}]"), format!("[^{REFUSED}{PLAIN_SPACE}]"));
+    let (visible, between) = (r"[\p{L}\p{M}\p{N}\p{P}\p{S}]", NAME_MAX_CHARS - 2);
+    format!("^[{SPACE}]*(?={any}*{visible}){edge}(?:{any}{{0,{between}}}{edge})?[{SPACE}]*$")
+}
+
+/// Writes what the schemas' attributes cannot: limits that are constants, or settings.
+pub fn describe_limits(schemas: &mut Value, policy: PasswordPolicy) {
+    let about_names = format!(
+        "Trimmed and stored in Unicode's normal form C; then 1 to {NAME_MAX_CHARS} characters, at least one of them visible, none \
+         a control\ncharacter or one that turns the direction of text"
+    );
+    for request in ["CreateUser", "UpdateUser"] {
+        let fields = &mut schemas[request]["properties"];
+        schemas_of_names(fields, |name| {
+            name["description"] = about_names.clone().into();
+            name["pattern"] = name_pattern().into();
+        });
+        fields["password"]["minLength"] = policy.min_chars.into();
+        fields["password"]["maxLength"] = PASSWORD_MAX_BYTES.into();
+        schemas[request]["additionalProperties"] = false.into();
+    }
+    schemas_of_names(&mut schemas["User"]["properties"], |name| name["maxLength"] = NAME_MAX_CHARS.into());
+}
+
+fn schemas_of_names(fields: &mut Value, describe: impl Fn(&mut Value)) {
+    for name in ["name", "surname"] {
+        describe(&mut fields[name]);
+    }
+}

@@ -1,0 +1,161 @@
+//! Bodies, queries and links, good and bad.
+
+use axum::{extract::FromRequestParts, http::Request};
+
+use super::{
+    dto::{CreateUser, ListUsers, UpdateUser},
+    links,
+};
+use crate::{
+    domain::{
+        page::Page,
+        user::{PasswordPolicy, UserChanges},
+    },
+    http::{
+        extract::{json::parse, query::Parameters},
+        problem::{MAX_FIELD_ERRORS, Problem},
+    },
+};
+
+const POLICY: PasswordPolicy = PasswordPolicy { min_chars: 8 };
+
+fn refused(body: &str) -> Problem {
+    match parse::<CreateUser>(body.as_bytes(), POLICY) {
+        Err(problem) => problem,
+        Ok(_) => panic!("{body} was taken"),
+    }
+}
+
+fn faults(problem: &Problem) -> Vec<(&str, &str)> {
+    problem.errors.iter().map(|fault| (fault.pointer.as_deref().unwrap(), fault.code.as_ref())).collect()
+}
+
+#[test]
+fn every_fault_of_a_body_is_named_at_once() {
+    let problem = refused(r#"{"name":"","nmae":1,"password":"short","password":"again!"}"#);
+    assert_eq!(
+        faults(&problem),
+        [
+            ("/nmae", "unknown_field"),
+            ("/password", "duplicate_field"),
+            ("/name", "blank"),
+            ("/surname", "required"),
+            ("/password", "too_short")
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_object_is_refused_as_such() {
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    for body in ["[]", "1", "\"secret\"", "null", "true", &deep, &"9".repeat(500), " [1e999999] "] {
+        let problem = refused(body);
+        assert_eq!((problem.kind.code, faults(&problem)), ("validation_failed", vec![("", "invalid_type")]), "{body}");
+    }
+}
+
+#[test]
+fn what_is_no_json_is_refused_without_being_repeated() {
+    for body in [
+        "",
+        "{",
+        r#"{"name":"secret"#,
+        r#"{"name":"\ud800"}"#,
+        r#"{"\ud800":1}"#,
+        "{} {}",
+        "secret",
+        "\u{feff}{}",
+        "[",
+        "[nope",
+        "truex",
+        r#""secret" x"#,
+        "1 2",
+        "{\"name\":\"\n\"}",
+        r#"{"x":"\x"}"#,
+    ] {
+        let problem = refused(body);
+        assert_eq!(problem.kind.code, "malformed_json", "{body}");
+        assert!(!problem.detail.contains("secret"), "{}", problem.detail);
+    }
+}
+
+#[test]
+fn a_field_that_is_no_text_is_refused_however_deep_or_long() {
+    let deep = format!("{}{}", "[".repeat(130), "]".repeat(130));
+    for value in [deep.as_str(), &"9".repeat(5_000), "1e999999", "{}", "true"] {
+        let problem = refused(&format!(r#"{{"name":{value},"surname":"Ли","password":"12345678"}}"#));
+        assert_eq!(faults(&problem), [("/name", "invalid_type")], "{value}");
+    }
+}
+
+#[test]
+fn a_thousand_unknown_fields_get_a_short_answer() {
+    let body = (0..1000).map(|n| format!(r#""{n}{}":0"#, "x".repeat(40))).collect::<Vec<_>>().join(",");
+    let problem = refused(&format!("{{{body}}}"));
+    assert!(problem.errors.len() <= MAX_FIELD_ERRORS);
+}
+
+#[test]
+fn null_leaves_a_field_of_an_update_as_it_is() {
+    let update: UpdateUser = parse(r#"{"name":null,"surname":"Ли"}"#.as_bytes(), POLICY).unwrap();
+    let changes = UserChanges::from(update);
+    assert!(changes.name.is_none() && changes.password.is_none());
+    assert_eq!(changes.surname.unwrap().as_str(), "Ли");
+}
+
+fn page(limit: i64, offset: i64) -> Page {
+    Page::new(limit, offset).unwrap()
+}
+
+async fn query(text: &str) -> Result<Page, Problem> {
+    let request = Request::get(format!("/users?{text}")).body(()).unwrap();
+    let parameters = Parameters::<ListUsers>::from_request_parts(&mut request.into_parts().0, &()).await;
+    parameters.map(|Parameters(list)| list.into())
+}
+
+#[tokio::test]
+async fn limits_and_offsets_in_range_are_taken() {
+    assert_eq!(query("").await.unwrap(), page(100, 0));
+    assert_eq!(query("limit=%31&offset=0").await.unwrap(), page(1, 0));
+    assert_eq!(query("offset=100000").await.unwrap().offset(), 100_000);
+}
+
+#[tokio::test]
+async fn everything_else_is_named() {
+    for (text, code) in [
+        ("limit=0", "out_of_range"),
+        ("limit=101", "out_of_range"),
+        ("limit=", "out_of_range"),
+        ("limit=+5", "out_of_range"),
+        ("limit=ten", "out_of_range"),
+        ("offset=-1", "out_of_range"),
+        ("offset=100001", "out_of_range"),
+        ("offset=99999999999999999999", "out_of_range"),
+        ("limit=1&limit=1", "repeated"),
+        ("page=1", "unknown_parameter"),
+        ("Limit=1", "unknown_parameter"),
+    ] {
+        let problem = query(text).await.unwrap_err();
+        assert_eq!((problem.kind.code, problem.errors[0].code.as_ref()), ("invalid_query", code), "{text}");
+    }
+}
+
+#[test]
+fn pages_past_the_largest_offset_have_no_link() {
+    let links_of = |offset| links(page(100, offset), 1_000_000);
+    assert!(links_of(0).contains("rel=\"next\"") && !links_of(0).contains("rel=\"last\""));
+    assert!(links_of(100_000).contains("rel=\"prev\"") && !links_of(100_000).contains("rel=\"next\""));
+}
+
+#[test]
+fn links_name_the_neighbours_that_exist() {
+    assert_eq!(
+        links(page(2, 2), 5),
+        "</users?limit=2&offset=0>; rel=\"first\", </users?limit=2&offset=0>; rel=\"prev\", \
+         </users?limit=2&offset=4>; rel=\"next\", </users?limit=2&offset=4>; rel=\"last\""
+    );
+    assert_eq!(
+        links(page(100, 0), 0),
+        "</users?limit=100&offset=0>; rel=\"first\", </users?limit=100&offset=0>; rel=\"last\""
+    );
+}
