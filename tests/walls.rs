@@ -36,7 +36,8 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 ];
 
 /// A word, and the rooms where it may stand.
-const LIVES_IN: [(&str, &[&str]); 6] = [
+const LIVES_IN: [(&str, &[&str]); 7] = [
+    ("utoipa", &["http"]),
     ("axum", &["http", "app", "cli"]),
     ("lapin::", &["messaging", "telemetry"]), // in `telemetry`, the target of its log lines
     ("sqlx::query", &["repository", "database"]),

@@ -7,11 +7,7 @@ use utoipa::{OpenApi, openapi::OpenApi as Document};
 
 use super::problem::{
     PROBLEM_JSON, ProblemBody,
-    types::{
-        BAD_REQUEST, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, MISDIRECTED_REQUEST,
-        NOT_READY, OVERLOADED, PAYLOAD_TOO_LARGE, ProblemType, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY,
-        UNSUPPORTED_MEDIA_TYPE, URI_TOO_LONG, USER_NOT_FOUND, VALIDATION_FAILED,
-    },
+    types::{BAD_REQUEST, MISDIRECTED_REQUEST, PROBLEM_TYPES, ProblemType, URI_TOO_LONG},
 };
 use super::users;
 use crate::domain::user::PasswordPolicy;
@@ -33,50 +29,49 @@ use crate::domain::user::PasswordPolicy;
 )]
 pub struct ApiDoc;
 
-/// What may go wrong in each operation.
-fn problems(operation: &str) -> Vec<&'static ProblemType> {
-    let path = [&USER_NOT_FOUND];
-    let query = [&INVALID_QUERY];
-    let body = [&MALFORMED_JSON, &UNREADABLE_BODY, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
-    let mut types = match operation {
-        "list_users" => query.to_vec(),
-        "get_user" | "delete_user" => [&query[..], &path, &[&OVERLOADED]].concat(),
-        "create_user" => [&query[..], &body, &[&OVERLOADED]].concat(),
-        "update_user" => [&query[..], &path, &body, &[&OVERLOADED]].concat(),
-        "ready" => vec![&NOT_READY],
-        _ => Vec::new(),
-    };
-    if operation.contains("user") {
-        types.extend([&DATABASE_UNAVAILABLE, &INTERNAL_ERROR]);
-    }
-    if operation != "live" {
-        types.push(&TIME_LIMIT_EXCEEDED);
-    }
-    types.extend([&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_REQUEST]);
+/// The member of an operation that names the codes of the problems that are its own; it is not part of the document.
+pub const PROBLEMS: &str = "x-problems";
+/// What any request may meet.
+const ANYWHERE: [&ProblemType; 3] = [&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_REQUEST];
+
+/// For an operation's [`PROBLEMS`].
+pub fn codes(problems: &[&ProblemType]) -> Vec<&'static str> {
+    problems.iter().map(|kind| kind.code).collect()
+}
+
+/// Takes an operation's own problems out of it.
+///
+/// # Errors
+/// When it names none: each route says what may go wrong.
+fn take_problems(operation: &mut Value) -> serde_json::Result<Vec<&'static ProblemType>> {
+    let own = operation.as_object_mut().and_then(|operation| operation.remove(PROBLEMS)).unwrap_or_default();
+    let own: Vec<String> = serde_json::from_value(own)?;
+    let named = PROBLEM_TYPES.iter().copied().filter(|kind| own.iter().any(|code| code == kind.code));
+    let mut types: Vec<_> = named.chain(ANYWHERE).collect();
     types.sort_by_key(|kind| kind.status);
-    types
+    Ok(types)
 }
 
 /// The document as it is served, for a service with this policy.
 ///
 /// # Errors
-/// None that can arise: every part of a document can be written.
+/// When a route does not say what may go wrong.
 pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result<String> {
     let mut document = serde_json::to_value(document)?;
     users::describe_limits(&mut document["components"]["schemas"], policy);
     for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
         for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
-            describe_errors(operation, path, policy);
+            describe_problems(operation, path, policy)?;
             describe_trace_id(operation);
         }
     }
     serde_json::to_string_pretty(&document)
 }
 
-fn describe_errors(operation: &mut Value, path: &str, policy: PasswordPolicy) {
+fn describe_problems(operation: &mut Value, path: &str, policy: PasswordPolicy) -> serde_json::Result<()> {
     let name = operation["operationId"].as_str().unwrap_or_default().to_owned();
     let given = examples::problems(&name, policy);
-    for types in problems(&name).chunk_by(|kind, next| kind.status == next.status) {
+    for types in take_problems(operation)?.chunk_by(|kind, next| kind.status == next.status) {
         let description: Vec<_> = types.iter().map(|kind| format!("{} (`{}`)", kind.title, kind.code)).collect();
         let examples: Map<_, _> =
             types.iter().map(|kind| (kind.code.to_owned(), examples::example(kind, &given, path))).collect();
@@ -89,6 +84,7 @@ fn describe_errors(operation: &mut Value, path: &str, policy: PasswordPolicy) {
         }
         operation["responses"][types[0].status.as_str()] = response;
     }
+    Ok(())
 }
 
 fn describe_trace_id(operation: &mut Value) {

@@ -2,12 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
-use serde::Serialize;
-use utoipa::ToSchema;
-
 /// The state of one connection to the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Link {
     /// Not connected; tried again with growing pauses, for ever.

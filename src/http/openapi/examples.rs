@@ -22,12 +22,24 @@ use crate::{
         problem::{Problem, types::ProblemType},
         users::{CreateUser, ListUsers, UpdateUser},
     },
-    monitoring::health::Checks,
+    monitoring::{
+        health::{DatabaseState, Health},
+        state::Link,
+    },
 };
 
 const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
 /// The default of the setting.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a service tells while its database is away.
+const WITHOUT_DATABASE: Health = Health {
+    database: DatabaseState::Down,
+    publisher: Link::Down,
+    consumer: Link::Up,
+    relay_leads: false,
+    is_draining: false,
+};
 
 /// The problem of this type, of those that an operation gives, for user 1.
 pub fn example(kind: &'static ProblemType, problems: &[Problem], path: &str) -> Value {
@@ -52,7 +64,7 @@ pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
     let others = [
         json::too_large(),
         json::ended_early(),
-        health::not_ready(&Checks::without_database()),
+        health::not_ready(WITHOUT_DATABASE),
         Problem::user_not_found(),
         Problem::database_unavailable(),
         Problem::overloaded(),

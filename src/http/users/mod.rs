@@ -20,7 +20,15 @@ use super::{
         json::Body,
         query::{NoQuery, Parameters},
     },
-    problem::{Problem, types::USER_NOT_FOUND},
+    openapi::codes,
+    problem::{
+        Problem,
+        types::{
+            DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, OVERLOADED, PAYLOAD_TOO_LARGE,
+            ProblemType, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND,
+            VALIDATION_FAILED,
+        },
+    },
     state::AppState,
 };
 use crate::{
@@ -30,6 +38,11 @@ use crate::{
     },
     trace_id::TraceId,
 };
+
+/// Of every route of users.
+const ALWAYS: [&ProblemType; 4] = [&INVALID_QUERY, &DATABASE_UNAVAILABLE, &INTERNAL_ERROR, &TIME_LIMIT_EXCEEDED];
+const OF_A_BODY: [&ProblemType; 5] =
+    [&MALFORMED_JSON, &UNREADABLE_BODY, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
 
 pub const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
@@ -49,6 +62,7 @@ pub fn router() -> OpenApiRouter<AppState> {
 /// Publishes `user.created`.
 #[utoipa::path(
     post, path = "/users", tag = "users", operation_id = "create_user",
+    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_BODY, &[&OVERLOADED]].concat())))),
     request_body(content = CreateUser, example = json!({"name": "Иван", "surname": "Иванов", "password": "secret123"})),
     responses((status = 201, description = "The user as stored", body = UserBody, headers(("Location" = String, description = "Path of the new user"))))
 )]
@@ -68,6 +82,7 @@ async fn create(
 /// In the order of their ids, a page at a time.
 #[utoipa::path(
     get, path = "/users", tag = "users", operation_id = "list_users",
+    extensions(("x-problems" = json!(codes(&[&ALWAYS[..]].concat())))),
     params(ListUsers),
     responses((
         status = 200, description = "One page of users", body = Vec<UserBody>,
@@ -118,6 +133,7 @@ fn links(page: Page, total: i64) -> String {
 /// Get a user
 #[utoipa::path(
     get, path = "/users/{id}", tag = "users", operation_id = "get_user",
+    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &[&USER_NOT_FOUND, &OVERLOADED]].concat())))),
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
     responses((status = 200, description = "The user", body = UserBody))
 )]
@@ -131,6 +147,7 @@ async fn get(State(state): State<AppState>, id: UserPath, _: NoQuery) -> Result<
 /// that is given always counts as a change.
 #[utoipa::path(
     put, path = "/users/{id}", tag = "users", operation_id = "update_user",
+    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_BODY, &[&USER_NOT_FOUND, &OVERLOADED]].concat())))),
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
     request_body(content = UpdateUser, example = json!({"name": "Петр", "surname": "Петров"})),
     responses((status = 200, description = "The user as stored", body = UserBody))
@@ -150,6 +167,7 @@ async fn update(
 /// Publishes `user.deleted`.
 #[utoipa::path(
     delete, path = "/users/{id}", tag = "users", operation_id = "delete_user",
+    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &[&USER_NOT_FOUND, &OVERLOADED]].concat())))),
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
     responses((status = 204, description = "The user is gone"))
 )]
