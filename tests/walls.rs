@@ -1,6 +1,10 @@
 //! The walls of the house: which module may import which, and which library lives where.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 /// A room of `src/`, the rooms of ours that it may import, and itself.
 const MAY_IMPORT: [(&str, &[&str]); 15] = [
@@ -69,50 +73,99 @@ fn room(file: &str) -> &str {
     file.split(['/', '.']).next().unwrap()
 }
 
-/// The rooms that a file names after `crate::`, grouped imports included.
-fn imports(source: &str) -> Vec<String> {
-    let mut rooms = Vec::new();
-    for (place, _) in source.match_indices("crate::") {
-        let rest = &source[place + "crate::".len()..];
-        let Some(group) = rest.strip_prefix('{') else {
-            rooms.push(identifier(rest));
-            continue;
-        };
-        let mut depth = 0;
-        let mut at_name = true;
-        for (index, letter) in group.char_indices() {
-            match letter {
-                '{' => depth += 1,
-                '}' if depth == 0 => break,
-                '}' => depth -= 1,
-                ',' if depth == 0 => at_name = true,
-                _ if at_name && depth == 0 && letter.is_alphabetic() => {
-                    rooms.push(identifier(&group[index..]));
-                    at_name = false;
-                }
-                _ => {}
-            }
-        }
-    }
-    rooms
+/// The paths of all `use` declarations, a group's written out: `a::b` and `a::c` of `a::{b, c}`.
+fn uses(source: &str) -> Vec<String> {
+    let declarations = source.split(';').filter_map(|text| {
+        let (_, tree) = text.rsplit_once("use ")?;
+        Some(tree.split_whitespace().collect::<Vec<_>>().join(" "))
+    });
+    declarations.flat_map(|tree| written_out(&tree)).collect()
 }
 
-fn identifier(text: &str) -> String {
-    text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
+fn written_out(tree: &str) -> Vec<String> {
+    let Some((prefix, group)) = tree.split_once('{') else { return vec![tree.to_owned()] };
+    let group = group.trim_end().strip_suffix('}').unwrap_or(group);
+    let mut depth = 0;
+    let items = group.split(|letter: char| {
+        depth += i32::from(letter == '{') - i32::from(letter == '}');
+        letter == ',' && depth == 0
+    });
+    let items = items.map(str::trim).filter(|item| !item.is_empty());
+    items.flat_map(written_out).map(|item| format!("{}{item}", prefix.trim())).collect()
+}
+
+/// The name of a file's module: `a::b` of `a/b.rs` and of `a/b/mod.rs`.
+fn module(file: &str) -> String {
+    let path = file.trim_end_matches(".rs").trim_end_matches("/mod");
+    if path == "lib" { String::new() } else { path.replace('/', "::") }
+}
+
+/// Of all modules, those that its file uses.
+fn imports(file: &str, source: &str, modules: &BTreeSet<String>) -> BTreeSet<String> {
+    let module = module(file);
+    let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+    // A file's own tests may use whatever they want.
+    let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let absolute = uses(code).into_iter().filter_map(|path| {
+        let (root, rest) = path.split_once("::")?;
+        match root {
+            "crate" => Some(rest.to_owned()),
+            "self" => Some(format!("{module}::{rest}")),
+            "super" => Some(format!("{parent}::{rest}")),
+            _ => None,
+        }
+    });
+    // Where a path stands in the code itself.
+    let inline = code.match_indices("crate::").map(|(place, root)| {
+        code[place + root.len()..].chars().take_while(|it| it.is_alphanumeric() || "_:".contains(*it)).collect()
+    });
+    let mut imports: BTreeSet<String> = absolute.chain(inline).filter_map(|path| innermost(&path, modules)).collect();
+    imports.remove(&module);
+    imports
+}
+
+/// The module that a path leads into.
+fn innermost(path: &str, modules: &BTreeSet<String>) -> Option<String> {
+    let path = path.trim_start_matches("::");
+    if modules.contains(path) {
+        return Some(path.to_owned());
+    }
+    innermost(path.rsplit_once("::")?.0, modules)
+}
+
+fn all_imports() -> BTreeMap<String, BTreeSet<String>> {
+    let files = files();
+    let modules = files.iter().map(|(file, _)| module(file)).filter(|module| !module.is_empty()).collect();
+    files.iter().map(|(file, source)| (file.clone(), imports(file, source, &modules))).collect()
 }
 
 #[test]
 fn every_room_imports_only_what_it_may() {
-    for (file, source) in files() {
+    for (file, imports) in all_imports() {
         let room = room(&file);
         if ["main", "lib", "app"].contains(&room) {
             continue;
         }
         let (_, allowed) =
             MAY_IMPORT.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{file} has no walls"));
-        for import in imports(&source) {
-            assert!(import == room || allowed.contains(&import.as_str()), "{file} imports {import}");
+        for import in imports {
+            let imported = import.split("::").next().unwrap();
+            assert!(imported == room || allowed.contains(&imported), "{file} imports {import}");
         }
+    }
+}
+
+#[test]
+fn no_file_imports_what_imports_it() {
+    let imports: BTreeMap<String, BTreeSet<String>> =
+        all_imports().into_iter().map(|(file, imports)| (module(&file), imports)).collect();
+    for start in imports.keys() {
+        let (mut reached, mut next) = (BTreeSet::new(), vec![start]);
+        while let Some(module) = next.pop() {
+            let further = imports.get(module).into_iter().flatten();
+            next.extend(further.filter(|further| reached.insert(*further)));
+        }
+        assert!(!reached.contains(start), "{start} imports itself by way of some of {reached:?}");
     }
 }
 
@@ -145,7 +198,8 @@ fn every_metric_is_in_the_catalogue_and_all_of_the_catalogue_is_recorded() {
 
 #[test]
 fn grouped_imports_are_understood() {
-    let source =
-        "use crate::{\n    domain::{a, b::{c}},\n    service::users,\n};\nuse crate::http::x; crate::monitoring::y()";
-    assert_eq!(imports(source), ["domain", "service", "http", "monitoring"]);
+    let source = "use crate::{\n    domain::{a, b::{c}},\n    service::users,\n};\npub use crate::http::x;";
+    let modules = ["a", "domain", "domain::b", "service::users", "http"].map(str::to_owned).into();
+    let imported = imports("a/mod.rs", source, &modules);
+    assert_eq!(imported.into_iter().collect::<Vec<_>>(), ["domain", "domain::b", "http", "service::users"]);
 }

@@ -6,3 +6,4 @@ pub mod name;
 pub(crate) mod page;
 pub(crate) mod timestamp;
 pub mod user;
+pub(crate) mod violation;

@@ -8,7 +8,7 @@ use icu_properties::{
     props::{BidiControl, DefaultIgnorableCodePoint, GeneralCategory},
 };
 
-use super::user::Violation;
+use super::violation::Violation;
 
 /// Longest name or surname, in characters, as it is stored.
 pub const NAME_MAX_CHARS: usize = 255;

@@ -5,17 +5,10 @@ use std::{fmt, sync::OnceLock};
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{name::Name, timestamp::Timestamp};
+use super::{name::Name, timestamp::Timestamp, violation::Violation};
 
 /// Longest password, in bytes: bounds the work that one request can ask for.
 pub const PASSWORD_MAX_BYTES: usize = 1024;
-
-/// Why a value is refused: a stable `snake_case` word, and a sentence that never repeats the value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    pub code: &'static str,
-    pub detail: String,
-}
 
 /// A positive integer chosen by the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,10 +6,9 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    openapi::codes,
     problem::{
         Problem,
-        types::{NOT_READY, TIME_LIMIT_EXCEEDED},
+        types::{NOT_READY, TIME_LIMIT_EXCEEDED, codes},
     },
     state::AppState,
 };

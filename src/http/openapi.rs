@@ -5,11 +5,13 @@ mod examples;
 use serde_json::{Map, Value, json};
 use utoipa::{OpenApi, openapi::OpenApi as Document};
 
-use super::problem::{
-    PROBLEM_JSON, ProblemBody,
-    types::{BAD_REQUEST, MISDIRECTED_REQUEST, PROBLEM_TYPES, ProblemType, URI_TOO_LONG},
+use super::{
+    problem::{
+        PROBLEM_JSON, ProblemBody,
+        types::{BAD_REQUEST, MISDIRECTED_REQUEST, PROBLEM_TYPES, ProblemType, URI_TOO_LONG},
+    },
+    users,
 };
-use super::users;
 use crate::domain::user::PasswordPolicy;
 
 #[derive(OpenApi)]
@@ -30,14 +32,9 @@ use crate::domain::user::PasswordPolicy;
 pub struct ApiDoc;
 
 /// The member of an operation that names the codes of the problems that are its own; it is not part of the document.
-pub const PROBLEMS: &str = "x-problems";
+const PROBLEMS: &str = "x-problems";
 /// What any request may meet.
 const ANYWHERE: [&ProblemType; 3] = [&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_REQUEST];
-
-/// For an operation's [`PROBLEMS`].
-pub fn codes(problems: &[&ProblemType]) -> Vec<&'static str> {
-    problems.iter().map(|kind| kind.code).collect()
-}
 
 /// Takes an operation's own problems out of it.
 ///

@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::Limits;
+use super::limits::Limits;
 
 /// A connection that has waited less than this for a request need not make room.
 pub const SPARED: Duration = Duration::from_secs(1);

@@ -25,8 +25,8 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    Limits,
     activity::{Activity, Observed, Overdue},
+    limits::Limits,
 };
 
 /// Largest request line with all headers, in bytes. Of a body, so much is read at once.

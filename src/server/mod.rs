@@ -4,6 +4,7 @@
 mod activity;
 mod connection;
 mod descriptors;
+mod limits;
 mod open;
 
 use std::{convert::Infallible, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -23,21 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use self::open::Open;
-pub use self::{connection::Peer, descriptors::connections_allowed};
-
-/// What a connection may take.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// For the head of a request, from the first byte that comes after the answer to the one before; for the first one from the
-    /// accept.
-    pub header_read: Duration,
-    /// Between an answer and the next request.
-    pub keep_alive: Duration,
-    /// For a client to make room for more of an answer.
-    pub write: Duration,
-    /// Open at once.
-    pub max_connections: usize,
-}
+pub use self::{connection::Peer, descriptors::connections_allowed, limits::Limits};
 
 /// A vanished peer is noticed after 60 s and four unanswered probes, 10 s apart.
 const PROBE_AFTER: Duration = Duration::from_mins(1);

@@ -16,7 +16,7 @@ use serde::{
 use serde_json::{Deserializer, value::RawValue};
 
 use crate::{
-    domain::user::{PasswordPolicy, Violation},
+    domain::{user::PasswordPolicy, violation::Violation},
     http::{
         problem::{
             FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem,

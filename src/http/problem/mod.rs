@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use self::types::{
     DATABASE_UNAVAILABLE, INTERNAL_ERROR, OVERLOADED, PROBLEM_TYPES, ProblemType, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
 };
-use crate::{domain::user::Violation, service::error::ServiceError};
+use crate::{domain::violation::Violation, service::error::ServiceError};
 
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Where the types of errors are explained; a type's page is its type's URI.

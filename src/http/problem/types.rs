@@ -147,3 +147,8 @@ problem_types! {
          committed: read the user before you repeat it.",
     );
 }
+
+/// For `x-problems` of an operation: what may go wrong there.
+pub fn codes(types: &[&ProblemType]) -> Vec<&'static str> {
+    types.iter().map(|kind| kind.code).collect()
+}

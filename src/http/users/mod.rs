@@ -20,13 +20,12 @@ use super::{
         json::Body,
         query::{NoQuery, Parameters},
     },
-    openapi::codes,
     problem::{
         Problem,
         types::{
             DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, OVERLOADED, PAYLOAD_TOO_LARGE,
             ProblemType, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND,
-            VALIDATION_FAILED,
+            VALIDATION_FAILED, codes,
         },
     },
     state::AppState,
