@@ -46,7 +46,7 @@ enum Command {
     Migrate,
     /// Print the OpenAPI document
     Openapi,
-    /// Look at the events that wait, and decide what becomes of those that were given up
+    /// Look at the events that wait, and decide what becomes of those in quarantine
     Outbox {
         #[command(flatten)]
         output: Output,

@@ -1,27 +1,31 @@
-//! `outbox`: look at the events that wait, and decide what becomes of those that were given up.
+//! `outbox`: look at the events that wait, and decide what becomes of those in quarantine.
+
+use std::collections::HashSet;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{error::CommandError, report::Report};
 use crate::{
     database::{DatabaseUrl, connect, schema},
-    repository::{outbox, outbox_dead},
+    repository::{
+        outbox,
+        quarantine::{self, QuarantinedEvent, Selection},
+    },
 };
 
 #[derive(Subcommand)]
 pub enum OutboxCommand {
     /// What waits to be published, who publishes it, and the room it takes
     Status,
-    /// Events given up, because publishing them closed the channel again and again
-    #[command(subcommand)]
-    Dead(DeadCommand),
+    /// Events that RabbitMQ rejects: publishing them closed the channel again and again
+    #[command(subcommand, alias = "dead")]
+    Quarantine(QuarantineCommand),
 }
 
 #[derive(Subcommand)]
-pub enum DeadCommand {
+pub enum QuarantineCommand {
     /// What they are, and what the broker said
     List,
     /// Put events back at the end of the outbox
@@ -33,7 +37,7 @@ pub enum DeadCommand {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub struct Which {
-    /// Event ids, as in `outbox dead list`
+    /// Event ids, as in `outbox quarantine list`
     #[arg(value_name = "ID")]
     ids: Vec<Uuid>,
     /// All events of this type, such as `user.deleted`
@@ -44,15 +48,25 @@ pub struct Which {
     all: bool,
 }
 
+impl From<Which> for Selection {
+    fn from(Which { ids, event_type, all: _ }: Which) -> Self {
+        match event_type {
+            Some(event_type) => Self::Type(event_type),
+            None if ids.is_empty() => Self::All,
+            None => Self::Ids(ids),
+        }
+    }
+}
+
 #[derive(Serialize)]
-struct Dead {
+struct Quarantine {
     count: usize,
-    events: Vec<outbox_dead::DeadEvent>,
+    events: Vec<QuarantinedEvent>,
 }
 
 #[derive(Serialize)]
 struct Decided {
-    done: u64,
+    done: usize,
     not_found: Vec<Uuid>,
 }
 
@@ -63,43 +77,26 @@ pub async fn run(command: OutboxCommand, database: &DatabaseUrl) -> Result<Repor
     if !schema::is_current(&mut connection).await? {
         return Err(CommandError::Migrations);
     }
-    match command {
-        OutboxCommand::Status => Ok(Report::new(&outbox::state(&mut connection).await?, true)),
-        OutboxCommand::Dead(DeadCommand::List) => {
-            let events = outbox_dead::list(&mut connection).await?;
-            Ok(Report::new(&Dead { count: events.len(), events }, true))
+    let (selection, done) = match command {
+        OutboxCommand::Status => return Ok(Report::new(&outbox::state(&mut connection).await?, true)),
+        OutboxCommand::Quarantine(QuarantineCommand::List) => {
+            let events = quarantine::list(&mut connection).await?;
+            return Ok(Report::new(&Quarantine { count: events.len(), events }, true));
         }
-        OutboxCommand::Dead(DeadCommand::Retry(Which { ids, .. })) if !ids.is_empty() => {
-            decide(ids, &mut connection, async |connection, id| outbox_dead::retry(connection, id).await).await
+        OutboxCommand::Quarantine(QuarantineCommand::Retry(which)) => {
+            let selection = which.into();
+            let done = quarantine::retry(&mut connection, &selection).await?;
+            (selection, done)
         }
-        OutboxCommand::Dead(DeadCommand::Drop(Which { ids, .. })) if !ids.is_empty() => {
-            decide(ids, &mut connection, async |connection, id| outbox_dead::drop(connection, id).await).await
+        OutboxCommand::Quarantine(QuarantineCommand::Drop(which)) => {
+            let selection = which.into();
+            let done = quarantine::drop(&mut connection, &selection).await?;
+            (selection, done)
         }
-        OutboxCommand::Dead(DeadCommand::Retry(Which { event_type, .. })) => {
-            Ok(decided(outbox_dead::retry_all(&mut connection, event_type.as_deref()).await?))
-        }
-        OutboxCommand::Dead(DeadCommand::Drop(Which { event_type, .. })) => {
-            Ok(decided(outbox_dead::drop_all(&mut connection, event_type.as_deref()).await?))
-        }
-    }
-}
-
-fn decided(done: u64) -> Report {
-    Report::new(&Decided { done, not_found: Vec::new() }, true)
-}
-
-async fn decide(
-    ids: Vec<Uuid>,
-    connection: &mut PgConnection,
-    decision: impl AsyncFn(&mut PgConnection, Uuid) -> sqlx::Result<bool>,
-) -> Result<Report, CommandError> {
-    let mut decided = Decided { done: 0, not_found: Vec::new() };
-    for id in ids {
-        if decision(connection, id).await? {
-            decided.done += 1;
-        } else {
-            decided.not_found.push(id);
-        }
-    }
-    Ok(Report::new(&decided, decided.not_found.is_empty()))
+    };
+    let found: HashSet<Uuid> = done.iter().copied().collect();
+    let asked_for = if let Selection::Ids(ids) = selection { ids } else { Vec::new() };
+    let not_found: Vec<Uuid> = asked_for.into_iter().filter(|id| !found.contains(id)).collect();
+    let complete = not_found.is_empty();
+    Ok(Report::new(&Decided { done: done.len(), not_found }, complete))
 }

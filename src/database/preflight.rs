@@ -52,7 +52,7 @@ pub async fn look(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
 async fn is_granted(connection: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"SELECT bool_and(has_table_privilege(name, privilege)) AS "granted!"
-           FROM unnest(ARRAY['users', 'outbox', 'outbox_dead', 'users_count']) AS name,
+           FROM unnest(ARRAY['users', 'outbox', 'outbox_quarantine', 'users_count']) AS name,
                 unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege"#
     )
     .fetch_one(connection)

@@ -59,10 +59,10 @@ impl MetricsService {
     async fn measure_outbox(&self) {
         let backlog = self.scrapes.read(|connection| Box::pin(outbox::backlog(connection)));
         // While the database is away nobody knows: not a number, rather than a figure of yesterday.
-        let unknown = Backlog { pending: f64::NAN, oldest_age_seconds: f64::NAN, dead: f64::NAN };
+        let unknown = Backlog { pending: f64::NAN, oldest_age_seconds: f64::NAN, quarantined: f64::NAN };
         let backlog = timeout(SCRAPE_TIMEOUT, backlog).await.ok().and_then(Result::ok).unwrap_or(unknown);
         gauge!("outbox_pending").set(backlog.pending);
         gauge!("outbox_oldest_age_seconds").set(backlog.oldest_age_seconds);
-        gauge!("outbox_dead").set(backlog.dead);
+        gauge!("outbox_quarantined").set(backlog.quarantined);
     }
 }

@@ -2,7 +2,7 @@
 
 mod asides;
 pub mod outbox;
-pub(crate) mod outbox_dead;
+pub(crate) mod quarantine;
 pub mod user_changes;
 mod user_lists;
 pub mod user_reads;

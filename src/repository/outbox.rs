@@ -190,8 +190,8 @@ pub struct Backlog {
     pub pending: f64,
     /// 0 where nothing waits.
     pub oldest_age_seconds: f64,
-    /// In `outbox_dead`; at most [`COUNTED`].
-    pub dead: f64,
+    /// At most [`COUNTED`].
+    pub quarantined: f64,
 }
 
 /// Counts what waits, as far as [`COUNTED`].
@@ -201,7 +201,7 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
         r#"SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS counted)::float8 AS "pending!",
                   coalesce((SELECT extract(epoch FROM clock_timestamp() - occurred_at) FROM outbox ORDER BY seq LIMIT 1),
                            0)::float8 AS "oldest_age_seconds!",
-                  (SELECT count(*) FROM (SELECT FROM outbox_dead LIMIT $1) AS counted)::float8 AS "dead!""#,
+                  (SELECT count(*) FROM (SELECT FROM outbox_quarantine LIMIT $1) AS counted)::float8 AS "quarantined!""#,
         COUNTED
     )
     .fetch_one(connection)
@@ -213,7 +213,7 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
 pub struct OutboxState {
     pub pending: i64,
     pub oldest_age_seconds: f64,
-    pub dead: i64,
+    pub quarantined: i64,
     /// The table, of which deleted rows are part until vacuum has seen them.
     pub table_bytes: i64,
     pub index_bytes: i64,
@@ -222,12 +222,12 @@ pub struct OutboxState {
     pub leader_address: Option<String>,
 }
 
-/// What waits, what was given up, the room it takes, and who leads.
+/// What waits, what is in quarantine, the room it takes, and who leads.
 pub async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
     sqlx::query_as!(
         OutboxState,
         r#"SELECT waiting.pending AS "pending!", waiting.oldest_age_seconds AS "oldest_age_seconds!",
-                  (SELECT count(*) FROM outbox_dead) AS "dead!",
+                  (SELECT count(*) FROM outbox_quarantine) AS "quarantined!",
                   pg_table_size('outbox') AS "table_bytes!", pg_indexes_size('outbox') AS "index_bytes!",
                   leader.pid AS "leader_pid?", host(leader.client_addr) AS "leader_address?"
            FROM (SELECT count(*) AS pending,

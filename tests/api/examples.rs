@@ -202,7 +202,7 @@ async fn the_time_limit_that_the_document_shows_is_sent() {
     let app = App::start_with(&world, &[("REQUEST_TIMEOUT_MS", "300")]).await;
     let examples = of(&app, |code| code == "time_limit_exceeded").await;
     let mut lock = world.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE users, outbox, outbox_dead, _sqlx_migrations").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE users, outbox, outbox_quarantine, _sqlx_migrations").execute(&mut *lock).await.unwrap();
     for example in examples {
         assert_sent(&app, &example).await;
     }

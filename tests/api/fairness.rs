@@ -133,9 +133,9 @@ async fn three_thousand_forbidden_deletions_at_the_head_hold_nobody_up_and_none_
         until_event_of(&mut observer, id).await;
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         let (_, state) = outbox(&world, &["status"]).await;
-        let (pending, dead) = (state["pending"].as_i64().unwrap(), state["dead"].as_i64().unwrap());
-        assert!((3_000..=3_001).contains(&(pending + dead)), "{state}");
-        (dead > 100).then_some(())
+        let (pending, quarantined) = (state["pending"].as_i64().unwrap(), state["quarantined"].as_i64().unwrap());
+        assert!((3_000..=3_001).contains(&(pending + quarantined)), "{state}");
+        (quarantined > 100).then_some(())
     })
     .await;
     assert!(app.log.matching("Session lost, starting it again", |line| line["session"] == "relay").is_empty());

@@ -52,7 +52,7 @@ async fn every_counter_is_there_from_the_start() {
         r#"events_published_total{type="user.deleted"}"#,
         "events_nacked_total",
         "events_returned_total",
-        "events_dead_total",
+        "events_quarantined_total",
         r#"events_consumed_total{result="new"}"#,
         r#"events_consumed_total{result="duplicate"}"#,
         r#"events_consumed_total{result="stale"}"#,
@@ -84,7 +84,7 @@ async fn every_metric_that_an_alert_or_the_runbook_names_is_there() {
     let runbook = include_str!("../../docs/delivery.md").split("## Runbook").nth(1).unwrap();
     let quoted = runbook.split('`').skip(1).step_by(2).filter(|word| {
         ["events_", "outbox_", "broker_", "relay_"].iter().any(|prefix| word.starts_with(prefix))
-            && *word != "outbox_dead"
+            && *word != "outbox_quarantine"
     });
     let words =
         expressions.flat_map(|text| text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_'));
@@ -104,7 +104,7 @@ async fn a_crowd_of_scrapes_is_answered_and_does_not_make_the_service_unready() 
     let app = App::start(&world).await;
     // Behind an exclusive lock, every scrape and every probe takes its whole time.
     let mut lock = world.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE outbox, outbox_dead").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE outbox, outbox_quarantine").execute(&mut *lock).await.unwrap();
     let scrapes = futures_util::future::join_all((0..100).map(|_| app.get("/metrics")));
     let probes = async {
         for _ in 0..20 {

@@ -39,7 +39,7 @@ async fn the_outbox_is_described_with_what_waits_and_who_leads() {
         serde_json::from_str::<Value>(&text).unwrap()
     };
     let idle = status().await;
-    assert_eq!((&idle["pending"], &idle["dead"]), (&json!(0), &json!(0)));
+    assert_eq!((&idle["pending"], &idle["quarantined"]), (&json!(0), &json!(0)));
     assert!(idle["leader_pid"].is_u64() && idle["leader_address"] == "127.0.0.1", "{idle}");
     proxy.close();
     app.until_ready("degraded").await;
@@ -121,7 +121,7 @@ async fn a_command_that_cannot_do_its_work_says_why_and_exits_with_1() {
     assert!(output.status.code() == Some(1) && text.contains("PostgreSQL") && !text.contains("hunter22"), "{text}");
     let (output, text) = run(&["dlq", "list"], &[("RABBITMQ_URL", "amqp://u:hunter22@127.0.0.1:1/")]).await;
     assert!(output.status.code() == Some(1) && text.contains("RabbitMQ") && !text.contains("hunter22"), "{text}");
-    for bad in [&["outbox", "dead", "retry", "7"][..], &["dlq", "redrive"], &["dlq", "redrive", "--max", "0"]] {
+    for bad in [&["outbox", "quarantine", "retry", "7"][..], &["dlq", "redrive"], &["dlq", "redrive", "--max", "0"]] {
         assert_eq!(run(bad, &[]).await.0.status.code(), Some(2), "{bad:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! An event that the broker will not have: it is found, put aside and reported; the others go on; an operator decides.
+//! An event that the broker will not have: it is found, quarantined and reported; the others go on; an operator decides.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -28,21 +28,21 @@ async fn an_event_that_closes_the_channel_is_put_aside_while_others_pass_and_can
     assert_eq!(app.delete("/users/1").await.status, 204);
     assert_eq!(app.delete("/users/2").await.status, 204);
     // Others pass, before it is found which events are to blame and after.
-    let dead = eventually("two dead events", async || {
+    let quarantined = eventually("two quarantined events", async || {
         let body = json!({"name": uuid::Uuid::new_v4().to_string()});
         assert_eq!(app.put("/users/3", &body).await.status, 200);
         assert_eq!(observer.next_bodies(1).await[0]["user_id"], 3);
-        let (_, dead) = outbox(&world, &["dead", "list"]).await;
-        (dead["count"] == 2).then_some(dead)
+        let (_, quarantined) = outbox(&world, &["quarantine", "list"]).await;
+        (quarantined["count"] == 2).then_some(quarantined)
     })
     .await;
     world.until_outbox_is_empty().await;
-    let (first, second) = (&dead["events"][0], &dead["events"][1]);
+    let (first, second) = (&quarantined["events"][0], &quarantined["events"][1]);
     for event in [first, second] {
         assert_eq!(event["event_type"], "user.deleted");
         assert!(event["reason"].as_str().unwrap().contains("ACCESS_REFUSED"), "{event}");
         app.log
-            .wait_for("Event given up, it is in outbox_dead: see `outbox dead list`", |line| {
+            .wait_for("Event quarantined: see `outbox quarantine list`", |line| {
                 line["level"] == "error"
                     && line["event_id"] == event["event_id"]
                     && line["trace_id"] == event["trace_id"]
@@ -50,16 +50,19 @@ async fn an_event_that_closes_the_channel_is_put_aside_while_others_pass_and_can
             .await;
     }
     let metrics = app.get("/metrics").await.text;
-    assert!(metrics.contains("\nevents_dead_total 2\n") && metrics.contains("\noutbox_dead 2\n"), "{metrics}");
+    assert!(
+        metrics.contains("\nevents_quarantined_total 2\n") && metrics.contains("\noutbox_quarantined 2\n"),
+        "{metrics}"
+    );
 
     management(Method::DELETE, &permissions).await;
     let [first, second] = [first, second].map(|event| event["event_id"].as_str().unwrap());
-    assert_eq!(outbox(&world, &["dead", "retry", first]).await, (Some(0), json!({"done": 1, "not_found": []})));
+    assert_eq!(outbox(&world, &["quarantine", "retry", first]).await, (Some(0), json!({"done": 1, "not_found": []})));
     let message = &observer.next_bodies(1).await[0];
     assert_eq!((message["event_id"].as_str(), &message["event_type"]), (Some(first), &json!("user.deleted")));
     let both = json!({"done": 1, "not_found": [first]});
-    assert_eq!(outbox(&world, &["dead", "drop", first, second]).await, (Some(1), both));
-    assert_eq!(outbox(&world, &["dead", "list"]).await, (Some(0), json!({"count": 0, "events": []})));
+    assert_eq!(outbox(&world, &["quarantine", "drop", first, second]).await, (Some(1), both));
+    assert_eq!(outbox(&world, &["quarantine", "list"]).await, (Some(0), json!({"count": 0, "events": []})));
 }
 
 #[tokio::test]
@@ -67,21 +70,21 @@ async fn all_events_of_a_type_are_retried_in_their_order_or_dropped() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let fill =
-        "INSERT INTO outbox_dead (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload, reason)
+        "INSERT INTO outbox_quarantine (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload, reason)
                 SELECT gen_random_uuid(), 'user.updated', 1, n, 't', now() + n * interval '1 ms',
                        '{\"name\": \"А\", \"surname\": \"Б\"}'::json, 'refused' FROM generate_series(2, 50) AS n
                 UNION ALL SELECT gen_random_uuid(), 'user.deleted', 1, 51, 't', now(), 'null', 'refused'";
     sqlx::query(fill).execute(&world.pool).await.unwrap();
     let _app = App::start(&world).await;
     let done = |count: u32| (Some(0), json!({"done": count, "not_found": []}));
-    assert_eq!(outbox(&world, &["dead", "retry", "--type", "user.updated"]).await, done(49));
+    assert_eq!(outbox(&world, &["quarantine", "retry", "--type", "user.updated"]).await, done(49));
     let versions: Vec<_> =
         observer.next_bodies(49).await.iter().map(|event| event["version"].as_i64().unwrap()).collect();
     assert_eq!(versions, (2..=50).collect::<Vec<_>>());
-    assert_eq!(outbox(&world, &["dead", "drop", "--all"]).await, done(1));
-    assert_eq!(outbox(&world, &["dead", "list"]).await.1["count"], 0);
+    assert_eq!(outbox(&world, &["quarantine", "drop", "--all"]).await, done(1));
+    assert_eq!(outbox(&world, &["quarantine", "list"]).await.1["count"], 0);
     for bad in [&["retry"][..], &["drop", "--all", "--type", "user.deleted"]] {
-        assert_eq!(run(&[&["outbox", "dead"], bad].concat(), &[]).await.0.status.code(), Some(2), "{bad:?}");
+        assert_eq!(run(&[&["outbox", "quarantine"], bad].concat(), &[]).await.0.status.code(), Some(2), "{bad:?}");
     }
 }
 
@@ -100,5 +103,5 @@ async fn an_event_that_nobody_knows_to_be_bad_waits_for_another_to_pass_first() 
     })
     .await;
     let (_, state) = outbox(&world, &["status"]).await;
-    assert_eq!((&state["pending"], &state["dead"]), (&json!(1), &json!(0)));
+    assert_eq!((&state["pending"], &state["quarantined"]), (&json!(1), &json!(0)));
 }

@@ -13,7 +13,7 @@ use crate::{
     messaging::session::{SessionError, with_timeout},
     repository::{
         outbox::{self, ReadFrom, Snapshot},
-        outbox_dead,
+        quarantine,
     },
 };
 
@@ -84,11 +84,11 @@ pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Don
             with_timeout(TIMEOUT, "delete from the outbox", outbox::delete(&mut connection, &published)).await?;
         }
         for (event, reason) in quarantined {
-            let moving = outbox_dead::bury(&mut connection, event.seq, &reason);
+            let moving = quarantine::quarantine(&mut connection, event.seq, &reason);
             with_timeout(TIMEOUT, "quarantine an event", moving).await?;
-            counter!("events_dead_total").increment(1);
+            counter!("events_quarantined_total").increment(1);
             let (trace_id, event_id) = (&event.trace_id, &event.id);
-            error!(trace_id, %event_id, reason, "Event given up, it is in outbox_dead: see `outbox dead list`");
+            error!(trace_id, %event_id, reason, "Event quarantined: see `outbox quarantine list`");
         }
         let read = match read {
             Some(wanted) => Some(self::read(&mut connection, wanted).await?),

@@ -60,15 +60,17 @@ async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_ret
     let since = SystemTime::now();
     sleep(Duration::from_secs(20)).await;
     let (lag, repeated) = longest_lag(&trial, since).await;
-    let dead: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox_dead").fetch_one(&trial.world.pool).await.unwrap();
+    let dead: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM outbox_quarantine").fetch_one(&trial.world.pool).await.unwrap();
     eprintln!("  {dead} deletions in quarantine; the longest lag of the others was {lag:?}, {repeated} came twice");
     assert!(dead > 50 && lag < Duration::from_secs(1), "{dead}, {lag:?}");
     management(Method::DELETE, &permissions).await;
     eventually("all of them again", async || {
-        let retry = command(&trial.world.settings()).args(["outbox", "dead", "retry", "--all"]).output().await.unwrap();
+        let retry =
+            command(&trial.world.settings()).args(["outbox", "quarantine", "retry", "--all"]).output().await.unwrap();
         assert!(retry.status.success(), "{retry:?}");
         let left: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM outbox_dead").fetch_one(&trial.world.pool).await.unwrap();
+            sqlx::query_scalar("SELECT count(*) FROM outbox_quarantine").fetch_one(&trial.world.pool).await.unwrap();
         (left == 0 && trial.pending().await < 50).then_some(())
     })
     .await;

@@ -1,0 +1,94 @@
+//! The `outbox_quarantine` table: events that the broker rejects for good, until an operator decides.
+
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::timestamp::Timestamp;
+
+/// Moves an event out of the outbox.
+pub async fn quarantine(connection: &mut PgConnection, seq: i64, reason: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "WITH event AS (DELETE FROM outbox WHERE seq = $1 RETURNING *)
+         INSERT INTO outbox_quarantine (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload, reason)
+         SELECT event_id, event_type, user_id, user_version, trace_id, occurred_at, payload, $2 FROM event",
+        seq,
+        reason
+    )
+    .execute(connection)
+    .await
+    .map(|_done| ())
+}
+
+/// An event in quarantine. Says nothing of what the user is called.
+#[derive(Debug, Serialize)]
+pub struct QuarantinedEvent {
+    pub event_id: Uuid,
+    pub event_type: String,
+    pub user_id: i64,
+    pub user_version: i64,
+    pub trace_id: String,
+    pub occurred_at: Timestamp,
+    pub quarantined_at: Timestamp,
+    pub reason: String,
+}
+
+/// All of them, the oldest first.
+pub async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<QuarantinedEvent>> {
+    sqlx::query_as!(
+        QuarantinedEvent,
+        "SELECT event_id, event_type, user_id, user_version, trace_id, occurred_at, quarantined_at, reason
+         FROM outbox_quarantine ORDER BY quarantined_at, event_id"
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Which events an operator means.
+pub enum Selection {
+    Ids(Vec<Uuid>),
+    Type(String),
+    All,
+}
+
+impl Selection {
+    fn ids(&self) -> Option<&[Uuid]> {
+        if let Self::Ids(ids) = self { Some(ids) } else { None }
+    }
+
+    fn event_type(&self) -> Option<&str> {
+        if let Self::Type(event_type) = self { Some(event_type) } else { None }
+    }
+}
+
+/// Puts events back at the end of the outbox, a user's in the order of their changes. Which there were.
+pub async fn retry(connection: &mut PgConnection, selection: &Selection) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        r#"WITH event AS (
+               DELETE FROM outbox_quarantine
+               WHERE ($1::uuid[] IS NULL OR event_id = ANY($1)) AND ($2::text IS NULL OR event_type = $2)
+               RETURNING *
+           )
+           INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+           SELECT event_id, event_type, user_id, user_version, trace_id, occurred_at, payload FROM event
+           ORDER BY occurred_at, user_version
+           RETURNING event_id"#,
+        selection.ids(),
+        selection.event_type()
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Deletes events for ever. Which there were.
+pub async fn drop(connection: &mut PgConnection, selection: &Selection) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        "DELETE FROM outbox_quarantine
+         WHERE ($1::uuid[] IS NULL OR event_id = ANY($1)) AND ($2::text IS NULL OR event_type = $2)
+         RETURNING event_id",
+        selection.ids(),
+        selection.event_type()
+    )
+    .fetch_all(connection)
+    .await
+}
