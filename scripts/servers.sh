@@ -224,7 +224,7 @@ CONFIGURATION
   export TEST_POOLER_URL=postgresql://postgres:postgres@127.0.0.1:$pooler_port/postgres
 }
 
-# stop_pair FOLDER [quietly]: in good order, with what was left behind.
+# stop_pair FOLDER [quietly]: cleanly, with what was left behind.
 stop_pair() {
   local pair=$1 quietly=${2:-} postgres rabbitmq
   postgres=$(postgres_pid "$pair") rabbitmq=$(rabbitmq_pid "$pair")

@@ -136,7 +136,7 @@ async fn serve() -> Result<(), AnyError> {
     let config = Config::from_settings(config::environment()?)?;
     let telemetry = telemetry::init(&config.log.level, config.log.format)?;
     let collected = catalogue::install()?;
-    tokio::spawn(telemetry.keep_house(collected.clone()));
+    tokio::spawn(telemetry.run_upkeep(collected.clone()));
     let stop = shutdown::on_signal()?;
     let served = async {
         let app = App::build(config, collected).await?;

@@ -5,19 +5,19 @@ use std::collections::HashMap;
 use super::{Config, ConfigError};
 use crate::database::Route;
 
-const SEED: [(&str, &str); 3] = [
+const ORIGINAL: [(&str, &str); 3] = [
     ("DATABASE_URL", "postgresql+asyncpg://postgres:postgres@localhost:5432/userdb"),
     ("RABBITMQ_URL", "amqp://guest:guest@localhost:5672/"),
     ("LOG_LEVEL", "INFO"),
 ];
 
 fn read(changes: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let settings = SEED.iter().chain(changes).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let settings = ORIGINAL.iter().chain(changes).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Config::from_settings(settings.collect::<HashMap<_, _>>())
 }
 
 #[test]
-fn the_seeds_env_works_unchanged() {
+fn the_original_services_env_works_unchanged() {
     let config = read(&[]).unwrap();
     assert_eq!(config.http.address.to_string(), "127.0.0.1:8000");
 }
@@ -63,9 +63,9 @@ fn every_bad_setting_is_named_at_once_and_no_secret_is_repeated() {
 fn a_direct_url_that_leads_elsewhere_means_a_pooler() {
     const POOLER: &str = "postgresql://postgres:postgres@localhost:6432/userdb";
     assert_eq!(read(&[]).unwrap().database.route, Route::Direct);
-    let seed = SEED[0].1;
-    assert_eq!(read(&[("DATABASE_DIRECT_URL", seed)]).unwrap().database.route, Route::Direct);
-    let pooled = read(&[("DATABASE_URL", POOLER), ("DATABASE_DIRECT_URL", seed)]).unwrap().database;
+    let original = ORIGINAL[0].1;
+    assert_eq!(read(&[("DATABASE_DIRECT_URL", original)]).unwrap().database.route, Route::Direct);
+    let pooled = read(&[("DATABASE_URL", POOLER), ("DATABASE_DIRECT_URL", original)]).unwrap().database;
     assert_eq!(pooled.route, Route::TransactionPooler);
     assert_eq!(format!("{:?} {:?}", pooled.url, pooled.direct_url), "localhost:6432/userdb localhost:5432/userdb");
 }

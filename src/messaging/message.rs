@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_has_the_seeds_five_keys_and_two_more() {
+    fn the_body_has_the_original_five_keys_and_two_more() {
         let event = event();
         let written: Value = serde_json::from_slice(&body(&event).unwrap()).unwrap();
         assert_eq!(

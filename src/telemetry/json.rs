@@ -1,4 +1,4 @@
-//! The seed's log line: one flat JSON object, `event`, `level`, `timestamp`, `trace_id`, then the line's own fields.
+//! The log line of the original Python service: one flat JSON object, `event`, `level`, `timestamp`, `trace_id`, then the line's own fields.
 //!
 //! In place of the layer of `tracing_subscriber::fmt`, which passes each line through two more buffers, as text.
 
@@ -96,7 +96,7 @@ where
     line.extend_from_slice(b"}\n");
 }
 
-/// As the seed's log has it.
+/// As the original service's log has it.
 fn name(level: Level) -> &'static str {
     match level {
         Level::ERROR => "error",
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_flat_with_the_seeds_keys_first() {
+    fn a_line_is_flat_with_the_original_keys_first() {
         let (text, line) = written(|| {
             let span = tracing::error_span!("request", trace_id = "t-1");
             span.in_scope(|| tracing::info!(method = "POST", status_code = 201, duration_ms = 1.5, "Request started"));

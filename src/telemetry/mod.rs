@@ -54,7 +54,7 @@ impl LogLevel {
 impl FromStr for LogLevel {
     type Err = String;
 
-    /// Takes a level's name, as the seed and Python's `logging` write them, or tracing directives such as
+    /// Takes a level's name, as the original service and Python's `logging` write them, or tracing directives such as
     /// `info,lapin=debug`. A bare level below `info` is meant for this service's own lines, not its libraries'.
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         match value.to_ascii_lowercase().as_str() {
@@ -149,7 +149,7 @@ where
 
 impl Telemetry {
     /// Reports dropped lines and keeps what metrics collect small, for ever.
-    pub fn keep_house(&self, collected: PrometheusHandle) -> impl Future<Output = ()> + Send + use<> {
+    pub fn run_upkeep(&self, collected: PrometheusHandle) -> impl Future<Output = ()> + Send + use<> {
         let writer = self.writer.clone();
         async move {
             let mut reported = 0;

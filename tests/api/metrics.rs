@@ -81,7 +81,7 @@ async fn every_metric_that_an_alert_or_the_runbook_names_is_there() {
     app.log.wait_for("Consumer subscribed", |_| true).await;
     let alerts = include_str!("../../docs/alerts.yml");
     let expressions = alerts.split("expr:").skip(1).map(|rule| rule.split("annotations:").next().unwrap());
-    let runbook = include_str!("../../docs/delivery.md").split("## Runbook").nth(1).unwrap();
+    let runbook = include_str!("../../docs/operations.md").split("## Runbook").nth(1).unwrap();
     let quoted = runbook.split('`').skip(1).step_by(2).filter(|word| {
         ["events_", "outbox_", "broker_", "relay_"].iter().any(|prefix| word.starts_with(prefix))
             && *word != "outbox_quarantine"

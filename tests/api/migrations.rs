@@ -9,7 +9,7 @@ async fn migrate(world: &World) -> std::process::Output {
 }
 
 #[tokio::test]
-async fn migrate_makes_the_seeds_table_and_may_run_again() {
+async fn migrate_makes_the_original_table_and_may_run_again() {
     let world = World::empty().await;
     for _ in 0..2 {
         let output = migrate(&world).await;

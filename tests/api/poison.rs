@@ -1,4 +1,4 @@
-//! An event that the broker will not have: it is found, quarantined and reported; the others go on; an operator decides.
+//! An event that the broker rejects: it is found, quarantined and reported; the others go on; an operator decides.
 
 use reqwest::Method;
 use serde_json::{Value, json};

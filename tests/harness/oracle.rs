@@ -1,4 +1,4 @@
-//! Whether the events delivered are the changes committed: the same set, each user's first sights in order.
+//! Whether the events delivered are the changes committed: the same set, first deliveries of each user in order.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -51,7 +51,7 @@ pub async fn committed(world: &World) -> BTreeSet<Change> {
 }
 
 /// Waits until nothing waits to be published, and then reads all that was: checks that it is what was committed, all of it and
-/// nothing else, and each user's first sights in order. Hands back how many came again.
+/// nothing else, and first deliveries of each user in order. Hands back how many came again.
 pub async fn assert_delivered_exactly(world: &World, observer: &mut Observer) -> usize {
     world.until_outbox_is_empty().await;
     let committed = committed(world).await;

@@ -15,7 +15,7 @@ use tokio::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Open,
-    /// Connections break in good order, and new ones are closed at once.
+    /// Connections are closed cleanly, and new ones are closed at once.
     Closed,
     /// Connections break with RST, and so do new ones.
     Reset,

@@ -48,7 +48,7 @@ pub const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 pub fn router() -> OpenApiRouter<AppState> {
     let collection = routes!(create, list);
     let user = routes!(get, update, delete);
-    // With a slash at the end, as the seed's calls have it, and without; the document names one.
+    // With a slash at the end, as the original Python service's clients send it, and without; the document names one.
     OpenApiRouter::new()
         .route("/users/", collection.2.clone())
         .route("/users/{id}/", user.2.clone())

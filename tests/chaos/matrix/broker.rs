@@ -41,7 +41,7 @@ async fn a_broker_killed_under_load_slows_no_write_and_is_used_again_within_6_s_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_stopped_in_good_order_and_started_costs_no_write_and_no_event() {
+async fn a_broker_stopped_cleanly_and_started_costs_no_write_and_no_event() {
     let trial = Trial::start(1).await;
     let load = trial.load(300);
     for _ in 0..3 {

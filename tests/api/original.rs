@@ -1,4 +1,4 @@
-//! The seed's own examples, byte for byte.
+//! The original Python service's own examples, byte for byte.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -10,7 +10,7 @@ fn json_request(app: &App, method: Method, path: &str, body: &'static str) -> re
 }
 
 #[tokio::test]
-async fn the_seeds_curl_calls_give_what_the_seed_shows() {
+async fn the_original_curl_calls_give_the_original_answers() {
     let world = World::new().await;
     let app = App::start(&world).await;
 
@@ -39,7 +39,7 @@ async fn the_seeds_curl_calls_give_what_the_seed_shows() {
 }
 
 #[tokio::test]
-async fn a_log_line_has_the_seeds_keys_the_clients_address_and_nothing_nested() {
+async fn a_log_line_has_the_original_keys_the_clients_address_and_nothing_nested() {
     let world = World::new().await;
     let app = App::start(&world).await;
     let trace_id = "a1b2c3d4-e5f6-7890-abcd-ef1234567890";
