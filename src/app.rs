@@ -10,9 +10,9 @@ use tokio::{
     net::TcpListener,
     sync::Notify,
     task::{JoinError, JoinHandle},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
@@ -70,6 +70,8 @@ pub struct App {
     consumer: Consumer,
     status: Arc<Status>,
     shutdown_delay: Duration,
+    /// Of requests: what goes on when a client has gone away.
+    tasks: TaskTracker,
 }
 
 impl App {
@@ -95,7 +97,9 @@ impl App {
         let writes =
             if database.group_commit { UserWrites::grouped(&pool) } else { UserWrites::one_by_one(pool.clone()) };
         let (reading, writing) = (reads.clone(), writes.clone());
-        let users = UserService::new(pool.clone(), reading, writing, hasher.clone(), outbox_filled.clone());
+        let tasks = TaskTracker::new();
+        let users =
+            UserService::new(pool.clone(), reading, writing, hasher.clone(), outbox_filled.clone(), tasks.clone());
         let health = HealthService::new(probe_pool.clone(), status.clone());
         let metrics = MetricsService {
             collected,
@@ -105,17 +109,28 @@ impl App {
             status: status.clone(),
             rendered: Arc::default(),
         };
-        let router = http::router(users, health, metrics, passwords.policy, http.request_timeout, http.head)?;
+        let router =
+            http::router(users, health, metrics, passwords.policy, http.request_timeout, http.head, tasks.clone())?;
         let relay = Relay::new(broker.clone(), database.direct_url.options(), outbox_filled, status.clone());
         let consumer = Consumer::new(broker, status.clone());
         let pools = [pool, probe_pool, scrape_pool];
-        Ok(Self { listener, router, limits, pools, reads, writes, database, relay, consumer, status, shutdown_delay })
+        Ok(Self {
+            listener,
+            router,
+            limits,
+            pools,
+            reads,
+            writes,
+            database,
+            relay,
+            consumer,
+            status,
+            shutdown_delay,
+            tasks,
+        })
     }
 
     /// Where it listens; with `PORT=0` the system chose the port.
-    ///
-    /// # Errors
-    /// When the system cannot tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -125,8 +140,20 @@ impl App {
     /// # Errors
     /// When a migration fails, or a part ends that never should.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { listener, router, limits, database, relay, consumer, status, pools, reads, writes, shutdown_delay } =
-            self;
+        let Self {
+            listener,
+            router,
+            limits,
+            database,
+            relay,
+            consumer,
+            status,
+            pools,
+            reads,
+            writes,
+            shutdown_delay,
+            tasks,
+        } = self;
         let [http_stop, relay_stop, consumer_stop] = std::array::from_fn(|_| CancellationToken::new());
         let service = TowerToHyperService::new(router);
         let mut http = tokio::spawn(server::serve(listener, service, limits, http_stop.clone()));
@@ -154,7 +181,12 @@ impl App {
             sleep(shutdown_delay).await;
         }
         http_stop.cancel();
+        let end_of_requests = Instant::now() + FINISH_REQUESTS;
         finish("http", http, FINISH_REQUESTS).await;
+        tasks.close();
+        if timeout_at(end_of_requests, tasks.wait()).await.is_err() {
+            warn!("What requests had begun did not finish in time");
+        }
         if timeout(CLOSE_LANES, join(reads.close(), writes.close())).await.is_err() {
             warn!("The connections of coalesced reads and grouped writes did not close in time");
         }

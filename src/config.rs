@@ -127,9 +127,6 @@ impl Config {
 }
 
 /// What a command needs that speaks to PostgreSQL.
-///
-/// # Errors
-/// Every bad setting at once.
 pub fn for_database(settings: HashMap<String, String>) -> Result<(DatabaseConfig, LogConfig), ConfigError> {
     read(settings, |reader| {
         let (database, log) = (reader.database(), reader.log());
@@ -138,17 +135,11 @@ pub fn for_database(settings: HashMap<String, String>) -> Result<(DatabaseConfig
 }
 
 /// What a command needs that speaks to RabbitMQ.
-///
-/// # Errors
-/// Every bad setting at once.
 pub fn for_broker(settings: HashMap<String, String>) -> Result<Broker, ConfigError> {
     read(settings, Reader::broker)
 }
 
 /// Where a `healthcheck` finds the service of the same environment.
-///
-/// # Errors
-/// Every bad setting at once.
 pub fn for_healthcheck(settings: HashMap<String, String>) -> Result<SocketAddr, ConfigError> {
     let mut address = read(settings, |reader| Some(reader.http().address))?;
     if address.ip().is_unspecified() {
@@ -158,9 +149,6 @@ pub fn for_healthcheck(settings: HashMap<String, String>) -> Result<SocketAddr, 
 }
 
 /// What `openapi` needs.
-///
-/// # Errors
-/// Every bad setting at once.
 pub fn for_openapi(settings: HashMap<String, String>) -> Result<PasswordPolicy, ConfigError> {
     read(settings, |reader| Some(reader.password_policy()))
 }

@@ -35,7 +35,6 @@ pub struct PasswordHash(SecretString);
 
 impl PasswordHash {
     /// The PHC string, for the `password` column alone.
-    #[must_use]
     pub fn into_phc(self) -> SecretString {
         self.0
     }

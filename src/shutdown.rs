@@ -21,9 +21,6 @@ pub struct Stop {
 pub struct StoppedAtOnce;
 
 /// Cancels the tokens at the first and the second SIGTERM or SIGINT.
-///
-/// # Errors
-/// When the process may not install signal handlers.
 pub fn on_signal() -> io::Result<Stop> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (orderly, at_once) = (CancellationToken::new(), CancellationToken::new());

@@ -14,7 +14,6 @@ pub struct TraceId(Arc<str>);
 
 impl TraceId {
     /// Takes a client's identifier, or `None` when it is not safe to repeat in headers and logs.
-    #[must_use]
     pub fn parse(raw: &[u8]) -> Option<Self> {
         let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:/@+=-".contains(byte);
         if raw.is_empty() || raw.len() > MAX_LENGTH || !raw.iter().all(allowed) {
@@ -24,13 +23,11 @@ impl TraceId {
     }
 
     /// A fresh random identifier (UUID version 4).
-    #[must_use]
     pub fn generate() -> Self {
         let mut buffer = Uuid::encode_buffer();
         Self(Arc::from(&*Uuid::new_v4().hyphenated().encode_lower(&mut buffer)))
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

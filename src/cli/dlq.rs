@@ -30,8 +30,6 @@ pub enum DlqCommand {
     },
 }
 
-/// # Errors
-/// When RabbitMQ is away, or there is no such queue.
 pub async fn run(command: DlqCommand, broker: &Broker) -> Result<Report, CommandError> {
     Ok(match command {
         DlqCommand::List { max } => Report::new(&dead_letters::list(broker, max).await?, true),

@@ -11,6 +11,7 @@ use std::{error::Error, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info};
 
 use self::{
@@ -86,7 +87,6 @@ const STOPPED_AT_ONCE: u8 = 130;
 pub type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Runs the command that the process was started with.
-#[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = Runtime::new().map_err(AnyError::from).and_then(|runtime| {
@@ -136,7 +136,7 @@ async fn serve() -> Result<(), AnyError> {
     let config = Config::from_settings(config::environment()?)?;
     let telemetry = telemetry::init(&config.log.level, config.log.format)?;
     let collected = catalogue::install()?;
-    tokio::spawn(telemetry.run_upkeep(collected.clone()));
+    let _upkeep = AbortOnDropHandle::new(tokio::spawn(telemetry.run_upkeep(collected.clone())));
     let stop = shutdown::on_signal()?;
     let served = async {
         let app = App::build(config, collected).await?;

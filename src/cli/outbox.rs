@@ -70,8 +70,6 @@ struct Decided {
     not_found: Vec<Uuid>,
 }
 
-/// # Errors
-/// When PostgreSQL is away, or its schema is older than the binary.
 pub async fn run(command: OutboxCommand, database: &DatabaseUrl) -> Result<Report, CommandError> {
     let mut connection = connect(&database.options()).await?;
     if !schema::is_current(&mut connection).await? {

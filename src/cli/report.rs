@@ -28,7 +28,6 @@ impl Report {
     }
 
     /// The report as text, with a line break at its end.
-    #[must_use]
     pub fn text(&self, format: Format) -> String {
         match format {
             Format::Json => format!("{}\n", self.value),

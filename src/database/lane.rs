@@ -35,7 +35,6 @@ struct Idle {
 
 impl Lane {
     /// Leads where the pool of `database` does, within the same limits; connects when first used.
-    #[must_use]
     pub fn beside(database: &Database) -> Self {
         let options = match database.route {
             // Statements over arrays are planned once: PostgreSQL would take a generic plan for dearer than one for a

@@ -58,7 +58,6 @@ pub struct Database {
 
 impl Database {
     /// Connects when first used: the service starts, and stays up, without its database.
-    #[must_use]
     pub fn new(options: PgConnectOptions, max_connections: u32, route: Route) -> Self {
         let options = match route {
             Route::Direct => options.options(SERVER_LIMITS),
@@ -102,9 +101,6 @@ impl Database {
 
     /// As [`Self::run`], for reads: tried again while the connections that the pool hands out turn out to be dead, as
     /// they do after a restart of the server.
-    ///
-    /// # Errors
-    /// As [`Self::run`].
     pub async fn read<T>(
         &self,
         operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,

@@ -26,8 +26,6 @@ pub enum Schema {
     Foreign,
 }
 
-/// # Errors
-/// As the driver reports.
 pub async fn look(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
     let found = sqlx::query!(
         r#"SELECT current_setting('server_version_num')::int AS "version!", pg_is_in_recovery() AS "is_standby!",

@@ -29,7 +29,6 @@ pub enum SchemaError {
 
 impl SchemaError {
     /// Whether waiting may help: the database is away, rather than at odds with the migrations.
-    #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Connect(DatabaseError::Timeout | DatabaseError::Unavailable(_)))
     }

@@ -9,7 +9,6 @@ use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 pub struct DatabaseUrl(PgConnectOptions);
 
 impl DatabaseUrl {
-    #[must_use]
     pub fn options(&self) -> PgConnectOptions {
         self.0.clone()
     }

@@ -14,7 +14,6 @@ pub enum EventType {
 
 impl EventType {
     /// The wire name; also the routing key.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Created => "user.created",
@@ -23,7 +22,6 @@ impl EventType {
         }
     }
 
-    #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Created, Self::Updated, Self::Deleted].into_iter().find(|kind| kind.as_str() == name)
     }
@@ -39,7 +37,6 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    #[must_use]
     pub fn new(event_type: EventType, trace_id: TraceId) -> Self {
         Self { id: Uuid::now_v7(), event_type, trace_id }
     }

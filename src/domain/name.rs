@@ -38,12 +38,10 @@ impl Name {
     }
 
     /// A name as it is stored: it was parsed when it was written, by us or by the service before us.
-    #[must_use]
     pub const fn stored(name: String) -> Self {
         Self(name)
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -22,34 +22,28 @@ impl Default for Page {
 
 impl Page {
     /// `None` if either is out of range.
-    #[must_use]
     pub fn new(limit: i64, offset: i64) -> Option<Self> {
         ((1..=MAX_LIMIT).contains(&limit) && (0..=MAX_OFFSET).contains(&offset)).then_some(Self { limit, offset })
     }
 
-    #[must_use]
     pub const fn limit(self) -> i64 {
         self.limit
     }
 
-    #[must_use]
     pub const fn offset(self) -> i64 {
         self.offset
     }
 
-    #[must_use]
     pub fn first(self) -> Self {
         Self { offset: 0, ..self }
     }
 
     /// The last page of `total` rows, counted from offset 0; `None` past the largest offset.
-    #[must_use]
     pub fn last(self, total: i64) -> Option<Self> {
         Self::new(self.limit, (total - 1).max(0) / self.limit * self.limit)
     }
 
     /// The page before; from beyond the end, the last one.
-    #[must_use]
     pub fn previous(self, total: i64) -> Option<Self> {
         match self.offset {
             0 => None,
@@ -59,7 +53,6 @@ impl Page {
     }
 
     /// `None` at the end, and past the largest offset.
-    #[must_use]
     pub fn next(self, total: i64) -> Option<Self> {
         let offset = self.offset + self.limit;
         if offset < total { Self::new(self.limit, offset) } else { None }

@@ -10,13 +10,11 @@ use serde::{Serialize, Serializer};
 pub struct Timestamp(DateTime<Utc>);
 
 impl Timestamp {
-    #[must_use]
     pub fn now() -> Self {
         Self(Utc::now())
     }
 
     /// Seconds from then until now; 0 for a moment to come, by a clock that is ahead.
-    #[must_use]
     pub fn age_seconds(self) -> f64 {
         (Utc::now() - self.0).as_seconds_f64().max(0.0)
     }

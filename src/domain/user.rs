@@ -16,19 +16,16 @@ pub struct UserId(i64);
 
 impl UserId {
     /// `None` if it is not positive.
-    #[must_use]
     pub const fn new(id: i64) -> Option<Self> {
         if id > 0 { Some(Self(id)) } else { None }
     }
 
     /// Takes the canonical decimal form of a positive 64-bit integer: no sign, no leading zero.
-    #[must_use]
     pub fn parse(raw: &str) -> Option<Self> {
         let canonical = !raw.starts_with('0') && raw.bytes().all(|byte| byte.is_ascii_digit());
         canonical.then(|| raw.parse().ok()).flatten().and_then(Self::new)
     }
 
-    #[must_use]
     pub const fn get(self) -> i64 {
         self.0
     }
@@ -106,7 +103,6 @@ pub struct UserPage {
 }
 
 impl UserPage {
-    #[must_use]
     pub fn new(users: Vec<User>, total: i64) -> Self {
         Self { users, total, shown: OnceLock::new() }
     }

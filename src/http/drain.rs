@@ -15,24 +15,27 @@ use axum::{
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 /// How long the rest of a body is read and thrown away, while the answer is on its way.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// The request, with a body that is drained when dropped before its end.
-pub fn on_drop(request: Request) -> Request {
+pub fn on_drop(request: Request, tasks: &TaskTracker) -> Request {
     if request.body().is_end_stream() {
         return request;
     }
     // A client that waits for `100 Continue` has sent nothing, and after an answer never will.
     let client_waits = request.headers().contains_key(header::EXPECT);
-    request.map(|body| Body::new(Drained { rest: Some(body), client_waits }))
+    let tasks = tasks.clone();
+    request.map(|body| Body::new(Drained { rest: Some(body), client_waits, tasks }))
 }
 
 struct Drained {
     /// `None` after its end.
     rest: Option<Body>,
     client_waits: bool,
+    tasks: TaskTracker,
 }
 
 impl HttpBody for Drained {
@@ -63,7 +66,7 @@ impl Drop for Drained {
     fn drop(&mut self) {
         let rest = self.rest.take().filter(|rest| !rest.is_end_stream() && !self.client_waits);
         if let Some(mut rest) = rest {
-            tokio::spawn(timeout(LONGEST, async move { while let Some(Ok(_)) = rest.frame().await {} }));
+            self.tasks.spawn(timeout(LONGEST, async move { while let Some(Ok(_)) = rest.frame().await {} }));
         }
     }
 }

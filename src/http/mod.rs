@@ -16,6 +16,7 @@ mod users;
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, middleware::from_fn_with_state};
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -34,17 +35,11 @@ fn api() -> OpenApiRouter<AppState> {
 }
 
 /// The OpenAPI document of a service with this password policy, as JSON.
-///
-/// # Errors
-/// None that can arise: every part of a document can be written.
 pub fn openapi_document(policy: PasswordPolicy) -> serde_json::Result<String> {
     openapi::render(&api().into_openapi(), policy)
 }
 
 /// All routes under the one stack of layers.
-///
-/// # Errors
-/// As [`openapi_document`].
 pub fn router(
     users: UserService,
     health: HealthService,
@@ -52,11 +47,12 @@ pub fn router(
     password_policy: PasswordPolicy,
     request_timeout: Duration,
     head: HeadRules,
+    tasks: TaskTracker,
 ) -> serde_json::Result<Router> {
     let openapi = openapi_document(password_policy)?;
     let state = AppState::from(Shared { users, health, metrics, password_policy, openapi });
     let (api, _document) = api().split_for_parts();
-    Ok(layered(api.merge(docs::router()), request_timeout, head).with_state(state))
+    Ok(layered(api.merge(docs::router()), request_timeout, head, tasks).with_state(state))
 }
 
 /// Outermost first: `trace` sees every answer, a panic's and its own time limit's too, and writes the body of every error.
@@ -64,8 +60,10 @@ fn layered<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     request_timeout: Duration,
     head: HeadRules,
+    tasks: TaskTracker,
 ) -> Router<S> {
-    let trace = Trace { time_limit: request_timeout, head: Arc::new(head), durations: RequestDurations::default() };
+    let (head, durations) = (Arc::new(head), RequestDurations::default());
+    let trace = Trace { time_limit: request_timeout, head, durations, tasks };
     routes.layer(CatchPanicLayer::custom(trace::on_panic)).layer(from_fn_with_state(trace, trace::trace))
 }
 

@@ -22,7 +22,10 @@ async fn answer(path: &str) -> (Response<()>, Value) {
         .body(axum::body::Body::empty())
         .unwrap();
     let response =
-        super::layered(routes, Duration::from_millis(20), super::HeadRules::default()).oneshot(request).await.unwrap();
+        super::layered(routes, Duration::from_millis(20), super::HeadRules::default(), super::TaskTracker::new())
+            .oneshot(request)
+            .await
+            .unwrap();
     let (parts, body) = response.into_parts();
     let body = serde_json::from_slice(&to_bytes(body, usize::MAX).await.unwrap()).unwrap();
     (Response::from_parts(parts, ()), body)

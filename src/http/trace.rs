@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, error, error_span, field::display, info, warn};
 
 use super::{
@@ -36,10 +37,12 @@ pub struct Trace {
     pub time_limit: Duration,
     pub head: Arc<HeadRules>,
     pub durations: RequestDurations,
+    /// What goes on after its request.
+    pub tasks: TaskTracker,
 }
 
 pub async fn trace(State(trace): State<Trace>, mut request: Request, next: Next) -> Response {
-    let Trace { time_limit, head, durations } = trace;
+    let Trace { time_limit, head, durations, tasks } = trace;
     let mut given = request.headers().get_all(REQUEST_ID).iter();
     let (first, second) = (given.next(), given.next());
     let accepted = first.filter(|_| second.is_none()).and_then(|value| TraceId::parse(value.as_bytes()));
@@ -53,7 +56,7 @@ pub async fn trace(State(trace): State<Trace>, mut request: Request, next: Next)
         if refused {
             warn!("X-Request-Id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id");
         }
-        let request = drain::on_drop(request);
+        let request = drain::on_drop(request, &tasks);
         let mut response = match head.check(&request) {
             Ok(()) => timeout(time_limit, next.run(request))
                 .await

@@ -94,9 +94,6 @@ impl Broker {
     }
 
     /// As [`topology::declare`].
-    ///
-    /// # Errors
-    /// When the broker refuses it, or is silent for five seconds.
     pub async fn declare_topology(&self, connection: &Connection) -> Result<(), SessionError> {
         with_timeout(ANSWER_TIMEOUT, "declare the topology", topology::declare(connection, self.queue_type)).await
     }

@@ -29,9 +29,6 @@ struct Body<'a> {
 }
 
 /// The body of an event's message, as JSON.
-///
-/// # Errors
-/// None that can arise: every part of an [`OutboxEvent`] can be written.
 pub fn body(event: &OutboxEvent) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&Body {
         event_type: &event.event_type,

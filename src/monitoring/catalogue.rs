@@ -87,9 +87,6 @@ const METRICS: [Metric; 30] = [
 ];
 
 /// Collects from now on.
-///
-/// # Errors
-/// When the process has a collector already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
     for Metric { kind, name, description } in METRICS {

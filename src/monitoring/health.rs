@@ -44,7 +44,6 @@ pub struct Health {
 }
 
 impl Health {
-    #[must_use]
     pub fn readiness(self) -> Readiness {
         if self.is_draining || self.database != DatabaseState::Current {
             Readiness::Unavailable
@@ -65,7 +64,6 @@ pub struct HealthService {
 
 impl HealthService {
     /// `database` is not the requests' pool: a probe must be answered when that is exhausted.
-    #[must_use]
     pub fn new(database: Database, status: Arc<Status>) -> Self {
         Self { database, status, seen: Arc::default() }
     }

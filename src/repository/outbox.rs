@@ -18,9 +18,6 @@ const RELAY_LOCK: i64 = 0x7573_6572_6576_7473;
 const LEASE: &str = "10s";
 
 /// Opens the relay's own connection.
-///
-/// # Errors
-/// As [`connect`].
 pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
     let options = options.clone().options([
         ("idle_session_timeout", LEASE),

@@ -26,7 +26,6 @@ pub struct Change {
 }
 
 impl Change {
-    #[must_use]
     pub fn new(id: UserId, operation: Operation, trace_id: TraceId) -> Self {
         let event_type = if operation.is_deletion() { EventType::Deleted } else { EventType::Updated };
         Self { id, operation, event: NewEvent::new(event_type, trace_id) }
@@ -45,7 +44,6 @@ pub enum Operation {
 }
 
 impl Operation {
-    #[must_use]
     pub fn is_deletion(&self) -> bool {
         matches!(self, Self::Delete)
     }

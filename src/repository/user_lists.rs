@@ -29,13 +29,10 @@ pub struct UserLists {
 }
 
 impl UserLists {
-    #[must_use]
     pub fn new(database: Database) -> Self {
         Self { database, waiting: Arc::default() }
     }
 
-    /// # Errors
-    /// As [`Database::read`].
     pub async fn get(&self, page: Page) -> Answer {
         ask(|caller| {
             match self.waiting().entry(page) {
@@ -51,9 +48,6 @@ impl UserLists {
     }
 
     /// Without company.
-    ///
-    /// # Errors
-    /// As [`Database::read`].
     pub async fn get_alone(&self, page: Page) -> Answer {
         self.database.read(|connection| Box::pin(users::list(connection, page))).await.map(Arc::new)
     }

@@ -72,19 +72,16 @@ enum Mode {
 
 impl UserReads {
     /// Each read is a query on the pool.
-    #[must_use]
     pub fn one_by_one(database: Database) -> Self {
         Self { lists: UserLists::new(database.clone()), mode: Mode::OneByOne(database) }
     }
 
     /// Starts the lanes, of which each connects to where `database` leads when it is first used.
-    #[must_use]
     pub fn coalesced(database: &Database) -> Self {
         Self::with_capacity(database, QUEUE_CAPACITY)
     }
 
     /// As [`Self::coalesced`], with another bound of the queue.
-    #[must_use]
     pub fn with_capacity(database: &Database, capacity: usize) -> Self {
         let (queue, waiting) = mpsc::channel(capacity);
         let shared = Arc::new(Queue { waiting: Mutex::new(waiting), turn: Mutex::new(()) });
@@ -111,9 +108,6 @@ impl UserReads {
     }
 
     /// One page of users, and the number of all of them.
-    ///
-    /// # Errors
-    /// As [`Database::read`].
     pub async fn list(&self, page: Page) -> Result<Arc<UserPage>, DatabaseError> {
         match &self.mode {
             Mode::OneByOne(_) => self.lists.get_alone(page).await,

@@ -68,19 +68,16 @@ enum Mode {
 
 impl UserWrites {
     /// Each write is a statement on the pool.
-    #[must_use]
     pub fn one_by_one(database: Database) -> Self {
         Self(Mode::OneByOne(database))
     }
 
     /// Starts the lanes, of which each connects to where `database` leads when it is first used.
-    #[must_use]
     pub fn grouped(database: &Database) -> Self {
         Self::with_capacity(database, QUEUE_CAPACITY)
     }
 
     /// As [`Self::grouped`], with another bound of the queues.
-    #[must_use]
     pub fn with_capacity(database: &Database, capacity: usize) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let queues = std::array::from_fn(|_| {

@@ -6,19 +6,21 @@ use std::{
 };
 
 use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
-/// Runs where it is awaited, and goes on in a task of its own when it is dropped before its end.
-pub fn run_to_completion<F>(work: F) -> impl Future<Output = F::Output>
+/// Runs where it is awaited, and goes on as one of `tasks` when it is dropped before its end.
+pub fn run_to_completion<F>(tasks: &TaskTracker, work: F) -> impl Future<Output = F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    Completing { work: Some(Box::pin(work)), span: Span::current() }
+    Completing { work: Some(Box::pin(work)), span: Span::current(), tasks: tasks.clone() }
 }
 
 struct Completing<F: Future<Output: Send> + Send + 'static> {
     work: Option<Pin<Box<F>>>,
     span: Span,
+    tasks: TaskTracker,
 }
 
 impl<F: Future<Output: Send> + Send + 'static> Future for Completing<F> {
@@ -38,7 +40,7 @@ impl<F: Future<Output: Send> + Send + 'static> Future for Completing<F> {
 impl<F: Future<Output: Send> + Send + 'static> Drop for Completing<F> {
     fn drop(&mut self) {
         if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
-            runtime.spawn(work.instrument(self.span.clone()));
+            self.tasks.spawn_on(work.instrument(self.span.clone()), &runtime);
         }
     }
 }
@@ -48,17 +50,18 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::sync::oneshot;
 
-    use super::run_to_completion;
+    use super::{TaskTracker, run_to_completion};
 
     #[tokio::test]
     async fn work_that_is_awaited_yields_its_outcome() {
-        assert_eq!(run_to_completion(async { 1 }).await, 1);
+        assert_eq!(run_to_completion(&TaskTracker::new(), async { 1 }).await, 1);
     }
 
     #[tokio::test]
     async fn work_that_is_given_up_half_way_goes_on() {
         let ((go, gone), (done, is_done)) = (oneshot::channel(), oneshot::channel());
-        let work = run_to_completion(async {
+        let tasks = TaskTracker::new();
+        let work = run_to_completion(&tasks, async {
             gone.await.unwrap();
             done.send(()).unwrap();
         });

@@ -6,6 +6,7 @@ use tokio::{
     sync::Notify,
     time::{Instant, timeout},
 };
+use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::{completion::run_to_completion, error::ServiceError};
@@ -38,18 +39,20 @@ pub struct UserService {
     hasher: PasswordHasher,
     /// Told after each commit that wrote an event.
     outbox_filled: Arc<Notify>,
+    /// Writes whose clients have gone away.
+    tasks: TaskTracker,
 }
 
 impl UserService {
-    #[must_use]
     pub fn new(
         database: Database,
         reads: UserReads,
         writes: UserWrites,
         hasher: PasswordHasher,
         outbox_filled: Arc<Notify>,
+        tasks: TaskTracker,
     ) -> Self {
-        Self { database, reads, writes, hasher, outbox_filled }
+        Self { database, reads, writes, hasher, outbox_filled, tasks }
     }
 
     /// # Errors
@@ -58,7 +61,7 @@ impl UserService {
         let began = Instant::now();
         let password = self.hasher.hash(new.password).await?.into_phc();
         let service = self.clone();
-        run_to_completion(async move {
+        run_to_completion(&self.tasks, async move {
             let event = NewEvent::new(EventType::Created, trace_id);
             let insert = service.database.run(move |connection| {
                 Box::pin(async move { users::insert(connection, &new.name, &new.surname, &password, &event).await })
@@ -72,24 +75,16 @@ impl UserService {
     }
 
     /// One page of users by id, and the number of all users.
-    ///
-    /// # Errors
-    /// [`ServiceError::DatabaseUnavailable`]
     pub async fn list(&self, page: Page) -> Result<Arc<UserPage>, ServiceError> {
         Ok(self.reads.list(page).await?)
     }
 
-    /// # Errors
-    /// [`ServiceError::UserNotFound`], [`ServiceError::Overloaded`], [`ServiceError::DatabaseUnavailable`]
     pub async fn get(&self, id: UserId) -> Result<User, ServiceError> {
         self.reads.get(id).await?.ok_or(ServiceError::UserNotFound)
     }
 
     /// Changes the fields that are given. When none of them differs, nothing is written and no event arises; a password
     /// that is given always counts as a change.
-    ///
-    /// # Errors
-    /// [`ServiceError::UserNotFound`], [`ServiceError::Overloaded`], [`ServiceError::DatabaseUnavailable`]
     pub async fn update(&self, id: UserId, changes: UserChanges, trace_id: TraceId) -> Result<User, ServiceError> {
         let began = Instant::now();
         let UserChanges { name, surname, password } = changes;
@@ -105,8 +100,6 @@ impl UserService {
         Ok(self.write(began, Change::new(id, operation, trace_id)).await?.user)
     }
 
-    /// # Errors
-    /// [`ServiceError::UserNotFound`], [`ServiceError::Overloaded`], [`ServiceError::DatabaseUnavailable`]
     pub async fn delete(&self, id: UserId, trace_id: TraceId) -> Result<(), ServiceError> {
         self.write(Instant::now(), Change::new(id, Operation::Delete, trace_id)).await?;
         Ok(())
@@ -114,7 +107,7 @@ impl UserService {
 
     async fn write(&self, began: Instant, change: Change) -> Result<Written, ServiceError> {
         let service = self.clone();
-        run_to_completion(async move {
+        run_to_completion(&self.tasks, async move {
             let done = if change.operation.is_deletion() { "User deleted" } else { "User updated" };
             let written =
                 service.in_time(began, service.writes.write(change)).await?.ok_or(ServiceError::UserNotFound)?;

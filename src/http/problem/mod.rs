@@ -47,13 +47,11 @@ pub struct FieldError {
 
 impl FieldError {
     /// A wrong field of the body; `field` is unescaped.
-    #[must_use]
     pub fn field(field: &str, violation: Violation) -> Self {
         let pointer = format!("/{}", field.replace('~', "~0").replace('/', "~1"));
         Self { pointer: Some(pointer), parameter: None, code: violation.code.into(), detail: violation.detail }
     }
 
-    #[must_use]
     pub fn parameter(name: &str, code: &'static str, detail: impl Into<String>) -> Self {
         Self { pointer: None, parameter: Some(name.to_owned()), code: code.into(), detail: detail.into() }
     }
@@ -74,22 +72,18 @@ pub struct Problem {
 }
 
 impl Problem {
-    #[must_use]
     pub fn new(kind: &'static ProblemType, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into(), errors: Vec::new(), cause: None, header: None, extensions: Box::default() }
     }
 
-    #[must_use]
     pub fn with_errors(self, errors: Vec<FieldError>) -> Self {
         Self { errors, ..self }
     }
 
-    #[must_use]
     pub fn with_header(self, name: &'static str, value: &'static str) -> Self {
         Self { header: Some((name, value)), ..self }
     }
 
-    #[must_use]
     pub fn with_cause(self, cause: &dyn std::error::Error) -> Self {
         let mut chain = cause.to_string();
         let mut next = cause.source();
@@ -100,31 +94,26 @@ impl Problem {
         Self { cause: Some(chain), ..self }
     }
 
-    #[must_use]
     pub fn user_not_found() -> Self {
         Self::new(&USER_NOT_FOUND, "No user has this id.")
     }
 
-    #[must_use]
     pub fn database_unavailable() -> Self {
         let detail = "The database did not answer. A write may have been committed: read the user before you repeat it. A read \
                       can be repeated a little later.";
         Self::new(&DATABASE_UNAVAILABLE, detail)
     }
 
-    #[must_use]
     pub fn overloaded() -> Self {
         let detail =
             "The service has more to do than it can in time. Nothing was changed: repeat the request a little later.";
         Self::new(&OVERLOADED, detail)
     }
 
-    #[must_use]
     pub fn internal() -> Self {
         Self::new(&INTERNAL_ERROR, "The service's log has the cause under this trace_id.")
     }
 
-    #[must_use]
     pub fn too_slow(limit: Duration) -> Self {
         let limit = limit.as_millis();
         let detail = format!(
@@ -134,14 +123,12 @@ impl Problem {
     }
 
     /// What to say of an error response that no [`Problem`] made.
-    #[must_use]
     pub fn from_status(status: StatusCode) -> Self {
         let kind = PROBLEM_TYPES.iter().copied().find(|kind| kind.status == status).unwrap_or(&INTERNAL_ERROR);
         Self::new(kind, kind.meaning)
     }
 
     /// The body.
-    #[must_use]
     pub fn body(&self, instance: &str, trace_id: &str) -> ProblemBody<'_> {
         ProblemBody {
             problem_type: format!("{ERROR_PAGES}/{}", self.kind.code),

@@ -51,7 +51,6 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    #[must_use]
     pub fn new(broker: Broker, status: Arc<Status>) -> Self {
         Self { broker, status, deduplicator: Deduplicator::default() }
     }

@@ -17,9 +17,6 @@ use crate::{
 const INTERVAL: Duration = Duration::from_millis(400);
 
 /// Waits until this replica leads, for as long as the connection lives.
-///
-/// # Errors
-/// When PostgreSQL is lost.
 pub async fn win(database: &PgConnectOptions) -> Result<PgConnection, SessionError> {
     let mut connection = outbox::connect_relay(database).await?;
     if !with_timeout(TIMEOUT, "look at the settings", outbox::has_its_settings(&mut connection)).await? {

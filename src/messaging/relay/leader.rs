@@ -109,9 +109,6 @@ impl<'a> Leader<'a> {
     }
 
     /// Publishes what comes until `stop`, then what is left, for up to three seconds. Hands the connection back.
-    ///
-    /// # Errors
-    /// When the broker or PostgreSQL is lost.
     pub async fn run(mut self) -> Result<PgConnection, SessionError> {
         loop {
             if self.step().await? == Step::Done
@@ -123,9 +120,6 @@ impl<'a> Leader<'a> {
     }
 
     /// Publishes what may go, and waits for the next thing to happen.
-    ///
-    /// # Errors
-    /// As [`Self::run`].
     pub async fn step(&mut self) -> Result<Step, SessionError> {
         let now = Instant::now();
         self.watch(now)?;

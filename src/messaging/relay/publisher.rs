@@ -23,9 +23,6 @@ pub struct Publisher {
 
 impl Publisher {
     /// Connects, and declares the topology.
-    ///
-    /// # Errors
-    /// When the broker refuses it, or is silent for five seconds.
     pub async fn open(broker: &Broker, name: &str) -> Result<Self, SessionError> {
         let connection = broker.connect(name).await?;
         broker.declare_topology(&connection).await?;
@@ -44,9 +41,6 @@ impl Publisher {
     }
 
     /// Opens a channel anew that the broker has closed.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
     pub async fn reopen(&mut self) -> Result<(), SessionError> {
         for channel in [&mut self.main, &mut self.trial] {
             if !channel.status().connected() {
@@ -59,9 +53,6 @@ impl Publisher {
     /// After a refusal: whoever deleted a queue or an exchange gets it back, and publishing goes on on other channels.
     /// One that was open when a cluster lost a node may be refused for ever, though the queue has a new leader long since
     /// (seen with RabbitMQ 3.10). The old ones end with the flights that they have.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
     pub async fn renew(&mut self) -> Result<(), SessionError> {
         self.broker.declare_topology(&self.connection).await?;
         self.main = self.broker.confirming_channel(&self.connection).await?;
@@ -69,9 +60,6 @@ impl Publisher {
     }
 
     /// The old one ends with its flight.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
     pub async fn renew_trial(&mut self) -> Result<(), SessionError> {
         self.trial = self.broker.confirming_channel(&self.connection).await?;
         Ok(())
