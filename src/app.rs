@@ -22,6 +22,7 @@ use crate::{
         Database, DatabaseError, durability, encryption,
         schema::{self, SchemaError},
     },
+    error_chain::Chain,
     http,
     messaging::{consumer::Consumer, relay::Relay},
     monitoring::{health::HealthService, metrics::MetricsService, state::Status},
@@ -44,18 +45,18 @@ const CLOSE_POOL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    #[error("cannot listen on {address}: {cause} (another port: PORT)")]
-    Listen { address: SocketAddr, cause: io::Error },
-    #[error("cannot start the threads that hash passwords: {0}")]
-    Threads(io::Error),
-    #[error("cannot write the OpenAPI document: {0}")]
+    #[error("cannot listen on {address} (set PORT for another port)")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot start the threads that hash passwords")]
+    Threads(#[source] io::Error),
+    #[error("cannot write the OpenAPI document")]
     OpenApi(#[from] serde_json::Error),
-    #[error("cannot bring the schema up to date: {0}")]
+    #[error("cannot bring the schema up to date")]
     Schema(#[from] SchemaError),
     #[error("the {0} ended by itself, which it never should")]
     TaskEnded(&'static str),
-    #[error("the {0} failed: {1}")]
-    TaskFailed(&'static str, JoinError),
+    #[error("the {0} failed")]
+    TaskFailed(&'static str, #[source] JoinError),
 }
 
 pub struct App {
@@ -81,7 +82,7 @@ impl App {
     /// When the address cannot be bound, or the system gives no threads.
     pub async fn build(config: Config, collected: PrometheusHandle) -> Result<Self, AppError> {
         let Config { http, database, broker, passwords, shutdown_delay, log: _ } = config;
-        let listen = |cause| AppError::Listen { address: http.address, cause };
+        let listen = |source| AppError::Listen { address: http.address, source };
         let listener = TcpListener::bind(http.address).await.map_err(listen)?;
         let others = usize::try_from(database.max_connections + OTHER_CONNECTIONS).unwrap_or(usize::MAX);
         let max_connections = server::connections_allowed(http.limits.max_connections, others);
@@ -220,7 +221,9 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
                 return Ok(());
             }
             Ok(false) => warn!("Migrations are pending: run `user-management-api migrate`"),
-            Err(error) if error.is_transient() => warn!(%error, "The database is unavailable, trying again"),
+            Err(error) if error.is_transient() => {
+                warn!(error = %Chain(&error), "The database is unavailable, trying again");
+            }
             Err(error) => return Err(error),
         }
         sleep(backoff.next_pause()).await;
@@ -242,7 +245,7 @@ fn warn_of(found: Result<bool, DatabaseError>, danger: &'static str, unknown: &'
     match found {
         Ok(false) => {}
         Ok(true) => warn!("{danger}"),
-        Err(error) => warn!(%error, "{unknown}"),
+        Err(error) => warn!(error = %Chain(&error), "{unknown}"),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
         preflight::{self, Preflight, Schema},
     },
     domain::event::EventType,
+    error_chain::Chain,
     messaging::{
         broker::{self, Broker},
         preflight as broker_preflight,
@@ -144,7 +145,7 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
         }
         _ => format!("see the message, and correct {setting}"),
     };
-    Finding::failed("database", format!("{url:?} as {user}: {error}"), to_do)
+    Finding::failed("database", format!("{url:?} as {user}: {}", Chain(error)), to_do)
 }
 
 async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
@@ -159,21 +160,21 @@ async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
                 "start RabbitMQ there, or correct host and port in RABBITMQ_URL; the service starts without it and connects \
                  once it is there"
             };
-            return findings.push(Finding::failed("broker", format!("{url:?}: {error}"), to_do));
+            return findings.push(Finding::failed("broker", format!("{url:?}: {}", Chain(&error)), to_do));
         }
     };
     findings.push(Finding::ok("broker", format!("RabbitMQ at {url:?}, logged in as {}", url.user())));
     let keys = [EventType::Created, EventType::Updated, EventType::Deleted].map(EventType::as_str);
     findings.push(match broker_preflight::permissions(broker, &connection, &keys).await {
         Ok(()) => Finding::ok("permissions", "may declare, bind and publish"),
-        Err(error) => Finding::failed("permissions", error.to_string(), permissions_to_grant(broker, &error)),
+        Err(error) => Finding::failed("permissions", Chain(&error).to_string(), permissions_to_grant(broker, &error)),
     });
     broker::close(connection).await;
 }
 
 fn permissions_to_grant(broker: &Broker, error: &SessionError) -> String {
     let (vhost, user, ours) = (broker.url.vhost(), broker.url.user(), topology::EXCHANGE);
-    if error.to_string().contains("topic") {
+    if Chain(error).to_string().contains("topic") {
         format!(
             "rabbitmqctl set_topic_permissions -p {vhost} {user} {ours} '^user\\.' '.*', or clear_topic_permissions"
         )

@@ -4,7 +4,7 @@ use crate::{database::DatabaseError, messaging::session::SessionError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    #[error("PostgreSQL: {0}")]
+    #[error("PostgreSQL")]
     Database(#[from] DatabaseError),
     #[error("migrations are pending: run `user-management-api migrate`")]
     Migrations,

@@ -23,6 +23,7 @@ use crate::{
     app::App,
     config::{self, Config, ConfigError},
     database::{Route, schema},
+    error_chain::Chain,
     http,
     monitoring::catalogue,
     shutdown::{self, StoppedAtOnce},
@@ -98,7 +99,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("user-management-api: {error}");
+            eprintln!("user-management-api: {}", Chain(&*error));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -145,7 +146,7 @@ async fn serve() -> Result<(), AnyError> {
         Ok(app.run(stop.orderly).await?)
     };
     tokio::select! {
-        outcome = served => outcome.inspect_err(|error: &AnyError| error!(%error, "Failed")),
+        outcome = served => outcome.inspect_err(|error: &AnyError| error!(error = %Chain(&**error), "Failed")),
         () = stop.at_once.cancelled() => Err(StoppedAtOnce.into()),
     }
 }

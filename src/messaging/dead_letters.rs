@@ -17,6 +17,7 @@ use super::{
     session::{SessionError, with_timeout},
     topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE},
 };
+use crate::error_chain::Chain;
 
 pub const REASON_HEADER: &str = "x-reason";
 /// Headers that say how a message died: our own, and those that a broker's own dead-lettering adds.
@@ -259,7 +260,7 @@ async fn take_out(
         }
         Ok(())
     };
-    let failure = taking().await.err().map(|error| error.to_string());
+    let failure = taking().await.err().map(|error| Chain(&error).to_string());
     broker::close(connection).await;
     Ok(Taken { count, left: total - count, failure })
 }

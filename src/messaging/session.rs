@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{backoff::Backoff, database::DatabaseError};
+use crate::{backoff::Backoff, database::DatabaseError, error_chain::Chain};
 
 /// A session that lasted this long was healthy: the next pause is short again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    #[error("RabbitMQ: {0}")]
+    #[error("RabbitMQ")]
     Broker(#[from] lapin::Error),
     #[error("timed out: {0}")]
     Timeout(&'static str),
@@ -28,10 +28,10 @@ pub enum SessionError {
     Closed,
     #[error("RabbitMQ refused a message")]
     Refused,
-    #[error("an event cannot be written as JSON: {0}")]
+    #[error("an event cannot be written as JSON")]
     Encode(#[from] serde_json::Error),
-    #[error("PostgreSQL: {0}")]
-    Database(DatabaseError),
+    #[error("PostgreSQL")]
+    Database(#[source] DatabaseError),
 }
 
 impl SessionError {
@@ -117,7 +117,7 @@ pub async fn supervise<T>(
         match session(lasting, stop).await {
             Ok(()) => return,
             Err(error) if stop.is_cancelled() => {
-                warn!(session = name, %error, "Session ended while stopping");
+                warn!(session = name, error = %Chain(&error), "Session ended while stopping");
                 return;
             }
             Err(error) => {
@@ -127,7 +127,7 @@ pub async fn supervise<T>(
                 counter!("sessions_lost_total", "session" => name, "cause" => error.cause()).increment(1);
                 let pause = backoff.next_pause();
                 let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                warn!(session = name, %error, retry_in_ms, "Session lost, starting it again");
+                warn!(session = name, error = %Chain(&error), retry_in_ms, "Session lost, starting it again");
                 tokio::select! {
                     () = sleep(pause) => {}
                     () = stop.cancelled() => return,

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use self::types::{
     DATABASE_UNAVAILABLE, INTERNAL_ERROR, OVERLOADED, PROBLEM_TYPES, ProblemType, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
 };
-use crate::{domain::violation::Violation, service::error::ServiceError};
+use crate::{domain::violation::Violation, error_chain::Chain, service::error::ServiceError};
 
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Where the types of errors are explained; a type's page is its type's URI.
@@ -84,14 +84,8 @@ impl Problem {
         Self { header: Some((name, value)), ..self }
     }
 
-    pub fn with_cause(self, cause: &dyn std::error::Error) -> Self {
-        let mut chain = cause.to_string();
-        let mut next = cause.source();
-        while let Some(source) = next {
-            chain = format!("{chain}: {source}");
-            next = source.source();
-        }
-        Self { cause: Some(chain), ..self }
+    pub fn with_cause(self, cause: &(dyn std::error::Error + 'static)) -> Self {
+        Self { cause: Some(Chain(cause).to_string()), ..self }
     }
 
     pub fn user_not_found() -> Self {

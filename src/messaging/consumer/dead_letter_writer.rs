@@ -14,6 +14,7 @@ use tracing::{error, warn};
 
 use crate::{
     backoff::Backoff,
+    error_chain::Chain,
     messaging::{
         broker::Broker,
         dead_letters::{CONFIRM_TIMEOUT, DeadLetters, Keep},
@@ -89,7 +90,7 @@ impl Writing {
             }
             let pause = backoff.next_pause();
             let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            warn!(%error, retry_in_ms, "A message that cannot be read waits: the dead-letter queue does not take it");
+            warn!(error = %Chain(&error), retry_in_ms, "A message that cannot be read waits: the dead-letter queue does not take it");
             sleep(pause).await;
         }
     }

@@ -13,9 +13,12 @@ use super::{
     publisher::Publisher,
     schedule::{Flight, Outcome},
 };
-use crate::messaging::{
-    message,
-    session::{SessionError, with_timeout},
+use crate::{
+    error_chain::Chain,
+    messaging::{
+        message,
+        session::{SessionError, with_timeout},
+    },
 };
 
 /// A type of which no event lands for this long is not waited for.
@@ -90,9 +93,9 @@ impl Flights {
         let confirmation = match confirmation {
             Ok(confirmation) => confirmation,
             Err(error) if error.is_missing_exchange() || matches!(error, SessionError::Timeout(_)) => {
-                return (Outcome::Refused, error.to_string());
+                return (Outcome::Refused, Chain(&error).to_string());
             }
-            Err(error) => return (Outcome::ChannelClosed(error.reply_code()), error.to_string()),
+            Err(error) => return (Outcome::ChannelClosed(error.reply_code()), Chain(&error).to_string()),
         };
         let is_ack = confirmation.is_ack();
         if let Some(returned) = confirmation.take_message() {
