@@ -42,7 +42,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the API, publish and consume the events [default]
+    /// Serve the API, publish and consume the events (the default)
     Serve,
     /// Bring the database's schema up to date
     Migrate,

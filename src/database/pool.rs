@@ -30,7 +30,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Opens a connection of its own, outside any pool.
 ///
 /// # Errors
-/// When the server refuses it or does not answer within [`CONNECT_TIMEOUT`].
+/// When the server refuses it or does not answer within five seconds.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
     timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options))
         .await

@@ -41,7 +41,7 @@ mod tests {
     use super::InTurn;
 
     #[tokio::test]
-    async fn a_hundred_who_ask_at_once_share_a_look_that_began_after_all_of_them_had_asked() {
+    async fn a_hundred_who_ask_at_once_share_a_look_that_began_after_they_asked() {
         let (shared, looks, gate) =
             (Arc::new(InTurn::default()), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
         let ask = || {

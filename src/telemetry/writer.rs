@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn past_the_bytes_that_may_wait_lines_are_dropped_and_counted_and_the_rest_is_written() {
+    fn lines_past_the_bytes_that_may_wait_are_dropped_and_counted() {
         let (writer, begins, ends) = gated();
         (&writer).write_all(b"taken\n").unwrap();
         begins.recv().unwrap();

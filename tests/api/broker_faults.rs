@@ -6,7 +6,9 @@ use lapin::options::ExchangeDeleteOptions;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{App, Observer, World, assert_delivered_exactly, audit, eventually, management, management_put};
+use crate::harness::{
+    App, Observer, World, assert_delivered_exactly, audit, eventually, management, management_put, start,
+};
 
 /// Makes the observer's queue one that takes nothing: the broker nacks whatever is routed to it, the observer's copy or not.
 /// The policy that says so, to be deleted.
@@ -77,8 +79,7 @@ async fn a_stop_amid_refusals_waits_for_no_pause_and_gives_nothing_up() {
 
 #[tokio::test]
 async fn connections_that_the_broker_closes_are_opened_again() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     app.create_user("Анна").await;
     let path = format!("/api/vhosts/{}/connections", world.virtual_host);
     let connections = eventually("the service's connections", async || {

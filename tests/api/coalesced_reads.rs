@@ -75,7 +75,7 @@ enum Step {
 }
 
 #[test]
-fn a_read_sees_every_write_that_was_answered_before_it_began_and_never_goes_back() {
+fn a_read_sees_every_write_answered_before_it_began_and_never_goes_back() {
     let runtime = runtime();
     let world = runtime.block_on(world());
     let coalesced = runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
@@ -159,7 +159,7 @@ fn a_row_that_cannot_be_read_fails_the_reads_of_it_and_no_other() {
 }
 
 #[tokio::test]
-async fn reads_past_the_queues_bound_are_refused_at_once_and_those_in_it_answered_when_the_table_is_free() {
+async fn reads_past_the_queues_bound_are_refused_and_those_in_it_are_answered() {
     const CAPACITY: usize = 8;
     let world = world().await;
     let coalesced = UserReads::with_capacity(&database(&world, Route::Direct), CAPACITY);

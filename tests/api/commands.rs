@@ -2,7 +2,7 @@
 
 use std::process::{Output, Stdio};
 
-use crate::harness::{App, World, command};
+use crate::harness::{App, World, command, start};
 
 const REQUIRED: [(&str, &str); 2] =
     [("DATABASE_URL", "postgresql://u:hunter22@127.0.0.1:1/d"), ("RABBITMQ_URL", "amqp://u:hunter22@127.0.0.1:1/")];
@@ -96,8 +96,7 @@ async fn help_and_version_explain_the_commands() {
 
 #[tokio::test]
 async fn healthcheck_is_0_for_a_service_that_is_ready_and_1_where_there_is_none() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let port = app.address.rsplit(':').next().unwrap().to_owned();
     let (output, text) = run(&["healthcheck"], &[("PORT", &port)]).await;
     assert!(output.status.success(), "{text}");

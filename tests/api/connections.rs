@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{App, PASSWORD, PATIENCE, World, eventually};
+use crate::harness::{App, PASSWORD, PATIENCE, World, eventually, start};
 
 async fn connect(app: &App) -> TcpStream {
     TcpStream::connect(&app.address).await.unwrap()
@@ -140,9 +140,8 @@ async fn with_few_descriptors_silent_clients_make_room_for_honest_ones() {
 }
 
 #[tokio::test]
-async fn without_descriptors_the_service_says_so_and_goes_on_when_there_are_some_again() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+async fn without_descriptors_the_service_says_so_and_goes_on_when_there_are_some() {
+    let (_world, app) = start().await;
     app.limit_open_files("10:");
     let mut stream = connect(&app).await;
     stream.write_all(LIVE).await.unwrap();
@@ -154,8 +153,7 @@ async fn without_descriptors_the_service_says_so_and_goes_on_when_there_are_some
 
 #[tokio::test]
 async fn a_client_that_has_closed_its_half_still_gets_its_answer() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let body = format!(r#"{{"name":"Анна","surname":"Ли","password":"{PASSWORD}"}}"#);
     let mut stream = connect(&app).await;
     let head = format!(
@@ -170,8 +168,7 @@ async fn a_client_that_has_closed_its_half_still_gets_its_answer() {
 
 #[tokio::test]
 async fn a_head_beyond_the_limit_is_refused_and_its_memory_comes_back() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let before = app.resident();
     let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}", "x".repeat(400_000)).into_bytes();
     let answers = join_all((0..200).map(async |_| {
@@ -197,8 +194,7 @@ async fn a_head_beyond_the_limit_is_refused_and_its_memory_comes_back() {
 
 #[tokio::test]
 async fn what_is_not_http_is_a_400_a_line_and_a_count() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let mut stream = connect(&app).await;
     stream.write_all(b"GET  nonsense\r\n\r\n").await.unwrap();
     assert!(rest_of(&mut stream).await.starts_with("HTTP/1.1 400 "));

@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sqlx::Connection;
 
-use crate::harness::{App, Proxy, World, eventually};
+use crate::harness::{App, Proxy, World, eventually, start};
 
 #[tokio::test]
 async fn connections_that_the_database_ends_cost_at_most_what_is_in_flight() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     let id = app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
     for round in 0..3 {
@@ -35,8 +34,7 @@ async fn connections_that_the_database_ends_cost_at_most_what_is_in_flight() {
 
 #[tokio::test]
 async fn a_locked_table_is_503_in_time_while_probes_answer_and_events_go_on() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
     let mut holder = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
@@ -61,7 +59,7 @@ async fn a_locked_table_is_503_in_time_while_probes_answer_and_events_go_on() {
 }
 
 #[tokio::test]
-async fn a_slow_database_is_503_in_time_while_the_service_lives_and_it_is_used_again_when_it_is_quick() {
+async fn a_slow_database_is_503_in_time_and_used_again_when_it_is_quick() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
     let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;

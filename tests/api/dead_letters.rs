@@ -8,7 +8,7 @@ use lapin::{
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{App, Observer, World, eventually, management, management_put};
+use crate::harness::{App, Observer, World, eventually, management, management_put, start};
 
 const WAITS: &str = "A message that cannot be read waits: the dead-letter queue does not take it";
 
@@ -43,9 +43,8 @@ fn assert_no_session_lost(app: &App) {
 }
 
 #[tokio::test]
-async fn a_strangers_message_in_front_of_300_events_is_one_dead_letter_and_costs_no_session() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+async fn a_strangers_message_before_300_events_is_one_dead_letter_and_no_more() {
+    let (world, app) = start().await;
     let (name, bob) = stranger(&world).await;
     let mut headers = FieldTable::default();
     let copies = vec![AMQPValue::LongString("observer".into())];
@@ -73,9 +72,8 @@ async fn a_strangers_message_in_front_of_300_events_is_one_dead_letter_and_costs
 }
 
 #[tokio::test]
-async fn dead_letters_are_counted_and_their_queue_is_declared_again_if_somebody_deletes_it() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+async fn dead_letters_are_counted_and_their_deleted_queue_is_declared_again() {
+    let (world, app) = start().await;
     let observer = Observer::new(&world).await;
     let counted = async |wanted: &str| {
         let metrics = app.get("/metrics").await.text;
@@ -90,9 +88,8 @@ async fn dead_letters_are_counted_and_their_queue_is_declared_again_if_somebody_
 }
 
 #[tokio::test]
-async fn a_dead_letter_whose_properties_the_broker_refuses_keeps_its_body_and_the_reason() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+async fn a_dead_letter_whose_properties_are_refused_keeps_body_and_reason() {
+    let (world, app) = start().await;
     let observer = Observer::new(&world).await;
     // With the reason in it, the headers no longer fit into a frame.
     let mut headers = FieldTable::default();
@@ -108,8 +105,7 @@ async fn a_dead_letter_whose_properties_the_broker_refuses_keeps_its_body_and_th
 
 #[tokio::test]
 async fn a_full_dead_letter_queue_lets_events_pass_and_the_letters_wait_for_room() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     let observer = Observer::new(&world).await;
     let policy = format!("/api/policies/{}/full", world.virtual_host);
     let full = json!({"max-length": 1, "overflow": "reject-publish"});

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{Answer, App, PASSWORD, World, new_user};
+use crate::harness::{Answer, App, PASSWORD, World, new_user, start};
 
 async fn post_raw(app: &App, body: impl Into<Body>) -> Answer {
     Answer::of(app.request(Method::POST, "/users").header("content-type", "application/json").body(body)).await
@@ -20,8 +20,7 @@ async fn nothing_was_written(world: &World) -> bool {
 
 #[tokio::test]
 async fn a_body_that_is_no_json_is_400() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     let truncated = format!(r#"{{"name":"Анна","surname":"Ли","password":"{PASSWORD}"#);
     let surrogate = r#"{"name":"\ud800","surname":"Ли","password":"12345678"}"#;
     let deep = format!("{{\"name\":{}", "[".repeat(60_000));
@@ -35,8 +34,7 @@ async fn a_body_that_is_no_json_is_400() {
 
 #[tokio::test]
 async fn a_body_that_is_invalid_is_422_and_names_every_fault() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     let user = |field: &str, value: Value| {
         let mut user = new_user("Анна");
         user[field] = value;
@@ -93,8 +91,7 @@ async fn the_shortest_password_is_a_setting() {
 
 #[tokio::test]
 async fn a_query_that_is_out_of_range_repeated_or_unknown_is_400() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for (query, fault) in [
         ("limit=0", ("limit", "out_of_range")),
         ("limit=101", ("limit", "out_of_range")),
@@ -113,8 +110,7 @@ async fn a_query_that_is_out_of_range_repeated_or_unknown_is_400() {
 
 #[tokio::test]
 async fn an_id_that_cannot_be_one_is_404() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for id in ["abc", "-1", "0", "01", "1.5", "9223372036854775807", "9223372036854775808", "%00", "%FF", "1%2F2"] {
         for method in [Method::GET, Method::DELETE] {
             Answer::of(app.request(method, &format!("/users/{id}"))).await.assert_problem(404, "user_not_found");
@@ -125,8 +121,7 @@ async fn an_id_that_cannot_be_one_is_404() {
 
 #[tokio::test]
 async fn a_path_or_method_that_is_not_there_is_404_or_405_with_allow() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for path in ["/nowhere", "/users/1/2", "/docs/errors/no_such_code", "/docs/no-such-file.js"] {
         app.get(path).await.assert_problem(404, "not_found");
     }
@@ -147,8 +142,7 @@ async fn a_path_or_method_that_is_not_there_is_404_or_405_with_allow() {
 
 #[tokio::test]
 async fn another_media_type_is_415() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     let body = new_user("Анна").to_string();
     for media_type in ["text/plain", "application/x-www-form-urlencoded", "application/merge-patch+json", "json", ""] {
         let request = app.request(Method::POST, "/users").header("content-type", media_type).body(body.clone());
@@ -177,8 +171,7 @@ async fn another_media_type_is_415() {
 
 #[tokio::test]
 async fn a_body_beyond_the_limit_is_413_even_to_a_client_that_writes_all_of_it_first() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     let long_name = new_user(&"x".repeat(1 << 20));
     app.post("/users", &long_name).await.assert_problem(413, "payload_too_large");
     post_raw(&app, vec![b' '; 100 << 20]).await.assert_problem(413, "payload_too_large");
@@ -191,8 +184,7 @@ async fn a_body_beyond_the_limit_is_413_even_to_a_client_that_writes_all_of_it_f
 #[tokio::test]
 async fn every_refusal_reaches_a_client_that_writes_all_of_its_body_before_it_reads() {
     const BODY: usize = 100 << 20;
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let json = "Host: localhost\r\nContent-Type: application/json\r\n";
     for (start, headers, status) in [
         ("POST /users", json, 413),
@@ -219,8 +211,7 @@ async fn every_refusal_reaches_a_client_that_writes_all_of_its_body_before_it_re
 
 #[tokio::test]
 async fn a_body_without_end_is_not_read_for_ever() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let mut stream = TcpStream::connect(&app.address).await.unwrap();
     stream.write_all(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
     let chunk = [b"10000\r\n".as_slice(), &vec![b' '; 1 << 16], b"\r\n"].concat();
@@ -237,7 +228,7 @@ async fn a_request_past_its_time_is_504() {
 }
 
 #[tokio::test]
-async fn more_passwords_than_the_cores_can_hash_in_time_are_503_overloaded_and_reads_go_on() {
+async fn passwords_that_cannot_be_hashed_in_time_are_503_and_reads_go_on() {
     let world = World::new().await;
     let app = App::start_with(&world, &[("PASSWORD_HASH_WAIT_MS", "1")]).await;
     let user = new_user("Анна");
@@ -253,8 +244,7 @@ async fn more_passwords_than_the_cores_can_hash_in_time_are_503_overloaded_and_r
 
 #[tokio::test]
 async fn what_is_not_even_http_harms_nobody() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for garbage in
         ["\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/1.1\r\nX-Request-Id: a\nb: c\n\n\r\n\r\n", "\u{0}\u{1}\u{2}\r\n\r\n"]
     {
@@ -271,8 +261,7 @@ async fn what_is_not_even_http_harms_nobody() {
 
 #[tokio::test]
 async fn each_problems_type_leads_to_a_page_that_explains_it() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let problem = app.get("/nowhere").await;
     let page = app.get(problem.body["type"].as_str().unwrap()).await;
     assert_eq!(page.status, 200);

@@ -9,7 +9,9 @@ use lapin::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{App, Observer, PASSWORD, QUEUE_TYPE, World, eventually, management, management_json, new_user};
+use crate::harness::{
+    App, Observer, PASSWORD, QUEUE_TYPE, World, eventually, management, management_json, new_user, start,
+};
 
 /// A header's text.
 fn text(value: &AMQPValue) -> String {
@@ -20,7 +22,7 @@ fn text(value: &AMQPValue) -> String {
 }
 
 #[tokio::test]
-async fn each_change_is_published_with_the_body_the_headers_and_the_properties_of_the_contract() {
+async fn each_change_is_published_with_body_headers_and_properties_as_agreed() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let app = App::start(&world).await;
@@ -125,7 +127,7 @@ async fn a_queue_that_is_there_with_other_arguments_is_used_with_a_warning() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_no_event_goes_to_the_dead_letters_with_the_reason_and_the_next_is_handled() {
+async fn a_message_that_is_no_event_is_dead_lettered_and_the_next_is_handled() {
     let world = World::new().await;
     let observer = Observer::new(&world).await;
     let app = App::start(&world).await;
@@ -162,8 +164,7 @@ async fn an_event_that_comes_twice_is_logged_as_a_duplicate() {
 
 #[tokio::test]
 async fn a_queue_deleted_under_the_service_is_declared_again_and_no_event_is_lost() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     app.create_user("Анна").await;
     app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
     management(Method::DELETE, &format!("/api/queues/{}/user_events_queue", world.virtual_host)).await;
@@ -181,8 +182,7 @@ async fn a_queue_deleted_under_the_service_is_declared_again_and_no_event_is_los
 
 #[tokio::test]
 async fn an_event_that_no_queue_wants_comes_back_is_counted_and_is_published_again() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     app.create_user("Анна").await;
     app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
     let binding = "e/user_events/q/user_events_queue/user.%2A";

@@ -6,7 +6,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{App, Proxy, World, eventually};
+use crate::harness::{App, Proxy, World, eventually, start};
 
 /// An example of an error, and the operation that shows it.
 struct Example {
@@ -127,9 +127,8 @@ async fn of(app: &App, wanted: impl Fn(&str) -> bool) -> Vec<Example> {
 }
 
 #[tokio::test]
-async fn every_body_that_the_document_shows_is_taken_and_the_answer_has_the_shape_that_it_shows() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+async fn every_body_that_the_document_shows_is_taken_and_answered_as_it_shows() {
+    let (world, app) = start().await;
     let document = document(&app).await;
     let shown = |path: &str, method: &str| {
         document["paths"][path][method].pointer("/requestBody/content/application~1json/example").unwrap().clone()
@@ -162,8 +161,7 @@ async fn every_body_that_the_document_shows_is_taken_and_the_answer_has_the_shap
 
 #[tokio::test]
 async fn every_error_of_a_request_that_the_document_shows_is_sent() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for example in of(&app, |code| !CONDITIONS.contains(&code)).await {
         assert_sent(&app, &example).await;
     }
@@ -171,8 +169,7 @@ async fn every_error_of_a_request_that_the_document_shows_is_sent() {
 
 #[tokio::test]
 async fn the_internal_error_that_the_document_shows_is_sent() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     // A statement that fails is a defect of the service.
     sqlx::query("ALTER TABLE users RENAME COLUMN name TO nom").execute(&world.pool).await.unwrap();
     for example in of(&app, |code| code == "internal_error").await {

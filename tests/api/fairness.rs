@@ -47,7 +47,7 @@ async fn until_event_of(observer: &mut Observer, user: i64) -> usize {
 }
 
 #[tokio::test]
-async fn a_full_queue_for_deletions_delays_no_other_event_and_is_asked_with_one_event_at_a_time() {
+async fn a_full_queue_for_deletions_delays_no_others_and_is_tried_with_one_event() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let app = App::start(&world).await;
@@ -117,7 +117,7 @@ async fn more_refused_events_than_fit_in_memory_wait_in_the_outbox_and_come_in_o
 }
 
 #[tokio::test]
-async fn three_thousand_forbidden_deletions_at_the_head_hold_nobody_up_and_none_is_lost() {
+async fn three_thousand_forbidden_deletions_hold_nobody_up_and_none_is_lost() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     world.forbid_deletions().await;

@@ -65,7 +65,7 @@ async fn a_broker_lost_under_load_costs_no_event_and_slows_no_write() {
 }
 
 #[tokio::test]
-async fn a_service_killed_in_the_middle_of_a_thousand_writes_leaves_an_event_for_each_committed_change_and_no_other() {
+async fn a_service_killed_amid_writes_leaves_an_event_for_each_change_and_no_other() {
     let world = World::new().await;
     audit(&world).await;
     let mut observer = Observer::new(&world).await;
@@ -132,7 +132,7 @@ async fn a_database_that_is_away_is_503_within_3_s_even_behind_a_queue_of_passwo
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_503_within_3_s_and_back_and_back_without_a_restart() {
+async fn a_database_that_is_away_is_503_within_3_s_and_back_without_a_restart() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
     let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
@@ -213,7 +213,7 @@ async fn a_client_that_hangs_up_leaves_a_user_with_its_event_or_neither() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_confirmed_and_not_yet_deleted_is_published_again_under_the_same_id_and_seen_to_be_a_repeat() {
+async fn an_event_that_is_confirmed_and_not_yet_deleted_is_repeated_with_its_id() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let proxy = Proxy::before(&world.broker_url).await;

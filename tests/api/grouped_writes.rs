@@ -222,7 +222,7 @@ async fn a_row_that_cannot_be_read_is_written_once_and_fails_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_cannot_be_read_beside_a_write_that_is_refused_leaves_the_others_written() {
+async fn an_unreadable_row_beside_a_refused_write_leaves_the_others_written() {
     let world = world().await;
     sqlx::raw_sql(REFUSE).execute(&world.pool).await.unwrap();
     // Of one lane: 2 is refused, 4 cannot be read.
@@ -262,7 +262,7 @@ async fn changes_of_a_locked_user_keep_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_whom_somebody_else_has_locked_holds_nobody_up_and_is_changed_as_it_is_then() {
+async fn a_locked_user_holds_nobody_up_and_is_changed_as_it_is_then() {
     let world = world().await;
     let grouped = UserWrites::grouped(&database(&world, Route::Direct));
     for deletes in [false, true] {
@@ -329,7 +329,7 @@ async fn what_waits_when_the_lanes_close_is_still_written() {
 }
 
 #[tokio::test]
-async fn many_updates_of_one_user_at_once_are_so_many_versions_and_events_and_of_many_users_few_statements() {
+async fn updates_at_once_are_as_many_versions_and_events_in_few_statements() {
     let world = World::new().await;
     add_users(&world, 100).await;
     // Without a broker, for events to wait in the outbox.

@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{Answer, App, PATIENCE, World, command, eventually};
+use crate::harness::{Answer, App, PATIENCE, World, command, eventually, start};
 
 /// Status and code of the answer to a request with these header lines.
 async fn answer_to(app: &App, target: &str, headers: &[&str]) -> (u16, String) {
@@ -26,8 +26,7 @@ async fn answer_to(app: &App, target: &str, headers: &[&str]) -> (u16, String) {
 
 #[tokio::test]
 async fn on_loopback_a_host_name_that_is_not_allowed_is_421() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     for host in ["127.0.0.1", "localhost:8000", "[::1]:1", "192.0.2.7"] {
         assert_eq!(answer_to(&app, "/users", &[&format!("Host: {host}")]).await.0, 200, "{host}");
     }
@@ -55,8 +54,7 @@ async fn off_loopback_any_host_name_is_taken_unless_some_are_set() {
 
 #[tokio::test]
 async fn no_host_two_or_a_malformed_one_is_400() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for hosts in [&[][..], &["Host: localhost", "Host: localhost"], &["Host:"], &["Host: a b"], &["Host: localhost/x"]]
     {
         assert_eq!(answer_to(&app, "/users", hosts).await, (400, "bad_request".to_owned()), "{hosts:?}");
@@ -64,9 +62,8 @@ async fn no_host_two_or_a_malformed_one_is_400() {
 }
 
 #[tokio::test]
-async fn a_path_beyond_its_limit_is_414_and_a_long_one_is_shortened_where_it_is_shown() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+async fn a_path_beyond_its_limit_is_414_and_a_long_one_is_shown_shortened() {
+    let (_world, app) = start().await;
     app.get(&format!("/{}", "x".repeat(8_192))).await.assert_problem(414, "uri_too_long");
     let answer = app.get(&format!("/{}", "y".repeat(8_000))).await;
     answer.assert_problem(404, "not_found");
@@ -80,8 +77,7 @@ async fn a_path_beyond_its_limit_is_414_and_a_long_one_is_shortened_where_it_is_
 
 #[tokio::test]
 async fn request_lines_say_who_it_was_and_believe_only_trusted_proxies() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     let forwarded =
         |app: &App| app.request(Method::GET, "/nowhere").header("x-forwarded-for", "203.0.113.9, 127.0.0.9");
     Answer::of(forwarded(&app)).await.assert_problem(404, "not_found");

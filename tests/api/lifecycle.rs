@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use reqwest::{Body, Method};
 
-use crate::harness::{Answer, App, World, eventually, new_user};
+use crate::harness::{Answer, App, World, eventually, new_user, start};
 
 #[tokio::test]
 async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
@@ -69,7 +69,7 @@ async fn two_instances_started_at_once_on_an_empty_database_share_it_and_one_lea
 }
 
 #[tokio::test]
-async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_the_loss_is_reported() {
+async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_is_reported() {
     let world = World::new().await;
     let app = App::start_with(&world, &[("LOG_LEVEL", "info,probes=debug")]).await;
     app.log.pause(true);
@@ -84,8 +84,7 @@ async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_the_loss_is_re
 
 #[tokio::test]
 async fn a_log_reader_that_stalls_costs_little_memory_however_long_the_paths_are() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     app.log.pause(true);
     let before = app.resident();
     let path = format!("/{}", "x".repeat(7_000));

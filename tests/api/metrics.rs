@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Answer, App, Observer, Proxy, World, eventually};
+use crate::harness::{Answer, App, Observer, Proxy, World, eventually, start};
 
 /// The value of one line, its labels as they stand.
 fn value(metrics: &str, line: &str) -> Option<f64> {
@@ -19,8 +19,7 @@ async fn until(app: &App, line: &str, wanted: f64) {
 
 #[tokio::test]
 async fn requests_are_counted_by_method_route_template_and_status() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     app.create_user("Анна").await;
     app.get("/users/1").await;
     app.get("/users/1/").await;
@@ -43,8 +42,7 @@ async fn requests_are_counted_by_method_route_template_and_status() {
 
 #[tokio::test]
 async fn every_counter_is_there_from_the_start() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let metrics = app.get("/metrics").await.text;
     for line in [
         r#"events_published_total{type="user.created"}"#,
@@ -76,8 +74,7 @@ async fn every_counter_is_there_from_the_start() {
 
 #[tokio::test]
 async fn every_metric_that_an_alert_or_the_runbook_names_is_there() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     app.log.wait_for("Consumer subscribed", |_| true).await;
     let alerts = include_str!("../../docs/alerts.yml");
     let expressions = alerts.split("expr:").skip(1).map(|rule| rule.split("annotations:").next().unwrap());
@@ -100,8 +97,7 @@ async fn every_metric_that_an_alert_or_the_runbook_names_is_there() {
 
 #[tokio::test]
 async fn a_crowd_of_scrapes_is_answered_and_does_not_make_the_service_unready() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     // Behind an exclusive lock, every scrape and every probe takes its whole time.
     let mut lock = world.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE outbox, outbox_quarantine").execute(&mut *lock).await.unwrap();

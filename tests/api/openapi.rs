@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Answer, App, World, command};
+use crate::harness::{Answer, command, start};
 
 /// What clients were promised. After a change that is meant: `cargo run -- openapi > tests/api/openapi.json`.
 const AGREED: &str = include_str!("openapi.json");
@@ -18,8 +18,7 @@ async fn the_document_is_the_one_that_was_agreed_on() {
 
 #[tokio::test]
 async fn the_server_serves_the_document_and_the_page_that_shows_it() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let document = app.get("/openapi.json").await;
     assert_eq!(document.header("content-type"), "application/json");
     assert_eq!(document.body, serde_json::from_str::<Value>(AGREED).unwrap());
@@ -31,8 +30,7 @@ async fn the_server_serves_the_document_and_the_page_that_shows_it() {
 
 #[tokio::test]
 async fn every_path_of_the_document_is_there_and_takes_just_its_methods() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let document: Value = serde_json::from_str(AGREED).unwrap();
     for (path, item) in document["paths"].as_object().unwrap() {
         let answer = Answer::of(app.request(reqwest::Method::TRACE, &path.replace("{id}", "1"))).await;
@@ -47,8 +45,7 @@ async fn every_path_of_the_document_is_there_and_takes_just_its_methods() {
 
 #[tokio::test]
 async fn every_page_answers_with_a_slash_at_its_end_too() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for path in [
         "/users",
         "/health/live",
@@ -68,8 +65,7 @@ async fn every_page_answers_with_a_slash_at_its_end_too() {
 
 #[tokio::test]
 async fn answers_tell_browsers_not_to_guess_nor_to_share_users() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let id = app.create_user("Анна").await;
     for path in [
         "/users",
@@ -90,8 +86,7 @@ async fn answers_tell_browsers_not_to_guess_nor_to_share_users() {
 
 #[tokio::test]
 async fn the_pages_have_a_strict_policy_and_are_sent_again_only_when_they_changed() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for path in ["/docs/", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/errors", "/openapi.json"] {
         let page = app.get(path).await;
         let policy = page.header("content-security-policy");

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     commands::run,
-    harness::{App, Observer, Proxy, World, eventually},
+    harness::{App, Observer, Proxy, World, eventually, start},
 };
 
 async fn dlq(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
@@ -76,9 +76,8 @@ async fn dead_letters_are_listed_with_the_reason_and_stay_where_they_are() {
 }
 
 #[tokio::test]
-async fn redriven_messages_reach_the_consumer_and_nobody_else_and_the_unreadable_ones_come_back() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+async fn redriven_messages_reach_the_consumer_alone_and_unreadable_ones_return() {
+    let (world, app) = start().await;
     let mut observer = Observer::new(&world).await;
     app.create_user("Анна").await;
     let event = observer.next().await;

@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::harness::{Answer, App, World};
+use crate::harness::{Answer, App, start};
 
 fn json_request(app: &App, method: Method, path: &str, body: &'static str) -> reqwest::RequestBuilder {
     app.request(method, path).header("Content-Type", "application/json").body(body)
@@ -11,8 +11,7 @@ fn json_request(app: &App, method: Method, path: &str, body: &'static str) -> re
 
 #[tokio::test]
 async fn the_original_curl_calls_give_the_original_answers() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
 
     let body = "{\n    \"name\": \"Иван\",\n    \"surname\": \"Иванов\",\n    \"password\": \"secret123\"\n  }";
     let created = Answer::of(json_request(&app, Method::POST, "/users/", body)).await;
@@ -40,8 +39,7 @@ async fn the_original_curl_calls_give_the_original_answers() {
 
 #[tokio::test]
 async fn a_log_line_has_the_original_keys_the_clients_address_and_nothing_nested() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let trace_id = "a1b2c3d4-e5f6-7890-abcd-ef1234567890";
     Answer::of(app.request(Method::GET, "/users/").header("X-Request-Id", trace_id)).await;
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     commands::run,
-    harness::{App, Observer, World, eventually, management},
+    harness::{App, Observer, World, eventually, management, start},
 };
 
 pub async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
@@ -16,7 +16,7 @@ pub async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
 }
 
 #[tokio::test]
-async fn an_event_that_closes_the_channel_is_put_aside_while_others_pass_and_can_be_retried_or_dropped() {
+async fn an_event_that_closes_the_channel_is_quarantined_and_retried_or_dropped() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let app = App::start(&world).await;
@@ -90,8 +90,7 @@ async fn all_events_of_a_type_are_retried_in_their_order_or_dropped() {
 
 #[tokio::test]
 async fn an_event_that_nobody_knows_to_be_bad_waits_for_another_to_pass_first() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
     world.forbid_deletions().await;

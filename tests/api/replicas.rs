@@ -78,7 +78,7 @@ async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s()
 }
 
 #[tokio::test]
-async fn replicas_that_are_stopped_in_turn_under_load_fail_no_write_and_repeat_no_event() {
+async fn replicas_stopped_in_turn_under_load_fail_no_write_and_repeat_no_event() {
     let world = World::new().await;
     audit(&world).await;
     let mut observer = Observer::new(&world).await;
@@ -106,7 +106,7 @@ async fn replicas_that_are_stopped_in_turn_under_load_fail_no_write_and_repeat_n
 }
 
 #[tokio::test]
-async fn of_three_replicas_that_race_for_the_lead_one_has_it_at_any_moment_and_no_event_is_repeated() {
+async fn of_three_replicas_that_race_one_leads_at_any_moment_and_none_repeats() {
     let world = World::new().await;
     audit(&world).await;
     let mut observer = Observer::new(&world).await;

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use crate::harness::{Answer, App, Observer, World, new_user};
+use crate::harness::{Answer, App, Observer, World, new_user, start};
 
 async fn get_with_id(app: &App, path: &str, id: &str) -> Answer {
     Answer::of(app.request(Method::GET, path).header("x-request-id", id)).await
@@ -23,8 +23,7 @@ async fn one_trace_id_runs_from_the_header_to_the_consumers_log() {
 
 #[tokio::test]
 async fn an_id_that_is_well_formed_is_kept() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for id in ["a", "A-Z_a.z:0/9@+=-", &"x".repeat(128)] {
         assert_eq!(get_with_id(&app, "/users", id).await.header("x-trace-id"), id);
     }
@@ -32,8 +31,7 @@ async fn an_id_that_is_well_formed_is_kept() {
 
 #[tokio::test]
 async fn any_other_id_is_replaced_by_a_uuid_with_a_warning_that_does_not_repeat_it() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for id in ["two words", "{\"evil\":1}", "тест", &"y".repeat(129), &"z".repeat(10_000)] {
         let answer = get_with_id(&app, "/users", id).await;
         let trace_id = answer.header("x-trace-id").to_owned();
@@ -48,8 +46,7 @@ async fn any_other_id_is_replaced_by_a_uuid_with_a_warning_that_does_not_repeat_
 
 #[tokio::test]
 async fn two_ids_are_as_good_as_a_malformed_one() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let request = app.request(Method::GET, "/users").header("x-request-id", "first").header("x-request-id", "second");
     let answer = Answer::of(request).await;
     assert!(uuid::Uuid::parse_str(answer.header("x-trace-id")).is_ok(), "{answer:?}");
@@ -62,8 +59,7 @@ async fn two_ids_are_as_good_as_a_malformed_one() {
 
 #[tokio::test]
 async fn without_an_id_each_request_gets_its_own_uuid() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let (first, second) = (app.get("/users").await, app.get("/users").await);
     assert_ne!(first.header("x-trace-id"), second.header("x-trace-id"));
     assert!(uuid::Uuid::parse_str(first.header("x-trace-id")).is_ok());
@@ -71,8 +67,7 @@ async fn without_an_id_each_request_gets_its_own_uuid() {
 
 #[tokio::test]
 async fn every_answer_has_the_trace_id_errors_and_pages_too() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     for path in
         ["/users/7", "/nowhere", "/users?limit=0", "/docs/", "/openapi.json", "/health/live", "/health/ready", "/"]
     {

@@ -5,7 +5,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::Connection;
 
-use crate::harness::{Answer, App, PASSWORD, World, new_user};
+use crate::harness::{Answer, App, PASSWORD, World, new_user, start};
 
 fn is_timestamp(value: &Value) -> bool {
     // 2024-12-04T10:30:00.123Z
@@ -18,8 +18,7 @@ fn is_timestamp(value: &Value) -> bool {
 
 #[tokio::test]
 async fn a_created_user_is_answered_located_and_stored_without_its_password() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     let created = app.post("/users", &json!({"name": "  Анна ", "surname": "Ли", "password": PASSWORD})).await;
     assert_eq!(created.status, StatusCode::CREATED);
     assert_eq!(created.header("location"), "/users/1");
@@ -38,8 +37,7 @@ async fn a_created_user_is_answered_located_and_stored_without_its_password() {
 
 #[tokio::test]
 async fn paths_with_and_without_a_slash_at_the_end_answer_alike() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     app.create_user("Анна").await;
     for (path, slashed) in [("/users", "/users/"), ("/users/1", "/users/1/")] {
         let (plain, slashed) = (app.get(path).await, app.get(slashed).await);
@@ -52,8 +50,7 @@ async fn paths_with_and_without_a_slash_at_the_end_answer_alike() {
 
 #[tokio::test]
 async fn a_put_changes_what_is_given_and_leaves_what_is_absent_or_null() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let created = app.post("/users", &new_user("Анна")).await.body;
     let updated = app.put("/users/1", &json!({"name": "Яна", "surname": null})).await;
     assert_eq!(updated.status, StatusCode::OK);
@@ -64,9 +61,8 @@ async fn a_put_changes_what_is_given_and_leaves_what_is_absent_or_null() {
 }
 
 #[tokio::test]
-async fn a_put_of_a_password_changes_the_hash_and_is_a_change_even_when_it_is_the_same() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+async fn a_put_of_a_password_is_a_change_even_when_it_is_the_same() {
+    let (world, app) = start().await;
     let created = app.post("/users", &new_user("Анна")).await.body;
     let hash =
         async || sqlx::query_scalar::<_, String>("SELECT password FROM users").fetch_one(&world.pool).await.unwrap();
@@ -79,8 +75,7 @@ async fn a_put_of_a_password_changes_the_hash_and_is_a_change_even_when_it_is_th
 
 #[tokio::test]
 async fn a_put_that_changes_nothing_keeps_updated_at_and_makes_no_event() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     let created = app.post("/users", &new_user("Анна")).await.body;
     for body in [json!({}), json!({"name": "Анна"}), json!({"name": " Анна ", "surname": null})] {
         let answer = app.put("/users/1", &body).await;
@@ -92,8 +87,7 @@ async fn a_put_that_changes_nothing_keeps_updated_at_and_makes_no_event() {
 
 #[tokio::test]
 async fn put_of_name_racing_put_of_surname_keeps_both() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     app.create_user("Анна").await;
     for round in 0..20 {
         let (name, surname) = (format!("Имя{round}"), format!("Фамилия{round}"));
@@ -118,8 +112,7 @@ async fn a_password_for_somebody_who_is_not_there_is_404_without_being_hashed() 
 
 #[tokio::test]
 async fn a_second_delete_finds_nobody() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     app.create_user("Анна").await;
     assert_eq!(app.delete("/users/1").await.status, StatusCode::NO_CONTENT);
     app.delete("/users/1").await.assert_problem(404, "user_not_found");
@@ -130,8 +123,7 @@ async fn a_second_delete_finds_nobody() {
 
 #[tokio::test]
 async fn a_list_is_ordered_capped_counted_and_linked() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     sqlx::query(
         "INSERT INTO users (name, surname, password) SELECT 'Имя' || n, 'Ф', '$argon2id$x' FROM generate_series(1, 250) n",
     )
@@ -167,8 +159,7 @@ async fn a_list_is_ordered_capped_counted_and_linked() {
 
 #[tokio::test]
 async fn the_total_is_exact_whoever_adds_and_removes_users_and_whatever_they_hold() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     let total = async || app.get("/users?limit=1").await.header("x-total-count").parse::<i64>().unwrap();
     assert_eq!(total().await, 0);
     let add = "INSERT INTO users (name, surname, password) SELECT 'А', 'Б', '$argon2id$x' FROM generate_series(1, 20)";
@@ -196,8 +187,7 @@ async fn the_total_is_exact_whoever_adds_and_removes_users_and_whatever_they_hol
 
 #[tokio::test]
 async fn lists_at_once_see_every_user_that_was_there_before_they_began() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (world, app) = start().await;
     for users in 1..=10 {
         sqlx::query("INSERT INTO users (name, surname, password) VALUES ('А', 'Б', '$argon2id$x')")
             .execute(&world.pool)
@@ -219,8 +209,7 @@ fn link(header: &str, relation: &str) -> Option<String> {
 
 #[tokio::test]
 async fn head_answers_as_get_without_a_body() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     app.create_user("Анна").await;
     for path in ["/users", "/users/", "/users/1", "/users/2", "/health/live"] {
         let (get, head) = (app.get(path).await, Answer::of(app.request(Method::HEAD, path)).await);
@@ -233,8 +222,7 @@ async fn head_answers_as_get_without_a_body() {
 
 #[tokio::test]
 async fn names_are_stored_in_normal_form_c_and_keep_their_invisible_characters() {
-    let world = World::new().await;
-    let app = App::start(&world).await;
+    let (_world, app) = start().await;
     let id = app.create_user(" И\u{306}оханн ").await;
     assert_eq!(app.get(&format!("/users/{id}")).await.body["name"], "Йоханн");
     let same = app.put(&format!("/users/{id}"), &json!({"name": "Йоханн"})).await;

@@ -50,6 +50,13 @@ pub struct App {
     client: reqwest::Client,
 }
 
+/// A world, and a service in it that is ready for everything.
+pub async fn start() -> (World, App) {
+    let world = World::new().await;
+    let app = App::start(&world).await;
+    (world, app)
+}
+
 impl App {
     /// Started in `world` and ready for everything.
     pub async fn start(world: &World) -> Self {

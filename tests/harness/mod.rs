@@ -20,7 +20,7 @@ use std::{fmt::Debug, time::Duration};
 use tokio::time::{Instant, interval};
 
 pub use self::{
-    app::{Answer, App, PASSWORD, command, new_user},
+    app::{Answer, App, PASSWORD, command, new_user, start},
     collector::{Collected, Collector},
     control::{Control, Node},
     events::Observer,

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_read_after_one_that_did_not_end_is_given_time_and_is_none_of_the_whole_table() {
+    fn the_read_after_one_that_did_not_end_is_given_time() {
         let (mut horizon, now) = (Horizon::default(), Instant::now());
         let nothing = Snapshot { next: 1, running: Vec::new(), given_later: None };
         assert!(horizon.whole_read_is_due(now) && horizon.begin_read());

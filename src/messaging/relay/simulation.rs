@@ -289,7 +289,7 @@ proptest! {
 }
 
 #[test]
-fn a_type_begins_with_one_event_and_after_a_burst_of_refusals_is_tried_with_one_a_pause() {
+fn a_type_begins_with_one_event_and_a_refused_one_is_tried_once_a_pause() {
     let mut world = World::new();
     (0..20).for_each(|user| world.write(user, TYPES[2]));
     world.read();
@@ -316,7 +316,7 @@ fn a_type_begins_with_one_event_and_after_a_burst_of_refusals_is_tried_with_one_
 }
 
 #[test]
-fn an_event_is_quarantined_after_three_strikes_if_others_pass_and_those_of_its_class_at_once() {
+fn an_event_is_quarantined_after_three_strikes_and_its_class_at_once() {
     let mut world = World::new();
     world.fates[2] = Fate::Forbidden;
     (0..5).for_each(|user| world.write(user, TYPES[2]));

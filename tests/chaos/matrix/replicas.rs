@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_replicas_killed_20_times_in_the_middle_of_writes_the_other_leads_within_a_second() {
+async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {
     let mut trial = Trial::start(2).await;
     let load = trial.load(500);
     let mut slowest = Duration::ZERO;

@@ -123,7 +123,7 @@ fn schedule(seed: u64, replicas: usize) -> impl Iterator<Item = Planned> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_fails_and_in_whatever_order_nothing_is_lost_invented_or_out_of_order() {
+async fn whatever_fails_nothing_is_lost_invented_or_out_of_order() {
     let (minutes, seed, rate) = (setting("CHAOS_MINUTES"), setting("CHAOS_SEED"), setting("CHAOS_RATE"));
     let replicas = usize::try_from(setting("CHAOS_REPLICAS")).unwrap();
     let mut storm = Storm::gather(replicas).await;
