@@ -16,21 +16,16 @@ use super::{
     flights::{CONFIRM_TIMEOUT, Flights, Landing},
     horizon::Horizon,
     publisher::Publisher,
+    reads::{POLL_INTERVAL, Reads},
     schedule::{Outcome, Schedule},
-    store::{self, Done, Read, ReadDone, Rows, Work},
+    store::{self, Done, ReadDone, Work},
 };
 use crate::{
     domain::event::OutboxEvent,
     messaging::session::{SessionError, with_timeout},
     monitoring::state::{Link, Status},
-    repository::outbox::ReadFrom,
 };
 
-/// Rows read at once.
-const BATCH: usize = 2_000;
-/// How often a leader with nothing to do looks for what other replicas wrote; what this process wrote wakes it at once. A
-/// look at an empty outbox costs the database about 50 µs.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// While events are in flight, PostgreSQL is not asked more often: more rows at once cost less.
 const PACE: Duration = Duration::from_millis(10);
 /// How often the lease is kept when there is nothing to read or delete; a fifth of the lease.
@@ -64,10 +59,7 @@ pub struct Leader<'a> {
     /// For the next work.
     published: Vec<i64>,
     quarantined: Vec<(Arc<OutboxEvent>, String)>,
-    read_is_due: bool,
-    read_began: Instant,
-    /// The last read was one of left rows.
-    has_read_left: bool,
+    reads: Reads,
     blocked_at: Instant,
     /// Channels are to be renewed before the next trial.
     refused: bool,
@@ -98,9 +90,7 @@ impl<'a> Leader<'a> {
             working_on: None,
             published: Vec::new(),
             quarantined: Vec::new(),
-            read_is_due: true,
-            read_began: now,
-            has_read_left: false,
+            reads: Reads::starting(now),
             blocked_at: now,
             refused: false,
             stop,
@@ -134,11 +124,11 @@ impl<'a> Leader<'a> {
             // Flights land without end under load; the others are rare.
             () = self.stop.cancelled(), if self.drain_ends.is_none() => {
                 self.drain_ends = Some(Instant::now() + DRAIN);
-                self.read_is_due = true;
+                self.reads.are_due = true;
             }
             Some(done) = OptionFuture::from(self.work.as_mut()) => self.finish_work(done?),
             landed = self.flights.landed(), if !self.flights.is_empty() => self.settle(landed),
-            () = self.outbox_filled.notified(), if !self.read_is_due => self.read_is_due = true,
+            () = self.outbox_filled.notified(), if !self.reads.are_due => self.reads.are_due = true,
             () = sleep_until(next_look) => {}
         }
         Ok(Step::Goes)
@@ -221,7 +211,7 @@ impl<'a> Leader<'a> {
         if is_paced || self.work.is_some() {
             return;
         }
-        let read = self.next_read(now);
+        let read = if self.time_is_up() { None } else { self.reads.next(&self.schedule, self.horizon, now) };
         let is_idle = read.is_none() && self.published.is_empty() && self.quarantined.is_empty();
         if is_idle && now < self.work_began + KEEP_LEASE_INTERVAL {
             return;
@@ -237,78 +227,18 @@ impl<'a> Leader<'a> {
         self.work = Some(store::begin(store, work));
     }
 
-    /// New rows and left ones in turns.
-    fn next_read(&mut self, now: Instant) -> Option<Read> {
-        if self.time_is_up() {
-            return None;
-        }
-        let read = if self.has_read_left {
-            self.next_new(now).or_else(|| self.next_left())
-        } else {
-            self.next_left().or_else(|| self.next_new(now))
-        };
-        self.has_read_left = matches!(&read, Some(Read { rows: Rows::Left(_), .. }));
-        read
-    }
-
-    fn next_left(&self) -> Option<Read> {
-        let (event_type, after, limit) = self.schedule.readable_left()?;
-        Some(Read {
-            rows: Rows::Left(event_type.to_owned()),
-            from: ReadFrom::place(after),
-            up_to: self.horizon.frontier(),
-            known: self.schedule.known_after(after),
-            limit,
-            is_patient: false,
-        })
-    }
-
-    fn next_new(&mut self, now: Instant) -> Option<Read> {
-        let limit = self.schedule.room().min(BATCH);
-        let is_due = self.read_is_due || now >= self.read_began + POLL_INTERVAL;
-        if !is_due || limit == 0 || limit < BATCH / 2 && self.schedule.in_flight() > 0 {
-            return None;
-        }
-        self.read_is_due = false;
-        self.read_began = now;
-        let is_whole = self.schedule.settled().is_none() && self.horizon.whole_read_is_due(now);
-        let is_patient = self.horizon.begin_read();
-        let (rows, from, known) = if is_whole {
-            if !is_patient {
-                // Until it is known better; it may end the session.
-                self.horizon.note_whole_read(now, store::TIMEOUT);
-            }
-            (Rows::Whole, ReadFrom::place(0), Vec::new())
-        } else {
-            let known = self.schedule.known_after(self.horizon.lowest_start());
-            (Rows::New, self.horizon.start(), known)
-        };
-        Some(Read { rows, from, up_to: i64::MAX, known, limit, is_patient })
-    }
-
     fn finish_work(&mut self, (store, read): (PgConnection, Option<ReadDone>)) {
         (self.store, self.work) = (Some(store), None);
         if let Some(lowest) = self.working_on.take() {
             self.horizon.note_removed(Instant::now(), lowest);
         }
-        let Some(ReadDone { read, events, snapshot, took }) = read else { return };
-        let is_cut = events.len() == read.limit;
-        if let Rows::Left(event_type) = read.rows {
-            self.schedule.add_left(&event_type, events, !is_cut);
-            return;
-        }
-        if let Rows::Whole = read.rows {
-            self.horizon.note_whole_read(self.read_began, took);
-        }
-        self.horizon.note_read(&snapshot, events.last().map(|event| event.seq), is_cut);
-        self.read_is_due |= is_cut;
-        for event in events {
-            self.schedule.add(event);
+        if let Some(done) = read {
+            self.reads.finish(done, &mut self.schedule, self.horizon);
         }
     }
 
     fn next_look(&self, now: Instant) -> Instant {
-        let is_read_due = self.read_is_due || self.schedule.readable_left().is_some();
+        let is_read_due = self.reads.are_due || self.schedule.readable_left().is_some();
         let has_work = is_read_due || !self.published.is_empty() || !self.quarantined.is_empty();
         let work = (has_work && self.work.is_none()).then(|| self.work_began + PACE);
         // What is due already waits for something else.
@@ -323,7 +253,7 @@ impl<'a> Leader<'a> {
     /// After the stop, once nothing is on its way: nothing that waits for a pause is waited for.
     fn is_done(&self) -> bool {
         let is_quiet = self.flights.is_empty() && self.store.is_some() && self.published.is_empty();
-        let is_read = !self.read_is_due && self.schedule.readable_left().is_none();
+        let is_read = !self.reads.are_due && self.schedule.readable_left().is_none();
         self.drain_ends.is_some() && is_quiet && self.quarantined.is_empty() && (is_read || self.time_is_up())
     }
 }

@@ -7,6 +7,7 @@ mod flow;
 mod horizon;
 mod leader;
 mod publisher;
+mod reads;
 mod schedule;
 #[cfg(test)]
 mod simulation;

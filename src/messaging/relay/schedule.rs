@@ -104,7 +104,7 @@ impl Schedule {
         true
     }
 
-    /// Whether the trial is set aside, for a queue may neither confirm nor refuse: its channel is no more for others.
+    /// Whether the trial is set aside, for a queue may neither confirm nor refuse: its channel is for no other.
     pub fn set_aside(&mut self, now: Instant) -> bool {
         let silent = self.trial.take_if(|trial| now - trial.began >= PATIENCE);
         if let Some(trial) = &silent {

@@ -1,6 +1,8 @@
 //! Settings: read once from the environment, with `.env` beneath it, and checked together. The only reader of the
 //! environment; each part parses its own URL or directive.
 
+mod reader;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -9,8 +11,7 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
-
+use self::reader::{Reader, parse_bool, parse_host, parse_hosts, parse_networks};
 use crate::{
     database::{DatabaseUrl, Route},
     domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy},
@@ -161,42 +162,7 @@ fn read<T>(settings: HashMap<String, String>, parts: impl FnOnce(&mut Reader) ->
     }
 }
 
-/// Takes settings one by one and collects what is wrong with them.
-struct Reader {
-    settings: HashMap<String, String>,
-    faults: Vec<String>,
-}
-
 impl Reader {
-    /// `None` when it is unset, empty, or wrong; the last is noted.
-    fn optional<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
-        let value = self.settings.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())?;
-        parse(value).map_err(|fault| self.faults.push(format!("{name}: {fault}"))).ok()
-    }
-
-    fn required<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
-        if self.settings.get(name).is_none_or(|value| value.trim().is_empty()) {
-            self.faults.push(format!("{name}: is not set (see .env.example)"));
-        }
-        self.optional(name, parse)
-    }
-
-    fn number<T>(&mut self, name: &str, default: T, least: T, most: T) -> T
-    where
-        T: FromStr + PartialOrd + fmt::Display + Copy,
-    {
-        let parse = |value: &str| match value.parse() {
-            Ok(number) if number >= least && number <= most => Ok(number),
-            _ => Err(format!("must be a whole number from {least} to {most}, not `{value}`")),
-        };
-        self.optional(name, parse).unwrap_or(default)
-    }
-
-    fn milliseconds(&mut self, name: &str, default: u64, least: u64) -> Duration {
-        const TEN_MINUTES: u64 = 600_000;
-        Duration::from_millis(self.number(name, default, least, TEN_MINUTES))
-    }
-
     fn http(&mut self) -> HttpConfig {
         let host = self.optional("HOST", parse_host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let port = self.number("PORT", 8000, 0, u16::MAX);
@@ -259,39 +225,6 @@ impl Reader {
             level: self.optional("LOG_LEVEL", LogLevel::from_str).unwrap_or_default(),
             format: self.optional("LOG_FORMAT", LogFormat::from_str).unwrap_or_default(),
         }
-    }
-}
-
-fn parse_host(value: &str) -> Result<IpAddr, String> {
-    match value {
-        "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        address => address.parse().map_err(|_| format!("must be an IP address or `localhost`, not `{value}`")),
-    }
-}
-
-fn parse_hosts(value: &str) -> Result<Vec<String>, String> {
-    let names = value.split(',').map(|name| name.trim().to_ascii_lowercase());
-    let is_name = |name: &String| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-    };
-    names
-        .map(|name| Some(name).filter(is_name).ok_or("must be host names without ports, separated by commas".into()))
-        .collect()
-}
-
-fn parse_networks(value: &str) -> Result<Vec<IpNet>, String> {
-    let network = |text: &str| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    let networks = value.split(',').map(|text| network(text.trim()));
-    networks
-        .collect::<Result<_, _>>()
-        .map_err(|_| format!("must be addresses or networks such as 10.0.0.0/8, not `{value}`"))
-}
-
-fn parse_bool(value: &str) -> Result<bool, String> {
-    match value.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Ok(true),
-        "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(format!("must be true or false, not `{value}`")),
     }
 }
 

@@ -1,0 +1,96 @@
+//! What to read next, and when: new rows as they come, rows that were left in the table when there is room, all of the table from
+//! time to time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    horizon::Horizon,
+    schedule::Schedule,
+    store::{Read, ReadDone, Rows, TIMEOUT},
+};
+use crate::repository::outbox::ReadFrom;
+
+/// Rows read at once.
+const BATCH: usize = 2_000;
+/// How often a leader with nothing to do looks for what other replicas wrote; what this process wrote wakes it at once. A
+/// look at an empty outbox costs the database about 50 µs.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+pub struct Reads {
+    /// There are, or may be, new rows.
+    pub are_due: bool,
+    began: Instant,
+    /// The last was one of left rows.
+    last_was_left: bool,
+}
+
+impl Reads {
+    pub fn starting(now: Instant) -> Self {
+        Self { are_due: true, began: now, last_was_left: false }
+    }
+
+    /// New rows and left ones in turns.
+    pub fn next(&mut self, schedule: &Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
+        let read = if self.last_was_left {
+            self.next_new(schedule, horizon, now).or_else(|| next_left(schedule, horizon))
+        } else {
+            next_left(schedule, horizon).or_else(|| self.next_new(schedule, horizon, now))
+        };
+        self.last_was_left = matches!(&read, Some(Read { rows: Rows::Left(_), .. }));
+        read
+    }
+
+    fn next_new(&mut self, schedule: &Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
+        let limit = schedule.room().min(BATCH);
+        let is_due = self.are_due || now >= self.began + POLL_INTERVAL;
+        if !is_due || limit == 0 || limit < BATCH / 2 && schedule.in_flight() > 0 {
+            return None;
+        }
+        self.are_due = false;
+        self.began = now;
+        let is_whole = schedule.settled().is_none() && horizon.whole_read_is_due(now);
+        let is_patient = horizon.begin_read();
+        let (rows, from, known) = if is_whole {
+            if !is_patient {
+                // Until it is known better; it may end the session.
+                horizon.note_whole_read(now, TIMEOUT);
+            }
+            (Rows::Whole, ReadFrom::place(0), Vec::new())
+        } else {
+            (Rows::New, horizon.start(), schedule.known_after(horizon.lowest_start()))
+        };
+        Some(Read { rows, from, up_to: i64::MAX, known, limit, is_patient })
+    }
+
+    /// Hands the rows over.
+    pub fn finish(&mut self, done: ReadDone, schedule: &mut Schedule, horizon: &mut Horizon) {
+        let ReadDone { read, events, snapshot, took } = done;
+        let is_cut = events.len() == read.limit;
+        if let Rows::Left(event_type) = read.rows {
+            schedule.add_left(&event_type, events, !is_cut);
+            return;
+        }
+        if let Rows::Whole = read.rows {
+            horizon.note_whole_read(self.began, took);
+        }
+        horizon.note_read(&snapshot, events.last().map(|event| event.seq), is_cut);
+        self.are_due |= is_cut;
+        for event in events {
+            schedule.add(event);
+        }
+    }
+}
+
+fn next_left(schedule: &Schedule, horizon: &Horizon) -> Option<Read> {
+    let (event_type, after, limit) = schedule.readable_left()?;
+    Some(Read {
+        rows: Rows::Left(event_type.to_owned()),
+        from: ReadFrom::place(after),
+        up_to: horizon.frontier(),
+        known: schedule.known_after(after),
+        limit,
+        is_patient: false,
+    })
+}
