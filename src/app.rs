@@ -19,7 +19,7 @@ use crate::{
     backoff::Backoff,
     config::{Config, DatabaseConfig},
     database::{
-        Database, DatabaseError, durability, encryption,
+        Database, dangers,
         schema::{self, SchemaError},
     },
     error_chain::Chain,
@@ -231,21 +231,11 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
 }
 
 async fn warn_of_dangers(database: &DatabaseConfig) {
-    let plain_text = encryption::is_missing(&database.direct_url.options()).await;
-    let danger =
-        "PostgreSQL is on another machine and does not encrypt; add ?sslmode=require, or disable if that is meant";
-    warn_of(plain_text, danger, "Whether PostgreSQL encrypts is not known");
-    let lost_commits = durability::is_missing(&database.url.options()).await;
-    let danger = "PostgreSQL may lose what it has committed, users and events alike: synchronous_commit is off for this \
-                  database or login";
-    warn_of(lost_commits, danger, "Whether PostgreSQL keeps what it commits is not known");
-}
-
-fn warn_of(found: Result<bool, DatabaseError>, danger: &'static str, unknown: &'static str) {
-    match found {
-        Ok(false) => {}
-        Ok(true) => warn!("{danger}"),
-        Err(error) => warn!(error = %Chain(&error), "{unknown}"),
+    match dangers::look(&database.direct_url.options(), &database.url.options()).await {
+        Ok(dangers) => dangers.into_iter().for_each(|danger| warn!("{danger}")),
+        Err(error) => {
+            warn!(error = %Chain(&error), "Whether PostgreSQL encrypts, and keeps what it commits, is not known");
+        }
     }
 }
 

@@ -2,8 +2,7 @@
 //! it about users and events stands in `repository`.
 
 pub(crate) mod caller;
-pub(crate) mod durability;
-pub(crate) mod encryption;
+pub(crate) mod dangers;
 mod error;
 pub(crate) mod lane;
 mod pool;

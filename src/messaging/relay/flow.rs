@@ -31,7 +31,7 @@ pub struct Flow {
     /// The first events of the users that wait: places and users.
     pub heads: BTreeMap<i64, i64>,
     /// On the main channel.
-    in_flight: usize,
+    pub in_flight: usize,
     /// When the first of them began, or one landed.
     moved_at: Option<Instant>,
     /// The trial is on its way still, and others do not wait for it.

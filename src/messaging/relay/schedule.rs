@@ -63,7 +63,6 @@ pub struct Schedule {
     flows: Flows,
     /// The places of all events in memory, and their users.
     known: BTreeMap<i64, i64>,
-    on_main: usize,
     trial: Option<Trial>,
     trials: u64,
     struck: HashMap<i64, Record>,
@@ -120,10 +119,7 @@ impl Schedule {
         let flow = &mut self.flows.0[which];
         let user = flow.heads.remove(&place)?;
         match track {
-            Track::Main => {
-                self.on_main += 1;
-                flow.begin(now);
-            }
+            Track::Main => flow.begin(now),
             Track::Trial => {
                 self.trial = Some(Trial { flow: which, place, began: now });
                 self.trials += 1;
@@ -151,7 +147,7 @@ impl Schedule {
 
     /// The oldest of those that may go.
     fn next_on_main(&self) -> Option<(usize, i64)> {
-        if self.on_main >= WINDOW {
+        if self.flows.on_main() >= WINDOW {
             return None;
         }
         let open = self.flows.0.iter().enumerate().filter(|(_, flow)| flow.has_room());
@@ -164,10 +160,7 @@ impl Schedule {
         let event = &*flight.event;
         let flow = self.flows.of(&event.event_type);
         match flight.track {
-            Track::Main => {
-                self.on_main -= 1;
-                flow.end(now);
-            }
+            Track::Main => flow.end(now),
             Track::Trial if self.trial.take_if(|trial| trial.place == event.seq).is_none() => flow.is_aside = false,
             Track::Trial => {}
         }
@@ -272,7 +265,7 @@ impl Schedule {
 
     pub fn in_flight(&self) -> usize {
         let aside = self.flows.0.iter().filter(|flow| flow.is_aside).count();
-        self.on_main + usize::from(self.trial.is_some()) + aside
+        self.flows.on_main() + usize::from(self.trial.is_some()) + aside
     }
 
     /// Since when nothing has landed on the main channel of a type that has events there.
@@ -298,5 +291,9 @@ impl Flows {
             self.0.len() - 1
         });
         &mut self.0[which]
+    }
+
+    fn on_main(&self) -> usize {
+        self.0.iter().map(|flow| flow.in_flight).sum()
     }
 }

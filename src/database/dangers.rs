@@ -1,0 +1,76 @@
+//! What is wrong with a database that works, to be warned of at the start.
+
+use std::net::IpAddr;
+
+use sqlx::{
+    PgConnection,
+    postgres::{PgConnectOptions, PgSslMode},
+};
+use tokio::time::timeout;
+
+use super::{
+    error::DatabaseError,
+    pool::{OPERATION_TIMEOUT, connect},
+};
+
+const IN_PLAIN_TEXT: &str =
+    "PostgreSQL is on another machine and does not encrypt; add ?sslmode=require, or disable if that is meant";
+const MAY_LOSE_COMMITS: &str = "PostgreSQL may lose what it has committed, users and events alike: synchronous_commit is off for this \
+                                database or login";
+
+/// A sentence for each danger; of the server behind a pooler too.
+pub async fn look(direct: &PgConnectOptions, pooled: &PgConnectOptions) -> Result<Vec<&'static str>, DatabaseError> {
+    let mut dangers = Vec::new();
+    // `sslmode` is `prefer` where the URL says nothing, and a server without TLS is taken as it is.
+    let may_be_plain = !matches!(direct.get_ssl_mode(), PgSslMode::Disable) && direct.get_socket().is_none();
+    if may_be_plain && is_remote(direct.get_host()) && !ask(direct, is_encrypted).await? {
+        dangers.push(IN_PLAIN_TEXT);
+    }
+    if ask(pooled, may_lose_commits).await? {
+        dangers.push(MAY_LOSE_COMMITS);
+    }
+    Ok(dangers)
+}
+
+async fn ask(
+    options: &PgConnectOptions,
+    question: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<bool>,
+) -> Result<bool, DatabaseError> {
+    let mut connection = connect(options).await?;
+    Ok(timeout(OPERATION_TIMEOUT, question(&mut connection)).await.map_err(|_elapsed| DatabaseError::Timeout)??)
+}
+
+async fn is_encrypted(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let encrypted = sqlx::query_scalar!(r#"SELECT ssl AS "ssl!" FROM pg_stat_ssl WHERE pid = pg_backend_pid()"#);
+    encrypted.fetch_one(connection).await
+}
+
+/// Whether somebody configured this database or this login so. What is configured for the whole server is its administrator's
+/// decision.
+async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let off = sqlx::query_scalar!(
+        r#"SELECT setting = 'off' AND source NOT IN ('command line', 'configuration file') AS "off!"
+           FROM pg_settings WHERE name = 'synchronous_commit'"#
+    );
+    off.fetch_one(connection).await
+}
+
+fn is_remote(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    !host.starts_with('/') && host != "localhost" && !address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_remote;
+
+    #[test]
+    fn loopback_and_sockets_are_this_machine() {
+        for host in ["localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]", "::ffff:127.0.0.1", "/var/run/postgresql"] {
+            assert!(!is_remote(host), "{host}");
+        }
+        for host in ["postgres", "192.0.2.1", "2001:db8::1", "localhost.example"] {
+            assert!(is_remote(host), "{host}");
+        }
+    }
+}
