@@ -1,8 +1,7 @@
 //! What a command has to say, as a table or as JSON.
 
-use std::fmt::Write;
-
 use clap::ValueEnum;
+use comfy_table::{Table, presets::NOTHING};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -38,31 +37,27 @@ impl Report {
 
 /// Single values as lines, then each list of objects as columns.
 fn table(report: &Value) -> String {
-    let mut text = String::new();
     let Value::Object(fields) = report else { return format!("{report}\n") };
-    let width = fields.keys().map(String::len).max().unwrap_or(0);
     let (lists, singles): (Vec<_>, Vec<_>) =
         fields.iter().partition(|(_, value)| value.as_array().is_some_and(|rows| rows.iter().all(Value::is_object)));
-    for (name, value) in singles {
-        _ = writeln!(text, "{name:width$}  {}", cell(value));
-    }
-    for rows in lists.iter().filter_map(|(_, value)| value.as_array()) {
-        columns(&mut text, rows);
+    let mut text = aligned(singles.into_iter().map(|(name, value)| vec![name.clone(), cell(value)]).collect());
+    for rows in lists.into_iter().filter_map(|(_, value)| value.as_array()) {
+        let Some(Value::Object(first)) = rows.first() else { continue };
+        let header = first.keys().map(|name| name.to_uppercase()).collect();
+        let rows = rows.iter().map(|row| first.keys().map(|name| cell(&row[name])).collect());
+        text += &aligned(std::iter::once(header).chain(rows).collect());
     }
     text
 }
 
-fn columns(text: &mut String, rows: &[Value]) {
-    let Some(Value::Object(first)) = rows.first() else { return };
-    let header: Vec<String> = first.keys().map(|name| name.to_uppercase()).collect();
-    let lines = rows.iter().map(|row| first.keys().map(|name| cell(&row[name])).collect());
-    let lines: Vec<Vec<String>> = std::iter::once(header).chain(lines).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..first.len()).map(width).collect();
-    for line in &lines {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        _ = writeln!(text, "{}", cells.join("  ").trim_end());
+fn aligned(rows: Vec<Vec<String>>) -> String {
+    if rows.is_empty() {
+        return String::new();
     }
+    let mut table = Table::new();
+    table.load_style(NOTHING).add_rows(rows);
+    table.column_iter_mut().for_each(|column| _ = column.set_padding((0, 2)));
+    table.trim_fmt() + "\n"
 }
 
 /// Of strangers' text, nothing reaches the terminal that could control it.
