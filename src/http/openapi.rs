@@ -55,6 +55,7 @@ fn take_problems(operation: &mut Value) -> serde_json::Result<Vec<&'static Probl
 /// When a route does not say what may go wrong.
 pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result<String> {
     let mut document = serde_json::to_value(document)?;
+    document["components"]["headers"] = headers();
     users::describe_limits(&mut document["components"]["schemas"], policy);
     for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
         for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
@@ -77,20 +78,29 @@ fn describe_problems(operation: &mut Value, path: &str, policy: PasswordPolicy) 
             "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": examples}},
         });
         if types.iter().any(|kind| kind.retry_after.is_some()) {
-            response["headers"]["Retry-After"] = json!({"description": "Seconds after which to try again", "required": true, "schema": {"type": "integer"}});
+            response["headers"]["Retry-After"] = header("Retry-After");
         }
         operation["responses"][types[0].status.as_str()] = response;
     }
     Ok(())
 }
 
+/// Of every answer.
 fn describe_trace_id(operation: &mut Value) {
-    let header = json!({
-        "description": "The request's trace id",
-        "required": true,
-        "schema": {"type": "string"},
-    });
     for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-        response["headers"]["X-Trace-Id"] = header.clone();
+        response["headers"]["X-Trace-Id"] = header("X-Trace-Id");
     }
+}
+
+fn header(name: &str) -> Value {
+    json!({"$ref": format!("#/components/headers/{name}")})
+}
+
+fn headers() -> Value {
+    json!({
+        "X-Trace-Id": {"description": "The request's trace id", "required": true, "schema": {"type": "string"}},
+        "Retry-After": {
+            "description": "Seconds after which to try again", "required": true, "schema": {"type": "integer"},
+        },
+    })
 }
