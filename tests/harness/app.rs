@@ -2,7 +2,8 @@
 
 use std::{
     fmt,
-    process::{ExitStatus, Stdio},
+    ops::{Deref, DerefMut},
+    process::Stdio,
     time::Duration,
 };
 
@@ -11,42 +12,26 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap},
 };
 use serde_json::{Value, json};
-use tokio::{
-    process::{Child, Command},
-    time::timeout,
-};
+use tokio::process::Command;
 
-use super::{PATIENCE, eventually, log::Log, servers::World};
+use super::{
+    eventually,
+    log::Log,
+    process::{Process, command, isolated},
+    servers::World,
+};
 
 /// Stands in no output: looked for in every answer and, at the end of every test, in every log line.
 pub const PASSWORD: &str = "canary-in-the-coal-mine";
 /// How an argon2 hash begins.
 const HASH: &str = "$argon2";
 
-/// The binary, with nothing of the tests' environment.
-pub fn command(settings: &[(&str, &str)]) -> Command {
-    isolated(Command::new(env!("CARGO_BIN_EXE_user-management-api")), settings)
-}
-
-fn isolated(mut command: Command, settings: &[(&str, &str)]) -> Command {
-    // An empty folder: a developer's own .env is no part of a test.
-    command.env_clear().envs(settings.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);
-    command
-}
-
 const DEFAULTS: [(&str, &str); 2] = [("LOG_LEVEL", "TRACE"), ("PORT", "0")];
-
-/// Memory of a process, in bytes.
-pub fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
-}
 
 pub struct App {
     pub address: String,
     pub log: Log,
-    process: Child,
+    process: Process,
     client: reqwest::Client,
 }
 
@@ -89,7 +74,7 @@ impl App {
         let log = Log::default();
         log.collect(process.stdout.take().unwrap());
         let address = log.wait_for("Listening", |_| true).await["address"].as_str().unwrap().to_owned();
-        Self { address, log, process, client: reqwest::Client::new() }
+        Self { address, log, process: Process(process), client: reqwest::Client::new() }
     }
 
     pub async fn until_ready(&self, status: &str) {
@@ -138,32 +123,26 @@ impl App {
         }
     }
 
-    /// Sends a signal, by the shell's name for it.
-    pub fn signal(&self, signal: &str) {
-        let pid = self.process.id().expect("the service runs");
-        let kill = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status();
-        assert!(kill.unwrap().success());
-    }
-
     /// Changes the limit of open files, `soft:hard`, of the running process.
     pub fn limit_open_files(&self, limit: &str) {
-        let pid = self.process.id().expect("the service runs").to_string();
+        let pid = self.id().to_string();
         let limited =
             std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}")]).status();
         assert!(limited.unwrap().success());
     }
+}
 
-    /// Memory of the process, in bytes.
-    pub fn resident(&self) -> u64 {
-        resident(self.process.id().expect("the service runs"))
+impl Deref for App {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
     }
+}
 
-    pub async fn exit_status(&mut self) -> ExitStatus {
-        timeout(PATIENCE, self.process.wait()).await.expect("the service ends").unwrap()
-    }
-
-    pub async fn kill(&mut self) {
-        self.process.kill().await.unwrap();
+impl DerefMut for App {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 }
 

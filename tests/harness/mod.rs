@@ -10,6 +10,7 @@ pub mod library;
 mod load;
 mod log;
 mod oracle;
+mod process;
 mod proxy;
 mod readers;
 mod replica;
@@ -20,12 +21,13 @@ use std::{fmt::Debug, time::Duration};
 use tokio::time::{Instant, interval};
 
 pub use self::{
-    app::{Answer, App, PASSWORD, command, new_user, start},
+    app::{Answer, App, PASSWORD, new_user, start},
     collector::{Collected, Collector},
     control::{Control, Node},
     events::Observer,
     load::{Load, Tally, seed_users},
     oracle::{Judgement, assert_delivered_exactly, audit, committed, judge},
+    process::command,
     proxy::Proxy,
     readers::Readers,
     replica::{Digest, Replica, TROUBLES_FILE},

@@ -4,7 +4,8 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
     io::Write,
-    process::{ExitStatus, Stdio},
+    ops::{Deref, DerefMut},
+    process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,16 +13,14 @@ use std::{
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::Child,
     sync::oneshot,
     time::timeout,
 };
 use uuid::Uuid;
 
 use super::{
-    PATIENCE,
-    app::{command, resident},
-    eventually,
+    PATIENCE, eventually,
+    process::{Process, command},
     servers::World,
 };
 
@@ -61,7 +60,7 @@ impl Digest {
 
 pub struct Replica {
     pub address: String,
-    process: Child,
+    process: Process,
     client: reqwest::Client,
 }
 
@@ -85,7 +84,7 @@ impl Replica {
         });
         let address = timeout(PATIENCE, address).await.expect("it listens").expect("it starts");
         let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
-        Self { address, process, client }
+        Self { address, process: Process(process), client }
     }
 
     /// Started and ready for everything.
@@ -114,27 +113,18 @@ impl Replica {
     pub async fn metrics(&self) -> String {
         self.client.get(format!("http://{}/metrics", self.address)).send().await.unwrap().text().await.unwrap()
     }
+}
 
-    /// Resident memory, in bytes.
-    pub fn resident(&self) -> u64 {
-        resident(self.pid())
+impl Deref for Replica {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
     }
+}
 
-    fn pid(&self) -> u32 {
-        self.process.id().expect("the replica runs")
-    }
-
-    /// Sends a signal, by the shell's name for it.
-    pub fn signal(&self, signal: &str) {
-        let kill = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.pid())]).status();
-        assert!(kill.unwrap().success());
-    }
-
-    pub async fn exit_status(&mut self) -> ExitStatus {
-        timeout(PATIENCE, self.process.wait()).await.expect("the replica ends").unwrap()
-    }
-
-    pub async fn kill(&mut self) {
-        self.process.kill().await.unwrap();
+impl DerefMut for Replica {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 }

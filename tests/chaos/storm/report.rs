@@ -68,7 +68,7 @@ impl Report {
     pub fn note_sizes(&mut self, bytes: (i64, i64), replicas: &[Replica]) {
         self.most_bytes = (self.most_bytes.0.max(bytes.0), self.most_bytes.1.max(bytes.1));
         self.last_bytes = bytes;
-        self.most_resident = replicas.iter().map(Replica::resident).fold(self.most_resident, u64::max);
+        self.most_resident = replicas.iter().map(|replica| replica.resident()).fold(self.most_resident, u64::max);
     }
 
     pub fn show_progress(&self, elapsed: Duration, planned: Planned, writes: usize, events: usize) {

@@ -1,0 +1,50 @@
+//! The service as a process.
+
+use std::process::ExitStatus;
+
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::PATIENCE;
+
+/// The binary, with nothing of the tests' environment.
+pub fn command(settings: &[(&str, &str)]) -> Command {
+    isolated(Command::new(env!("CARGO_BIN_EXE_user-management-api")), settings)
+}
+
+pub fn isolated(mut command: Command, settings: &[(&str, &str)]) -> Command {
+    // An empty folder: a developer's own .env is no part of a test.
+    command.env_clear().envs(settings.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);
+    command
+}
+
+pub struct Process(pub Child);
+
+impl Process {
+    pub fn id(&self) -> u32 {
+        self.0.id().expect("the service runs")
+    }
+
+    /// Sends a signal, by the shell's name for it.
+    pub fn signal(&self, signal: &str) {
+        let kill = format!("kill -{signal} {}", self.id());
+        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// Memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    pub async fn exit_status(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.0.wait()).await.expect("the service ends").unwrap()
+    }
+
+    pub async fn kill(&mut self) {
+        self.0.kill().await.unwrap();
+    }
+}
