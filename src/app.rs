@@ -77,9 +77,6 @@ pub struct App {
 
 impl App {
     /// Binds the listener and puts the parts together; connects to nothing, so that it starts without its dependencies.
-    ///
-    /// # Errors
-    /// When the address cannot be bound, or the system gives no threads.
     pub async fn build(config: Config, collected: PrometheusHandle) -> Result<Self, AppError> {
         let Config { http, database, broker, passwords, shutdown_delay, log: _ } = config;
         let listen = |source| AppError::Listen { address: http.address, source };

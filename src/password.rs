@@ -62,9 +62,6 @@ pub struct PasswordHasher {
 
 impl PasswordHasher {
     /// `longest_wait` bounds the time a request queues for a slot.
-    ///
-    /// # Errors
-    /// When the threads' runtime cannot be made.
     pub fn new(longest_wait: Duration) -> io::Result<Self> {
         let width = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = Arc::new(Threads::up_to(width)?);

@@ -30,7 +30,7 @@ use crate::{
     telemetry,
 };
 
-/// A small record of truth for users: a REST API on PostgreSQL with exact events on RabbitMQ.
+/// A REST API over user records in PostgreSQL that publishes every change to RabbitMQ.
 ///
 /// Settings come from the environment and from `.env`; `.env.example` explains each.
 #[derive(Parser)]

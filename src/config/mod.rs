@@ -87,9 +87,6 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// The process's environment, with the `.env` of the working directory beneath it.
-///
-/// # Errors
-/// When `.env` is there and cannot be parsed.
 pub fn environment() -> Result<HashMap<String, String>, ConfigError> {
     let mut settings = HashMap::new();
     // By path: by name alone dotenvy goes up through the parent folders, and finds the `.env` of something else.

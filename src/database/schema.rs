@@ -62,9 +62,6 @@ fn is_missing_table(error: &sqlx::Error) -> bool {
 }
 
 /// [`is_current`], on a connection of its own.
-///
-/// # Errors
-/// When the database is away.
 pub async fn is_current_at(options: &PgConnectOptions) -> Result<bool, SchemaError> {
     let mut connection = connect(options).await?;
     Ok(is_current(&mut connection).await.map_err(DatabaseError::from)?)

@@ -1,7 +1,7 @@
-//! Pages of the list of users. Requests for the same page that wait while it is read are answered by one query together.
+//! Pages of the list of users. Waiting requests for the same page share one query.
 //!
-//! Of each page one query runs at a time, on the pool. A request joins only a query that has not been sent yet, so that it
-//! sees whatever was committed before it began. It hears of an error that its query met, and of no other.
+//! One query per page runs at a time, on the pool. A request joins only a query that has not been sent yet, so it sees everything
+//! committed before it began, and only its own query's error.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

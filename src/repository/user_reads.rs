@@ -1,24 +1,16 @@
-//! Reads of users. Under load they are coalesced: those that wait for users by id are answered by one query together, and
-//! those that wait for one page of the list likewise (`user_lists`).
+//! Reads of users. Under load, waiting reads by id share one query, and so do waiting requests for one page (`user_lists`).
 //!
-//! Two lanes, each a task with a connection of its own, take turns to ask for all that waits in the queue. There is no wait
-//! for company: a read that comes alone goes out alone, and batches grow by themselves while a query is on its way, as in a
-//! group commit. A query that is slow, or stuck, is not waited for: the other lane goes ahead.
+//! Two lanes, each a task with its own connection, take turns to query everything that waits. No read waits for company: batches grow
+//! while a query runs, as in a group commit. If a query is slow or stuck, the other lane goes ahead.
 //!
-//! # Exactness
+//! Only speed tells a shared read from a read of its own:
+//! - **Fresh.** A read joins only a query that has not been sent yet, so it sees everything committed before it began.
+//! - **Failures stay apart.** If the server or the decoding of a row refuses a batch, it runs again user by user. Only a failure that
+//!   no read would survive, such as a lost server, reaches all of them.
+//! - **Cancellation stays apart.** Batches run in the lanes' tasks. A caller that goes away takes no other with it.
+//! - **Bounded.** Every caller gets an answer within [`crate::database::OPERATION_TIMEOUT`]. Beyond [`QUEUE_CAPACITY`] reads are refused.
 //!
-//! A coalesced read is told from one that was run by itself by nothing but its speed.
-//! - **It is as fresh.** It joins only a query that has not been sent yet. Whatever was committed before the read began,
-//!   every write that was answered among it, is in the query's snapshot.
-//! - **It fails alone.** A batch that the server, or the decoding of a row, refuses is run again user by user, so that only
-//!   the reads that cannot be answered hear of it. What no read would survive, such as a lost server, all of them hear.
-//! - **It is given up alone.** Batches run in the lanes' tasks: a caller who goes away takes nobody along, and is left out
-//!   if its read has not been sent.
-//! - **It is bounded.** Every caller has an answer within [`crate::database::OPERATION_TIMEOUT`]; a lane gives a batch up when the last of
-//!   its callers has. Beyond [`QUEUE_CAPACITY`] a read is refused at once.
-//!
-//! `tests/api/coalesced_reads.rs` holds these against reads that run one by one, and `tests/api/read_faults.rs` the time that
-//! an answer takes when the database is in trouble.
+//! `tests/api/coalesced_reads.rs` compares them with single reads; `tests/api/read_faults.rs` tests them with a database in trouble.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,25 +1,21 @@
-//! Updates and deletions of users, committed in groups: those that wait are written, with their events, by one statement and
-//! one commit.
+//! Updates and deletions of users. Under load, those that wait share one statement and one commit, each with its event.
 //!
-//! Each of a few lanes, a task with a connection of its own, takes what waits for it. There is no timer and no wait for
-//! company: a write that comes alone goes out alone, and groups grow by themselves while a lane is busy.
+//! Each lane, a task with its own connection, writes everything that waits for it. No write waits for company: groups grow while a
+//! lane is busy.
 //!
-//! # Exactness
+//! Only speed tells a grouped write from a write of its own:
+//! - **One change per user at a time.** A user belongs to one lane, and two changes of a user never share a statement. Each gets its
+//!   version and its event, in the order of arrival.
+//! - **The newest row is changed.** The statement locks its rows, in the order of their ids, before it decides whether anything changes
+//!   and before it draws an event's place in the outbox.
+//! - **No waiting for locks.** A user whose row is locked is left out and written on the pool, by a statement that waits. Later changes
+//!   of that user wait for it.
+//! - **Failures stay apart.** A group that the server refuses is rolled back and written one by one. Only a failure that no write would
+//!   survive reaches all; as with any write, the outcome is then unknown.
+//! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not been sent, it is dropped.
+//! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by [`QUEUE_CAPACITY`].
 //!
-//! A write in a group is told from one that was run by itself by nothing but its speed.
-//! - **One change of a user at a time.** A user belongs to one lane, and two changes of one user never share a statement:
-//!   both get a version and an event, in the order in which they came.
-//! - **The newest row is changed.** The statement locks its rows, in the order of their ids, before it decides whether
-//!   anything changes and before it draws an event's place in the outbox, as a single write does.
-//! - **Nobody waits for another's lock.** A user whose row somebody else has locked is left out and written aside, by a
-//!   statement that waits, on the pool; further changes of the user wait until it is done.
-//! - **It fails alone.** A group that the server refuses is rolled back, and written one by one. What no write would
-//!   survive, such as a lost server, all of them hear; as with any write, the outcome is not known then.
-//! - **It is never cut in half.** Groups run in the lanes' tasks: a caller who goes away undoes nothing. A write whose
-//!   caller has gone before it was sent is not begun.
-//! - **It is bounded**, in time by [`crate::database::OPERATION_TIMEOUT`], and in number by [`QUEUE_CAPACITY`].
-//!
-//! `tests/api/grouped_writes.rs` holds these against writes that run one by one.
+//! `tests/api/grouped_writes.rs` compares them with single writes.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -100,9 +100,6 @@ pub struct Telemetry {
 }
 
 /// Sends this process's log lines, panics included, to stdout.
-///
-/// # Errors
-/// When the system gives no thread for the writer.
 pub fn init(level: &LogLevel, format: LogFormat) -> io::Result<Telemetry> {
     // Not by way of `io::stdout()`, which has a buffer and a lock of its own.
     let writer = LogWriter::to(File::from(io::stdout().as_fd().try_clone_to_owned()?))?;

@@ -54,9 +54,6 @@ struct Waiting {
 
 impl LogWriter {
     /// Starts the thread, which lives as long as the process.
-    ///
-    /// # Errors
-    /// When the system gives no thread.
     pub fn to(output: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let theirs = shared.clone();

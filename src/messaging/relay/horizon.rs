@@ -1,6 +1,6 @@
-//! Where to read the outbox. A place is drawn when a change is written and seen when it is committed, so rows appear before
-//! places that were read already. Only transactions that ran then can write such rows, and a snapshot tells which have ended
-//! since: no clock does, for a commit may wait longer than any constant.
+//! Where to read the outbox. A row's place is drawn when it is written, but the row becomes visible when its transaction commits, so
+//! rows appear before places that were already read. Only transactions that were running at that read can write such rows. A snapshot
+//! tells which of them have ended; a clock cannot, because a commit may take longer than any constant.
 //! <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT>
 
 use std::{
@@ -15,8 +15,7 @@ use crate::repository::outbox::{ReadFrom, Snapshot};
 
 /// A read of the whole table may take this part of the time: it walks over all rows that vacuum cannot clean away yet.
 const WHOLE_READS: u32 = 1_000;
-/// What was removed within this time, PostgreSQL may have forgotten when it recovers from a crash: three times `wal_writer_delay`,
-/// and more.
+/// After a crash, PostgreSQL may have forgotten what was removed within this time: more than three times `wal_writer_delay`.
 /// <https://www.postgresql.org/docs/current/wal-async-commit.html>
 const FORGOTTEN: Duration = Duration::from_secs(2);
 

@@ -50,9 +50,9 @@ impl Publisher {
         Ok(())
     }
 
-    /// After a refusal: whoever deleted a queue or an exchange gets it back, and publishing goes on on other channels.
-    /// One that was open when a cluster lost a node may be refused for ever, though the queue has a new leader long since
-    /// (seen with RabbitMQ 3.10). The old ones end with the flights that they have.
+    /// After a refusal: declares deleted queues and exchanges again, and opens new channels. On a channel that was open when a cluster
+    /// lost a node, publishes may be refused for ever, though the queue has a new leader (seen with RabbitMQ 3.10). The old channels
+    /// close after their last flight.
     pub async fn renew(&mut self) -> Result<(), SessionError> {
         self.broker.declare_topology(&self.connection).await?;
         self.main = self.broker.confirming_channel(&self.connection).await?;

@@ -1,7 +1,7 @@
-//! What to publish next. Pure: rows and outcomes come in, events go out, and the time is handed in.
+//! What to publish next. Pure: rows and outcomes come in, events go out, and the caller passes the time.
 //!
-//! A user has one event in flight, so that no refusal and no lost channel can reorder a user's events. Events of one type share
-//! a [`Flow`]: queues are bound by type, so that a full or forbidden one stops a type, and the others pass it by.
+//! A user has one event in flight, so no refusal and no lost channel can reorder a user's events. Events of one type share a [`Flow`]:
+//! queues are bound by type, so a full or forbidden queue stops one type and the others pass it.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
