@@ -18,7 +18,7 @@ use crate::domain::user::PasswordPolicy;
 #[openapi(
     info(
         title = "User Management API",
-        description = "A small record of truth for users. Each change is committed together with its event; events go to \
+        description = "A REST API over user records. Each change is committed together with its event; events go to \
                        the RabbitMQ topic exchange `user_events` as `user.created`, `user.updated`, `user.deleted`. \
                        Errors are problem documents (RFC 9457), explained under [/docs/errors](/docs/errors). \
                        The header `X-Request-Id` of any request, if it is 1 to 128 characters of \
@@ -26,7 +26,7 @@ use crate::domain::user::PasswordPolicy;
                        answer, the log lines and the event carry it.",
         license(name = "MIT OR Apache-2.0", url = "/docs/license")
     ),
-    tags((name = "users", description = "The record of truth"), (name = "health", description = "Probes")),
+    tags((name = "users", description = "User records"), (name = "health", description = "Probes")),
     components(schemas(ProblemBody))
 )]
 pub struct ApiDoc;
