@@ -215,7 +215,7 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = 20
 max_client_conn = 1000
-server_login_retry = 1
+server_login_retry = 0.1
 CONFIGURATION
   SETUP_PAIR=$pair as_postgres "$folder" setsid "$(command -v pgbouncer)" "$folder/pgbouncer.ini" \
     </dev/null >"$folder/log" 2>&1 9>&- &

@@ -228,10 +228,13 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
 }
 
 async fn warn_of_dangers(database: &DatabaseConfig) {
-    match dangers::look(&database.direct_url.options(), &database.url.options()).await {
-        Ok(dangers) => dangers.into_iter().for_each(|danger| warn!("{danger}")),
-        Err(error) => {
-            warn!(error = %Chain(&error), "Whether PostgreSQL encrypts, and keeps what it commits, is not known");
+    for found in dangers::look(&database.direct_url.options(), &database.url.options()).await {
+        match found {
+            Ok(None) => {}
+            Ok(Some(danger)) => warn!("{danger}"),
+            Err(error) => {
+                warn!(error = %Chain(&error), "Whether PostgreSQL encrypts, or keeps what it commits, is not known");
+            }
         }
     }
 }

@@ -18,18 +18,20 @@ const IN_PLAIN_TEXT: &str =
 const MAY_LOSE_COMMITS: &str = "PostgreSQL may lose what it has committed, users and events alike: synchronous_commit is off for this \
                                 database or login";
 
+type Found = Result<Option<&'static str>, DatabaseError>;
+
 /// A sentence for each danger; of the server behind a pooler too.
-pub async fn look(direct: &PgConnectOptions, pooled: &PgConnectOptions) -> Result<Vec<&'static str>, DatabaseError> {
-    let mut dangers = Vec::new();
+pub async fn look(direct: &PgConnectOptions, pooled: &PgConnectOptions) -> [Found; 2] {
+    [plain_text(direct).await, ask(pooled, may_lose_commits).await.map(|is_so| is_so.then_some(MAY_LOSE_COMMITS))]
+}
+
+async fn plain_text(direct: &PgConnectOptions) -> Found {
     // `sslmode` is `prefer` where the URL says nothing, and a server without TLS is taken as it is.
     let may_be_plain = !matches!(direct.get_ssl_mode(), PgSslMode::Disable) && direct.get_socket().is_none();
     if may_be_plain && is_remote(direct.get_host()) && !ask(direct, is_encrypted).await? {
-        dangers.push(IN_PLAIN_TEXT);
+        return Ok(Some(IN_PLAIN_TEXT));
     }
-    if ask(pooled, may_lose_commits).await? {
-        dangers.push(MAY_LOSE_COMMITS);
-    }
-    Ok(dangers)
+    Ok(None)
 }
 
 async fn ask(

@@ -61,8 +61,7 @@ impl Database {
     pub fn new(options: PgConnectOptions, max_connections: u32, route: Route) -> Self {
         let options = match route {
             Route::Direct => options.options(SERVER_LIMITS),
-            // A pooler refuses start-up parameters that it does not know.
-            Route::TransactionPooler => options.extra_float_digits(None).statement_cache_capacity(0),
+            Route::TransactionPooler => options.statement_cache_capacity(0),
         };
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)

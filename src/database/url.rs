@@ -26,9 +26,11 @@ impl FromStr for DatabaseUrl {
         if !matches!(scheme, "postgresql" | "postgres") {
             return Err(EXPECTED);
         }
-        PgConnectOptions::from_str(&format!("{scheme}://{rest}"))
-            .map(|options| Self(options.application_name(env!("CARGO_PKG_NAME")).disable_statement_logging()))
-            .map_err(|_details_may_hold_the_password| EXPECTED)
+        let options = PgConnectOptions::from_str(&format!("{scheme}://{rest}"))
+            .map_err(|_details_may_hold_the_password| EXPECTED)?
+            // A pooler refuses start-up parameters that it does not know.
+            .extra_float_digits(None);
+        Ok(Self(options.application_name(env!("CARGO_PKG_NAME")).disable_statement_logging()))
     }
 }
 

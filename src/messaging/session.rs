@@ -74,6 +74,12 @@ impl SessionError {
         )
     }
 
+    /// Whether PostgreSQL gave a statement up for its time.
+    pub fn is_statement_timeout(&self) -> bool {
+        let Self::Database(DatabaseError::Unavailable(error)) = self else { return false };
+        error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("57014")
+    }
+
     /// Whether the broker knows us and does not let us: login, virtual host or permission.
     pub fn is_refused(&self) -> bool {
         matches!(

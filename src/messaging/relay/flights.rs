@@ -1,11 +1,11 @@
 //! Events on their way to the broker, and what it says of them.
 
-use std::{collections::HashSet, future::poll_fn, task::Poll, time::Duration};
+use std::{collections::HashSet, future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use lapin::Confirmation;
+use lapin::{Confirmation, ConnectionStatus};
 use metrics::{counter, histogram};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::{
@@ -15,14 +15,11 @@ use super::{
 };
 use crate::{
     error_chain::Chain,
-    messaging::{
-        message,
-        session::{SessionError, with_timeout},
-    },
+    messaging::{message, session::SessionError},
 };
 
-/// A type of which no event lands for this long is not waited for.
-pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this, a trial of which nothing is heard is given up, and tried again: a repeat for all queues but the silent one.
+const TRIAL_TIMEOUT: Duration = Duration::from_mins(1);
 
 type Confirmed = (Flight, Instant, Result<Confirmation, SessionError>);
 
@@ -42,12 +39,12 @@ pub struct Landing {
 
 impl Flights {
     pub fn begin(&mut self, publisher: &Publisher, flight: Flight) {
-        let (publishing, began) = (publisher.publish(&flight), Instant::now());
+        let (publishing, status, began) = (publisher.publish(&flight), publisher.status(), Instant::now());
         self.on_the_way.push(Box::pin(async move {
             let confirmation = match flight.track {
                 // Of those, the leader watches whether any lands.
                 Track::Main => publishing.await,
-                Track::Trial => with_timeout(CONFIRM_TIMEOUT, "confirm an event", publishing).await,
+                Track::Trial => confirmed_in_time(publishing, &status).await,
             };
             (flight, began, confirmation)
         }));
@@ -107,6 +104,21 @@ impl Flights {
         } else {
             counter!("events_nacked_total").increment(1);
             (Outcome::Refused, "nacked".to_owned())
+        }
+    }
+}
+
+/// Time in which the broker blocks us does not count.
+async fn confirmed_in_time(
+    publishing: impl Future<Output = Result<Confirmation, SessionError>>,
+    status: &ConnectionStatus,
+) -> Result<Confirmation, SessionError> {
+    let mut publishing = pin!(publishing);
+    loop {
+        match timeout(TRIAL_TIMEOUT, &mut publishing).await {
+            Ok(confirmation) => return confirmation,
+            Err(_elapsed) if status.blocked() => {}
+            Err(_elapsed) => return Err(SessionError::Timeout("confirm an event")),
         }
     }
 }

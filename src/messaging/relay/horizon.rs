@@ -29,8 +29,8 @@ pub struct Horizon {
     /// transaction has its number before it draws a place.
     running: BTreeMap<i64, i64>,
     whole_read: Option<(Instant, Duration)>,
-    /// A read has begun; if another begins, its session ended before it did.
-    is_reading: bool,
+    /// The last read did not end in time, and its session with it.
+    is_slow: bool,
     /// When rows were removed of late, and the lowest place of them.
     removed: VecDeque<(Instant, i64)>,
 }
@@ -52,13 +52,16 @@ impl Horizon {
     /// Whether to read the whole table: at the start, and, with nothing else to do, from time to time. Rows that were written by
     /// hand may have drawn their places before their transaction had a number.
     pub fn whole_read_is_due(&self, now: Instant) -> bool {
-        self.whole_read.is_none_or(|(at, took)| !self.is_reading && now - at >= took * WHOLE_READS)
+        self.whole_read.is_none_or(|(at, took)| !self.is_slow && now - at >= took * WHOLE_READS)
     }
 
-    /// Whether to be patient with the read that begins: it is the first, or the last did not end in time.
-    pub fn begin_read(&mut self) -> bool {
-        let was_reading = std::mem::replace(&mut self.is_reading, true);
-        was_reading || self.whole_read.is_none()
+    /// Whether to be patient with the next read: it is the first, or the last did not end in time.
+    pub const fn needs_patience(&self) -> bool {
+        self.is_slow || self.whole_read.is_none()
+    }
+
+    pub const fn note_slow_read(&mut self) {
+        self.is_slow = true;
     }
 
     pub fn note_whole_read(&mut self, now: Instant, took: Duration) {
@@ -77,7 +80,7 @@ impl Horizon {
     /// A read saw this, up to its `last` row; `cut` if there were more.
     pub fn note_read(&mut self, snapshot: &Snapshot, last: Option<i64>, cut: bool) {
         let frontier = self.frontier;
-        self.is_reading = false;
+        self.is_slow = false;
         self.running.retain(|number, _| snapshot.is_running(*number));
         let Some(last) = last else { return };
         // Those that are new have drawn no place before the frontier was where it is, for it moves with each row that is read.
@@ -182,11 +185,12 @@ mod tests {
     fn the_read_after_one_that_did_not_end_is_given_time() {
         let (mut horizon, now) = (Horizon::default(), Instant::now());
         let nothing = Snapshot { next: 1, running: Vec::new(), given_later: None };
-        assert!(horizon.whole_read_is_due(now) && horizon.begin_read());
+        assert!(horizon.whole_read_is_due(now) && horizon.needs_patience());
         horizon.note_whole_read(now, std::time::Duration::ZERO);
         horizon.note_read(&nothing, None, false);
-        assert!(horizon.whole_read_is_due(now) && !horizon.begin_read());
-        assert!(!horizon.whole_read_is_due(now) && horizon.begin_read());
+        assert!(horizon.whole_read_is_due(now) && !horizon.needs_patience());
+        horizon.note_slow_read();
+        assert!(!horizon.whole_read_is_due(now) && horizon.needs_patience());
     }
 
     proptest! {

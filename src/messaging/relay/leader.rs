@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::{BoxFuture, OptionFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, OptionFuture},
+};
 use metrics::{counter, histogram};
 use sqlx::PgConnection;
 use tokio::{
@@ -13,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    flights::{CONFIRM_TIMEOUT, Flights, Landing},
+    flights::{Flights, Landing},
     horizon::Horizon,
     publisher::Publisher,
     reads::{POLL_INTERVAL, Reads},
     schedule::{Outcome, Schedule},
-    store::{self, Done, ReadDone, Work},
+    store::{self, Done, Work},
 };
 use crate::{
     domain::event::OutboxEvent,
@@ -30,7 +33,9 @@ use crate::{
 const PACE: Duration = Duration::from_millis(10);
 /// How often the lease is kept when there is nothing to read or delete; a fifth of the lease.
 const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
-/// For all that is declared and opened anew after a refusal: meanwhile nothing else is done.
+/// A type of which no event lands on the main channel for this long is not waited for.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// For all that is declared and opened anew: meanwhile nothing else is done, and the lease is not kept.
 const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stopping leader goes on with what is left; it always waits for what is in flight.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -111,9 +116,18 @@ impl<'a> Leader<'a> {
 
     /// Publishes what may go, and waits for the next thing to happen.
     pub async fn step(&mut self) -> Result<Step, SessionError> {
+        // What has landed while channels were opened was not silent.
+        if !self.flights.is_empty()
+            && let Some(landed) = self.flights.landed().now_or_never()
+        {
+            self.settle(landed);
+        }
+        self.watch(Instant::now())?;
+        if self.may_publish() {
+            with_timeout(RENEW_TIMEOUT, "open channels", self.open_channels()).await?;
+        }
         let now = Instant::now();
-        self.watch(now)?;
-        self.publish(now).await?;
+        self.publish(now);
         self.begin_work(now);
         if self.is_done() {
             return Ok(Step::Done);
@@ -126,7 +140,7 @@ impl<'a> Leader<'a> {
                 self.drain_ends = Some(Instant::now() + DRAIN);
                 self.reads.are_due = true;
             }
-            Some(done) = OptionFuture::from(self.work.as_mut()) => self.finish_work(done?),
+            Some(done) = OptionFuture::from(self.work.as_mut()) => self.finish_work(done)?,
             landed = self.flights.landed(), if !self.flights.is_empty() => self.settle(landed),
             () = self.outbox_filled.notified(), if !self.reads.are_due => self.reads.are_due = true,
             () = sleep_until(next_look) => {}
@@ -151,23 +165,29 @@ impl<'a> Leader<'a> {
         Ok(())
     }
 
-    async fn publish(&mut self, now: Instant) -> Result<(), SessionError> {
-        if self.time_is_up() || self.status.publisher() == Link::Blocked {
-            return Ok(());
-        }
+    fn may_publish(&self) -> bool {
+        !self.time_is_up() && self.status.publisher() != Link::Blocked
+    }
+
+    async fn open_channels(&mut self) -> Result<(), SessionError> {
+        let now = Instant::now();
         if self.refused && self.schedule.next_try().is_none_or(|at| at <= now) {
-            with_timeout(RENEW_TIMEOUT, "renew the channels", self.publisher.renew()).await?;
+            self.publisher.renew().await?;
             self.refused = false;
         }
-        if self.schedule.set_aside(now) {
+        if self.schedule.set_aside(now, self.blocked_at) {
             warn!("RabbitMQ neither confirms nor refuses an event; those of other types do not wait for it");
             self.publisher.renew_trial().await?;
         }
-        self.publisher.reopen().await?;
-        while let Some(flight) = self.schedule.next(now) {
+        self.publisher.reopen().await
+    }
+
+    fn publish(&mut self, now: Instant) {
+        while self.may_publish()
+            && let Some(flight) = self.schedule.next(now)
+        {
             self.flights.begin(self.publisher, flight);
         }
-        Ok(())
     }
 
     fn settle(&mut self, landings: Vec<Landing>) {
@@ -227,7 +247,12 @@ impl<'a> Leader<'a> {
         self.work = Some(store::begin(store, work));
     }
 
-    fn finish_work(&mut self, (store, read): (PgConnection, Option<ReadDone>)) {
+    fn finish_work(&mut self, done: Done) -> Result<(), SessionError> {
+        let (store, read) = done.inspect_err(|error| {
+            if error.is_statement_timeout() {
+                self.horizon.note_slow_read();
+            }
+        })?;
         (self.store, self.work) = (Some(store), None);
         if let Some(lowest) = self.working_on.take() {
             self.horizon.note_removed(Instant::now(), lowest);
@@ -235,6 +260,7 @@ impl<'a> Leader<'a> {
         if let Some(done) = read {
             self.reads.finish(done, &mut self.schedule, self.horizon);
         }
+        Ok(())
     }
 
     fn next_look(&self, now: Instant) -> Instant {

@@ -1,7 +1,7 @@
 //! One connection and two channels that publish with confirms. A channel has one publisher: lapin mixes up the confirms of
 //! several.
 
-use lapin::{Channel, Confirmation, Connection, options::BasicPublishOptions};
+use lapin::{Channel, Confirmation, Connection, ConnectionStatus, options::BasicPublishOptions};
 
 use super::{flow::Track, schedule::Flight};
 use crate::{
@@ -29,6 +29,10 @@ impl Publisher {
         let main = broker.confirming_channel(&connection).await?;
         let trial = broker.confirming_channel(&connection).await?;
         Ok(Self { broker: broker.clone(), connection, main, trial })
+    }
+
+    pub fn status(&self) -> ConnectionStatus {
+        self.connection.status().clone()
     }
 
     pub fn link(&self) -> Link {

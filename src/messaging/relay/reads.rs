@@ -51,7 +51,7 @@ impl Reads {
         self.are_due = false;
         self.began = now;
         let is_whole = schedule.settled().is_none() && horizon.whole_read_is_due(now);
-        let is_patient = horizon.begin_read();
+        let is_patient = horizon.needs_patience();
         let (rows, from, known) = if is_whole {
             if !is_patient {
                 // Until it is known better; it may end the session.

@@ -104,8 +104,9 @@ impl Schedule {
     }
 
     /// Whether the trial is set aside, for a queue may neither confirm nor refuse: its channel is for no other.
-    pub fn set_aside(&mut self, now: Instant) -> bool {
-        let silent = self.trial.take_if(|trial| now - trial.began >= PATIENCE);
+    /// Time until `blocked_at`, when the broker last blocked us, does not count.
+    pub fn set_aside(&mut self, now: Instant, blocked_at: Instant) -> bool {
+        let silent = self.trial.take_if(|trial| now - trial.began.max(blocked_at) >= PATIENCE);
         if let Some(trial) = &silent {
             self.flows.0[trial.flow].set_aside();
         }

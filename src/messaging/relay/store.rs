@@ -22,6 +22,9 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// For a read with patience, which may walk over all rows that vacuum cannot clean away: hours of them, under an old snapshot.
 const PATIENCE: Duration = Duration::from_mins(10);
 
+/// PostgreSQL gives a read up first, and says so: then it is slow, and not lost.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// What to do next.
 #[derive(Debug, Default)]
 pub struct Work {
@@ -105,8 +108,8 @@ async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, Ses
     let began = Instant::now();
     let limit = i64::try_from(read.limit).unwrap_or(i64::MAX);
     let reading = outbox::read(connection, &read.from, read.up_to, &read.known, limit);
-    let timeout = if read.is_patient { PATIENCE } else { TIMEOUT };
-    let (events, snapshot) = with_timeout(timeout, "read the outbox", reading).await?;
+    let limit_of_server = if read.is_patient { PATIENCE } else { TIMEOUT };
+    let (events, snapshot) = with_timeout(limit_of_server + GRACE, "read the outbox", reading).await?;
     let took = began.elapsed();
     histogram!("outbox_read_seconds").record(took);
     if read.is_patient {

@@ -77,6 +77,7 @@ pub struct World {
     frontier: i64,
     pub flights: Vec<(Flight, Instant)>,
     pub now: Instant,
+    began: Instant,
     pub fates: [Fate; 3],
     /// Of each user the last place that the broker took.
     published: HashMap<i64, i64>,
@@ -87,13 +88,15 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        let began = Instant::now();
         Self {
             schedule: Schedule::default(),
             table: BTreeMap::new(),
             next_place: 1,
             frontier: 0,
             flights: Vec::new(),
-            now: Instant::now(),
+            now: began,
+            began,
             fates: [Fate::Passes; 3],
             published: HashMap::new(),
             quarantined: HashSet::new(),
@@ -131,7 +134,7 @@ impl World {
     }
 
     pub fn publish(&mut self) {
-        let is_aside = self.schedule.set_aside(self.now);
+        let is_aside = self.schedule.set_aside(self.now, self.began);
         while let Some(flight) = self.schedule.next(self.now) {
             let user = flight.event.user_id;
             assert!(self.flights.iter().all(|(other, _)| other.event.user_id != user), "two of user {user} in flight");
