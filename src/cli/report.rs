@@ -40,7 +40,9 @@ fn table(report: &Value) -> String {
     let Value::Object(fields) = report else { return format!("{report}\n") };
     let (lists, singles): (Vec<_>, Vec<_>) =
         fields.iter().partition(|(_, value)| value.as_array().is_some_and(|rows| rows.iter().all(Value::is_object)));
-    let mut text = aligned(singles.into_iter().map(|(name, value)| vec![name.clone(), cell(value)]).collect());
+    let width = fields.keys().map(String::len).max().unwrap_or(0);
+    let line = |(name, value): (&String, &Value)| vec![format!("{name:width$}"), cell(value)];
+    let mut text = aligned(singles.into_iter().map(line).collect());
     for rows in lists.into_iter().filter_map(|(_, value)| value.as_array()) {
         let Some(Value::Object(first)) = rows.first() else { continue };
         let header = first.keys().map(|name| name.to_uppercase()).collect();
@@ -85,7 +87,7 @@ mod tests {
 
     #[test]
     fn an_empty_list_of_rows_is_no_lines_and_control_characters_are_harmless() {
-        assert_eq!(table(&json!({"count": 0, "rows": []})), "count  0\n");
+        assert_eq!(table(&json!({"count": 0, "messages": []})), "count     0\n");
         assert_eq!(table(&json!({"reason": "Ж\u{1b}[2J"})), "reason  Ж?[2J\n");
     }
 }
