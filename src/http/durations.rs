@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{PoisonError, RwLock},
     time::Duration,
 };
 
@@ -13,8 +13,8 @@ use metrics::{Histogram, histogram};
 /// Handles by route template, for each method and status.
 type Handles = HashMap<(&'static str, StatusCode), HashMap<String, Histogram>>;
 
-#[derive(Clone, Default)]
-pub struct RequestDurations(Arc<RwLock<Handles>>);
+#[derive(Default)]
+pub struct RequestDurations(RwLock<Handles>);
 
 impl RequestDurations {
     /// `route` is a template, not a path: few enough to count by.

@@ -62,8 +62,8 @@ fn layered<S: Clone + Send + Sync + 'static>(
     head: HeadRules,
     tasks: TaskTracker,
 ) -> Router<S> {
-    let (head, durations) = (Arc::new(head), RequestDurations::default());
-    let trace = Trace { time_limit: request_timeout, head, durations, tasks };
+    let durations = RequestDurations::default();
+    let trace = Arc::new(Trace { time_limit: request_timeout, head, durations, tasks });
     routes.layer(CatchPanicLayer::custom(trace::on_panic)).layer(from_fn_with_state(trace, trace::trace))
 }
 

@@ -31,18 +31,17 @@ const PROBES: &str = "probes";
 /// Bytes of a path in a log line or an error's `instance`.
 const MAX_PATH_SHOWN: usize = 256;
 
-#[derive(Clone)]
+/// Shared by all requests.
 pub struct Trace {
     /// For the whole request, its body included.
     pub time_limit: Duration,
-    pub head: Arc<HeadRules>,
+    pub head: HeadRules,
     pub durations: RequestDurations,
     /// What goes on after its request.
     pub tasks: TaskTracker,
 }
 
-pub async fn trace(State(trace): State<Trace>, mut request: Request, next: Next) -> Response {
-    let Trace { time_limit, head, durations, tasks } = trace;
+pub async fn trace(State(trace): State<Arc<Trace>>, mut request: Request, next: Next) -> Response {
     let mut given = request.headers().get_all(REQUEST_ID).iter();
     let (first, second) = (given.next(), given.next());
     let accepted = first.filter(|_| second.is_none()).and_then(|value| TraceId::parse(value.as_bytes()));
@@ -52,15 +51,15 @@ pub async fn trace(State(trace): State<Trace>, mut request: Request, next: Next)
     // At ERROR, so that whatever level is logged, its lines have the trace id.
     let span = error_span!("request", trace_id = trace_id.as_str());
     async move {
-        let log = RequestLog::start(&request, &head, durations);
+        let log = RequestLog::start(&request, &trace);
         if refused {
             warn!("X-Request-Id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id");
         }
-        let request = drain::on_drop(request, &tasks);
-        let mut response = match head.check(&request) {
-            Ok(()) => timeout(time_limit, next.run(request))
+        let request = drain::on_drop(request, &trace.tasks);
+        let mut response = match trace.head.check(&request) {
+            Ok(()) => timeout(trace.time_limit, next.run(request))
                 .await
-                .unwrap_or_else(|_elapsed| Problem::too_slow(time_limit).into_response()),
+                .unwrap_or_else(|_elapsed| Problem::too_slow(trace.time_limit).into_response()),
             Err(problem) => problem.into_response(),
         };
         let problem = write_problem(&mut response, &log.path(), &trace_id);
@@ -105,17 +104,18 @@ struct RequestLog {
     uri: Uri,
     client_address: Option<IpAddr>,
     matched: Option<MatchedPath>,
-    durations: RequestDurations,
+    trace: Arc<Trace>,
     started: Instant,
     ended: bool,
 }
 
 impl RequestLog {
-    fn start(request: &Request, head: &HeadRules, durations: RequestDurations) -> Self {
+    fn start(request: &Request, trace: &Arc<Trace>) -> Self {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let matched = request.extensions().get::<MatchedPath>().cloned();
-        let client_address = head.client_address(request);
-        let log = Self { method, uri, client_address, matched, durations, started: Instant::now(), ended: false };
+        let client_address = trace.head.client_address(request);
+        let (trace, started) = (trace.clone(), Instant::now());
+        let log = Self { method, uri, client_address, matched, trace, started, ended: false };
         let (method, path, client_address) = (log.method.as_str(), log.path(), client_address.map(display));
         if log.is_probe() {
             debug!(target: PROBES, method, path = path.as_ref(), client_address, "Request started");
@@ -142,7 +142,7 @@ impl RequestLog {
     fn count(&self, status: StatusCode, took: Duration) {
         let route = self.matched.as_ref().map_or("none", MatchedPath::as_str);
         let route = if route.len() > 1 { route.trim_end_matches('/') } else { route };
-        self.durations.record(&self.method, route, status, took);
+        self.trace.durations.record(&self.method, route, status, took);
     }
 
     fn end(mut self, status: StatusCode, problem: Option<Problem>) {
