@@ -32,7 +32,7 @@ Usage: ./setup.sh [COMMAND]
   test-servers [--postgres 17|18]
                  keep such servers until standard input ends, and print their TEST_… settings
   chaos [--minutes N] [--seed S] [--replicas R] [--rate W] [--pgbouncer] [--no-matrix]
-                 lose every part in every way: each fault of the matrix as a test, then random faults for N minutes (10)
+                 inject faults: each fault of the matrix as a test, then random faults for N minutes (10)
                  under W writes a second (1000) on R replicas (3), with a table at the end; S repeats a schedule;
                  --pgbouncer puts one, in transaction mode, before PostgreSQL; AMQP_QUEUE_TYPE is obeyed
   bench [--quick] [--only TEXT]

@@ -43,7 +43,8 @@ const ANYWHERE: [&ProblemType; 3] = [&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_R
 fn take_problems(operation: &mut Value) -> serde_json::Result<Vec<&'static ProblemType>> {
     let own = operation.as_object_mut().and_then(|operation| operation.remove(PROBLEMS)).unwrap_or_default();
     let own: Vec<String> = serde_json::from_value(own)?;
-    let named = PROBLEM_TYPES.iter().copied().filter(|kind| own.iter().any(|code| code == kind.code));
+    // In the route's order: of each status, Swagger UI shows the first.
+    let named = own.iter().filter_map(|code| PROBLEM_TYPES.iter().copied().find(|kind| kind.code == code));
     let mut types: Vec<_> = named.chain(ANYWHERE).collect();
     types.sort_by_key(|kind| kind.status);
     Ok(types)
