@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use sqlx::{
-    PgConnection,
+    PgConnection, Row,
     postgres::{PgConnectOptions, PgSslMode},
 };
 use tokio::time::timeout;
@@ -50,11 +50,10 @@ async fn is_encrypted(connection: &mut PgConnection) -> sqlx::Result<bool> {
 /// Whether somebody configured this database or this login so. What is configured for the whole server is its administrator's
 /// decision.
 async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let off = sqlx::query_scalar!(
-        r#"SELECT setting = 'off' AND source NOT IN ('command line', 'configuration file') AS "off!"
-           FROM pg_settings WHERE name = 'synchronous_commit'"#
-    );
-    off.fetch_one(connection).await
+    // Not prepared: a pooler may hand the statement to a connection where its name is taken.
+    let off = "SELECT setting = 'off' AND source NOT IN ('command line', 'configuration file')
+               FROM pg_settings WHERE name = 'synchronous_commit'";
+    sqlx::raw_sql(off).fetch_one(connection).await?.try_get(0)
 }
 
 fn is_remote(host: &str) -> bool {
