@@ -228,7 +228,7 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
 }
 
 async fn warn_of_dangers(database: &DatabaseConfig) {
-    for found in dangers::look(&database.direct_url.options(), &database.url.options()).await {
+    for found in dangers::look(&database.direct_url.options(), &database.url.options(), database.route).await {
         match found {
             Ok(None) => {}
             Ok(Some(danger)) => warn!("{danger}"),

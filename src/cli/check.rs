@@ -1,13 +1,13 @@
 //! `check`: whether the service could do its work with these settings, before it is started; each finding with what to do.
 
 use serde::Serialize;
-use tokio::time::timeout;
 
 use super::report::Report;
 use crate::{
     database::{
-        DatabaseError, DatabaseUrl, OPERATION_TIMEOUT, connect,
+        DatabaseError, DatabaseUrl, Route,
         preflight::{self, Preflight, Schema},
+        run_once,
     },
     domain::event::EventType,
     error_chain::Chain,
@@ -59,29 +59,31 @@ impl Finding {
 
 /// Looks at PostgreSQL by each of its addresses, and at RabbitMQ. Changes nothing in PostgreSQL; declares the exchanges and queues
 /// in RabbitMQ, as the service does at its start.
-pub async fn run(databases: &[(&'static str, &DatabaseUrl)], migrate_on_start: bool, broker: &Broker) -> Report {
+pub async fn run(databases: &[(&'static str, &DatabaseUrl, Route)], migrate_on_start: bool, broker: &Broker) -> Report {
     let mut findings = vec![Finding::ok("settings", "read from the environment and ./.env")];
-    for (setting, url) in databases {
-        check_database(setting, url, migrate_on_start, &mut findings).await;
+    for (setting, url, route) in databases {
+        check_database(setting, url, *route, migrate_on_start, &mut findings).await;
     }
     check_broker(broker, &mut findings).await;
     let complete = findings.iter().all(|finding| finding.result != Outcome::Failed);
     Report::new(&Findings { findings }, complete)
 }
 
-async fn check_database(setting: &'static str, url: &DatabaseUrl, migrate_on_start: bool, findings: &mut Vec<Finding>) {
-    let looking = async {
-        let mut connection = connect(&url.options()).await?;
-        let looking = timeout(OPERATION_TIMEOUT, preflight::look(&mut connection)).await;
-        looking.map_err(|_elapsed| DatabaseError::Timeout)?.map_err(DatabaseError::from)
-    };
-    let preflight = match looking.await {
+async fn check_database(
+    setting: &'static str,
+    url: &DatabaseUrl,
+    route: Route,
+    migrate_on_start: bool,
+    findings: &mut Vec<Finding>,
+) {
+    let options = url.options();
+    let preflight = match run_once(&options, route, |connection| Box::pin(preflight::look(connection))).await {
         Ok(preflight) => preflight,
         Err(error) => return findings.push(no_database(setting, url, &error)),
     };
-    let user = url.options().get_username().to_owned();
-    findings.push(server(setting, url, &user, &preflight));
-    findings.push(schema(&user, preflight.schema, migrate_on_start));
+    let user = options.get_username();
+    findings.push(server(setting, url, user, &preflight));
+    findings.push(schema(user, preflight.schema, migrate_on_start));
 }
 
 fn server(setting: &str, url: &DatabaseUrl, user: &str, preflight: &Preflight) -> Finding {

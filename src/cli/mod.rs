@@ -170,9 +170,9 @@ async fn check(output: Output, settings_alone: bool) -> Result<(), AnyError> {
     if settings_alone {
         return Ok(());
     }
-    let mut databases = vec![("DATABASE_URL", &database.url)];
+    let mut databases = vec![("DATABASE_URL", &database.url, database.route)];
     if database.route == Route::TransactionPooler {
-        databases.push(("DATABASE_DIRECT_URL", &database.direct_url));
+        databases.push(("DATABASE_DIRECT_URL", &database.direct_url, Route::Direct));
     }
     print(output.format, &check::run(&databases, database.migrate_on_start, &broker).await)
 }

@@ -3,14 +3,13 @@
 use std::net::IpAddr;
 
 use sqlx::{
-    PgConnection, Row,
+    PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
 };
-use tokio::time::timeout;
 
 use super::{
     error::DatabaseError,
-    pool::{OPERATION_TIMEOUT, connect},
+    pool::{Route, run_once},
 };
 
 const IN_PLAIN_TEXT: &str =
@@ -20,26 +19,20 @@ const MAY_LOSE_COMMITS: &str = "PostgreSQL may lose what it has committed, users
 
 type Found = Result<Option<&'static str>, DatabaseError>;
 
-/// A sentence for each danger; of the server behind a pooler too.
-pub async fn look(direct: &PgConnectOptions, pooled: &PgConnectOptions) -> [Found; 2] {
-    [plain_text(direct).await, ask(pooled, may_lose_commits).await.map(|is_so| is_so.then_some(MAY_LOSE_COMMITS))]
+/// A sentence for each danger; `route` is that of `url`, by which requests go.
+pub async fn look(direct: &PgConnectOptions, url: &PgConnectOptions, route: Route) -> [Found; 2] {
+    let may_lose = run_once(url, route, |connection| Box::pin(may_lose_commits(connection))).await;
+    [plain_text(direct).await, may_lose.map(|is_so| is_so.then_some(MAY_LOSE_COMMITS))]
 }
 
 async fn plain_text(direct: &PgConnectOptions) -> Found {
     // `sslmode` is `prefer` where the URL says nothing, and a server without TLS is taken as it is.
     let may_be_plain = !matches!(direct.get_ssl_mode(), PgSslMode::Disable) && direct.get_socket().is_none();
-    if may_be_plain && is_remote(direct.get_host()) && !ask(direct, is_encrypted).await? {
-        return Ok(Some(IN_PLAIN_TEXT));
+    if !may_be_plain || !is_remote(direct.get_host()) {
+        return Ok(None);
     }
-    Ok(None)
-}
-
-async fn ask(
-    options: &PgConnectOptions,
-    question: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<bool>,
-) -> Result<bool, DatabaseError> {
-    let mut connection = connect(options).await?;
-    Ok(timeout(OPERATION_TIMEOUT, question(&mut connection)).await.map_err(|_elapsed| DatabaseError::Timeout)??)
+    let encrypted = run_once(direct, Route::Direct, |connection| Box::pin(is_encrypted(connection))).await?;
+    Ok((!encrypted).then_some(IN_PLAIN_TEXT))
 }
 
 async fn is_encrypted(connection: &mut PgConnection) -> sqlx::Result<bool> {
@@ -50,10 +43,11 @@ async fn is_encrypted(connection: &mut PgConnection) -> sqlx::Result<bool> {
 /// Whether somebody configured this database or this login so. What is configured for the whole server is its administrator's
 /// decision.
 async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    // Not prepared: a pooler may hand the statement to a connection where its name is taken.
-    let off = "SELECT setting = 'off' AND source NOT IN ('command line', 'configuration file')
-               FROM pg_settings WHERE name = 'synchronous_commit'";
-    sqlx::raw_sql(off).fetch_one(connection).await?.try_get(0)
+    let off = sqlx::query_scalar!(
+        r#"SELECT setting = 'off' AND source NOT IN ('command line', 'configuration file') AS "off!"
+           FROM pg_settings WHERE name = 'synchronous_commit'"#
+    );
+    off.fetch_one(connection).await
 }
 
 fn is_remote(host: &str) -> bool {

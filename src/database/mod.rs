@@ -12,6 +12,6 @@ mod url;
 
 pub use self::{
     error::DatabaseError,
-    pool::{Database, OPERATION_TIMEOUT, Route, connect},
+    pool::{Database, OPERATION_TIMEOUT, Route, connect, run_once},
     url::DatabaseUrl,
 };

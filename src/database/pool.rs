@@ -38,6 +38,20 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Databas
         .map_err(DatabaseError::from)
 }
 
+/// Runs `operation` on a connection of its own, opened for it.
+///
+/// # Errors
+/// As [`connect`]; [`DatabaseError::Timeout`] after 2.5 s more; else what the driver reports.
+pub async fn run_once<T>(
+    options: &PgConnectOptions,
+    route: Route,
+    operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+) -> Result<T, DatabaseError> {
+    let mut connection = connect(options).await?;
+    let running = run_on(&mut connection, route, operation);
+    Ok(timeout(OPERATION_TIMEOUT, running).await.map_err(|_elapsed| DatabaseError::Timeout)??)
+}
+
 /// What stands between us and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {

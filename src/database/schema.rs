@@ -8,7 +8,7 @@ use sqlx::{
 
 use super::{
     error::{DatabaseError, is_transient},
-    pool::{CONNECT_TIMEOUT, connect},
+    pool::{CONNECT_TIMEOUT, Route, run_once},
 };
 
 /// The migrations under `migrations/`, in the binary.
@@ -63,8 +63,7 @@ fn is_missing_table(error: &sqlx::Error) -> bool {
 
 /// [`is_current`], on a connection of its own.
 pub async fn is_current_at(options: &PgConnectOptions) -> Result<bool, SchemaError> {
-    let mut connection = connect(options).await?;
-    Ok(is_current(&mut connection).await.map_err(DatabaseError::from)?)
+    Ok(run_once(options, Route::Direct, |connection| Box::pin(is_current(connection))).await?)
 }
 
 /// Whether every migration of the binary is applied.
