@@ -1,4 +1,4 @@
-//! The OpenAPI document: what the routes' macros say, and what holds for every route, added from the tables of `error`.
+//! The OpenAPI document: what the routes' macros say, and what holds for every route, added from the table of `problem`.
 
 mod examples;
 

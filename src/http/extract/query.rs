@@ -28,11 +28,9 @@ impl<T: FromQuery, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
 /// For routes that take no query parameter.
 pub struct NoQuery;
 
-impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        Query::read(parts).finish().map(|()| Self)
+impl FromQuery for NoQuery {
+    fn from_query(_query: &mut Query) -> Self {
+        Self
     }
 }
 

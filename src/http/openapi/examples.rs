@@ -95,6 +95,6 @@ fn invalid_query(operation: &str) -> Option<Problem> {
     if operation == "list_users" {
         Parameters::<ListUsers>::from_request_parts(&mut parts, &()).now_or_never()?.err()
     } else {
-        NoQuery::from_request_parts(&mut parts, &()).now_or_never()?.err()
+        Parameters::<NoQuery>::from_request_parts(&mut parts, &()).now_or_never()?.err()
     }
 }

@@ -68,7 +68,7 @@ pub fn router() -> OpenApiRouter<AppState> {
 async fn create(
     State(state): State<AppState>,
     Extension(trace_id): Extension<TraceId>,
-    _: NoQuery,
+    _: Parameters<NoQuery>,
     Body(request): Body<CreateUser>,
 ) -> Result<impl IntoResponse, Problem> {
     let user = state.users.create(request.into(), trace_id).await?;
@@ -136,7 +136,11 @@ fn links(page: Page, total: i64) -> String {
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
     responses((status = 200, description = "The user", body = UserBody))
 )]
-async fn get(State(state): State<AppState>, id: UserPath, _: NoQuery) -> Result<impl IntoResponse, Problem> {
+async fn get(
+    State(state): State<AppState>,
+    id: UserPath,
+    _: Parameters<NoQuery>,
+) -> Result<impl IntoResponse, Problem> {
     Ok(user_body(&state.users.get(id.0).await?))
 }
 
@@ -155,7 +159,7 @@ async fn update(
     State(state): State<AppState>,
     Extension(trace_id): Extension<TraceId>,
     id: UserPath,
-    _: NoQuery,
+    _: Parameters<NoQuery>,
     Body(request): Body<UpdateUser>,
 ) -> Result<impl IntoResponse, Problem> {
     Ok(user_body(&state.users.update(id.0, request.into(), trace_id).await?))
@@ -174,7 +178,7 @@ async fn delete(
     State(state): State<AppState>,
     Extension(trace_id): Extension<TraceId>,
     id: UserPath,
-    _: NoQuery,
+    _: Parameters<NoQuery>,
 ) -> Result<impl IntoResponse, Problem> {
     state.users.delete(id.0, trace_id).await?;
     Ok(StatusCode::NO_CONTENT)
