@@ -135,10 +135,18 @@ fn invalid(errors: Vec<FieldError>) -> Problem {
 
 /// The fields that nobody has taken yet, as they came, and the errors of those taken.
 pub struct Fields<'a> {
-    given: Vec<(String, &'a RawValue)>,
+    given: Vec<Given<'a>>,
+    /// Where in the body a field stands again.
+    duplicates: Vec<(usize, &'static str)>,
     errors: Vec<FieldError>,
-    duplicates: Vec<String>,
     has_lone_surrogate: bool,
+}
+
+struct Given<'a> {
+    /// In the body.
+    place: usize,
+    name: String,
+    value: &'a RawValue,
 }
 
 impl<'a> Fields<'a> {
@@ -157,13 +165,15 @@ impl<'a> Fields<'a> {
             self.note(name, Violation { code: "invalid_type", detail: "Must be a string.".to_owned() });
             return None;
         }
-        let Ok(text) = serde_json::from_str::<String>(value) else {
-            // The one fault that `RawValue` lets pass.
-            self.has_lone_surrogate = true;
-            return None;
-        };
-        // Any of them may be a password, and a secret is wiped when it is dropped.
-        parse(text.into()).map_err(|violation| self.note(name, violation)).ok()
+        parse(self.text(value)?).map_err(|violation| self.note(name, violation)).ok()
+    }
+
+    /// Any text may be a password, and a secret is wiped when it is dropped.
+    fn text(&mut self, value: &str) -> Option<SecretString> {
+        let text = serde_json::from_str::<String>(value).ok().map(SecretString::from);
+        // The one fault that `RawValue` lets pass.
+        self.has_lone_surrogate |= text.is_none();
+        text
     }
 
     /// As [`Self::optional`], where it is an error to be absent or null.
@@ -172,33 +182,41 @@ impl<'a> Fields<'a> {
         name: &'static str,
         parse: impl FnOnce(SecretString) -> Result<T, Violation>,
     ) -> Option<T> {
-        if self.given.iter().rfind(|(given, _)| given == name).is_none_or(|(_, value)| value.get() == "null") {
+        if self.given.iter().rfind(|given| given.name == name).is_none_or(|given| given.value.get() == "null") {
             self.note(name, Violation { code: "required", detail: "Must be given.".to_owned() });
         }
         self.optional(name, parse)
     }
 
-    /// The last of those with the name.
+    /// The last of those with the name; those before it must be JSON as well.
     fn take(&mut self, name: &'static str) -> Option<&'a RawValue> {
-        let mut taken: Vec<_> = self.given.extract_if(.., |(given, _)| given == name).collect();
-        let (_, last) = taken.pop()?;
-        self.duplicates.extend(taken.into_iter().map(|(name, _)| name));
-        Some(last)
+        let taken: Vec<_> = self.given.extract_if(.., |given| given.name == name).collect();
+        for (before, again) in taken.iter().zip(taken.iter().skip(1)) {
+            if before.value.get().starts_with('"') {
+                self.text(before.value.get());
+            }
+            self.duplicates.push((again.place, name));
+        }
+        taken.last().map(|given| given.value)
     }
 
     fn note(&mut self, name: &str, violation: Violation) {
         self.errors.push(FieldError::field(name, violation));
     }
 
-    /// What is wrong with the body as such comes first.
+    /// What is wrong with the body as such comes first, in the body's order.
     fn into_errors(self) -> Vec<FieldError> {
         let of =
             |name: &str, code, detail: &str| FieldError::field(name, Violation { code, detail: detail.to_owned() });
+        let unknown = self.given.iter().take(MAX_FIELD_ERRORS);
         let unknown =
-            self.given.iter().map(|(name, _)| of(&shortened(name), "unknown_field", "There is no such field."));
-        let duplicates = self.duplicates.iter();
-        let duplicates = duplicates.map(|name| of(name, "duplicate_field", "Stands in the body more than once."));
-        unknown.chain(duplicates).chain(self.errors).take(MAX_FIELD_ERRORS).collect()
+            unknown.map(|given| (given.place, of(&shortened(&given.name), "unknown_field", "There is no such field.")));
+        let duplicates = self.duplicates.iter().take(MAX_FIELD_ERRORS);
+        let duplicates =
+            duplicates.map(|(place, name)| (*place, of(name, "duplicate_field", "Stands in the body more than once.")));
+        let mut of_body: Vec<_> = unknown.chain(duplicates).collect();
+        of_body.sort_by_key(|(place, _)| *place);
+        of_body.into_iter().map(|(_, error)| error).chain(self.errors).take(MAX_FIELD_ERRORS).collect()
     }
 }
 
@@ -213,10 +231,10 @@ impl<'de> Visitor<'de> for FieldsVisitor<'de> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
         let mut given = Vec::new();
-        while let Some(field) = map.next_entry::<String, &'de RawValue>()? {
-            given.push(field);
+        while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+            given.push(Given { place: given.len(), name, value });
         }
-        Ok(Fields { given, errors: Vec::new(), duplicates: Vec::new(), has_lone_surrogate: false })
+        Ok(Fields { given, duplicates: Vec::new(), errors: Vec::new(), has_lone_surrogate: false })
     }
 }
 

@@ -46,6 +46,15 @@ fn every_fault_of_a_body_is_named_at_once() {
 }
 
 #[test]
+fn unknown_and_repeated_fields_are_named_in_the_bodys_order() {
+    let problem = refused(r#"{"surname":"Ли","surname":"Ли","x":1,"name":"A","password":"12345678","name":"B"}"#);
+    assert_eq!(
+        faults(&problem),
+        [("/surname", "duplicate_field"), ("/x", "unknown_field"), ("/name", "duplicate_field")]
+    );
+}
+
+#[test]
 fn what_is_no_object_is_refused_as_such() {
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     for body in ["[]", "1", "\"secret\"", "null", "true", &deep, &"9".repeat(500), " [1e999999] "] {
@@ -61,6 +70,7 @@ fn what_is_no_json_is_refused_without_being_repeated() {
         "{",
         r#"{"name":"secret"#,
         r#"{"name":"\ud800"}"#,
+        r#"{"name":"\ud800","name":"x"}"#,
         r#"{"\ud800":1}"#,
         "{} {}",
         "secret",
