@@ -40,11 +40,21 @@ async fn is_encrypted(connection: &mut PgConnection) -> sqlx::Result<bool> {
     encrypted.fetch_one(connection).await
 }
 
-/// Whether somebody configured this database or this login so. What is configured for the whole server is its administrator's
-/// decision.
+/// Whether somebody configured this session, this login or this database so. What is configured for the whole server is its
+/// administrator's decision. A pooler's session may be older than what is configured, which the catalogue tells.
+/// <https://www.postgresql.org/docs/current/catalog-pg-db-role-setting.html>
 async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let off = sqlx::query_scalar!(
-        r#"SELECT setting = 'off' AND source NOT IN ('command line', 'configuration file') AS "off!"
+        r#"SELECT setting = 'off' AND source NOT IN ('command line', 'configuration file')
+                  OR coalesce((
+                      SELECT split_part(option, '=', 2) IN ('off', 'false', 'no', '0')
+                      FROM pg_db_role_setting, unnest(setconfig) AS option
+                      WHERE option LIKE 'synchronous_commit=%'
+                        AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = current_user))
+                        AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+                      -- The more special one prevails: a login's before a database's.
+                      ORDER BY setrole <> 0 DESC, setdatabase <> 0 DESC LIMIT 1
+                  ), false) AS "off!"
            FROM pg_settings WHERE name = 'synchronous_commit'"#
     );
     off.fetch_one(connection).await
