@@ -1,8 +1,8 @@
 //! The one way this service writes a moment down.
 
-use std::{fmt, ops::Range};
+use std::fmt;
 
-use chrono::{DateTime, Datelike, Timelike, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
 /// A moment in UTC; written as RFC 3339 with milliseconds and `Z`, `2024-12-04T10:30:00.123Z`.
@@ -26,46 +26,15 @@ impl From<DateTime<Utc>> for Timestamp {
     }
 }
 
-impl Timestamp {
-    /// Digit by digit: chrono reads a format string anew each time, and each log line holds a timestamp.
-    /// `None` where the year has not four digits.
-    fn digits(self) -> Option<[u8; 24]> {
-        let moment = self.0.naive_utc();
-        let year = u32::try_from(moment.year()).ok().filter(|year| *year <= 9999)?;
-        let mut text = *b"0000-00-00T00:00:00.000Z";
-        let mut put = |place: Range<usize>, mut number: u32| {
-            for digit in text[place].iter_mut().rev() {
-                *digit = b'0' + (number % 10) as u8;
-                number /= 10;
-            }
-        };
-        put(0..4, year);
-        put(5..7, moment.month());
-        put(8..10, moment.day());
-        put(11..13, moment.hour());
-        put(14..16, moment.minute());
-        put(17..19, moment.second());
-        // A leap second is written as the last one: chrono counts it as a second of 2,000 ms.
-        put(20..23, moment.nanosecond() / 1_000_000 % 1000);
-        Some(text)
-    }
-}
-
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.digits() {
-            Some(text) => f.write_str(str::from_utf8(&text).unwrap_or_default()),
-            None => self.0.format("%Y-%m-%dT%H:%M:%S%.3fZ").fmt(f),
-        }
+        f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Millis, true))
     }
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.digits() {
-            Some(text) => serializer.serialize_str(str::from_utf8(&text).unwrap_or_default()),
-            None => serializer.collect_str(self),
-        }
+        serializer.serialize_str(&self.0.to_rfc3339_opts(SecondsFormat::Millis, true))
     }
 }
 
