@@ -94,10 +94,15 @@ impl App {
             if database.coalesce_reads { UserReads::coalesced(&pool) } else { UserReads::one_by_one(pool.clone()) };
         let writes =
             if database.group_commit { UserWrites::grouped(&pool) } else { UserWrites::one_by_one(pool.clone()) };
-        let (reading, writing) = (reads.clone(), writes.clone());
         let tasks = TaskTracker::new();
-        let users =
-            UserService::new(pool.clone(), reading, writing, hasher.clone(), outbox_filled.clone(), tasks.clone());
+        let users = UserService {
+            database: pool.clone(),
+            reads: reads.clone(),
+            writes: writes.clone(),
+            hasher: hasher.clone(),
+            outbox_filled: outbox_filled.clone(),
+            tasks: tasks.clone(),
+        };
         let health = HealthService::new(probe_pool.clone(), status.clone());
         let metrics = MetricsService {
             collected,
@@ -138,34 +143,11 @@ impl App {
     /// # Errors
     /// When a migration fails, or a part ends that never should.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self {
-            listener,
-            router,
-            limits,
-            database,
-            relay,
-            consumer,
-            status,
-            pools,
-            reads,
-            writes,
-            shutdown_delay,
-            tasks,
-        } = self;
         let [http_stop, relay_stop, consumer_stop] = std::array::from_fn(|_| CancellationToken::new());
-        let service = TowerToHyperService::new(router);
-        let mut http = tokio::spawn(server::serve(listener, service, limits, http_stop.clone()));
-        let mut relay = tokio::spawn({
-            let stop = relay_stop.clone();
-            async move {
-                if let Some(outcome) = stop.run_until_cancelled(schema_ready(&database)).await {
-                    outcome?;
-                    relay.run(stop).await;
-                }
-                Ok(())
-            }
-        });
-        let mut consumer = tokio::spawn(consumer.run(consumer_stop.clone()));
+        let service = TowerToHyperService::new(self.router);
+        let mut http = tokio::spawn(server::serve(self.listener, service, self.limits, http_stop.clone()));
+        let mut relay = tokio::spawn(relay_once_ready(self.relay, self.database, relay_stop.clone()));
+        let mut consumer = tokio::spawn(self.consumer.run(consumer_stop.clone()));
 
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -174,25 +156,25 @@ impl App {
             ended = &mut consumer => Err(ended_early("consumer", ended.map(Ok))),
         };
 
-        status.start_draining();
+        self.status.is_draining.store(true);
         if outcome.is_ok() {
-            sleep(shutdown_delay).await;
+            sleep(self.shutdown_delay).await;
         }
         http_stop.cancel();
         let end_of_requests = Instant::now() + FINISH_REQUESTS;
         finish("http", http, FINISH_REQUESTS).await;
-        tasks.close();
-        if timeout_at(end_of_requests, tasks.wait()).await.is_err() {
+        self.tasks.close();
+        if timeout_at(end_of_requests, self.tasks.wait()).await.is_err() {
             warn!("What requests had begun did not finish in time");
         }
-        if timeout(CLOSE_LANES, join(reads.close(), writes.close())).await.is_err() {
+        if timeout(CLOSE_LANES, join(self.reads.close(), self.writes.close())).await.is_err() {
             warn!("The connections of coalesced reads and grouped writes did not close in time");
         }
         relay_stop.cancel();
         finish("relay", relay, FINISH_RELAY).await;
         consumer_stop.cancel();
         finish("consumer", consumer, FINISH_CONSUMER).await;
-        for pool in pools {
+        for pool in self.pools {
             if timeout(CLOSE_POOL, pool.close()).await.is_err() {
                 warn!("Database connections did not close in time");
             }
@@ -200,6 +182,14 @@ impl App {
         info!("Stopped");
         outcome
     }
+}
+
+async fn relay_once_ready(relay: Relay, database: DatabaseConfig, stop: CancellationToken) -> Result<(), AppError> {
+    if let Some(outcome) = stop.run_until_cancelled(schema_ready(&database)).await {
+        outcome?;
+        relay.run(stop).await;
+    }
+    Ok(())
 }
 
 /// Waits until the schema is as the binary wants it: applies the migrations, or waits for somebody to do so.

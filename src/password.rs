@@ -1,17 +1,13 @@
 //! Password hashing: argon2id, never more at once than there are cores, on threads of a low priority, so that others
 //! hardly feel it. A leaf: imports nothing of ours.
 
-use std::{
-    error::Error,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use argon2::{
     Algorithm, Argon2, Block, Params, Version,
     password_hash::{self, phc},
 };
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
@@ -141,15 +137,11 @@ struct Workspaces(Arc<Mutex<Vec<Vec<Block>>>>);
 
 impl Workspaces {
     fn with<T>(&self, work: impl FnOnce(&mut [Block]) -> T) -> T {
-        let idle = self.idle().pop();
+        let idle = self.0.lock().pop();
         let mut memory = idle.unwrap_or_else(|| vec![Block::new(); params().map_or(0, |params| params.block_count())]);
         let result = work(&mut memory);
-        self.idle().push(memory);
+        self.0.lock().push(memory);
         result
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Vec<Block>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -208,7 +200,7 @@ mod tests {
         for _ in 0..3 {
             hasher.hash("secret123".into()).await.unwrap();
         }
-        assert_eq!(hasher.workspaces.idle().len(), 1);
+        assert_eq!(hasher.workspaces.0.lock().len(), 1);
     }
 
     #[tokio::test]

@@ -1,11 +1,12 @@
 //! `dlq`: look at dead letters, hand them back, or delete them.
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::{error::CommandError, report::Report};
 use crate::messaging::{
     broker::Broker,
-    dead_letters::{self, Dropped, Redriven},
+    dead_letters::{self, Taken},
 };
 
 #[derive(Subcommand)]
@@ -34,12 +35,12 @@ pub async fn run(command: DlqCommand, broker: &Broker) -> Result<Report, Command
     Ok(match command {
         DlqCommand::List { max } => Report::new(&dead_letters::list(broker, max).await?, true),
         DlqCommand::Redrive { max } => {
-            let redriven: Redriven = dead_letters::redrive(broker, max).await?;
-            Report::new(&redriven, redriven.failure.is_none())
+            let Taken { count, left, failure } = dead_letters::redrive(broker, max).await?;
+            Report::new(&json!({"moved": count, "left": left, "failure": failure}), failure.is_none())
         }
         DlqCommand::Drop { max } => {
-            let dropped: Dropped = dead_letters::drop(broker, max).await?;
-            Report::new(&dropped, dropped.failure.is_none())
+            let Taken { count, left, failure } = dead_letters::drop(broker, max).await?;
+            Report::new(&json!({"deleted": count, "left": left, "failure": failure}), failure.is_none())
         }
     })
 }

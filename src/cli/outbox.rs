@@ -1,7 +1,5 @@
 //! `outbox`: look at the events that wait, and decide what becomes of those in quarantine.
 
-use std::collections::HashSet;
-
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
@@ -11,7 +9,7 @@ use crate::{
     database::{DatabaseUrl, connect, schema},
     repository::{
         outbox,
-        quarantine::{self, QuarantinedEvent, Selection},
+        quarantine::{self, QuarantinedEvent},
     },
 };
 
@@ -39,23 +37,13 @@ pub enum QuarantineCommand {
 pub struct Which {
     /// Event ids, as in `outbox quarantine list`
     #[arg(value_name = "ID")]
-    ids: Vec<Uuid>,
+    ids: Option<Vec<Uuid>>,
     /// All events of this type, such as `user.deleted`
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
     /// All events
     #[arg(long)]
     all: bool,
-}
-
-impl From<Which> for Selection {
-    fn from(Which { ids, event_type, all: _ }: Which) -> Self {
-        match event_type {
-            Some(event_type) => Self::Type(event_type),
-            None if ids.is_empty() => Self::All,
-            None => Self::Ids(ids),
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -75,26 +63,23 @@ pub async fn run(command: OutboxCommand, database: &DatabaseUrl) -> Result<Repor
     if !schema::is_current(&mut connection).await? {
         return Err(CommandError::Migrations);
     }
-    let (selection, done) = match command {
+    let (asked_for, done) = match command {
         OutboxCommand::Status => return Ok(Report::new(&outbox::state(&mut connection).await?, true)),
         OutboxCommand::Quarantine(QuarantineCommand::List) => {
             let events = quarantine::list(&mut connection).await?;
             return Ok(Report::new(&Quarantine { count: events.len(), events }, true));
         }
-        OutboxCommand::Quarantine(QuarantineCommand::Retry(which)) => {
-            let selection = which.into();
-            let done = quarantine::retry(&mut connection, &selection).await?;
-            (selection, done)
+        OutboxCommand::Quarantine(QuarantineCommand::Retry(Which { ids, event_type, .. })) => {
+            let done = quarantine::retry(&mut connection, ids.as_deref(), event_type.as_deref()).await?;
+            (ids, done)
         }
-        OutboxCommand::Quarantine(QuarantineCommand::Drop(which)) => {
-            let selection = which.into();
-            let done = quarantine::drop(&mut connection, &selection).await?;
-            (selection, done)
+        OutboxCommand::Quarantine(QuarantineCommand::Drop(Which { ids, event_type, .. })) => {
+            let done = quarantine::drop(&mut connection, ids.as_deref(), event_type.as_deref()).await?;
+            (ids, done)
         }
     };
-    let found: HashSet<Uuid> = done.iter().copied().collect();
-    let asked_for = if let Selection::Ids(ids) = selection { ids } else { Vec::new() };
-    let not_found: Vec<Uuid> = asked_for.into_iter().filter(|id| !found.contains(id)).collect();
+    let mut not_found = asked_for.unwrap_or_default();
+    not_found.retain(|id| !done.contains(id));
     let complete = not_found.is_empty();
     Ok(Report::new(&Decided { done: done.len(), not_found }, complete))
 }

@@ -1,14 +1,11 @@
 //! `http_request_duration_seconds`: each combination of method, route and status is looked up by name once, and then
 //! recorded by its handle.
 
-use std::{
-    collections::HashMap,
-    sync::{PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use axum::http::{Method, StatusCode};
 use metrics::{Histogram, histogram};
+use parking_lot::RwLock;
 
 /// Handles by route template, for each method and status.
 type Handles = HashMap<(&'static str, StatusCode), HashMap<String, Histogram>>;
@@ -20,7 +17,7 @@ impl RequestDurations {
     /// `route` is a template, not a path: few enough to count by.
     pub fn record(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
         let key = (known(method), status);
-        let handles = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let handles = self.0.read();
         if let Some(handle) = handles.get(&key).and_then(|routes| routes.get(route)) {
             handle.record(took);
             return;
@@ -30,8 +27,7 @@ impl RequestDurations {
             [("method", key.0.to_owned()), ("route", route.to_owned()), ("status", status.as_str().to_owned())];
         let handle = histogram!("http_request_duration_seconds", &labels);
         handle.record(took);
-        let mut handles = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        handles.entry(key).or_default().insert(route.to_owned(), handle);
+        self.0.write().entry(key).or_default().insert(route.to_owned(), handle);
     }
 }
 

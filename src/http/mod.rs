@@ -50,7 +50,7 @@ pub fn router(
     tasks: TaskTracker,
 ) -> serde_json::Result<Router> {
     let openapi = openapi_document(password_policy)?;
-    let state = AppState::from(Shared { users, health, metrics, password_policy, openapi });
+    let state = Arc::new(Shared { users, health, metrics, password_policy, openapi });
     let (api, _document) = api().split_for_parts();
     Ok(layered(api.merge(docs::router()), request_timeout, head, tasks).with_state(state))
 }

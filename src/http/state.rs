@@ -1,6 +1,6 @@
 //! What the handlers share.
 
-use std::{ops::Deref, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     domain::user::PasswordPolicy,
@@ -9,8 +9,7 @@ use crate::{
 };
 
 /// One pointer, for it is cloned for each request.
-#[derive(Clone)]
-pub struct AppState(Arc<Shared>);
+pub type AppState = Arc<Shared>;
 
 pub struct Shared {
     pub users: UserService,
@@ -19,18 +18,4 @@ pub struct Shared {
     pub password_policy: PasswordPolicy,
     /// The OpenAPI document, rendered once.
     pub openapi: String,
-}
-
-impl From<Shared> for AppState {
-    fn from(shared: Shared) -> Self {
-        Self(Arc::new(shared))
-    }
-}
-
-impl Deref for AppState {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        &self.0
-    }
 }

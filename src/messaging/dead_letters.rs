@@ -202,40 +202,24 @@ pub async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
     Ok(Listing { total, messages: deliveries.iter().map(DeadLetter::from).collect() })
 }
 
-#[derive(Debug, Serialize)]
-pub struct Redriven {
-    moved: u32,
-    left: u32,
+/// What became of the oldest messages.
+pub struct Taken {
+    /// How many were dealt with.
+    pub count: u32,
+    pub left: u32,
     /// Why it ended before its time; the message that it was at is still a dead letter.
     pub failure: Option<String>,
 }
 
 /// Moves the oldest `max` messages back into the service's queue; one that cannot be read there either comes back.
-pub async fn redrive(broker: &Broker, max: u32) -> Result<Redriven, SessionError> {
+pub async fn redrive(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
     // Acknowledged only afterwards: whoever is interrupted here has the message twice, never not at all.
-    let Taken { count, left, failure } =
-        take_out(broker, "dlq redrive", max, async |letters, delivery| letters.hand_back(delivery).await).await?;
-    Ok(Redriven { moved: count, left, failure })
-}
-
-#[derive(Debug, Serialize)]
-pub struct Dropped {
-    deleted: u32,
-    left: u32,
-    /// Why it ended before its time.
-    pub failure: Option<String>,
+    take_out(broker, "dlq redrive", max, async |letters, delivery| letters.hand_back(delivery).await).await
 }
 
 /// Deletes the oldest `max` messages.
-pub async fn drop(broker: &Broker, max: u32) -> Result<Dropped, SessionError> {
-    let Taken { count, left, failure } = take_out(broker, "dlq drop", max, async |_, _| Ok(())).await?;
-    Ok(Dropped { deleted: count, left, failure })
-}
-
-struct Taken {
-    count: u32,
-    left: u32,
-    failure: Option<String>,
+pub async fn drop(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
+    take_out(broker, "dlq drop", max, async |_, _| Ok(())).await
 }
 
 /// Has `each` of the oldest `max` messages dealt with, and takes it out of the queue.

@@ -71,10 +71,10 @@ impl HealthService {
     pub async fn look(&self) -> Health {
         Health {
             database: self.seen.look(self.look_at_database()).await,
-            publisher: self.status.publisher(),
-            consumer: self.status.consumer(),
-            relay_leads: self.status.relay_leads(),
-            is_draining: self.status.is_draining(),
+            publisher: self.status.publisher.load(),
+            consumer: self.status.consumer_link(),
+            relay_leads: self.status.relay_leads.load(),
+            is_draining: self.status.is_draining.load(),
         }
     }
 

@@ -41,8 +41,8 @@ impl MetricsService {
     async fn measure(&self) -> String {
         self.measure_outbox().await;
         let flag = |set: bool| f64::from(u8::from(set));
-        gauge!("relay_leader").set(flag(self.status.relay_leads()));
-        let (publisher, consumer) = (self.status.publisher(), self.status.consumer());
+        gauge!("relay_leader").set(flag(self.status.relay_leads.load()));
+        let (publisher, consumer) = (self.status.publisher.load(), self.status.consumer_link());
         gauge!("broker_connected", "connection" => "publisher").set(flag(publisher != Link::Down));
         gauge!("broker_connected", "connection" => "consumer").set(flag(consumer != Link::Down));
         gauge!("broker_blocked").set(flag(publisher == Link::Blocked));

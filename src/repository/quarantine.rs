@@ -44,25 +44,13 @@ pub async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<Quarantined
     .await
 }
 
-/// Which events an operator means.
-pub enum Selection {
-    Ids(Vec<Uuid>),
-    Type(String),
-    All,
-}
-
-impl Selection {
-    fn ids(&self) -> Option<&[Uuid]> {
-        if let Self::Ids(ids) = self { Some(ids) } else { None }
-    }
-
-    fn event_type(&self) -> Option<&str> {
-        if let Self::Type(event_type) = self { Some(event_type) } else { None }
-    }
-}
-
-/// Puts events back at the end of the outbox, a user's in the order of their changes. Which there were.
-pub async fn retry(connection: &mut PgConnection, selection: &Selection) -> sqlx::Result<Vec<Uuid>> {
+/// Puts events back at the end of the outbox, a user's in the order of their changes: those with these ids and of this type, as
+/// far as either is given. Which there were.
+pub async fn retry(
+    connection: &mut PgConnection,
+    ids: Option<&[Uuid]>,
+    event_type: Option<&str>,
+) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         r#"WITH event AS (
                DELETE FROM outbox_quarantine
@@ -73,21 +61,25 @@ pub async fn retry(connection: &mut PgConnection, selection: &Selection) -> sqlx
            SELECT event_id, event_type, user_id, user_version, trace_id, occurred_at, payload FROM event
            ORDER BY occurred_at, user_version
            RETURNING event_id"#,
-        selection.ids(),
-        selection.event_type()
+        ids,
+        event_type
     )
     .fetch_all(connection)
     .await
 }
 
-/// Deletes events for ever. Which there were.
-pub async fn drop(connection: &mut PgConnection, selection: &Selection) -> sqlx::Result<Vec<Uuid>> {
+/// Deletes events for ever, chosen as by [`retry`]. Which there were.
+pub async fn drop(
+    connection: &mut PgConnection,
+    ids: Option<&[Uuid]>,
+    event_type: Option<&str>,
+) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         "DELETE FROM outbox_quarantine
          WHERE ($1::uuid[] IS NULL OR event_id = ANY($1)) AND ($2::text IS NULL OR event_type = $2)
          RETURNING event_id",
-        selection.ids(),
-        selection.event_type()
+        ids,
+        event_type
     )
     .fetch_all(connection)
     .await

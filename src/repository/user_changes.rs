@@ -76,26 +76,8 @@ pub enum Together {
     LeftOut,
 }
 
-struct ChangedRow {
-    id: i64,
-    name: String,
-    surname: String,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
-    changed: bool,
-}
-
-impl TryFrom<ChangedRow> for Written {
-    type Error = sqlx::Error;
-
-    fn try_from(row: ChangedRow) -> sqlx::Result<Self> {
-        let ChangedRow { id, name, surname, created_at, updated_at, changed } = row;
-        Ok(Self { user: UserRow { id, name, surname, created_at, updated_at }.try_into()?, changed })
-    }
-}
-
 /// A user among those that were asked for; without values if it was left out.
-struct AskedRow {
+struct Row {
     id: i64,
     name: Option<String>,
     surname: Option<String>,
@@ -104,15 +86,15 @@ struct AskedRow {
     changed: bool,
 }
 
-impl AskedRow {
-    fn outcome(self) -> sqlx::Result<(UserId, Together)> {
+impl Row {
+    /// `None` if it was left out.
+    fn written(self) -> sqlx::Result<Option<Written>> {
         let Self { id, name, surname, created_at, updated_at, changed } = self;
-        let values = (name, surname, created_at, updated_at);
-        let (Some(name), Some(surname), Some(created_at), Some(updated_at)) = values else {
-            return Ok((stored_id(id)?, Together::LeftOut));
+        let (Some(name), Some(surname), Some(created_at), Some(updated_at)) = (name, surname, created_at, updated_at)
+        else {
+            return Ok(None);
         };
-        let written = ChangedRow { id, name, surname, created_at, updated_at, changed }.try_into()?;
-        Ok((stored_id(id)?, Together::Written(written)))
+        Ok(Some(Written { user: UserRow { id, name, surname, created_at, updated_at }.try_into()?, changed }))
     }
 }
 
@@ -123,7 +105,7 @@ pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Resu
     } else {
         update(connection, change).await?
     };
-    row.map(Written::try_from).transpose()
+    row.map_or(Ok(None), Row::written)
 }
 
 /// Writes changes of as many users by one statement. They are all deletions, or all updates. Waits for nobody's lock on a
@@ -138,15 +120,19 @@ pub async fn write_together(
     } else {
         update_together(connection, changes).await?
     };
-    rows.into_iter().map(AskedRow::outcome).collect()
+    let outcome = |row: Row| {
+        let (id, written) = (stored_id(row.id)?, row.written()?);
+        Ok((id, written.map_or(Together::LeftOut, Together::Written)))
+    };
+    rows.into_iter().map(outcome).collect()
 }
 
-async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<ChangedRow>> {
+async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Row>> {
     let [name, surname, password] = change.operation.columns();
     // `current` waits for the row's lock and then shows its newest state, so that whether anything changes is decided on
     // what the update will meet, and two partial updates racing on one user both survive.
     sqlx::query_as!(
-        ChangedRow,
+        Row,
         r#"WITH current AS (
                SELECT id, name, surname, created_at, updated_at FROM users WHERE id = $1 FOR NO KEY UPDATE
            ), updated AS (
@@ -162,8 +148,8 @@ async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
                SELECT $5, $6, id, version, $7, updated_at, row_to_json((SELECT data FROM (SELECT name, surname) AS data))
                FROM updated
            )
-           SELECT id AS "id!", name AS "name!", surname AS "surname!", created_at AS "created_at!",
-                  updated_at AS "updated_at!", true AS "changed!"
+           SELECT id AS "id!", name AS "name?", surname AS "surname?", created_at AS "created_at?",
+                  updated_at AS "updated_at?", true AS "changed!"
            FROM updated
            UNION ALL
            SELECT id, name, surname, created_at, updated_at, false FROM current
@@ -181,10 +167,10 @@ async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
 }
 
 /// The statement of [`update`] over arrays. Users that `asked` has and `current` has not are left out.
-async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<AskedRow>> {
+async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<Row>> {
     let column = |place: usize| changes.iter().map(move |change| change.operation.columns()[place]).collect::<Vec<_>>();
     sqlx::query_as!(
-        AskedRow,
+        Row,
         r#"WITH change AS (
                SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[])
                    AS change (id, name, surname, password, event_id, trace_id)
@@ -227,17 +213,17 @@ async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> s
     .await
 }
 
-async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<ChangedRow>> {
+async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Row>> {
     sqlx::query_as!(
-        ChangedRow,
+        Row,
         r#"WITH deleted AS (
                DELETE FROM users WHERE id = $1 RETURNING id, name, surname, version, created_at, updated_at
            ), event AS (
                INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
                SELECT $2, $3, id, version + 1, $4, clock_timestamp(), 'null' FROM deleted
            )
-           SELECT id AS "id!", name AS "name!", surname AS "surname!", created_at AS "created_at!",
-                  updated_at AS "updated_at!", true AS "changed!"
+           SELECT id AS "id!", name AS "name?", surname AS "surname?", created_at AS "created_at?",
+                  updated_at AS "updated_at?", true AS "changed!"
            FROM deleted"#,
         change.id.get(),
         change.event.id,
@@ -249,9 +235,9 @@ async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
 }
 
 /// The statement of [`delete`] over arrays; as [`update_together`].
-async fn delete_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<AskedRow>> {
+async fn delete_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<Row>> {
     sqlx::query_as!(
-        AskedRow,
+        Row,
         r#"WITH change AS (
                SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS change (id, event_id, trace_id)
            ), current AS (

@@ -5,8 +5,10 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
+
+use parking_lot::Mutex;
 
 use super::users;
 use crate::{
@@ -35,7 +37,7 @@ impl UserLists {
 
     pub async fn get(&self, page: Page) -> Answer {
         ask(|caller| {
-            match self.waiting().entry(page) {
+            match self.waiting.lock().entry(page) {
                 Entry::Occupied(mut callers) => callers.get_mut().push(caller),
                 Entry::Vacant(none) => {
                     none.insert(vec![caller]);
@@ -63,7 +65,7 @@ impl UserLists {
 
     /// Whoever waits for the page. If nobody does, it is not being read any more.
     fn take_callers(&self, page: Page) -> Option<Callers> {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         let callers = waiting.get_mut(&page)?;
         callers.retain(|caller| !caller.has_gone());
         if callers.is_empty() {
@@ -71,9 +73,5 @@ impl UserLists {
             return None;
         }
         Some(std::mem::take(callers))
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Page, Callers>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,13 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use metrics::gauge;
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
 use super::activity::{Activity, SPARED};
@@ -39,12 +40,8 @@ impl Open {
         Self { max, connections: Mutex::default(), one_less: Notify::new(), displaced: AtomicU64::new(0) }
     }
 
-    fn connections(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn count(&self) -> usize {
-        self.connections().by_number.len()
+        self.connections.lock().by_number.len()
     }
 
     /// A place for one more connection. When all are taken, those that have waited longest for a request have to go; `None` when
@@ -54,7 +51,7 @@ impl Open {
             timeout(ROOM_WAIT, self.make_room()).await.ok()??;
         }
         let activity = Arc::new(Activity::new());
-        let mut connections = self.connections();
+        let mut connections = self.connections.lock();
         connections.opened += 1;
         let number = connections.opened;
         connections.by_number.insert(number, activity.clone());
@@ -75,7 +72,7 @@ impl Open {
 
     /// For how long the next of those who wait is spared; `None` if nobody waits.
     fn displace_idle(&self) -> Option<Duration> {
-        let connections = self.connections();
+        let connections = self.connections.lock();
         let waiting = connections.by_number.values().filter_map(|activity| Some((activity.waiting_for()?, activity)));
         let mut waiting: Vec<_> = waiting.collect();
         if waiting.len() > DISPLACED_AT_ONCE {
@@ -97,7 +94,7 @@ impl Open {
 
     /// Asks all to finish, and waits until they have.
     pub async fn finish(&self) {
-        for activity in self.connections().by_number.values() {
+        for activity in self.connections.lock().by_number.values() {
             activity.finish();
         }
         while self.count() > 0 {
@@ -121,7 +118,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.open.connections().by_number.remove(&self.number);
+        self.open.connections.lock().by_number.remove(&self.number);
         gauge!("http_connections").decrement(1.0);
         self.open.one_less.notify_one();
     }

@@ -33,28 +33,17 @@ const TOO_SHORT: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 pub struct UserService {
-    database: Database,
-    reads: UserReads,
-    writes: UserWrites,
-    hasher: PasswordHasher,
+    pub database: Database,
+    pub reads: UserReads,
+    pub writes: UserWrites,
+    pub hasher: PasswordHasher,
     /// Told after each commit that wrote an event.
-    outbox_filled: Arc<Notify>,
+    pub outbox_filled: Arc<Notify>,
     /// Writes whose clients have gone away.
-    tasks: TaskTracker,
+    pub tasks: TaskTracker,
 }
 
 impl UserService {
-    pub fn new(
-        database: Database,
-        reads: UserReads,
-        writes: UserWrites,
-        hasher: PasswordHasher,
-        outbox_filled: Arc<Notify>,
-        tasks: TaskTracker,
-    ) -> Self {
-        Self { database, reads, writes, hasher, outbox_filled, tasks }
-    }
-
     /// # Errors
     /// [`ServiceError::Overloaded`] when no core comes free to hash; [`ServiceError::DatabaseUnavailable`].
     pub async fn create(&self, new: NewUser, trace_id: TraceId) -> Result<User, ServiceError> {

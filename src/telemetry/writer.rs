@@ -8,13 +8,14 @@ use std::{
     io::{self, ErrorKind, Write},
     mem,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::invisible::escaped;
@@ -68,13 +69,11 @@ impl LogWriter {
 
     /// Waits until every line that is here by now is written, for `limit` at most.
     pub fn flush(&self, limit: Duration) {
-        let mut waiting = self.0.lock();
+        let mut waiting = self.0.waiting.lock();
         waiting.flushing = true;
         self.0.work.notify_one();
         let wanted = waiting.taken;
-        let unwritten = |waiting: &mut Waiting| waiting.done < wanted;
-        let (mut waiting, _timeout) =
-            self.0.written.wait_timeout_while(waiting, limit, unwritten).unwrap_or_else(PoisonError::into_inner);
+        self.0.written.wait_while_for(&mut waiting, |waiting| waiting.done < wanted, limit);
         waiting.flushing = false;
     }
 }
@@ -83,7 +82,7 @@ impl LogWriter {
 impl Write for &LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let shown = escaped(line);
-        let mut waiting = self.0.lock();
+        let mut waiting = self.0.waiting.lock();
         if waiting.lines.len() + shown.len() > CAPACITY {
             self.0.dropped.fetch_add(1, Relaxed);
             return Ok(line.len());
@@ -111,10 +110,6 @@ impl<'a> MakeWriter<'a> for LogWriter {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn write_for_ever(&self, mut output: impl Write) {
         let mut lines = Vec::new();
         loop {
@@ -127,15 +122,14 @@ impl Shared {
 
     /// Hands back the lines that were written, and waits for others, after a pause in which they gather.
     fn exchange(&self, lines: &mut Vec<u8>) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         waiting.done += lines.len() as u64;
         lines.clear();
         self.written.notify_all();
-        let gathering = self.work.wait_timeout_while(waiting, GATHER, |waiting| !waiting.flushing);
-        (waiting, _) = gathering.unwrap_or_else(PoisonError::into_inner);
+        self.work.wait_while_for(&mut waiting, |waiting| !waiting.flushing, GATHER);
         while waiting.lines.is_empty() {
             waiting.asleep = true;
-            waiting = self.work.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            self.work.wait(&mut waiting);
         }
         waiting.asleep = false;
         mem::swap(&mut waiting.lines, lines);

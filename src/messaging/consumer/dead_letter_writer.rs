@@ -63,7 +63,7 @@ struct Writing {
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        self.status.set_dead_letters_blocked(false);
+        self.status.dead_letters_blocked.store(false);
     }
 }
 
@@ -110,7 +110,7 @@ impl Writing {
             while waited < CONFIRM_TIMEOUT {
                 tick.tick().await;
                 let is_blocked = connection.status().blocked();
-                self.status.set_dead_letters_blocked(is_blocked);
+                self.status.dead_letters_blocked.store(is_blocked);
                 if !is_blocked {
                     waited += LOOK_INTERVAL;
                 }
@@ -121,7 +121,7 @@ impl Writing {
             outcome = letters.put(delivery, reason, keep) => outcome,
             silent = watching => silent,
         };
-        self.status.set_dead_letters_blocked(false);
+        self.status.dead_letters_blocked.store(false);
         outcome
     }
 }

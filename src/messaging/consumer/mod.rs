@@ -58,7 +58,7 @@ impl Consumer {
     /// Consumes until `stop`; then finishes what it holds.
     pub async fn run(mut self, stop: CancellationToken) {
         supervise("consumer", &stop, &mut self, |consumer, stop| Box::pin(consumer.session(stop))).await;
-        self.status.set_consumer(Link::Down);
+        self.status.consumer.store(Link::Down);
     }
 
     async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
@@ -67,7 +67,7 @@ impl Consumer {
             return Ok(());
         };
         let outcome = self.subscribe_until(&connection, stop).await;
-        self.status.set_consumer(Link::Down);
+        self.status.consumer.store(Link::Down);
         // Not a number, rather than a figure of yesterday.
         gauge!("dead_letters").set(f64::NAN);
         if outcome.is_ok() {
@@ -83,7 +83,7 @@ impl Consumer {
             self.broker.declare_topology(connection).await?;
             let (channel, deliveries) = self.broker.subscribe(connection, PREFETCH).await?;
             let subscribed = Instant::now();
-            self.status.set_consumer(Link::Up);
+            self.status.consumer.store(Link::Up);
             info!("Consumer subscribed");
             let ended = self.consume(connection, &channel, deliveries, stop).await?;
             // Dropped, they would still be closing when the connection is, and lapin stumbles over that.

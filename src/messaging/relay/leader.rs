@@ -150,7 +150,7 @@ impl<'a> Leader<'a> {
 
     fn watch(&mut self, now: Instant) -> Result<(), SessionError> {
         let link = self.publisher.link();
-        self.status.set_publisher(link);
+        self.status.publisher.store(link);
         if link == Link::Down {
             return Err(SessionError::Closed);
         }
@@ -166,7 +166,7 @@ impl<'a> Leader<'a> {
     }
 
     fn may_publish(&self) -> bool {
-        !self.time_is_up() && self.status.publisher() != Link::Blocked
+        !self.time_is_up() && self.status.publisher.load() != Link::Blocked
     }
 
     async fn open_channels(&mut self) -> Result<(), SessionError> {

@@ -66,8 +66,8 @@ impl Relay {
             () = supervise("relay", &stop, &mut self, |relay, stop| Box::pin(relay.session(stop))) => {}
             () = give_up => warn!("Relay gave up waiting for confirms; what was not confirmed stays in the outbox"),
         }
-        self.status.set_relay_leads(false);
-        self.status.set_publisher(Link::Down);
+        self.status.relay_leads.store(false);
+        self.status.publisher.store(Link::Down);
     }
 
     async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
@@ -76,10 +76,10 @@ impl Relay {
         else {
             return Ok(());
         };
-        self.status.set_publisher(publisher.link());
+        self.status.publisher.store(publisher.link());
         let outcome = self.lead_and_publish(&mut publisher, stop).await;
-        self.status.set_relay_leads(false);
-        self.status.set_publisher(Link::Down);
+        self.status.relay_leads.store(false);
+        self.status.publisher.store(Link::Down);
         if outcome.is_ok() {
             publisher.close().await;
         }
@@ -114,7 +114,7 @@ impl Relay {
         self.horizon.begin_on(with_timeout(store::TIMEOUT, "look at the server", started).await?);
         info!("Relay leads");
         counter!("relay_leads_total").increment(1);
-        self.status.set_relay_leads(true);
+        self.status.relay_leads.store(true);
         let Self { horizon, outbox_filled, status, .. } = self;
         Leader::new(horizon, outbox_filled, status, publisher, connection, stop).run().await
     }
@@ -123,7 +123,7 @@ impl Relay {
     async fn broker_lost(&self, publisher: &Publisher) -> SessionError {
         loop {
             let link = publisher.link();
-            self.status.set_publisher(link);
+            self.status.publisher.store(link);
             if link == Link::Down {
                 return SessionError::Closed;
             }
