@@ -10,7 +10,7 @@ use crate::{
     Outcome, Plan,
     comparison::{Call, Candidate, Load},
     events,
-    harness::{World, eventually},
+    harness::{World, until},
     hashes,
     load::{self, Run},
     process::Served,
@@ -59,7 +59,7 @@ impl Place {
     /// Waits until nothing is left of a measurement that would be the next one's burden.
     async fn clear_away(&self) -> Outcome<()> {
         if self.has_broker {
-            eventually("an empty outbox", async || self.world.outbox_is_empty().await.then_some(())).await;
+            until("an empty outbox", async || self.world.outbox_is_empty().await).await;
         } else {
             sqlx::raw_sql("TRUNCATE outbox").execute(&self.world.pool).await?;
         }

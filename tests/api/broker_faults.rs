@@ -7,7 +7,8 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{
-    App, Observer, World, assert_delivered_exactly, audit, eventually, management, management_put, start,
+    App, World, assert_delivered_exactly, eventually, management, management_put, start, start_audited, start_observed,
+    until,
 };
 
 /// Makes the observer's queue one that takes nothing: the broker nacks whatever is routed to it, the observer's copy or not.
@@ -21,9 +22,7 @@ async fn refuse_all(world: &World) -> String {
 
 #[tokio::test]
 async fn an_exchange_deleted_under_the_service_is_declared_again() {
-    let world = World::new().await;
-    let observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (world, observer, app) = start_observed().await;
     observer.channel.exchange_delete("user_events".into(), ExchangeDeleteOptions::default()).await.unwrap();
     let id = app.create_user("Анна").await;
     app.log.wait_for("Event received", |line| line["user_id"] == id).await;
@@ -32,10 +31,7 @@ async fn an_exchange_deleted_under_the_service_is_declared_again() {
 
 #[tokio::test]
 async fn a_full_queue_keeps_events_in_the_outbox_and_in_order_until_there_is_room() {
-    let world = World::new().await;
-    audit(&world).await;
-    let mut observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (world, mut observer, app) = start_audited().await;
     let id = app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
     let policy = refuse_all(&world).await;
@@ -51,17 +47,15 @@ async fn a_full_queue_keeps_events_in_the_outbox_and_in_order_until_there_is_roo
 
 #[tokio::test]
 async fn a_stop_amid_refusals_waits_for_no_pause_and_gives_nothing_up() {
-    let world = World::new().await;
-    let mut observer = Observer::new(&world).await;
-    let mut app = App::start(&world).await;
+    let (world, mut observer, mut app) = start_observed().await;
     let id = app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
     let policy = refuse_all(&world).await;
     assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": "Яна"})).await.status, 200);
     // As often, the pauses have grown to seconds.
-    eventually("pauses of seconds", async || {
+    until("pauses of seconds", async || {
         let refusals = app.log.matching("RabbitMQ refused events, they stay in the outbox", |_| true);
-        (refusals.len() >= 7).then_some(())
+        refusals.len() >= 7
     })
     .await;
     let began = Instant::now();

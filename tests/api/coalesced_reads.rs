@@ -19,8 +19,9 @@ use user_management_api::{
 };
 
 use crate::harness::{
-    App, World, eventually,
+    World,
     library::{add_users, check, database, id, key, runtime},
+    start_with, until,
 };
 
 const USERS: usize = 6;
@@ -174,7 +175,7 @@ async fn reads_past_the_queues_bound_are_refused_and_those_in_it_are_answered() 
             tokio::spawn(async move { coalesced.get(id(1)).await })
         })
         .collect();
-    eventually("refusals", async || reads.iter().any(tokio::task::JoinHandle::is_finished).then_some(())).await;
+    until("refusals", async || reads.iter().any(tokio::task::JoinHandle::is_finished)).await;
     lock.rollback().await.unwrap();
     let (mut refused, mut answered) = (0, 0);
     for read in reads {
@@ -188,8 +189,7 @@ async fn reads_past_the_queues_bound_are_refused_and_those_in_it_are_answered() 
 
 #[tokio::test]
 async fn many_requests_at_once_take_few_queries() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("COALESCE_READS", "true")]).await;
+    let (_world, app) = start_with(&[("COALESCE_READS", "true")]).await;
     let path = format!("/users/{}", app.create_user("Анна").await);
     let answers = join_all((0..200).map(|_| app.get(&path)));
     assert!(answers.await.iter().all(|answer| answer.status == 200 && answer.body["name"] == "Анна"));

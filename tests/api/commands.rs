@@ -2,7 +2,7 @@
 
 use std::process::{Output, Stdio};
 
-use crate::harness::{App, World, command, start};
+use crate::harness::{World, command, start, start_with};
 
 const REQUIRED: [(&str, &str); 2] =
     [("DATABASE_URL", "postgresql://u:hunter22@127.0.0.1:1/d"), ("RABBITMQ_URL", "amqp://u:hunter22@127.0.0.1:1/")];
@@ -29,8 +29,7 @@ async fn an_address_that_others_can_reach_is_refused_with_the_way_out() {
     let (output, text) = run(&["serve"], &[&REQUIRED[..], &[("HOST", "0.0.0.0")]].concat()).await;
     assert_eq!(output.status.code(), Some(2));
     assert!(text.contains("ALLOW_ANONYMOUS=true"), "{text}");
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")]).await;
+    let (_world, app) = start_with(&[("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")]).await;
     assert!(app.address.starts_with("0.0.0.0:"));
 }
 

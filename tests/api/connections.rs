@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{App, PASSWORD, PATIENCE, World, eventually, start};
+use crate::harness::{App, PASSWORD, PATIENCE, World, eventually, start, start_with};
 
 async fn connect(app: &App) -> TcpStream {
     TcpStream::connect(&app.address).await.unwrap()
@@ -50,8 +50,7 @@ async fn closed_for(app: &App, reason: &str) -> bool {
 
 #[tokio::test]
 async fn a_head_that_does_not_come_in_time_ends_the_connection_whether_begun_or_not() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("HEADER_READ_TIMEOUT_MS", "300")]).await;
+    let (_world, app) = start_with(&[("HEADER_READ_TIMEOUT_MS", "300")]).await;
     let began = Instant::now();
     let mut silent = connect(&app).await;
     let mut half = connect(&app).await;
@@ -68,8 +67,7 @@ async fn a_head_that_does_not_come_in_time_ends_the_connection_whether_begun_or_
 
 #[tokio::test]
 async fn a_connection_without_requests_is_closed_after_its_idle_time() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("KEEP_ALIVE_TIMEOUT_MS", "300")]).await;
+    let (_world, app) = start_with(&[("KEEP_ALIVE_TIMEOUT_MS", "300")]).await;
     let mut stream = connect_and_ask(&app).await;
     let began = Instant::now();
     assert_eq!(rest_of(&mut stream).await, "");
@@ -79,8 +77,7 @@ async fn a_connection_without_requests_is_closed_after_its_idle_time() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answers_is_cut_off() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("WRITE_TIMEOUT_MS", "300")]).await;
+    let (_world, app) = start_with(&[("WRITE_TIMEOUT_MS", "300")]).await;
     let mut stream = connect(&app).await;
     let requests = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(64);
     stream.write_all(&requests).await.unwrap();
@@ -90,8 +87,7 @@ async fn a_client_that_does_not_read_its_answers_is_cut_off() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_refused_counted_and_logged() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("MAX_CONNECTIONS", "8"), ("REQUEST_TIMEOUT_MS", "600000")]).await;
+    let (_world, app) = start_with(&[("MAX_CONNECTIONS", "8"), ("REQUEST_TIMEOUT_MS", "600000")]).await;
     // Each of them is being served: its body is on the way.
     let mut busy = Vec::new();
     let opened = eventually("a refusal", async || {
@@ -208,8 +204,7 @@ async fn what_is_not_http_is_a_400_a_line_and_a_count() {
 
 #[tokio::test]
 async fn a_stop_lets_a_slow_reader_have_the_whole_of_its_answer() {
-    let world = World::new().await;
-    let mut app = App::start(&world).await;
+    let (_world, mut app) = start().await;
     let mut stream = connect(&app).await;
     let path = "/docs/swagger-ui-bundle.js";
     let length: usize = app.request(reqwest::Method::GET, path).send().await.unwrap().headers()["content-length"]
@@ -236,8 +231,7 @@ async fn a_stop_lets_a_slow_reader_have_the_whole_of_its_answer() {
 
 #[tokio::test]
 async fn open_connections_are_a_gauge_and_a_stop_does_not_wait_for_idle_ones() {
-    let world = World::new().await;
-    let mut app = App::start(&world).await;
+    let (_world, mut app) = start().await;
     let idle = connect_and_ask(&app).await;
     let silent = connect(&app).await;
     let gauge = eventually("both of them in the gauge", async || {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sqlx::Connection;
 
-use crate::harness::{App, Proxy, World, eventually, start};
+use crate::harness::{App, Proxy, World, start, until};
 
 #[tokio::test]
 async fn connections_that_the_database_ends_cost_at_most_what_is_in_flight() {
@@ -22,9 +22,9 @@ async fn connections_that_the_database_ends_cost_at_most_what_is_in_flight() {
         .await
         .unwrap();
         assert_eq!(app.get(&format!("/users/{id}")).await.status, 200, "a read is tried again");
-        eventually("a write", async || {
+        until("a write", async || {
             let body = json!({"name": format!("Имя{round}")});
-            (app.put(&format!("/users/{id}"), &body).await.status == 200).then_some(())
+            app.put(&format!("/users/{id}"), &body).await.status == 200
         })
         .await;
         world.until_outbox_is_empty().await;
@@ -74,7 +74,7 @@ async fn a_slow_database_is_503_in_time_and_used_again_when_it_is_quick() {
     assert_eq!(app.get("/health/live").await.status, 200);
     proxy.open();
     let opened = Instant::now();
-    eventually("a write", async || (app.put("/users/1", &body).await.status == 200).then_some(())).await;
+    until("a write", async || app.put("/users/1", &body).await.status == 200).await;
     assert!(opened.elapsed() < Duration::from_secs(10), "{:?}", opened.elapsed());
 }
 
@@ -92,9 +92,9 @@ async fn connections_that_are_reset_cost_what_is_in_flight_and_are_opened_again(
         app.put("/users/1", &json!({"name": format!("Имя{n}")})).await.assert_problem(503, "database_unavailable");
         database.open();
         broker.open();
-        eventually("a write", async || {
+        until("a write", async || {
             let body = json!({"name": format!("Другое{n}")});
-            (app.put("/users/1", &body).await.status == 200).then_some(())
+            app.put("/users/1", &body).await.status == 200
         })
         .await;
         world.until_outbox_is_empty().await;

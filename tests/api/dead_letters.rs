@@ -8,7 +8,7 @@ use lapin::{
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{App, Observer, World, eventually, management, management_put, start};
+use crate::harness::{App, Observer, World, eventually, management, management_put, start, until};
 
 const WAITS: &str = "A message that cannot be read waits: the dead-letter queue does not take it";
 
@@ -77,12 +77,12 @@ async fn dead_letters_are_counted_and_their_deleted_queue_is_declared_again() {
     let observer = Observer::new(&world).await;
     let counted = async |wanted: &str| {
         let metrics = app.get("/metrics").await.text;
-        metrics.contains(&format!("\ndead_letters {wanted}\n")).then_some(())
+        metrics.contains(&format!("\ndead_letters {wanted}\n"))
     };
-    eventually("none", async || counted("0").await).await;
+    until("none", async || counted("0").await).await;
     management(Method::DELETE, &format!("/api/queues/{}/user_events_queue.dlq", world.virtual_host)).await;
     observer.publish("user.created", b"not json").await;
-    eventually("one", async || counted("1").await).await;
+    until("one", async || counted("1").await).await;
     assert_eq!(dead_letter(&observer).await.data, b"not json");
     assert_no_session_lost(&app);
 }

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{Answer, App, PASSWORD, World, new_user, start};
+use crate::harness::{Answer, App, PASSWORD, World, new_user, start, start_with};
 
 async fn post_raw(app: &App, body: impl Into<Body>) -> Answer {
     Answer::of(app.request(Method::POST, "/users").header("content-type", "application/json").body(body)).await
@@ -81,8 +81,7 @@ async fn a_body_that_is_invalid_is_422_and_names_every_fault() {
 
 #[tokio::test]
 async fn the_shortest_password_is_a_setting() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("PASSWORD_MIN_LENGTH", "30")]).await;
+    let (_world, app) = start_with(&[("PASSWORD_MIN_LENGTH", "30")]).await;
     let answer = app.post("/users", &new_user("Анна")).await;
     assert_eq!(answer.faults(), [("/password", "too_short")]);
     let document = app.get("/openapi.json").await.body;
@@ -221,16 +220,14 @@ async fn a_body_without_end_is_not_read_for_ever() {
 
 #[tokio::test]
 async fn a_request_past_its_time_is_504() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("REQUEST_TIMEOUT_MS", "300")]).await;
+    let (_world, app) = start_with(&[("REQUEST_TIMEOUT_MS", "300")]).await;
     let never_ends = Body::wrap_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
     post_raw(&app, never_ends).await.assert_problem(504, "time_limit_exceeded");
 }
 
 #[tokio::test]
 async fn passwords_that_cannot_be_hashed_in_time_are_503_and_reads_go_on() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("PASSWORD_HASH_WAIT_MS", "1")]).await;
+    let (_world, app) = start_with(&[("PASSWORD_HASH_WAIT_MS", "1")]).await;
     let user = new_user("Анна");
     let answers = futures_util::future::join_all((0..64).map(|_| app.post("/users", &user))).await;
     let (created, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);

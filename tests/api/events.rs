@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     App, Observer, PASSWORD, QUEUE_TYPE, World, eventually, management, management_json, new_user, start,
+    start_observed, start_with, until,
 };
 
 /// A header's text.
@@ -23,9 +24,7 @@ fn text(value: &AMQPValue) -> String {
 
 #[tokio::test]
 async fn each_change_is_published_with_body_headers_and_properties_as_agreed() {
-    let world = World::new().await;
-    let mut observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (_world, mut observer, app) = start_observed().await;
     let created = app.post("/users", &new_user("Иван")).await;
     let updated = app.put("/users/1", &json!({"name": "Петр"})).await;
     let deleted = app.delete("/users/1").await;
@@ -70,9 +69,7 @@ async fn each_change_is_published_with_body_headers_and_properties_as_agreed() {
 
 #[tokio::test]
 async fn what_changes_nothing_publishes_nothing() {
-    let world = World::new().await;
-    let mut observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (_world, mut observer, app) = start_observed().await;
     app.post("/users", &json!({"name": "Анна"})).await;
     app.delete("/users/1").await;
     app.put("/users/1", &json!({"name": "Анна"})).await;
@@ -104,8 +101,7 @@ async fn the_topology_has_the_names_and_kinds_of_the_contract() {
 
 #[tokio::test]
 async fn a_broker_without_quorum_queues_is_served_with_classic_ones() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("AMQP_QUEUE_TYPE", "classic")]).await;
+    let (world, app) = start_with(&[("AMQP_QUEUE_TYPE", "classic")]).await;
     let queue = management_json(&format!("/api/queues/{}/user_events_queue", world.virtual_host)).await;
     assert_eq!(queue["type"], "classic");
     app.create_user("Анна").await;
@@ -128,9 +124,7 @@ async fn a_queue_that_is_there_with_other_arguments_is_used_with_a_warning() {
 
 #[tokio::test]
 async fn a_message_that_is_no_event_is_dead_lettered_and_the_next_is_handled() {
-    let world = World::new().await;
-    let observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (_world, observer, app) = start_observed().await;
     let unknown = json!({
         "event_type": "user.married", "user_id": 1, "trace_id": "t", "version": 1,
         "event_id": uuid::Uuid::now_v7().to_string(),
@@ -151,9 +145,7 @@ async fn a_message_that_is_no_event_is_dead_lettered_and_the_next_is_handled() {
 
 #[tokio::test]
 async fn an_event_that_comes_twice_is_logged_as_a_duplicate() {
-    let world = World::new().await;
-    let mut observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (_world, mut observer, app) = start_observed().await;
     app.create_user("Анна").await;
     let message = observer.next().await;
     observer.publish("user.created", &message.data).await;
@@ -170,10 +162,7 @@ async fn a_queue_deleted_under_the_service_is_declared_again_and_no_event_is_los
     management(Method::DELETE, &format!("/api/queues/{}/user_events_queue", world.virtual_host)).await;
     let deleted = Instant::now();
     // What the queue still takes while it is being deleted goes with it.
-    eventually("a second subscription", async || {
-        (app.log.matching("Consumer subscribed", |_| true).len() == 2).then_some(())
-    })
-    .await;
+    until("a second subscription", async || app.log.matching("Consumer subscribed", |_| true).len() == 2).await;
     assert_eq!(app.put("/users/1", &json!({"name": "Яна"})).await.status, 200);
     app.log.wait_for("Event received", |line| line["event_type"] == "user.updated").await;
     assert!(deleted.elapsed() < Duration::from_secs(2), "{:?}", deleted.elapsed());

@@ -6,7 +6,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{App, Proxy, World, eventually, start};
+use crate::harness::{App, Proxy, World, start, start_with, until};
 
 /// An example of an error, and the operation that shows it.
 struct Example {
@@ -186,8 +186,8 @@ async fn the_errors_of_a_database_that_is_away_that_the_document_shows_are_sent(
     proxy.close();
     for example in examples {
         // The relay's and the consumer's connections take their time to notice.
-        eventually(format!("{} at {} {}", example.code, example.method, example.path), async || {
-            (normalised(provoke(&app, &example).await) == normalised(example.value.clone())).then_some(())
+        until(format!("{} at {} {}", example.code, example.method, example.path), async || {
+            normalised(provoke(&app, &example).await) == normalised(example.value.clone())
         })
         .await;
     }
@@ -195,8 +195,7 @@ async fn the_errors_of_a_database_that_is_away_that_the_document_shows_are_sent(
 
 #[tokio::test]
 async fn the_time_limit_that_the_document_shows_is_sent() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("REQUEST_TIMEOUT_MS", "300")]).await;
+    let (world, app) = start_with(&[("REQUEST_TIMEOUT_MS", "300")]).await;
     let examples = of(&app, |code| code == "time_limit_exceeded").await;
     let mut lock = world.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE users, outbox, outbox_quarantine, _sqlx_migrations").execute(&mut *lock).await.unwrap();
@@ -208,8 +207,7 @@ async fn the_time_limit_that_the_document_shows_is_sent() {
 
 #[tokio::test]
 async fn the_overload_that_the_document_shows_is_sent() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("PASSWORD_HASH_WAIT_MS", "1")]).await;
+    let (_world, app) = start_with(&[("PASSWORD_HASH_WAIT_MS", "1")]).await;
     app.create_user("Анна").await;
     let examples = of(&app, |code| code == "overloaded").await;
     let (hashing, others): (Vec<_>, Vec<_>) = examples.iter().partition(|example| example.hashes());

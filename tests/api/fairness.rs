@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use tokio::time::interval;
 
 use crate::{
-    harness::{App, Observer, World, assert_delivered_exactly, audit, eventually, management},
+    harness::{App, Observer, World, assert_delivered_exactly, management, start_audited, start_observed, until},
     poison::outbox,
 };
 
@@ -48,9 +48,7 @@ async fn until_event_of(observer: &mut Observer, user: i64) -> usize {
 
 #[tokio::test]
 async fn a_full_queue_for_deletions_delays_no_others_and_is_tried_with_one_event() {
-    let world = World::new().await;
-    let mut observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (world, mut observer, app) = start_observed().await;
     for n in 0..30 {
         app.create_user(&format!("Имя{n}")).await;
     }
@@ -127,7 +125,7 @@ async fn three_thousand_forbidden_deletions_hold_nobody_up_and_none_is_lost() {
     let id = app.create_user("Анна").await;
     until_event_of(&mut observer, id).await;
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    eventually("a class that is known", async || {
+    until("a class that is known", async || {
         let began = Instant::now();
         assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": uuid::Uuid::new_v4()})).await.status, 200);
         until_event_of(&mut observer, id).await;
@@ -135,7 +133,7 @@ async fn three_thousand_forbidden_deletions_hold_nobody_up_and_none_is_lost() {
         let (_, state) = outbox(&world, &["status"]).await;
         let (pending, quarantined) = (state["pending"].as_i64().unwrap(), state["quarantined"].as_i64().unwrap());
         assert!((3_000..=3_001).contains(&(pending + quarantined)), "{state}");
-        (quarantined > 100).then_some(())
+        quarantined > 100
     })
     .await;
     assert!(app.log.matching("Session lost, starting it again", |line| line["session"] == "relay").is_empty());
@@ -156,10 +154,7 @@ async fn a_user_with_three_thousand_events_does_not_hold_up_the_next() {
 
 #[tokio::test]
 async fn what_is_committed_late_is_published_before_what_its_user_did_next() {
-    let world = World::new().await;
-    audit(&world).await;
-    let mut observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (world, mut observer, app) = start_audited().await;
     let (late, other) = (app.create_user("Анна").await, app.create_user("Яна").await);
     let mut transaction = world.pool.begin().await.unwrap();
     change(&mut transaction, late).await;
@@ -181,10 +176,7 @@ async fn what_is_committed_late_is_published_before_what_its_user_did_next() {
 
 #[tokio::test]
 async fn what_a_later_transaction_wrote_first_is_not_passed_over() {
-    let world = World::new().await;
-    audit(&world).await;
-    let mut observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (world, mut observer, app) = start_audited().await;
     let (quick, slow) = (app.create_user("Анна").await, app.create_user("Яна").await);
     world.until_outbox_is_empty().await;
     let (mut first, mut second) = (world.pool.begin().await.unwrap(), world.pool.begin().await.unwrap());

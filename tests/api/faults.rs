@@ -7,7 +7,9 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::{App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, eventually, new_user};
+use crate::harness::{
+    App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, new_user, start_audited, until,
+};
 
 #[tokio::test]
 async fn a_broker_that_is_away_at_the_start_costs_no_event_and_no_answer() {
@@ -66,10 +68,7 @@ async fn a_broker_lost_under_load_costs_no_event_and_slows_no_write() {
 
 #[tokio::test]
 async fn a_service_killed_amid_writes_leaves_an_event_for_each_change_and_no_other() {
-    let world = World::new().await;
-    audit(&world).await;
-    let mut observer = Observer::new(&world).await;
-    let mut app = App::start(&world).await;
+    let (world, mut observer, mut app) = start_audited().await;
     for n in 0..10 {
         app.create_user(&format!("Имя{n}")).await;
     }
@@ -162,8 +161,7 @@ async fn a_database_that_is_away_is_503_within_3_s_and_back_without_a_restart() 
         assert_eq!((&checks["database"], &checks["schema"]), (&json!("down"), &json!("unknown")));
         assert_eq!(app.get("/health/live").await.status, 200);
         proxy.open();
-        eventually("an answer from the database", async || (app.get("/users/1").await.status == 200).then_some(()))
-            .await;
+        until("an answer from the database", async || app.get("/users/1").await.status == 200).await;
         app.until_ready("ready").await;
     }
     app.create_user("Ева").await;
@@ -188,10 +186,7 @@ async fn a_service_started_before_its_database_and_its_broker_waits_for_them() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_leaves_a_user_with_its_event_or_neither() {
-    let world = World::new().await;
-    audit(&world).await;
-    let mut observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (world, mut observer, app) = start_audited().await;
     let id = app.create_user("Анна").await;
     for n in 0..2000 {
         let body = format!("{{\"name\":\"Имя{n}\"}}");
@@ -205,9 +200,9 @@ async fn a_client_that_hangs_up_leaves_a_user_with_its_event_or_neither() {
     }
     assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": "Последнее"})).await.status, 200);
     assert_eq!(assert_delivered_exactly(&world, &mut observer).await, 0);
-    eventually("a pool at rest", async || {
+    until("a pool at rest", async || {
         let metrics = app.get("/metrics").await.text;
-        metrics.contains("\ndatabase_connections{state=\"in_use\"} 0\n").then_some(())
+        metrics.contains("\ndatabase_connections{state=\"in_use\"} 0\n")
     })
     .await;
 }

@@ -18,8 +18,9 @@ use user_management_api::{
 };
 
 use crate::harness::{
-    App, World, eventually,
+    App, World,
     library::{add_users, check, database, id, key, runtime},
+    until,
 };
 
 const USERS: usize = 5;

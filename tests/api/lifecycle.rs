@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use reqwest::{Body, Method};
 
-use crate::harness::{Answer, App, World, eventually, new_user, start};
+use crate::harness::{Answer, App, World, eventually, new_user, start, start_with, until};
 
 #[tokio::test]
 async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
-    let world = World::new().await;
-    let mut app = App::start(&world).await;
+    let (world, mut app) = start().await;
     // A request that is half sent when the signal comes.
     let (rest, body) = tokio::sync::oneshot::channel::<String>();
     let chunks = futures_util::stream::once(body);
@@ -33,8 +32,7 @@ async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
 
 #[tokio::test]
 async fn a_stopping_service_says_that_it_is_not_ready_before_it_stops_listening() {
-    let world = World::new().await;
-    let mut app = App::start_with(&world, &[("SHUTDOWN_DELAY_MS", "3000")]).await;
+    let (_world, mut app) = start_with(&[("SHUTDOWN_DELAY_MS", "3000")]).await;
     app.signal("INT");
     let answer =
         eventually("a 503", async || Some(app.get("/health/ready").await).filter(|answer| answer.status == 503)).await;
@@ -46,8 +44,7 @@ async fn a_stopping_service_says_that_it_is_not_ready_before_it_stops_listening(
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
-    let world = World::new().await;
-    let mut app = App::start_with(&world, &[("SHUTDOWN_DELAY_MS", "600000")]).await;
+    let (_world, mut app) = start_with(&[("SHUTDOWN_DELAY_MS", "600000")]).await;
     app.signal("TERM");
     app.log.wait_for("Stopping; a second signal stops at once", |_| true).await;
     app.signal("TERM");
@@ -63,15 +60,14 @@ async fn two_instances_started_at_once_on_an_empty_database_share_it_and_one_lea
     first.create_user("Анна").await;
     second.create_user("Яна").await;
     let leads = async |app: &App| app.get("/health/ready").await.body["checks"]["relay"] == "leading";
-    eventually("a leader", async || (leads(&first).await || leads(&second).await).then_some(())).await;
+    until("a leader", async || leads(&first).await || leads(&second).await).await;
     assert!(!(leads(&first).await && leads(&second).await));
     world.until_outbox_is_empty().await;
 }
 
 #[tokio::test]
 async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_is_reported() {
-    let world = World::new().await;
-    let app = App::start_with(&world, &[("LOG_LEVEL", "info,probes=debug")]).await;
+    let (_world, app) = start_with(&[("LOG_LEVEL", "info,probes=debug")]).await;
     app.log.pause(true);
     let began = Instant::now();
     let answers = futures_util::stream::iter(0..30_000).map(|_| app.get("/health/live")).buffer_unordered(64);

@@ -2,17 +2,17 @@
 
 use serde_json::json;
 
-use crate::harness::{Answer, App, Observer, Proxy, World, eventually, start};
+use crate::harness::{Answer, App, Observer, Proxy, World, start, until};
 
 /// The value of one line, its labels as they stand.
 fn value(metrics: &str, line: &str) -> Option<f64> {
     metrics.lines().find_map(|candidate| candidate.strip_prefix(line)?.trim().parse().ok())
 }
 
-async fn until(app: &App, line: &str, wanted: f64) {
-    eventually(format!("{line} {wanted}"), async || {
+async fn until_metric(app: &App, line: &str, wanted: f64) {
+    until(format!("{line} {wanted}"), async || {
         let metrics = app.get("/metrics").await.text;
-        (value(&metrics, line) == Some(wanted)).then_some(())
+        value(&metrics, line) == Some(wanted)
     })
     .await;
 }
@@ -88,7 +88,7 @@ async fn every_metric_that_an_alert_or_the_runbook_names_is_there() {
     let names: std::collections::BTreeSet<_> = words.filter(|word| word.contains('_')).chain(quoted).collect();
     assert!(names.len() > 8, "{names:?}");
     // The gauge comes with the first count.
-    eventually("dead_letters", async || app.get("/metrics").await.text.contains("\ndead_letters ").then_some(())).await;
+    until("dead_letters", async || app.get("/metrics").await.text.contains("\ndead_letters ")).await;
     let metrics = app.get("/metrics").await.text;
     for name in names {
         assert!(metrics.lines().any(|line| line.starts_with(name)), "{name} in\n{metrics}");
@@ -126,7 +126,7 @@ async fn a_long_backlog_is_counted_as_far_as_the_bound() {
                 SELECT gen_random_uuid(), 'user.created', n, 1, 't', now() - interval '1 hour', 'null'
                 FROM generate_series(1, 150000) AS n";
     sqlx::query(fill).execute(&world.pool).await.unwrap();
-    until(&app, "outbox_pending", 100_000.0).await;
+    until_metric(&app, "outbox_pending", 100_000.0).await;
     assert!(value(&app.get("/metrics").await.text, "outbox_oldest_age_seconds").unwrap() >= 3600.0);
 }
 
@@ -136,28 +136,28 @@ async fn events_are_counted_on_their_way_and_the_outbox_is_seen_to_fill_and_drai
     let mut observer = Observer::new(&world).await;
     let proxy = Proxy::before(&world.broker_url).await;
     let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
-    until(&app, "relay_leader", 1.0).await;
-    until(&app, r#"broker_connected{connection="publisher"}"#, 1.0).await;
+    until_metric(&app, "relay_leader", 1.0).await;
+    until_metric(&app, r#"broker_connected{connection="publisher"}"#, 1.0).await;
     proxy.close();
     app.until_ready("degraded").await;
     let id = app.create_user("Анна").await;
     app.put(&format!("/users/{id}"), &json!({"name": "Яна"})).await;
-    until(&app, "outbox_pending", 2.0).await;
+    until_metric(&app, "outbox_pending", 2.0).await;
     assert!(value(&app.get("/metrics").await.text, "outbox_oldest_age_seconds").unwrap() > 0.0);
-    until(&app, "relay_leader", 0.0).await;
-    until(&app, r#"broker_connected{connection="consumer"}"#, 0.0).await;
+    until_metric(&app, "relay_leader", 0.0).await;
+    until_metric(&app, r#"broker_connected{connection="consumer"}"#, 0.0).await;
     proxy.open();
-    until(&app, "outbox_pending", 0.0).await;
-    until(&app, r#"events_published_total{type="user.created"}"#, 1.0).await;
-    until(&app, r#"events_published_total{type="user.updated"}"#, 1.0).await;
-    until(&app, r#"events_consumed_total{result="new"}"#, 2.0).await;
-    until(&app, "events_lag_seconds_count", 2.0).await;
-    until(&app, "relay_leads_total", 2.0).await;
+    until_metric(&app, "outbox_pending", 0.0).await;
+    until_metric(&app, r#"events_published_total{type="user.created"}"#, 1.0).await;
+    until_metric(&app, r#"events_published_total{type="user.updated"}"#, 1.0).await;
+    until_metric(&app, r#"events_consumed_total{result="new"}"#, 2.0).await;
+    until_metric(&app, "events_lag_seconds_count", 2.0).await;
+    until_metric(&app, "relay_leads_total", 2.0).await;
     let message = observer.next().await;
     observer.publish("user.created", &message.data).await;
     observer.publish("user.created", b"not json").await;
-    until(&app, r#"events_consumed_total{result="duplicate"}"#, 1.0).await;
-    until(&app, r#"events_consumed_total{result="dead_letter"}"#, 1.0).await;
+    until_metric(&app, r#"events_consumed_total{result="duplicate"}"#, 1.0).await;
+    until_metric(&app, r#"events_consumed_total{result="dead_letter"}"#, 1.0).await;
 }
 
 #[tokio::test]

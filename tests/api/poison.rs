@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     commands::run,
-    harness::{App, Observer, World, eventually, management, start},
+    harness::{App, Observer, World, eventually, management, start, start_observed, until},
 };
 
 pub async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
@@ -17,9 +17,7 @@ pub async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
 
 #[tokio::test]
 async fn an_event_that_closes_the_channel_is_quarantined_and_retried_or_dropped() {
-    let world = World::new().await;
-    let mut observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (world, mut observer, app) = start_observed().await;
     for n in 1..=4 {
         assert_eq!(app.create_user(&format!("Имя{n}")).await, n);
     }
@@ -96,9 +94,9 @@ async fn an_event_that_nobody_knows_to_be_bad_waits_for_another_to_pass_first() 
     world.forbid_deletions().await;
     assert_eq!(app.delete("/users/1").await.status, 204);
     // Far more often than it takes to condemn an event, if another had passed.
-    eventually("five closed channels", async || {
+    until("five closed channels", async || {
         let closed = app.log.matching("RabbitMQ closed a channel, its events go one by one", |_| true);
-        (closed.len() >= 5).then_some(())
+        closed.len() >= 5
     })
     .await;
     let (_, state) = outbox(&world, &["status"]).await;

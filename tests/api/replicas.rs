@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use user_management_api::{database::DatabaseUrl, repository::outbox};
 use uuid::Uuid;
 
-use crate::harness::{App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, eventually};
+use crate::harness::{App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, until};
 
 async fn leads(app: &App) -> bool {
     app.get("/health/ready").await.body["checks"]["relay"] == "leading"
@@ -73,7 +73,7 @@ async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s()
     assert!(timeout(Duration::from_millis(20), &mut reading).await.is_err(), "it was read at once");
     proxy.silence();
     let began = Instant::now();
-    eventually("the lock", async || outbox::try_lead(&mut other).await.unwrap().then_some(())).await;
+    until("the lock", async || outbox::try_lead(&mut other).await.unwrap()).await;
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
 }
 
@@ -102,7 +102,7 @@ async fn replicas_stopped_in_turn_under_load_fail_no_write_and_repeat_no_event()
     let committed = committed(&world).await;
     assert_eq!(committed.len(), 1 + 90 + 3);
     assert_eq!(assert_delivered_exactly(&world, &mut observer).await, 0);
-    eventually("a leader", async || leads(&steady).await.then_some(())).await;
+    until("a leader", async || leads(&steady).await).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use crate::harness::{Answer, App, Observer, World, new_user, start};
+use crate::harness::{Answer, App, World, new_user, start, start_observed};
 
 async fn get_with_id(app: &App, path: &str, id: &str) -> Answer {
     Answer::of(app.request(Method::GET, path).header("x-request-id", id)).await
@@ -10,9 +10,7 @@ async fn get_with_id(app: &App, path: &str, id: &str) -> Answer {
 
 #[tokio::test]
 async fn one_trace_id_runs_from_the_header_to_the_consumers_log() {
-    let world = World::new().await;
-    let mut observer = Observer::new(&world).await;
-    let app = App::start(&world).await;
+    let (_world, mut observer, app) = start_observed().await;
     let request = app.request(Method::POST, "/users").json(&new_user("Анна")).header("X-Request-Id", "order-66/a@b");
     assert_eq!(Answer::of(request).await.header("x-trace-id"), "order-66/a@b");
     assert_eq!(observer.next_bodies(1).await[0]["trace_id"], "order-66/a@b");

@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::{
-    eventually,
+    Observer, audit,
     log::Log,
     process::{Process, command, isolated},
     servers::World,
+    until,
 };
 
 /// Stands in no output: looked for in every answer and, at the end of every test, in every log line.
@@ -37,9 +38,32 @@ pub struct App {
 
 /// A world, and a service in it that is ready for everything.
 pub async fn start() -> (World, App) {
+    start_with(&[]).await
+}
+
+/// As [`start`], with settings changed.
+pub async fn start_with(settings: &[(&str, &str)]) -> (World, App) {
     let world = World::new().await;
-    let app = App::start(&world).await;
+    let app = App::start_with(&world, settings).await;
     (world, app)
+}
+
+/// As [`start`], with somebody else who sees the events.
+pub async fn start_observed() -> (World, Observer, App) {
+    observed(World::new().await).await
+}
+
+/// As [`start_observed`], in a world where changes are written down.
+pub async fn start_audited() -> (World, Observer, App) {
+    let world = World::new().await;
+    audit(&world).await;
+    observed(world).await
+}
+
+async fn observed(world: World) -> (World, Observer, App) {
+    let observer = Observer::new(&world).await;
+    let app = App::start(&world).await;
+    (world, observer, app)
 }
 
 impl App {
@@ -78,10 +102,8 @@ impl App {
     }
 
     pub async fn until_ready(&self, status: &str) {
-        eventually(format!("health status {status}"), || async {
-            (self.get("/health/ready").await.body["status"] == status).then_some(())
-        })
-        .await;
+        until(format!("health status {status}"), || async { self.get("/health/ready").await.body["status"] == status })
+            .await;
     }
 
     #[track_caller]

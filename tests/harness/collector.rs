@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
-use super::eventually;
+use super::until;
 
 /// A message of the queue `collector`.
 pub struct Collected {
@@ -53,7 +53,7 @@ impl Collector {
             }
         });
         let collector = Self { messages, stop, task: AbortOnDropHandle::new(task) };
-        eventually("the collector's queue", async || is_declared(broker_url).await.then_some(())).await;
+        until("the collector's queue", async || is_declared(broker_url).await).await;
         collector
     }
 

@@ -21,7 +21,7 @@ use std::{fmt::Debug, time::Duration};
 use tokio::time::{Instant, interval};
 
 pub use self::{
-    app::{Answer, App, PASSWORD, new_user, start},
+    app::{Answer, App, PASSWORD, new_user, start, start_audited, start_observed, start_with},
     collector::{Collected, Collector},
     control::{Control, Node},
     events::Observer,
@@ -36,6 +36,12 @@ pub use self::{
 
 /// Longest wait for anything that should come about; far beyond what it takes, so that a slow machine is no failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until it is so.
+#[track_caller]
+pub fn until(what: impl Debug, mut is_so: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    eventually(what, async move || is_so().await.then_some(()))
+}
 
 /// Asks again and again until there is an answer.
 #[track_caller]

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::eventually;
+use super::until;
 
 const READERS: usize = 256;
 /// Between two reads of one client.
@@ -60,9 +60,9 @@ impl Readers {
 
     async fn until_each_has_more(&self, count: fn(&Tally) -> &AtomicUsize) {
         let before: Vec<_> = self.tallies.iter().map(|tally| count(tally).load(Relaxed)).collect();
-        eventually("another answer for each reader", async || {
+        until("another answer for each reader", async || {
             let mut both = self.tallies.iter().zip(&before);
-            both.all(|(tally, before)| count(tally).load(Relaxed) > *before).then_some(())
+            both.all(|(tally, before)| count(tally).load(Relaxed) > *before)
         })
         .await;
     }

@@ -19,9 +19,10 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    PATIENCE, eventually,
+    PATIENCE,
     process::{Process, command},
     servers::World,
+    until,
 };
 
 /// What matters of the logs of all replicas.
@@ -90,7 +91,7 @@ impl Replica {
     /// Started and ready for everything.
     pub async fn start(world: &World, settings: &[(&str, &str)], digest: &Arc<Digest>) -> Self {
         let replica = Self::launch(world, settings, digest).await;
-        eventually("a replica that is ready", async || replica.is("ready").await.then_some(())).await;
+        until("a replica that is ready", async || replica.is("ready").await).await;
         replica
     }
 

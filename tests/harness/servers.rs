@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use user_management_api::MIGRATOR;
 use uuid::Uuid;
 
-use super::eventually;
+use super::until;
 
 struct Servers {
     database: String,
@@ -177,7 +177,7 @@ impl World {
     }
 
     pub async fn until_outbox_is_empty(&self) {
-        eventually("an empty outbox", async || self.outbox_is_empty().await.then_some(())).await;
+        until("an empty outbox", async || self.outbox_is_empty().await).await;
     }
 }
 

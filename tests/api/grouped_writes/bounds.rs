@@ -63,7 +63,7 @@ async fn writes_past_the_queues_bound_are_refused_at_once_and_leave_nothing_behi
             tokio::spawn(async move { grouped.write(change).await })
         })
         .collect();
-    eventually("refusals", async || writes.iter().any(tokio::task::JoinHandle::is_finished).then_some(())).await;
+    until("refusals", async || writes.iter().any(tokio::task::JoinHandle::is_finished)).await;
     lock.rollback().await.unwrap();
     let (mut refused, mut written) = (0, 0);
     for write in writes {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    harness::{Observer, Replica, eventually, management_json},
+    harness::{Observer, Replica, eventually, management_json, until},
     trial::Trial,
 };
 
@@ -15,7 +15,7 @@ const SPAN: Duration = Duration::from_secs(15);
 /// Until events flow again, once the broker takes connections.
 async fn until_leading(replica: &Replica) -> Duration {
     let began = Instant::now();
-    eventually("a leader with a broker", async || replica.leads().await.then_some(())).await;
+    until("a leader with a broker", async || replica.leads().await).await;
     began.elapsed()
 }
 
@@ -26,7 +26,7 @@ async fn a_broker_killed_under_load_slows_no_write_and_is_used_again_within_6_s(
     sleep(SPAN + Duration::from_secs(2)).await;
     let killed = Instant::now();
     trial.control.signal("rabbitmq", "KILL").await;
-    eventually("degraded", async || trial.replica().is("degraded").await.then_some(())).await;
+    until("degraded", async || trial.replica().is("degraded").await).await;
     sleep(SPAN).await;
     let before = load.tally.p99_between(killed - SPAN, killed);
     let without = load.tally.p99_between(killed, Instant::now());
@@ -47,7 +47,7 @@ async fn a_broker_stopped_cleanly_and_started_costs_no_write_and_no_event() {
     for _ in 0..3 {
         sleep(Duration::from_secs(1)).await;
         trial.control.rabbitmqctl(&["stop_app"]).await;
-        eventually("degraded", async || trial.replica().is("degraded").await.then_some(())).await;
+        until("degraded", async || trial.replica().is("degraded").await).await;
         trial.control.rabbitmqctl(&["start_app"]).await;
         let reconnected = until_leading(trial.replica()).await;
         eprintln!("  reconnected in {reconnected:?}");
@@ -102,23 +102,19 @@ async fn a_broker_short_of_memory_or_disk_blocks_publishing_alone() {
     ];
     for (alarm, clear) in alarms {
         trial.control.rabbitmqctl(&alarm).await;
-        eventually("blocked", async || {
-            (trial.replica().health().await["checks"]["publisher"] == "blocked").then_some(())
-        })
-        .await;
+        until("blocked", async || trial.replica().health().await["checks"]["publisher"] == "blocked").await;
         sleep(Duration::from_secs(3)).await;
         assert!(trial.replica().leads().await, "the lead is kept");
         assert!(trial.pending().await > 100, "events wait");
         trial.control.rabbitmqctl(clear).await;
         let began = Instant::now();
-        eventually("an outbox that is nearly empty", async || (trial.pending().await < 50).then_some(())).await;
+        until("an outbox that is nearly empty", async || trial.pending().await < 50).await;
         eprintln!("  {}: went on in {:?}", alarm[0], began.elapsed());
         assert!(began.elapsed() <= Duration::from_secs(1), "{:?}", began.elapsed());
     }
     assert_eq!(trial.troubles("Session lost, starting it again"), 0, "no connection is lost");
     trial.control.rabbitmqctl(&alarms[0].0).await;
-    eventually("blocked", async || (trial.replica().health().await["checks"]["publisher"] == "blocked").then_some(()))
-        .await;
+    until("blocked", async || trial.replica().health().await["checks"]["publisher"] == "blocked").await;
     let began = Instant::now();
     trial.replica().signal("TERM");
     assert_eq!(trial.replicas[0].exit_status().await.code(), Some(0));
@@ -146,9 +142,9 @@ async fn an_alarm_with_a_dead_letter_in_hand_holds_up_no_acknowledgement() {
     let link = async |link: &str| (trial.replica().health().await["checks"]["consumer"] == link).then_some(());
     eventually("a consumer whose dead letter is blocked", async || link("blocked").await).await;
     let queue = format!("/api/queues/{}/user_events_queue", trial.world.virtual_host);
-    eventually("all but the one acknowledged", async || {
+    until("all but the one acknowledged", async || {
         let queue = management_json(&queue).await;
-        (queue["messages_unacknowledged"] == 1 && queue["messages_ready"] == 0).then_some(())
+        queue["messages_unacknowledged"] == 1 && queue["messages_ready"] == 0
     })
     .await;
     trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]).await;
@@ -166,7 +162,7 @@ async fn a_frozen_broker_is_noticed_within_two_heartbeats_and_costs_repeats_alon
     sleep(Duration::from_secs(1)).await;
     trial.control.signal("rabbitmq", "STOP").await;
     let began = Instant::now();
-    eventually("degraded", async || trial.replica().is("degraded").await.then_some(())).await;
+    until("degraded", async || trial.replica().is("degraded").await).await;
     eprintln!("  noticed in {:?}", began.elapsed());
     assert!(began.elapsed() <= Duration::from_secs(13), "{:?}", began.elapsed());
     sleep(Duration::from_secs(30).saturating_sub(began.elapsed())).await;

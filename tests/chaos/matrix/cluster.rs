@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    harness::{Control, Node, Proxy, World, eventually},
+    harness::{Control, Node, Proxy, World, eventually, until},
     trial::Trial,
 };
 
@@ -39,7 +39,7 @@ async fn the_node_that_leads_the_queue_is_killed_three_times_and_nothing_is_lost
         let node = &nodes[leader - 1];
         node.control.signal("rabbitmq", "KILL").await;
         let (began, collected) = (Instant::now(), trial.collector.count());
-        eventually("events that flow", async || (trial.collector.count() > collected + 500).then_some(())).await;
+        until("events that flow", async || trial.collector.count() > collected + 500).await;
         eprintln!("  node {leader} killed: events flow again after {:?}", began.elapsed());
         node.control.start("rabbitmq").await;
         eventually("all three nodes", async || {

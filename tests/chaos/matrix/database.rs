@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use tokio::time::{Instant, interval, sleep};
 
 use crate::{
-    harness::{Proxy, Readers, World, eventually},
+    harness::{Proxy, Readers, World, until},
     trial::Trial,
 };
 
@@ -20,9 +20,9 @@ async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_se
         trial.control.signal("postgres", signal).await;
         trial.control.start("postgres").await;
         let (began, accepted) = (Instant::now(), load.tally.accepted());
-        eventually("writes that succeed", async || (load.tally.accepted() > accepted + 20).then_some(())).await;
+        until("writes that succeed", async || load.tally.accepted() > accepted + 20).await;
         let over = began.elapsed();
-        eventually("a leader", async || trial.replica().leads().await.then_some(())).await;
+        until("a leader", async || trial.replica().leads().await).await;
         eprintln!("  {signal}: writes succeed after {over:?}, events flow after {:?}", began.elapsed());
         assert!(over <= Duration::from_secs(1), "{over:?}");
     }
@@ -76,9 +76,9 @@ async fn postgresql_down_for_60_s_is_503_within_3_s_each_time_and_the_service_li
     eprintln!("  the slowest 503 took {slowest:?}");
     assert!(slowest <= Duration::from_secs(3), "{slowest:?}");
     trial.control.start("postgres").await;
-    eventually("ready", async || trial.replica().is("ready").await.then_some(())).await;
+    until("ready", async || trial.replica().is("ready").await).await;
     let accepted = load.tally.accepted();
-    eventually("writes that succeed", async || (load.tally.accepted() > accepted + 100).then_some(())).await;
+    until("writes that succeed", async || load.tally.accepted() > accepted + 100).await;
     trial.finish(load).await;
 }
 
@@ -126,10 +126,10 @@ async fn a_backlog_of_300000_is_drained_at_5000_a_second() {
         sqlx::raw_sql(statement).execute(&trial.world.pool).await.unwrap();
     }
     proxy.close();
-    eventually("degraded", async || trial.replica().is("degraded").await.then_some(())).await;
+    until("degraded", async || trial.replica().is("degraded").await).await;
     insert_events(&trial.world, 300_000).await;
     proxy.open();
-    eventually("a leader", async || trial.replica().leads().await.then_some(())).await;
+    until("a leader", async || trial.replica().leads().await).await;
     let (left, began) = (trial.pending().await, Instant::now());
     while !trial.world.outbox_is_empty().await {
         assert!(began.elapsed() < Duration::from_secs(100), "{} left", trial.pending().await);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    harness::{Proxy, World, eventually},
+    harness::{Proxy, World, until},
     trial::Trial,
 };
 
@@ -27,7 +27,7 @@ async fn trial_with_a_proxy_before(server: Server) -> (Trial, Proxy) {
     let by_proxy = proxy.url(&url);
     let mut trial = Trial::start_with(world, 0, &[]).await;
     trial.add(&[(setting, &by_proxy)]).await;
-    eventually("a leader", async || trial.replicas[0].leads().await.then_some(())).await;
+    until("a leader", async || trial.replicas[0].leads().await).await;
     trial.add(&[]).await;
     (trial, proxy)
 }
@@ -37,26 +37,26 @@ async fn cut_in_each_way(server: Server) {
     let (mut trial, proxy) = trial_with_a_proxy_before(server).await;
     let load = trial.load(100);
     for (how, cut) in [("closed", Proxy::close as fn(&Proxy)), ("reset", Proxy::reset), ("silent", Proxy::silence)] {
-        eventually("the first leads, and it alone", async || {
+        until("the first leads, and it alone", async || {
             let (first, second) = (trial.replicas[0].leads().await, trial.replicas[1].leads().await);
-            (first && !second).then_some(())
+            first && !second
         })
         .await;
         let accepted = load.tally.accepted();
         cut(&proxy);
         let began = Instant::now();
-        eventually("another leader", async || trial.replicas[1].leads().await.then_some(())).await;
+        until("another leader", async || trial.replicas[1].leads().await).await;
         let moved = began.elapsed();
-        eventually("writes meanwhile", async || (load.tally.accepted() >= accepted + 50).then_some(())).await;
+        until("writes meanwhile", async || load.tally.accepted() >= accepted + 50).await;
         proxy.open();
         let began = Instant::now();
-        eventually("a replica that is well", async || trial.replicas[0].is("ready").await.then_some(())).await;
+        until("a replica that is well", async || trial.replicas[0].is("ready").await).await;
         eprintln!("  {server:?} {how}: the lead moved in {moved:?}, well {:?} after the cut", began.elapsed());
         assert!(moved <= Duration::from_secs(12), "{how}: {moved:?}");
         assert!(began.elapsed() <= Duration::from_secs(10), "{how}: {:?}", began.elapsed());
         trial.replicas[1].signal("TERM");
         trial.replicas[1].exit_status().await;
-        eventually("the first leads", async || trial.replicas[0].leads().await.then_some(())).await;
+        until("the first leads", async || trial.replicas[0].leads().await).await;
         trial.restart(1, &[]).await;
     }
     trial.finish(load).await;
@@ -92,16 +92,13 @@ async fn the_message_after_one_that_cannot_be_read_is_handled_within_100_ms() {
         send(foreign).await;
         send(&event).await;
         let began = Instant::now();
-        eventually("the next message", async || trial.digest.received.lock().unwrap().contains(&id).then_some(()))
-            .await;
+        until("the next message", async || trial.digest.received.lock().unwrap().contains(&id)).await;
         assert!(began.elapsed() <= Duration::from_millis(100), "{:?}", began.elapsed());
     }
     // Written after the broker has the letter, and perhaps after the next message is handled.
-    eventually("four dead letters", async || {
-        (trial.troubles("Message cannot be read, it is in the dead-letter queue") == 4).then_some(())
-    })
-    .await;
+    until("four dead letters", async || trial.troubles("Message cannot be read, it is in the dead-letter queue") == 4)
+        .await;
     let accepted = load.tally.accepted();
-    eventually("as many writes as in 3 s", async || (load.tally.accepted() >= accepted + 150).then_some(())).await;
+    until("as many writes as in 3 s", async || load.tally.accepted() >= accepted + 150).await;
     trial.finish(load).await;
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::database::insert_events;
 use crate::{
-    harness::{Observer, Proxy, World, command, eventually, management},
+    harness::{Observer, Proxy, World, command, management, until},
     trial::Trial,
 };
 
@@ -65,13 +65,13 @@ async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_ret
     eprintln!("  {dead} deletions in quarantine; the longest lag of the others was {lag:?}, {repeated} came twice");
     assert!(dead > 50 && lag < Duration::from_secs(1), "{dead}, {lag:?}");
     management(Method::DELETE, &permissions).await;
-    eventually("all of them again", async || {
+    until("all of them again", async || {
         let retry =
             command(&trial.world.settings()).args(["outbox", "quarantine", "retry", "--all"]).output().await.unwrap();
         assert!(retry.status.success(), "{retry:?}");
         let left: i64 =
             sqlx::query_scalar("SELECT count(*) FROM outbox_quarantine").fetch_one(&trial.world.pool).await.unwrap();
-        (left == 0 && trial.pending().await < 50).then_some(())
+        left == 0 && trial.pending().await < 50
     })
     .await;
     trial.finish(load).await;
@@ -82,7 +82,7 @@ async fn a_queue_that_neither_confirms_nor_refuses_deletions_delays_no_others() 
     let trial = Trial::start(1).await;
     Observer::new(&trial.world).await.bind_deletions().await;
     let load = trial.load(500);
-    eventually("events", async || (trial.collector.count() > 500).then_some(())).await;
+    until("events", async || trial.collector.count() > 500).await;
     // So does a quorum queue that has lost its majority.
     let tell = async |what: &str| {
         let queue = format!("rabbit_misc:r(<<\"{}\">>, queue, <<\"deletions\">>)", trial.world.virtual_host);
@@ -167,7 +167,7 @@ async fn a_relay_that_begins_on_millions_of_dead_rows_reads_past_them_once() {
         let (began, body) = (Instant::now(), json!({"name": name, "surname": "Тестов", "password": "a-long-secret"}));
         let url = format!("http://{}/users", trial.replica().address);
         client.post(url).json(&body).send().await.unwrap().error_for_status().unwrap();
-        eventually("an empty outbox", async || trial.world.outbox_is_empty().await.then_some(())).await;
+        until("an empty outbox", async || trial.world.outbox_is_empty().await).await;
         began.elapsed()
     };
     published("Анна").await;
@@ -192,12 +192,12 @@ async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
     let mut trial = Trial::start_with(world, 0, &[]).await;
     sqlx::raw_sql("CREATE SEQUENCE by_hand").execute(&trial.world.pool).await.unwrap();
     trial.add(&[(setting, &by_proxy)]).await;
-    eventually("a leader", async || trial.replicas[0].leads().await.then_some(())).await;
+    until("a leader", async || trial.replicas[0].leads().await).await;
     trial.add(&[]).await;
     for way in ["cut off", "frozen"] {
         let before = trial.collector.count();
         insert_events(&trial.world, 100_000).await;
-        eventually("a drain", async || (trial.collector.count() > before + 5_000).then_some(())).await;
+        until("a drain", async || trial.collector.count() > before + 5_000).await;
         if way == "frozen" {
             trial.replicas[0].signal("STOP");
         } else {
@@ -205,7 +205,7 @@ async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
         }
         let (left, began) = (trial.pending().await, Instant::now());
         assert!(left > 20_000, "{left} left: it was no drain");
-        eventually("another leader", async || trial.replicas[1].leads().await.then_some(())).await;
+        until("another leader", async || trial.replicas[1].leads().await).await;
         let moved = began.elapsed();
         eprintln!("  {way} with {left} events left: the lead moved in {moved:?}");
         assert!(moved < Duration::from_secs(12), "{way}: {moved:?}");
@@ -218,14 +218,14 @@ async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
         while !trial.world.outbox_is_empty().await {
             tick.tick().await;
         }
-        eventually("a replica that is well", async || trial.replicas[0].is("ready").await.then_some(())).await;
+        until("a replica that is well", async || trial.replicas[0].is("ready").await).await;
         trial.replicas[1].signal("TERM");
         trial.replicas[1].exit_status().await;
-        eventually("the first leads", async || trial.replicas[0].leads().await.then_some(())).await;
+        until("the first leads", async || trial.replicas[0].leads().await).await;
         trial.restart(1, &[]).await;
     }
     let load = trial.load(200);
-    eventually("writes", async || (load.tally.accepted() > 300).then_some(())).await;
+    until("writes", async || load.tally.accepted() > 300).await;
     let tally = load.stop().await;
     let judgement = trial.judge(&tally).await;
     // The events that were written by hand have no change of their own.

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use user_management_api::{database::DatabaseUrl, repository::outbox};
 
 use crate::{
-    harness::{Control, World, eventually},
+    harness::{Control, World, eventually, until},
     trial::Trial,
 };
 
@@ -25,7 +25,7 @@ async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {
         .await;
         trial.replicas[leader].kill().await;
         let began = Instant::now();
-        eventually("another leader", async || trial.replicas[1 - leader].leads().await.then_some(())).await;
+        until("another leader", async || trial.replicas[1 - leader].leads().await).await;
         slowest = slowest.max(began.elapsed());
         trial.restart(leader, &[]).await;
     }
@@ -58,8 +58,8 @@ async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
         fs::write(&clock, offset).unwrap();
         let (accepted, collected) = (load.tally.accepted(), trial.collector.count());
         let began = Instant::now();
-        eventually("writes and events go on", async || {
-            (load.tally.accepted() > accepted + 100 && trial.collector.count() > collected + 100).then_some(())
+        until("writes and events go on", async || {
+            load.tally.accepted() > accepted + 100 && trial.collector.count() > collected + 100
         })
         .await;
         eprintln!("  {offset} s: 100 events in {:?}", began.elapsed());

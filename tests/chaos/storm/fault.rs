@@ -9,101 +9,54 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, time::sleep};
 use super::Storm;
 use crate::harness::{eventually, management, management_post, management_put};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    ReplicaKilled,
-    ReplicaStopped,
-    LeaderFrozen,
-    BrokerKilled,
-    BrokerStopped,
-    BrokerFrozen,
-    BrokerShortOfMemory,
-    BrokerShortOfDisk,
-    QueueDeleted,
-    ExchangeDeleted,
-    QueueFull,
-    DatabaseRestarted,
-    DatabaseCrashed,
-    ConnectionsTerminated,
-    LeaderTerminated,
-    DatabaseReset,
-    DatabaseSilent,
-    BrokerReset,
-    BrokerSilent,
-    TableLocked,
-    OldSnapshot,
-    ForeignMessages,
-    ClientsHangUp,
+/// Defines the kinds and what each is called. Among those that explain repeats, a leader may lose a confirm, or the time to delete
+/// what was confirmed; with any other, a repeat is a defect.
+macro_rules! faults {
+    (exact: { $($exact:ident = $exact_name:literal,)* } explains_repeats: { $($fault:ident = $name:literal,)* }) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Fault { $($exact,)* $($fault,)* }
+
+        impl Fault {
+            pub const ALL: &[Self] = &[$(Self::$exact,)* $(Self::$fault,)*];
+
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$exact => $exact_name,)* $(Self::$fault => $name,)* }
+            }
+
+            pub const fn explains_repeats(self) -> bool {
+                matches!(self, $(Self::$fault)|*)
+            }
+        }
+    };
 }
 
-impl Fault {
-    pub const ALL: [Self; 23] = [
-        Self::ReplicaKilled,
-        Self::ReplicaStopped,
-        Self::LeaderFrozen,
-        Self::BrokerKilled,
-        Self::BrokerStopped,
-        Self::BrokerFrozen,
-        Self::BrokerShortOfMemory,
-        Self::BrokerShortOfDisk,
-        Self::QueueDeleted,
-        Self::ExchangeDeleted,
-        Self::QueueFull,
-        Self::DatabaseRestarted,
-        Self::DatabaseCrashed,
-        Self::ConnectionsTerminated,
-        Self::LeaderTerminated,
-        Self::DatabaseReset,
-        Self::DatabaseSilent,
-        Self::BrokerReset,
-        Self::BrokerSilent,
-        Self::TableLocked,
-        Self::OldSnapshot,
-        Self::ForeignMessages,
-        Self::ClientsHangUp,
-    ];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ReplicaKilled => "replica killed",
-            Self::ReplicaStopped => "replica stopped (SIGTERM)",
-            Self::LeaderFrozen => "leader frozen for 12 s",
-            Self::BrokerKilled => "broker killed",
-            Self::BrokerStopped => "broker stopped",
-            Self::BrokerFrozen => "broker frozen",
-            Self::BrokerShortOfMemory => "broker short of memory",
-            Self::BrokerShortOfDisk => "broker short of disk",
-            Self::QueueDeleted => "queue deleted",
-            Self::ExchangeDeleted => "exchange deleted",
-            Self::QueueFull => "a queue full",
-            Self::DatabaseRestarted => "database restarted",
-            Self::DatabaseCrashed => "database crashed",
-            Self::ConnectionsTerminated => "connections terminated",
-            Self::LeaderTerminated => "leader's session terminated",
-            Self::DatabaseReset => "database unreachable (RST)",
-            Self::DatabaseSilent => "database unreachable (silent)",
-            Self::BrokerReset => "broker unreachable (RST)",
-            Self::BrokerSilent => "broker unreachable (silent)",
-            Self::TableLocked => "table locked",
-            Self::OldSnapshot => "an old snapshot held",
-            Self::ForeignMessages => "foreign messages",
-            Self::ClientsHangUp => "clients hang up",
-        }
+faults! {
+    exact: {
+        ReplicaStopped = "replica stopped (SIGTERM)",
+        BrokerShortOfMemory = "broker short of memory",
+        BrokerShortOfDisk = "broker short of disk",
+        TableLocked = "table locked",
+        OldSnapshot = "an old snapshot held",
+        ForeignMessages = "foreign messages",
+        ClientsHangUp = "clients hang up",
     }
-
-    /// Whether a leader may lose a confirm, or the time to delete what was confirmed. With none of that, a repeat is a
-    /// defect.
-    pub const fn explains_repeats(self) -> bool {
-        !matches!(
-            self,
-            Self::ReplicaStopped
-                | Self::BrokerShortOfMemory
-                | Self::BrokerShortOfDisk
-                | Self::TableLocked
-                | Self::OldSnapshot
-                | Self::ForeignMessages
-                | Self::ClientsHangUp
-        )
+    explains_repeats: {
+        ReplicaKilled = "replica killed",
+        LeaderFrozen = "leader frozen for 12 s",
+        BrokerKilled = "broker killed",
+        BrokerStopped = "broker stopped",
+        BrokerFrozen = "broker frozen",
+        QueueDeleted = "queue deleted",
+        ExchangeDeleted = "exchange deleted",
+        QueueFull = "a queue full",
+        DatabaseRestarted = "database restarted",
+        DatabaseCrashed = "database crashed",
+        ConnectionsTerminated = "connections terminated",
+        LeaderTerminated = "leader's session terminated",
+        DatabaseReset = "database unreachable (RST)",
+        DatabaseSilent = "database unreachable (silent)",
+        BrokerReset = "broker unreachable (RST)",
+        BrokerSilent = "broker unreachable (silent)",
     }
 }
 
@@ -169,20 +122,14 @@ impl Planned {
             Fault::DatabaseRestarted => restart_database(storm, "INT").await,
             Fault::DatabaseCrashed => restart_database(storm, "QUIT").await,
             Fault::ConnectionsTerminated => {
-                storm
-                    .execute(
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                               WHERE datname = current_database() AND application_name = 'user-management-api'",
-                    )
-                    .await;
+                let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                           WHERE datname = current_database() AND application_name = 'user-management-api'";
+                storm.execute(end).await;
             }
             Fault::LeaderTerminated => {
-                storm
-                    .execute(
-                        "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
-                               WHERE locktype = 'advisory' AND datname = current_database()",
-                    )
-                    .await;
+                let end = "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                           WHERE locktype = 'advisory' AND datname = current_database()";
+                storm.execute(end).await;
             }
             Fault::DatabaseReset | Fault::DatabaseSilent | Fault::BrokerReset | Fault::BrokerSilent => {
                 cut(storm, fault, victim, hold).await;

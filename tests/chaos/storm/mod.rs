@@ -115,9 +115,9 @@ fn borrowed<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'static str, &'
 fn schedule(seed: u64, replicas: usize) -> impl Iterator<Item = Planned> {
     let mut chance = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(move || {
-        let mut round = Fault::ALL;
+        let mut round = Fault::ALL.to_vec();
         chance.shuffle(&mut round);
-        round.map(|fault| Planned::draw(fault, replicas, &mut chance))
+        round.into_iter().map(|fault| Planned::draw(fault, replicas, &mut chance)).collect::<Vec<_>>()
     })
     .flatten()
 }
