@@ -1,36 +1,38 @@
 //! The composition root: builds every part from the configuration, and owns their tasks from start to stop.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use futures_util::future::join;
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{
-    net::TcpListener,
-    sync::Notify,
-    task::{JoinError, JoinHandle},
-    time::{Instant, sleep, timeout, timeout_at},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::{
-    backoff::Backoff,
-    config::{Config, DatabaseConfig},
-    database::{
-        Database, dangers,
-        schema::{self, SchemaError},
-    },
-    error_chain::Chain,
-    http,
-    messaging::{consumer::Consumer, relay::Relay},
-    monitoring::{health::HealthService, metrics::MetricsService, state::Status},
-    password::PasswordHasher,
-    repository::{user_reads::UserReads, user_writes::UserWrites},
-    server::{self, Limits},
-    service::users::UserService,
-};
+use crate::backoff::Backoff;
+use crate::config::{Config, DatabaseConfig};
+use crate::database::schema::{self, SchemaError};
+use crate::database::{Database, dangers};
+use crate::error_chain::Chain;
+use crate::http;
+use crate::messaging::consumer::Consumer;
+use crate::messaging::relay::Relay;
+use crate::monitoring::health::HealthService;
+use crate::monitoring::metrics::MetricsService;
+use crate::monitoring::state::Status;
+use crate::password::PasswordHasher;
+use crate::repository::user_reads::UserReads;
+use crate::repository::user_writes::UserWrites;
+use crate::server::{self, Limits};
+use crate::service::users::UserService;
 
 /// Connections to PostgreSQL and RabbitMQ beside the requests' pool, counted generously.
 const OTHER_CONNECTIONS: u32 = 16;

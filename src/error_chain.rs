@@ -1,6 +1,7 @@
 //! An error with all that caused it, on one line, for where it is handled: an error's own text never repeats its source. A leaf.
 
-use std::{error::Error, fmt};
+use std::error::Error;
+use std::fmt;
 
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 

@@ -1,20 +1,19 @@
 //! Password hashing: argon2id, never more at once than there are cores, on threads of a low priority, so that others
 //! hardly feel it. A leaf: imports nothing of ours.
 
-use std::{error::Error, io, sync::Arc, time::Duration};
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
-use argon2::{
-    Algorithm, Argon2, Block, Params, Version,
-    password_hash::{self, phc},
-};
+use argon2::password_hash::{self, phc};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{
-    runtime::{Builder, Handle, Runtime},
-    sync::Semaphore,
-    task::JoinError,
-    time::timeout,
-};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::Semaphore;
+use tokio::task::JoinError;
+use tokio::time::timeout;
 use tracing::warn;
 
 /// Memory of one hash, in KiB. With [`ITERATIONS`] and [`LANES`]: OWASP Password Storage Cheat Sheet, argon2id.
@@ -174,7 +173,8 @@ fn params() -> argon2::Result<Params> {
 mod tests {
     use std::time::Duration;
 
-    use argon2::{Argon2, PasswordVerifier, password_hash::phc};
+    use argon2::password_hash::phc;
+    use argon2::{Argon2, PasswordVerifier};
     use secrecy::ExposeSecret;
 
     use super::{HashError, PasswordHasher};

@@ -1,7 +1,8 @@
 //! The identifier that ties one request's log lines, outbox row, message and consumer's log together. A leaf: imports
 //! nothing of ours, free to all.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
+use std::sync::Arc;
 
 use uuid::Uuid;
 

@@ -1,10 +1,8 @@
 //! The walls of the house: which module may import which, and which library lives where.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
 /// A room of `src/`, the rooms of ours that it may import, and itself.
 const MAY_IMPORT: [(&str, &[&str]); 15] = [
@@ -59,25 +57,19 @@ fn room(file: &str) -> &str {
     file.split(['/', '.']).next().unwrap()
 }
 
-/// The paths of all `use` declarations, a group's written out: `a::b` and `a::c` of `a::{b, c}`.
+/// The paths of all `use` declarations: `a::b` and `a::c` of `a::{b, c}`.
 fn uses(source: &str) -> Vec<String> {
-    let declarations = source.split(';').filter_map(|text| {
-        let (_, tree) = text.rsplit_once("use ")?;
-        Some(tree.split_whitespace().collect::<Vec<_>>().join(" "))
+    let trees = source.split(';').filter_map(|text| {
+        let (before, tree) = text.rsplit_once("use ")?;
+        let line = before.rsplit('\n').next()?.trim();
+        (line.is_empty() || line.starts_with("pub")).then_some(tree)
     });
-    declarations.flat_map(|tree| written_out(&tree)).collect()
-}
-
-fn written_out(tree: &str) -> Vec<String> {
-    let Some((prefix, group)) = tree.split_once('{') else { return vec![tree.to_owned()] };
-    let group = group.trim_end().strip_suffix('}').unwrap_or(group);
-    let mut depth = 0;
-    let items = group.split(|letter: char| {
-        depth += i32::from(letter == '{') - i32::from(letter == '}');
-        letter == ',' && depth == 0
+    let paths = trees.flat_map(|tree| {
+        let (module, items) = tree.trim_end().trim_end_matches('}').split_once('{').unwrap_or(("", tree));
+        assert!(!items.contains('{'), "one `use` for each module, and not {tree}");
+        items.split(',').map(move |item| format!("{module}{}", item.trim())).collect::<Vec<_>>()
     });
-    let items = items.map(str::trim).filter(|item| !item.is_empty());
-    items.flat_map(written_out).map(|item| format!("{}{item}", prefix.trim())).collect()
+    paths.filter(|path| !path.ends_with("::")).collect()
 }
 
 /// The name of a file's module: `a::b` of `a/b.rs` and of `a/b/mod.rs`.
@@ -184,8 +176,8 @@ fn every_metric_is_in_the_catalogue_and_all_of_the_catalogue_is_recorded() {
 
 #[test]
 fn grouped_imports_are_understood() {
-    let source = "use crate::{\n    domain::{a, b::{c}},\n    service::users,\n};\npub use crate::http::x;";
-    let modules = ["a", "domain", "domain::b", "service::users", "http"].map(str::to_owned).into();
+    let source = "use crate::domain::{\n    a, b,\n};\nuse crate::domain::b::c;\npub use crate::http::x;\nuse super::service::{self, d};";
+    let modules = ["a", "domain", "domain::b", "service", "http"].map(str::to_owned).into();
     let imported = imports("a/mod.rs", source, &modules);
-    assert_eq!(imported.into_iter().collect::<Vec<_>>(), ["domain", "domain::b", "http", "service::users"]);
+    assert_eq!(imported.into_iter().collect::<Vec<_>>(), ["domain", "domain::b", "http", "service"]);
 }

@@ -1,14 +1,13 @@
 //! What the service is held against that has to be served: two plain axum services.
 
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    http::StatusCode,
-    routing::get,
-    serve::ListenerExt,
-};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::serve::ListenerExt;
+use axum::{Json, Router};
 use serde::Serialize;
-use sqlx::{FromRow, PgPool, postgres::PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{FromRow, PgPool};
 use tokio::net::TcpListener;
 
 use crate::Outcome;

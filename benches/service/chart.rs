@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use plotters::{
-    prelude::*,
-    style::text_anchor::{HPos, Pos, VPos},
-};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::{Outcome, report::Row};
+use crate::Outcome;
+use crate::report::Row;
 
 const WIDTH: u32 = 900;
 const BAR: i32 = 26;

@@ -1,28 +1,23 @@
 //! Events on their way: how many a second the relay publishes, and how long one takes from its commit to the consumer.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
-use futures_util::{TryStreamExt, future::try_join_all};
-use lapin::{
-    BasicProperties, Confirmation, Connection, ConnectionProperties,
-    options::{
-        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-        QueueDeclareOptions, QueueDeleteOptions,
-    },
-    types::{AMQPValue, FieldTable},
+use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use serde_json::Value;
 use tokio::time::interval;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{
-    Outcome, Plan,
-    harness::{QUEUE_TYPE, World, eventually},
-    stage::{Place, Sample},
-};
+use crate::harness::{QUEUE_TYPE, World, eventually};
+use crate::stage::{Place, Sample};
+use crate::{Outcome, Plan};
 
 /// Events of a backlog, for each second of the measurement.
 const BACKLOG_PER_SECOND: u32 = 6_000;

@@ -1,13 +1,12 @@
 //! What the machine can hash: each of its cores, one hash after the other, with the service's own function.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use user_management_api::password::PasswordHasher;
 
-use crate::{Outcome, Plan, stage::Sample};
+use crate::stage::Sample;
+use crate::{Outcome, Plan};
 
 pub fn measure(plan: Plan) -> Outcome<Sample> {
     let cores = thread::available_parallelism()?.get();

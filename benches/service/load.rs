@@ -1,14 +1,13 @@
 //! The load generators: `wrk` for whatever speaks HTTP, `pgbench` for PostgreSQL.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::{
-    Outcome,
-    comparison::{Call, Load},
-};
+use crate::Outcome;
+use crate::comparison::{Call, Load};
 
 /// Clients of `pgbench`: where its throughput is at its best on two cores.
 const PGBENCH_CLIENTS: u32 = 64;

@@ -16,15 +16,15 @@ mod process;
 mod report;
 mod stage;
 
-use std::{error::Error, path::PathBuf, time::Duration};
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 
-use self::{
-    comparison::{COMPARISONS, Comparison},
-    report::Report,
-    stage::Stage,
-};
+use self::comparison::{COMPARISONS, Comparison};
+use self::report::Report;
+use self::stage::Stage;
 
 pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 

@@ -1,23 +1,17 @@
 //! What the system knows of a candidate's process: processor time and memory.
 
-use std::{
-    fs,
-    net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    time::{interval, timeout},
-};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{interval, timeout};
 
-use crate::{
-    Outcome,
-    harness::{self, PATIENCE, eventually},
-};
+use crate::Outcome;
+use crate::harness::{self, PATIENCE, eventually};
 
 /// `USER_HZ`, the unit of `/proc/PID/stat`; 100 on every architecture that Linux has today.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -1,15 +1,15 @@
 //! What was measured: medians over the rounds, as a table for people, as JSON, and as a chart.
 
-use std::{fmt::Write, fs, path::Path, process::Command};
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde::Serialize;
 
-use crate::{
-    Outcome, Plan, chart,
-    comparison::{Aim, COMPARISONS, Candidate, Comparison, Figure, Limit, Load, Ratio},
-    harness,
-    stage::{Sample, Stage, USERS},
-};
+use crate::comparison::{Aim, COMPARISONS, Candidate, Comparison, Figure, Limit, Load, Ratio};
+use crate::stage::{Sample, Stage, USERS};
+use crate::{Outcome, Plan, chart, harness};
 
 /// Where and with what it was measured.
 #[derive(Serialize)]

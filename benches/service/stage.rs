@@ -6,15 +6,11 @@ use serde::Serialize;
 use sqlx::AssertSqlSafe;
 use tokio::process::Command;
 
-use crate::{
-    Outcome, Plan,
-    comparison::{Call, Candidate, Load},
-    events,
-    harness::{World, until},
-    hashes,
-    load::{self, Run},
-    process::Served,
-};
+use crate::comparison::{Call, Candidate, Load};
+use crate::harness::{World, until};
+use crate::load::{self, Run};
+use crate::process::Served;
+use crate::{Outcome, Plan, events, hashes};
 
 /// Where nothing else is said.
 pub const USERS: u32 = 100_000;

@@ -3,21 +3,13 @@
 use serde::Serialize;
 
 use super::report::Report;
-use crate::{
-    database::{
-        DatabaseError, DatabaseUrl, Route,
-        preflight::{self, Preflight, Schema},
-        run_once,
-    },
-    domain::event::EventType,
-    error_chain::Chain,
-    messaging::{
-        broker::{self, Broker},
-        preflight as broker_preflight,
-        session::SessionError,
-        topology,
-    },
-};
+use crate::database::preflight::{self, Preflight, Schema};
+use crate::database::{DatabaseError, DatabaseUrl, Route, run_once};
+use crate::domain::event::EventType;
+use crate::error_chain::Chain;
+use crate::messaging::broker::{self, Broker};
+use crate::messaging::session::SessionError;
+use crate::messaging::{preflight as broker_preflight, topology};
 
 /// PostgreSQL's versions that the tests run on.
 const VERSIONS: std::ops::RangeInclusive<i32> = 15..=18;

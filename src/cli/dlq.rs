@@ -3,11 +3,10 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{error::CommandError, report::Report};
-use crate::messaging::{
-    broker::Broker,
-    dead_letters::{self, Taken},
-};
+use super::error::CommandError;
+use super::report::Report;
+use crate::messaging::broker::Broker;
+use crate::messaging::dead_letters::{self, Taken};
 
 #[derive(Subcommand)]
 pub enum DlqCommand {

@@ -1,6 +1,7 @@
 //! Why a command could not do its work.
 
-use crate::{database::DatabaseError, messaging::session::SessionError};
+use crate::database::DatabaseError;
+use crate::messaging::session::SessionError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {

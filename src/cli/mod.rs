@@ -7,28 +7,24 @@ mod healthcheck;
 mod outbox;
 mod report;
 
-use std::{error::Error, process::ExitCode};
+use std::error::Error;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info};
 
-use self::{
-    dlq::DlqCommand,
-    outbox::OutboxCommand,
-    report::{Format, Report},
-};
-use crate::{
-    app::App,
-    config::{self, Config, ConfigError},
-    database::{Route, schema},
-    error_chain::Chain,
-    http,
-    monitoring::catalogue,
-    shutdown::{self, StoppedAtOnce},
-    telemetry,
-};
+use self::dlq::DlqCommand;
+use self::outbox::OutboxCommand;
+use self::report::{Format, Report};
+use crate::app::App;
+use crate::config::{self, Config, ConfigError};
+use crate::database::{Route, schema};
+use crate::error_chain::Chain;
+use crate::monitoring::catalogue;
+use crate::shutdown::{self, StoppedAtOnce};
+use crate::{http, telemetry};
 
 /// A REST API over user records in PostgreSQL that publishes every change to RabbitMQ.
 ///

@@ -4,14 +4,11 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{error::CommandError, report::Report};
-use crate::{
-    database::{DatabaseUrl, connect, schema},
-    repository::{
-        outbox,
-        quarantine::{self, QuarantinedEvent},
-    },
-};
+use super::error::CommandError;
+use super::report::Report;
+use crate::database::{DatabaseUrl, connect, schema};
+use crate::repository::outbox;
+use crate::repository::quarantine::{self, QuarantinedEvent};
 
 #[derive(Subcommand)]
 pub enum OutboxCommand {

@@ -1,7 +1,8 @@
 //! What a command has to say, as a table or as JSON.
 
 use clap::ValueEnum;
-use comfy_table::{Table, presets::NOTHING};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -3,26 +3,20 @@
 
 mod reader;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    str::FromStr,
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
 
 use self::reader::{Reader, parse_bool, parse_host, parse_hosts, parse_networks};
-use crate::{
-    database::{DatabaseUrl, Route},
-    domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy},
-    http::HeadRules,
-    messaging::{
-        broker::{Broker, BrokerUrl},
-        topology::QueueType,
-    },
-    server::Limits,
-    telemetry::{LogFormat, LogLevel},
-};
+use crate::database::{DatabaseUrl, Route};
+use crate::domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy};
+use crate::http::HeadRules;
+use crate::messaging::broker::{Broker, BrokerUrl};
+use crate::messaging::topology::QueueType;
+use crate::server::Limits;
+use crate::telemetry::{LogFormat, LogLevel};
 
 #[derive(Clone, Debug)]
 pub struct Config {

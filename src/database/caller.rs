@@ -1,11 +1,11 @@
 //! Whoever waits for an operation that somebody else's task runs.
 
-use tokio::{
-    sync::{mpsc::error::TrySendError, oneshot},
-    time::{Instant, timeout_at},
-};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
-use super::{error::DatabaseError, pool::OPERATION_TIMEOUT};
+use super::error::DatabaseError;
+use super::pool::OPERATION_TIMEOUT;
 
 /// The other end of [`ask`].
 pub struct Caller<T> {

@@ -2,15 +2,11 @@
 
 use std::net::IpAddr;
 
-use sqlx::{
-    PgConnection,
-    postgres::{PgConnectOptions, PgSslMode},
-};
+use sqlx::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::{
-    error::DatabaseError,
-    pool::{Route, run_once},
-};
+use super::error::DatabaseError;
+use super::pool::{Route, run_once};
 
 const IN_PLAIN_TEXT: &str =
     "PostgreSQL is on another machine and does not encrypt; add ?sslmode=require, or disable if that is meant";

@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{
-    error::{DatabaseError, is_dead_connection, is_starting},
-    pool::{ACQUIRE_TIMEOUT, Database, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, run_on},
-};
+use super::error::{DatabaseError, is_dead_connection, is_starting};
+use super::pool::{ACQUIRE_TIMEOUT, Database, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, run_on};
 
 /// A connection is replaced when it is so old: so that a name that leads elsewhere by now is looked up again.
 const LONGEST_LIFE: Duration = Duration::from_mins(30);

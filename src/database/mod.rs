@@ -10,8 +10,6 @@ pub(crate) mod preflight;
 pub(crate) mod schema;
 mod url;
 
-pub use self::{
-    error::DatabaseError,
-    pool::{Database, OPERATION_TIMEOUT, Route, connect, run_once},
-    url::DatabaseUrl,
-};
+pub use self::error::DatabaseError;
+pub use self::pool::{Database, OPERATION_TIMEOUT, Route, connect, run_once};
+pub use self::url::DatabaseUrl;

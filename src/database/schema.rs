@@ -1,15 +1,11 @@
 //! The schema's version: applying the migrations that the binary holds, and telling whether any is missing.
 
-use sqlx::{
-    PgConnection,
-    migrate::{MigrateError, Migrator},
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::PgConnection;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use super::{
-    error::{DatabaseError, is_transient},
-    pool::{CONNECT_TIMEOUT, Route, run_once},
-};
+use super::error::{DatabaseError, is_transient};
+use super::pool::{CONNECT_TIMEOUT, Route, run_once};
 
 /// The migrations under `migrations/`, in the binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!();

@@ -1,8 +1,10 @@
 //! Where the database is.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
+use std::str::FromStr;
 
-use sqlx::{ConnectOptions, postgres::PgConnectOptions};
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
 
 /// Where the database is and how to log in; `Debug` does not show the password.
 #[derive(Clone)]

@@ -1,11 +1,14 @@
 //! A user, and the rules a new or changed one must meet.
 
-use std::{fmt, sync::OnceLock};
+use std::fmt;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{name::Name, timestamp::Timestamp, violation::Violation};
+use super::name::Name;
+use super::timestamp::Timestamp;
+use super::violation::Violation;
 
 /// Longest password, in bytes: bounds the work that one request can ask for.
 pub const PASSWORD_MAX_BYTES: usize = 1024;

@@ -1,28 +1,20 @@
 //! Pages for people: Swagger UI from assets in the binary, the OpenAPI document, and what each error means.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
-};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
-use axum::{
-    Router,
-    body::{Body, to_bytes},
-    extract::{Path, Request, State},
-    http::{HeaderValue, Method, StatusCode, header},
-    middleware::{Next, from_fn},
-    response::{Html, IntoResponse, Redirect, Response},
-    routing::get,
-};
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::get;
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
-use super::{
-    problem::{
-        ERROR_PAGES, Problem,
-        types::{NOT_FOUND, PROBLEM_TYPES, ProblemType},
-    },
-    state::AppState,
-};
+use super::problem::types::{NOT_FOUND, PROBLEM_TYPES, ProblemType};
+use super::problem::{ERROR_PAGES, Problem};
+use super::state::AppState;
 
 pub const OPENAPI_PATH: &str = "/openapi.json";
 const LICENSE_PATH: &str = "/docs/license";

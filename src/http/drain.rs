@@ -1,17 +1,13 @@
 //! What becomes of a body that nobody has read to its end: a client that writes all of it before it reads gets its answer instead of
 //! a broken connection.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use axum::{
-    body::{Body, Bytes, HttpBody},
-    extract::Request,
-    http::header,
-};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::Request;
+use axum::http::header;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::timeout;

@@ -1,7 +1,8 @@
 //! `http_request_duration_seconds`: each combination of method, route and status is looked up by name once, and then
 //! recorded by its handle.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
+use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use metrics::{Histogram, histogram};

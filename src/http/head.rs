@@ -2,16 +2,13 @@
 
 use std::net::IpAddr;
 
-use axum::{
-    extract::Request,
-    http::{HeaderMap, HeaderName, Version, header, uri::Authority},
-};
+use axum::extract::Request;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, Version, header};
 use ipnet::IpNet;
 
-use super::problem::{
-    Problem,
-    types::{BAD_REQUEST, MISDIRECTED_REQUEST, URI_TOO_LONG},
-};
+use super::problem::Problem;
+use super::problem::types::{BAD_REQUEST, MISDIRECTED_REQUEST, URI_TOO_LONG};
 use crate::server::Peer;
 
 /// Longest path with query, in bytes.
@@ -104,7 +101,8 @@ impl HeadRules {
 mod tests {
     use std::net::SocketAddr;
 
-    use axum::{body::Body, http::Request};
+    use axum::body::Body;
+    use axum::http::Request;
 
     use super::{HeadRules, Peer};
 

@@ -1,21 +1,19 @@
 //! For whoever watches the process: liveness, readiness, metrics.
 
-use axum::{Json, extract::State, http::header, response::IntoResponse};
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::{
-    problem::{
-        Problem,
-        types::{NOT_READY, TIME_LIMIT_EXCEEDED, codes},
-    },
-    state::AppState,
-};
-use crate::monitoring::{
-    health::{self, Health},
-    state,
-};
+use super::problem::Problem;
+use super::problem::types::{NOT_READY, TIME_LIMIT_EXCEEDED, codes};
+use super::state::AppState;
+use crate::monitoring::health::{self, Health};
+use crate::monitoring::state;
 
 pub fn router() -> OpenApiRouter<AppState> {
     let (live, ready, metrics) = (routes!(live), routes!(ready), routes!(metrics));

@@ -13,21 +13,25 @@ mod state;
 mod trace;
 mod users;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::{Router, middleware::from_fn_with_state};
+use axum::Router;
+use axum::middleware::from_fn_with_state;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use self::{durations::RequestDurations, state::Shared, trace::Trace};
-pub use self::{head::HeadRules, state::AppState};
-use crate::{
-    domain::user::PasswordPolicy,
-    monitoring::{health::HealthService, metrics::MetricsService},
-    service::users::UserService,
-};
+use self::durations::RequestDurations;
+pub use self::head::HeadRules;
+pub use self::state::AppState;
+use self::state::Shared;
+use self::trace::Trace;
+use crate::domain::user::PasswordPolicy;
+use crate::monitoring::health::HealthService;
+use crate::monitoring::metrics::MetricsService;
+use crate::service::users::UserService;
 
 /// The routes that the OpenAPI document describes.
 fn api() -> OpenApiRouter<AppState> {

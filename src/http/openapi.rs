@@ -3,15 +3,12 @@
 mod examples;
 
 use serde_json::{Map, Value, json};
-use utoipa::{OpenApi, openapi::OpenApi as Document};
+use utoipa::OpenApi;
+use utoipa::openapi::OpenApi as Document;
 
-use super::{
-    problem::{
-        PROBLEM_JSON, ProblemBody,
-        types::{BAD_REQUEST, MISDIRECTED_REQUEST, PROBLEM_TYPES, ProblemType, URI_TOO_LONG},
-    },
-    users,
-};
+use super::problem::types::{BAD_REQUEST, MISDIRECTED_REQUEST, PROBLEM_TYPES, ProblemType, URI_TOO_LONG};
+use super::problem::{PROBLEM_JSON, ProblemBody};
+use super::users;
 use crate::domain::user::PasswordPolicy;
 
 #[derive(OpenApi)]

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{
-    domain::user::PasswordPolicy,
-    monitoring::{health::HealthService, metrics::MetricsService},
-    service::users::UserService,
-};
+use crate::domain::user::PasswordPolicy;
+use crate::monitoring::health::HealthService;
+use crate::monitoring::metrics::MetricsService;
+use crate::service::users::UserService;
 
 /// One pointer, for it is cloned for each request.
 pub type AppState = Arc<Shared>;

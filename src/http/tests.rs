@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use axum::{
-    Router,
-    body::to_bytes,
-    http::{Request, StatusCode},
-    response::Response,
-    routing::get,
-};
+use axum::Router;
+use axum::body::to_bytes;
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use axum::routing::get;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 

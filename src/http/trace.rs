@@ -1,25 +1,25 @@
 //! The outermost layer: gives a request its trace id, logs its start and its end, bounds its time, and writes the body of
 //! every error, whoever raised it.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::{
-    body::Body,
-    extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, error, error_span, field::display, info, warn};
+use tracing::field::display;
+use tracing::{Instrument, debug, error, error_span, info, warn};
 
-use super::{
-    drain,
-    durations::RequestDurations,
-    head::HeadRules,
-    problem::{PROBLEM_JSON, Problem},
-};
+use super::drain;
+use super::durations::RequestDurations;
+use super::head::HeadRules;
+use super::problem::{PROBLEM_JSON, Problem};
 use crate::trace_id::TraceId;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -1,15 +1,18 @@
 //! The broker: where it is, and connections and channels to it.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
 
-use lapin::{Channel, Connection, ConnectionProperties, Consumer, options::ConfirmSelectOptions, uri::AMQPUri};
-use tokio::{net::TcpStream, time::timeout};
+use lapin::options::ConfirmSelectOptions;
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, Consumer};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tracing::warn;
 
-use super::{
-    session::{SessionError, with_timeout},
-    topology::{self, QueueType, REPLY_SUCCESS},
-};
+use super::session::{SessionError, with_timeout};
+use super::topology::{self, QueueType, REPLY_SUCCESS};
 
 /// Seconds; lapin gives a silent peer up after twice this, and looks every half of it: after 8 to 10 s. A leader that is cut off
 /// from the broker holds everybody up.

@@ -3,20 +3,16 @@
 
 use std::time::Duration;
 
-use lapin::{
-    BasicProperties, Channel, Confirmation, Connection,
-    message::{BasicGetMessage, Delivery},
-    options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable, ShortString},
-};
+use lapin::message::{BasicGetMessage, Delivery};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use serde::Serialize;
 
-use super::{
-    broker::{self, Broker},
-    message::{PERSISTENT, TRACE_ID_HEADER},
-    session::{SessionError, with_timeout},
-    topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE},
-};
+use super::broker::{self, Broker};
+use super::message::{PERSISTENT, TRACE_ID_HEADER};
+use super::session::{SessionError, with_timeout};
+use super::topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE};
 use crate::error_chain::Chain;
 
 pub const REASON_HEADER: &str = "x-reason";

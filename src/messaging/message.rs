@@ -1,17 +1,13 @@
 //! An event as a message: the body's JSON and the AMQP properties, written and read.
 
-use lapin::{
-    BasicProperties,
-    types::{AMQPValue, FieldTable},
-};
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::domain::{
-    event::{EventType, OutboxEvent},
-    timestamp::Timestamp,
-};
+use crate::domain::event::{EventType, OutboxEvent};
+use crate::domain::timestamp::Timestamp;
 
 /// AMQP's delivery mode of a message that outlives the broker's restart.
 pub const PERSISTENT: u8 = 2;
@@ -87,7 +83,8 @@ pub fn parse(body: &[u8]) -> Result<ReceivedEvent, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json, value::RawValue};
+    use serde_json::value::RawValue;
+    use serde_json::{Value, json};
     use uuid::Uuid;
 
     use super::{body, parse};

@@ -1,12 +1,11 @@
 //! Whether a broker lets the service do its work; for the operator's `check`.
 
-use lapin::{BasicProperties, Connection, options::BasicPublishOptions};
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Connection};
 
-use super::{
-    broker::{self, ANSWER_TIMEOUT, Broker},
-    session::{SessionError, with_timeout},
-    topology::EXCHANGE,
-};
+use super::broker::{self, ANSWER_TIMEOUT, Broker};
+use super::session::{SessionError, with_timeout};
+use super::topology::EXCHANGE;
 
 /// Declares the topology as the service does at its start, and publishes a message of each routing key in a transaction that is
 /// rolled back: the broker checks the login's permissions, and no queue gets anything.

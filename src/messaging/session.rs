@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use lapin::{
-    ErrorKind,
-    protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
-};
+use lapin::ErrorKind;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use metrics::counter;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{backoff::Backoff, database::DatabaseError, error_chain::Chain};
+use crate::backoff::Backoff;
+use crate::database::DatabaseError;
+use crate::error_chain::Chain;
 
 /// A session that lasted this long was healthy: the next pause is short again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);

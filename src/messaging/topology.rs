@@ -3,12 +3,12 @@
 
 use std::str::FromStr;
 
-use lapin::{
-    Channel, Connection, Consumer, ErrorKind, ExchangeKind,
-    options::{BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
-    protocol::{AMQPErrorKind, AMQPSoftError},
-    types::{AMQPValue, FieldTable},
+use lapin::options::{
+    BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, Consumer, ErrorKind, ExchangeKind};
 use metrics::gauge;
 use tracing::warn;
 

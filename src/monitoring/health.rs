@@ -1,13 +1,12 @@
 //! Whether this process can do its work, dependency by dependency.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{
-    in_turn::InTurn,
-    state::{Link, Status},
-};
+use super::in_turn::InTurn;
+use super::state::{Link, Status};
 use crate::database::{Database, schema};
 
 /// A probe wants its answer sooner than a client.

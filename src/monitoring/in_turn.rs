@@ -1,6 +1,7 @@
 //! One look at a time for all who ask, however many they are.
 
-use tokio::{sync::Mutex, time::Instant};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// What is found by looking, when somebody asks.
 pub struct InTurn<T>(Mutex<Option<(Instant, T)>>);
@@ -30,13 +31,13 @@ impl<T: Clone> InTurn<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    };
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
 
     use futures_util::future::join_all;
-    use tokio::{sync::Semaphore, task::yield_now};
+    use tokio::sync::Semaphore;
+    use tokio::task::yield_now;
 
     use super::InTurn;
 

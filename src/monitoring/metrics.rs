@@ -1,21 +1,18 @@
 //! The state of this process in figures: what was counted all along, and what is measured when somebody asks.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 
-use super::{
-    in_turn::InTurn,
-    state::{Link, Status},
-};
-use crate::{
-    database::Database,
-    password::PasswordHasher,
-    repository::outbox::{self, Backlog},
-};
+use super::in_turn::InTurn;
+use super::state::{Link, Status};
+use crate::database::Database;
+use crate::password::PasswordHasher;
+use crate::repository::outbox::{self, Backlog};
 
 /// A scrape must come back, whatever the database does.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(1);

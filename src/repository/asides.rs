@@ -1,14 +1,16 @@
 //! Writes that were left out of their groups: each is a task, on the pool, that may wait for a lock. It must not hold a lane up.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
+use std::sync::Arc;
 
-use tokio::{sync::Semaphore, task::JoinSet, time::timeout_at};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 
 use super::user_changes::{self, Change, Written};
-use crate::{
-    database::{Database, DatabaseError, caller::Caller},
-    domain::user::UserId,
-};
+use crate::database::caller::Caller;
+use crate::database::{Database, DatabaseError};
+use crate::domain::user::UserId;
 
 /// Connections of the pool that one lane's may hold at once: others need them too.
 const SLOTS: usize = 2;

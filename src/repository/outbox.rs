@@ -1,16 +1,17 @@
 //! The `outbox` table as the relay sees it: read in order, delete what the broker has, one leader at a time.
 
-use std::{num::ParseIntError, time::Duration};
+use std::num::ParseIntError;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sqlx::{PgConnection, postgres::PgConnectOptions, types::Json};
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::types::Json;
 
-use crate::{
-    database::{DatabaseError, connect},
-    domain::event::OutboxEvent,
-};
+use crate::database::{DatabaseError, connect};
+use crate::domain::event::OutboxEvent;
 
 /// Names the relay's lock among a database's advisory locks; any constant that nobody else uses.
 const RELAY_LOCK: i64 = 0x7573_6572_6576_7473;

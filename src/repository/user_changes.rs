@@ -9,14 +9,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::users::{UserRow, stored_id};
-use crate::{
-    domain::{
-        event::{EventType, NewEvent},
-        name::Name,
-        user::{User, UserId},
-    },
-    trace_id::TraceId,
-};
+use crate::domain::event::{EventType, NewEvent};
+use crate::domain::name::Name;
+use crate::domain::user::{User, UserId};
+use crate::trace_id::TraceId;
 
 /// A change of one user, and its event.
 pub struct Change {

@@ -3,21 +3,17 @@
 //! One query per page runs at a time, on the pool. A request joins only a query that has not been sent yet, so it sees everything
 //! committed before it began, and only its own query's error.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::users;
-use crate::{
-    database::{
-        Database, DatabaseError,
-        caller::{Caller, ask},
-    },
-    domain::{page::Page, user::UserPage},
-};
+use crate::database::caller::{Caller, ask};
+use crate::database::{Database, DatabaseError};
+use crate::domain::page::Page;
+use crate::domain::user::UserPage;
 
 type Answer = Result<Arc<UserPage>, DatabaseError>;
 type Callers = Vec<Caller<Arc<UserPage>>>;

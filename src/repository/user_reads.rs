@@ -12,28 +12,24 @@
 //!
 //! `tests/api/coalesced_reads.rs` compares them with single reads; `tests/api/read_faults.rs` tests them with a database in trouble.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use metrics::{Counter, counter};
-use tokio::{
-    sync::{Mutex, MutexGuard, mpsc},
-    time::timeout,
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::{Mutex, MutexGuard, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::{user_lists::UserLists, users};
-use crate::{
-    database::{
-        Database, DatabaseError,
-        caller::{Caller, ask},
-        lane::Lane,
-    },
-    domain::{
-        page::Page,
-        user::{User, UserId, UserPage},
-    },
-};
+use super::user_lists::UserLists;
+use super::users;
+use crate::database::caller::{Caller, ask};
+use crate::database::lane::Lane;
+use crate::database::{Database, DatabaseError};
+use crate::domain::page::Page;
+use crate::domain::user::{User, UserId, UserPage};
 
 /// Lanes, and so connections.
 const LANES: usize = 2;

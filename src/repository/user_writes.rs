@@ -17,29 +17,23 @@
 //!
 //! `tests/api/grouped_writes.rs` compares them with single writes.
 
-use std::{
-    collections::{HashMap, HashSet},
-    ops::Range,
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use metrics::{Counter, counter};
-use tokio::{sync::mpsc, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::{
-    asides::Asides,
-    user_changes::{self, Change, Together, Written},
-};
-use crate::{
-    database::{
-        Database, DatabaseError,
-        caller::{Caller, ask},
-        lane::Lane,
-    },
-    domain::user::UserId,
-};
+use super::asides::Asides;
+use super::user_changes::{self, Change, Together, Written};
+use crate::database::caller::{Caller, ask};
+use crate::database::lane::Lane;
+use crate::database::{Database, DatabaseError};
+use crate::domain::user::UserId;
 
 /// Lanes, and so connections.
 const LANES: usize = 2;

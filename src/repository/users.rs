@@ -5,12 +5,10 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
 
-use crate::domain::{
-    event::NewEvent,
-    name::Name,
-    page::Page,
-    user::{User, UserId, UserPage},
-};
+use crate::domain::event::NewEvent;
+use crate::domain::name::Name;
+use crate::domain::page::Page;
+use crate::domain::user::{User, UserId, UserPage};
 
 pub struct UserRow {
     pub id: i64,

@@ -1,33 +1,25 @@
 //! One connection, from its accept to its end.
 
-use std::{
-    convert::Infallible,
-    error::Error,
-    future::poll_fn,
-    net::SocketAddr,
-    pin::pin,
-    sync::Arc,
-    task::Poll::{Pending, Ready},
-};
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll::{Pending, Ready};
 
-use hyper::{
-    Request, Response,
-    body::{Body, Incoming},
-    server::conn::http1::Builder,
-    service::{Service, service_fn},
-};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1::Builder;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use metrics::counter;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, sleep_until},
-};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::{
-    activity::{Activity, Observed, Overdue},
-    limits::Limits,
-};
+use super::activity::{Activity, Observed, Overdue};
+use super::limits::Limits;
 
 /// Largest request line with all headers, in bytes. Of a body, so much is read at once.
 const MAX_HEAD_BYTES: usize = 32 << 10;

@@ -7,24 +7,27 @@ mod descriptors;
 mod limits;
 mod open;
 
-use std::{convert::Infallible, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::convert::Infallible;
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use hyper::{
-    Request, Response,
-    body::{Body, Incoming},
-    service::Service,
-};
+use hyper::body::{Body, Incoming};
+use hyper::service::Service;
+use hyper::{Request, Response};
 use metrics::counter;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::{Instant, sleep},
-};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+pub use self::connection::Peer;
+pub use self::descriptors::connections_allowed;
+pub use self::limits::Limits;
 use self::open::Open;
-pub use self::{connection::Peer, descriptors::connections_allowed, limits::Limits};
 
 /// A vanished peer is noticed after 60 s and four unanswered probes, 10 s apart.
 const PROBE_AFTER: Duration = Duration::from_mins(1);

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use crate::{database::DatabaseError, password::HashError};
+use crate::database::DatabaseError;
+use crate::password::HashError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {

@@ -1,31 +1,25 @@
 //! The use cases of users. A write also stores its event and wakes the relay; whether RabbitMQ is there does not matter.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout},
-};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use super::{completion::run_to_completion, error::ServiceError};
-use crate::{
-    database::{Database, DatabaseError, OPERATION_TIMEOUT},
-    domain::{
-        event::{EventType, NewEvent},
-        page::Page,
-        user::{NewUser, User, UserChanges, UserId, UserPage},
-    },
-    password::PasswordHasher,
-    repository::{
-        user_changes::{Change, Operation, Written},
-        user_reads::UserReads,
-        user_writes::UserWrites,
-        users,
-    },
-    trace_id::TraceId,
-};
+use super::completion::run_to_completion;
+use super::error::ServiceError;
+use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
+use crate::domain::event::{EventType, NewEvent};
+use crate::domain::page::Page;
+use crate::domain::user::{NewUser, User, UserChanges, UserId, UserPage};
+use crate::password::PasswordHasher;
+use crate::repository::user_changes::{Change, Operation, Written};
+use crate::repository::user_reads::UserReads;
+use crate::repository::user_writes::UserWrites;
+use crate::repository::users;
+use crate::trace_id::TraceId;
 
 /// What a write has at least after the longest wait for a hash, and what is not worth a try.
 const AFTER_THE_HASH: Duration = Duration::from_millis(500);

@@ -1,6 +1,7 @@
 //! Characters that change how a line looks and cannot be seen themselves: a log must not be forged by whoever is in it.
 
-use std::{borrow::Cow, fmt::Write};
+use std::borrow::Cow;
+use std::fmt::Write;
 
 /// The line with DEL, C1 controls, line separators, and the characters of Unicode's `Bidi_Control` as `\uXXXX`, which in a JSON
 /// string means the same.

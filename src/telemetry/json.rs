@@ -2,20 +2,18 @@
 //!
 //! In place of the layer of `tracing_subscriber::fmt`, which passes each line through two more buffers, as text.
 
-use std::{cell::RefCell, fmt, io::Write, mem};
+use std::cell::RefCell;
+use std::io::Write;
+use std::{fmt, mem};
 
 use serde::{Serialize, Serializer};
-use tracing::{
-    Event, Level, Subscriber,
-    field::{Field, Visit},
-    span::{Attributes, Id, Record},
-};
-use tracing_subscriber::{
-    Layer,
-    fmt::MakeWriter,
-    layer::Context,
-    registry::{LookupSpan, Scope},
-};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 
 use crate::domain::timestamp::Timestamp;
 

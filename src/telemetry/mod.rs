@@ -5,24 +5,25 @@ mod invisible;
 mod json;
 pub mod writer;
 
-use std::{
-    fs::File,
-    io::{self, IsTerminal},
-    os::fd::AsFd,
-    str::FromStr,
-    time::Duration,
-};
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::str::FromStr;
+use std::time::Duration;
 
 use ::metrics::counter;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::interval;
 use tracing::{Level, Metadata, Subscriber, warn};
-use tracing_subscriber::{
-    EnvFilter, Layer, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt, registry::LookupSpan,
-    util::SubscriberInitExt,
-};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
-use self::{json::JsonLines, writer::LogWriter};
+use self::json::JsonLines;
+use self::writer::LogWriter;
 
 /// How long the end of the process waits for a reader of the last lines, and how long a panic does: it may be the end.
 const FLUSH_AT_EXIT: Duration = Duration::from_secs(1);

@@ -4,16 +4,12 @@
 //! The buffer is bounded. A reader who stalls costs lines, which are counted, and no requests; only a panic, which may be the
 //! end, waits a little for its reader.
 
-use std::{
-    io::{self, ErrorKind, Write},
-    mem,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    thread,
-    time::Duration,
-};
+use std::io::{self, ErrorKind, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use std::{mem, thread};
 
 use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
@@ -151,14 +147,10 @@ fn write_all(output: &mut impl Write, mut lines: &[u8]) -> Result<(), u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{self, ErrorKind, Write},
-        sync::{
-            Arc, Mutex,
-            mpsc::{Receiver, SyncSender, sync_channel},
-        },
-        time::Duration,
-    };
+    use std::io::{self, ErrorKind, Write};
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use super::{CAPACITY, LogWriter};
 

@@ -3,10 +3,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    commands::run,
-    harness::{World, management, management_put},
-};
+use crate::commands::run;
+use crate::harness::{World, management, management_put};
 
 /// The report with these settings over the world's: whether the service could run, and the finding of that name.
 async fn check(world: &World, settings: &[(&str, &str)], name: &str) -> (bool, Value) {

@@ -1,28 +1,21 @@
 //! Coalesced reads, held against reads that run one by one: whatever happens at the same time, nobody can tell which of
 //! them answered.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering::SeqCst},
-    },
-};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::SeqCst;
 
 use futures_util::future::join_all;
-use proptest::{collection::vec, prelude::*};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use sqlx::Connection;
-use user_management_api::{
-    database::{DatabaseError, Route},
-    domain::user::User,
-    repository::user_reads::UserReads,
-};
+use user_management_api::database::{DatabaseError, Route};
+use user_management_api::domain::user::User;
+use user_management_api::repository::user_reads::UserReads;
 
-use crate::harness::{
-    World,
-    library::{add_users, check, database, id, key, runtime},
-    start_with, until,
-};
+use crate::harness::library::{add_users, check, database, id, key, runtime};
+use crate::harness::{World, start_with, until};
 
 const USERS: usize = 6;
 const CASES: u32 = 40;

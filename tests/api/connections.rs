@@ -3,11 +3,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::harness::{App, PASSWORD, PATIENCE, World, eventually, start, start_with};
 

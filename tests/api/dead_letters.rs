@@ -1,10 +1,8 @@
 //! A message that cannot be read costs the events behind it nothing, whatever becomes of its dead letter.
 
-use lapin::{
-    BasicProperties,
-    message::Delivery,
-    types::{AMQPValue, FieldTable, LongString},
-};
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable, LongString};
 use reqwest::Method;
 use serde_json::json;
 

@@ -2,10 +2,8 @@
 
 use reqwest::{Body, Method};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::harness::{Answer, App, PASSWORD, World, new_user, start, start_with};
 

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use lapin::{
-    options::QueueDeclareOptions,
-    types::{AMQPValue, FieldTable, ShortString},
-};
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use reqwest::Method;
 use serde_json::{Value, json};
 

@@ -1,10 +1,8 @@
 //! The document's examples, replayed: the server takes each body that is shown, and sends each error that is shown.
 
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::harness::{App, Proxy, World, start, start_with, until};
 

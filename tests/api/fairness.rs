@@ -1,19 +1,17 @@
 //! One user, one type of events or one transaction holds up nobody else's events.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::{Duration, Instant},
-};
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use tokio::time::interval;
 
-use crate::{
-    harness::{App, Observer, World, assert_delivered_exactly, management, start_audited, start_observed, until},
-    poison::outbox,
+use crate::harness::{
+    App, Observer, World, assert_delivered_exactly, management, start_audited, start_observed, until,
 };
+use crate::poison::outbox;
 
 /// Rows as the service writes them, for users that nobody needs to know.
 async fn insert_events(world: &World, event_type: &str, users: &str, count: i32) {

@@ -4,24 +4,18 @@
 mod bounds;
 
 use futures_util::future::join_all;
-use proptest::{collection::vec, prelude::*};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use user_management_api::{
-    database::{DatabaseError, Route},
-    domain::name::Name,
-    repository::{
-        user_changes::{Change, Operation, Written},
-        user_writes::UserWrites,
-    },
-    trace_id::TraceId,
-};
+use user_management_api::database::{DatabaseError, Route};
+use user_management_api::domain::name::Name;
+use user_management_api::repository::user_changes::{Change, Operation, Written};
+use user_management_api::repository::user_writes::UserWrites;
+use user_management_api::trace_id::TraceId;
 
-use crate::harness::{
-    App, World,
-    library::{add_users, check, database, id, key, runtime},
-    until,
-};
+use crate::harness::library::{add_users, check, database, id, key, runtime};
+use crate::harness::{App, World, until};
 
 const USERS: usize = 5;
 const CASES: u32 = 30;

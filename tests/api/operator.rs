@@ -2,10 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    commands::run,
-    harness::{App, Observer, Proxy, World, eventually, start},
-};
+use crate::commands::run;
+use crate::harness::{App, Observer, Proxy, World, eventually, start};
 
 async fn dlq(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
     let (output, text) = run(&[&["dlq"], arguments].concat(), &[("RABBITMQ_URL", &world.broker_url)]).await;

@@ -3,10 +3,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    commands::run,
-    harness::{App, Observer, World, eventually, management, start, start_observed, until},
-};
+use crate::commands::run;
+use crate::harness::{App, Observer, World, eventually, management, start, start_observed, until};
 
 pub async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
     let settings = [("DATABASE_URL", world.database_url.as_str()), ("RABBITMQ_URL", &world.broker_url)];

@@ -1,17 +1,15 @@
 //! Several processes on one database: one publishes, and whoever stops or freezes is replaced.
 
-use std::{
-    sync::{
-        RwLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
-};
+use std::sync::RwLock;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use user_management_api::{database::DatabaseUrl, repository::outbox};
+use user_management_api::database::DatabaseUrl;
+use user_management_api::repository::outbox;
 use uuid::Uuid;
 
 use crate::harness::{App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, until};

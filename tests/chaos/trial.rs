@@ -1,10 +1,8 @@
 //! Replicas under load in a world that is watched, from a quiet start to a judgement.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, RwLock},
-    time::Duration,
-};
+use std::collections::HashSet;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use tokio::time::{Instant, interval};
 use uuid::Uuid;

@@ -1,26 +1,19 @@
 //! The service as a process, spoken to as a client would.
 
-use std::{
-    fmt,
-    ops::{Deref, DerefMut},
-    process::Stdio,
-    time::Duration,
-};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::process::Stdio;
+use std::time::Duration;
 
-use reqwest::{
-    Method, StatusCode,
-    header::{CONTENT_TYPE, HeaderMap},
-};
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::{
-    Observer, audit,
-    log::Log,
-    process::{Process, command, isolated},
-    servers::World,
-    until,
-};
+use super::log::Log;
+use super::process::{Process, command, isolated};
+use super::servers::World;
+use super::{Observer, audit, until};
 
 /// Stands in no output: looked for in every answer and, at the end of every test, in every log line.
 pub const PASSWORD: &str = "canary-in-the-coal-mine";

@@ -1,6 +1,7 @@
 //! The shared servers as processes, for tests that stop, freeze and kill them. Only `./setup.sh chaos` lends them out.
 
-use std::{env, process::Stdio};
+use std::env;
+use std::process::Stdio;
 
 use tokio::process::Command;
 

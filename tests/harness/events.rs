@@ -1,22 +1,18 @@
 //! A client of the broker that has nothing to do with the service: it has its own queue and sees what others would.
 
 use futures_util::StreamExt;
-use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties, Consumer,
-    message::Delivery,
-    options::{
-        BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
-        ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-    },
-    types::FieldTable,
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{
-    PATIENCE,
-    servers::{World, management_put},
-};
+use super::PATIENCE;
+use super::servers::{World, management_put};
 
 pub struct Observer {
     pub channel: Channel,

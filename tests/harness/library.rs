@@ -1,14 +1,10 @@
 //! The repository itself, driven without HTTP: a client cannot say when a batch begins, or what is in one.
 
-use proptest::{
-    strategy::Strategy,
-    test_runner::{Config, TestRunner},
-};
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
-use user_management_api::{
-    database::{Database, DatabaseUrl, Route},
-    domain::user::UserId,
-};
+use user_management_api::database::{Database, DatabaseUrl, Route};
+use user_management_api::domain::user::UserId;
 
 use super::World;
 

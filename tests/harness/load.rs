@@ -1,22 +1,18 @@
 //! Writers that send changes at a steady rate to whatever replicas there are.
 
-use std::{
-    sync::{
-        Arc, Mutex, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
-};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{app::new_user, servers::World};
+use super::app::new_user;
+use super::servers::World;
 
 /// Users that are there before the load; the first [`HOT_USERS`] of them are changed most.
 pub const USERS: u64 = 20_000;

@@ -3,11 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
-    sync::{Notify, watch},
-    time::timeout,
-};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use super::PATIENCE;
 

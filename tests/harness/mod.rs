@@ -16,23 +16,22 @@ mod readers;
 mod replica;
 mod servers;
 
-use std::{fmt::Debug, time::Duration};
+use std::fmt::Debug;
+use std::time::Duration;
 
 use tokio::time::{Instant, interval};
 
-pub use self::{
-    app::{Answer, App, PASSWORD, new_user, start, start_audited, start_observed, start_with},
-    collector::{Collected, Collector},
-    control::{Control, Node},
-    events::Observer,
-    load::{Load, Tally, seed_users},
-    oracle::{Judgement, assert_delivered_exactly, audit, committed, judge},
-    process::command,
-    proxy::Proxy,
-    readers::Readers,
-    replica::{Digest, Replica, TROUBLES_FILE},
-    servers::{QUEUE_TYPE, World, management, management_json, management_post, management_put},
-};
+pub use self::app::{Answer, App, PASSWORD, new_user, start, start_audited, start_observed, start_with};
+pub use self::collector::{Collected, Collector};
+pub use self::control::{Control, Node};
+pub use self::events::Observer;
+pub use self::load::{Load, Tally, seed_users};
+pub use self::oracle::{Judgement, assert_delivered_exactly, audit, committed, judge};
+pub use self::process::command;
+pub use self::proxy::Proxy;
+pub use self::readers::Readers;
+pub use self::replica::{Digest, Replica, TROUBLES_FILE};
+pub use self::servers::{QUEUE_TYPE, World, management, management_json, management_post, management_put};
 
 /// Longest wait for anything that should come about; far beyond what it takes, so that a slow machine is no failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);

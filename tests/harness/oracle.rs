@@ -1,15 +1,14 @@
 //! Whether the events delivered are the changes committed: the same set, first deliveries of each user in order.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    time::SystemTime,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Observer, World, collector::Collected};
+use super::collector::Collected;
+use super::{Observer, World};
 
 /// User, version, event type.
 pub type Change = (i64, i64, String);

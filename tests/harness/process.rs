@@ -2,10 +2,8 @@
 
 use std::process::ExitStatus;
 
-use tokio::{
-    process::{Child, Command},
-    time::timeout,
-};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use super::PATIENCE;
 

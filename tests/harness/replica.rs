@@ -1,29 +1,22 @@
 //! The service as a process under load: its log is digested, not kept.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs::File,
-    io::Write,
-    ops::{Deref, DerefMut},
-    process::Stdio,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::Write;
+use std::ops::{Deref, DerefMut};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    sync::oneshot,
-    time::timeout,
-};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{
-    PATIENCE,
-    process::{Process, command},
-    servers::World,
-    until,
-};
+use super::process::{Process, command};
+use super::servers::World;
+use super::{PATIENCE, until};
 
 /// What matters of the logs of all replicas.
 pub struct Digest {

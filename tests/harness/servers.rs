@@ -1,13 +1,12 @@
 //! One PostgreSQL and one RabbitMQ for all tests; a database and a virtual host for each.
 
-use std::{
-    env,
-    io::{BufRead, BufReader},
-    process::{Command, Stdio},
-    sync::LazyLock,
-};
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
-use sqlx::{Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::sync::OnceCell;
 use user_management_api::MIGRATOR;
 use uuid::Uuid;

@@ -1,33 +1,25 @@
 //! JSON bodies: read within the limit, parsed, and turned into a request's type with every error found at once.
 
-use std::{fmt, marker::PhantomData, str};
+use std::marker::PhantomData;
+use std::{fmt, str};
 
-use axum::{
-    body::Bytes,
-    extract::{FromRequest, Request},
-    http::{HeaderMap, HeaderValue, header},
-};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use secrecy::SecretString;
-use serde::{
-    Deserializer as _,
-    de::{IgnoredAny, MapAccess, Visitor},
-};
-use serde_json::{Deserializer, value::RawValue};
+use serde::Deserializer as _;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::Deserializer;
+use serde_json::value::RawValue;
 
-use crate::{
-    domain::{user::PasswordPolicy, violation::Violation},
-    http::{
-        problem::{
-            FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem,
-            types::{
-                BAD_REQUEST, MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE,
-                VALIDATION_FAILED,
-            },
-        },
-        state::AppState,
-    },
+use crate::domain::user::PasswordPolicy;
+use crate::domain::violation::Violation;
+use crate::http::problem::types::{
+    BAD_REQUEST, MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,
 };
+use crate::http::problem::{FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem};
+use crate::http::state::AppState;
 
 /// Largest body, in bytes.
 pub const MAX_BYTES: usize = 65_536;

@@ -2,9 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 
-use crate::http::problem::{FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem, types::INVALID_QUERY};
+use crate::http::problem::types::INVALID_QUERY;
+use crate::http::problem::{FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem};
 
 /// The query of a route: its parameters are taken by name, and what is left over is an error.
 pub trait FromQuery {

@@ -2,31 +2,22 @@
 
 use std::time::Duration;
 
-use axum::{
-    body::Body,
-    extract::{FromRequestParts, Request},
-    http::{HeaderMap, header},
-};
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::{HeaderMap, header};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 
-use crate::{
-    domain::user::PasswordPolicy,
-    http::{
-        extract::{
-            json,
-            query::{NoQuery, Parameters},
-        },
-        head::HeadRules,
-        health,
-        problem::{Problem, types::ProblemType},
-        users::{CreateUser, ListUsers, UpdateUser},
-    },
-    monitoring::{
-        health::{DatabaseState, Health},
-        state::Link,
-    },
-};
+use crate::domain::user::PasswordPolicy;
+use crate::http::extract::json;
+use crate::http::extract::query::{NoQuery, Parameters};
+use crate::http::head::HeadRules;
+use crate::http::health;
+use crate::http::problem::Problem;
+use crate::http::problem::types::ProblemType;
+use crate::http::users::{CreateUser, ListUsers, UpdateUser};
+use crate::monitoring::health::{DatabaseState, Health};
+use crate::monitoring::state::Link;
 
 const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
 /// The default of the setting.

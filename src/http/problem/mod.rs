@@ -4,12 +4,11 @@
 
 pub mod types;
 
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
+use std::time::Duration;
 
-use axum::{
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -17,7 +16,9 @@ use utoipa::ToSchema;
 use self::types::{
     DATABASE_UNAVAILABLE, INTERNAL_ERROR, OVERLOADED, PROBLEM_TYPES, ProblemType, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
 };
-use crate::{domain::violation::Violation, error_chain::Chain, service::error::ServiceError};
+use crate::domain::violation::Violation;
+use crate::error_chain::Chain;
+use crate::service::error::ServiceError;
 
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Where the types of errors are explained; a type's page is its type's URI.

@@ -5,18 +5,12 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{
-    domain::{
-        name::{NAME_MAX_CHARS, Name},
-        page::{MAX_LIMIT, MAX_OFFSET, Page},
-        timestamp::Timestamp,
-        user::{NewUser, PASSWORD_MAX_BYTES, PasswordPolicy, User, UserChanges},
-    },
-    http::extract::{
-        json::{Fields, FromFields},
-        query::{FromQuery, Query},
-    },
-};
+use crate::domain::name::{NAME_MAX_CHARS, Name};
+use crate::domain::page::{MAX_LIMIT, MAX_OFFSET, Page};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::user::{NewUser, PASSWORD_MAX_BYTES, PasswordPolicy, User, UserChanges};
+use crate::http::extract::json::{Fields, FromFields};
+use crate::http::extract::query::{FromQuery, Query};
 
 /// A new user
 #[derive(ToSchema)]

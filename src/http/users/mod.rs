@@ -4,39 +4,28 @@ mod dto;
 #[cfg(test)]
 mod tests;
 
-use axum::{
-    Extension, Json,
-    body::Bytes,
-    extract::{FromRequestParts, Path, State},
-    http::{HeaderName, StatusCode, header, request::Parts},
-    response::{IntoResponse, Response},
-};
-use utoipa_axum::{router::OpenApiRouter, routes};
+use axum::body::Bytes;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::dto::UserBody;
 pub use self::dto::{CreateUser, ListUsers, UpdateUser, describe_limits};
-use super::{
-    extract::{
-        json::Body,
-        query::{NoQuery, Parameters},
-    },
-    problem::{
-        Problem,
-        types::{
-            DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, OVERLOADED, PAYLOAD_TOO_LARGE,
-            ProblemType, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND,
-            VALIDATION_FAILED, codes,
-        },
-    },
-    state::AppState,
+use super::extract::json::Body;
+use super::extract::query::{NoQuery, Parameters};
+use super::problem::Problem;
+use super::problem::types::{
+    DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, OVERLOADED, PAYLOAD_TOO_LARGE, ProblemType,
+    TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND, VALIDATION_FAILED, codes,
 };
-use crate::{
-    domain::{
-        page::Page,
-        user::{User, UserId},
-    },
-    trace_id::TraceId,
-};
+use super::state::AppState;
+use crate::domain::page::Page;
+use crate::domain::user::{User, UserId};
+use crate::trace_id::TraceId;
 
 /// Of every route of users.
 const ALWAYS: [&ProblemType; 4] = [&INVALID_QUERY, &DATABASE_UNAVAILABLE, &INTERNAL_ERROR, &TIME_LIMIT_EXCEEDED];

@@ -1,21 +1,15 @@
 //! Bodies, queries and links, good and bad.
 
-use axum::{extract::FromRequestParts, http::Request};
+use axum::extract::FromRequestParts;
+use axum::http::Request;
 
-use super::{
-    dto::{CreateUser, ListUsers, UpdateUser},
-    links,
-};
-use crate::{
-    domain::{
-        page::Page,
-        user::{PasswordPolicy, UserChanges},
-    },
-    http::{
-        extract::{json::parse, query::Parameters},
-        problem::{MAX_FIELD_ERRORS, Problem},
-    },
-};
+use super::dto::{CreateUser, ListUsers, UpdateUser};
+use super::links;
+use crate::domain::page::Page;
+use crate::domain::user::{PasswordPolicy, UserChanges};
+use crate::http::extract::json::parse;
+use crate::http::extract::query::Parameters;
+use crate::http::problem::{MAX_FIELD_ERRORS, Problem};
 
 const POLICY: PasswordPolicy = PasswordPolicy { min_chars: 8 };
 

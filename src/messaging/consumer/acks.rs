@@ -1,14 +1,14 @@
 //! When to acknowledge what was logged.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
-use lapin::{Channel, options::BasicAckOptions};
+use lapin::Channel;
+use lapin::options::BasicAckOptions;
 use tokio::time::Instant;
 
-use crate::messaging::{
-    broker::ANSWER_TIMEOUT,
-    session::{SessionError, with_timeout},
-};
+use crate::messaging::broker::ANSWER_TIMEOUT;
+use crate::messaging::session::{SessionError, with_timeout};
 
 /// Acknowledge after this many messages, or this much time, whichever comes first.
 const ACK_EVERY: usize = 250;

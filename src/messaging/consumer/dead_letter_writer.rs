@@ -1,27 +1,24 @@
 //! Puts what the consumer cannot read into the dead-letter queue, while the consumer goes on: on a connection of its own, for
 //! the broker blocks those that publish, and again and again until the broker has it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
-use lapin::{Connection, message::Delivery, types::ShortString};
+use lapin::Connection;
+use lapin::message::Delivery;
+use lapin::types::ShortString;
 use metrics::counter;
-use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    time::{MissedTickBehavior, interval, sleep},
-};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
-use crate::{
-    backoff::Backoff,
-    error_chain::Chain,
-    messaging::{
-        broker::Broker,
-        dead_letters::{CONFIRM_TIMEOUT, DeadLetters, Keep},
-        session::SessionError,
-    },
-    monitoring::state::Status,
-};
+use crate::backoff::Backoff;
+use crate::error_chain::Chain;
+use crate::messaging::broker::Broker;
+use crate::messaging::dead_letters::{CONFIRM_TIMEOUT, DeadLetters, Keep};
+use crate::messaging::session::SessionError;
+use crate::monitoring::state::Status;
 
 /// How often to look whether the broker blocks us: such time does not count as a wait for a confirm.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);

@@ -5,27 +5,25 @@ mod acks;
 mod dead_letter_writer;
 mod deduplicator;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::{Channel, Connection, options::BasicCancelOptions};
+use lapin::options::BasicCancelOptions;
+use lapin::{Channel, Connection};
 use metrics::{counter, gauge};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{
-    acks::Acks,
-    dead_letter_writer::DeadLetterWriter,
-    deduplicator::{Deduplicator, Freshness},
-};
-use super::{
-    broker::{self, ANSWER_TIMEOUT, Broker},
-    dead_letters,
-    message::{self, ReceivedEvent},
-    session::{SessionError, supervise, with_timeout},
-    topology::CONSUMER_TAG,
-};
+use self::acks::Acks;
+use self::dead_letter_writer::DeadLetterWriter;
+use self::deduplicator::{Deduplicator, Freshness};
+use super::broker::{self, ANSWER_TIMEOUT, Broker};
+use super::dead_letters;
+use super::message::{self, ReceivedEvent};
+use super::session::{SessionError, supervise, with_timeout};
+use super::topology::CONSUMER_TAG;
 use crate::monitoring::state::{Link, Status};
 
 /// Messages that the broker sends ahead of their acknowledgement.

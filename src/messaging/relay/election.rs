@@ -3,15 +3,14 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, postgres::PgConnectOptions};
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
 use tokio::time::sleep;
 use tracing::warn;
 
 use super::store::TIMEOUT;
-use crate::{
-    messaging::session::{SessionError, with_timeout},
-    repository::outbox,
-};
+use crate::messaging::session::{SessionError, with_timeout};
+use crate::repository::outbox;
 
 /// How often a replica that does not lead tries to; jittered by as much again.
 const INTERVAL: Duration = Duration::from_millis(400);

@@ -1,22 +1,25 @@
 //! Events on their way to the broker, and what it says of them.
 
-use std::{collections::HashSet, future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
 
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use lapin::{Confirmation, ConnectionStatus};
 use metrics::{counter, histogram};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::{
-    flow::Track,
-    publisher::Publisher,
-    schedule::{Flight, Outcome},
-};
-use crate::{
-    error_chain::Chain,
-    messaging::{message, session::SessionError},
-};
+use super::flow::Track;
+use super::publisher::Publisher;
+use super::schedule::{Flight, Outcome};
+use crate::error_chain::Chain;
+use crate::messaging::message;
+use crate::messaging::session::SessionError;
 
 /// After this, a trial of which nothing is heard is given up, and tried again: a repeat for all queues but the silent one.
 const TRIAL_TIMEOUT: Duration = Duration::from_mins(1);

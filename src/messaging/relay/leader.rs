@@ -1,33 +1,26 @@
 //! What the replica does that leads: read the outbox, publish what the schedule says, and delete what the broker has.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, OptionFuture},
-};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, OptionFuture};
 use metrics::{counter, histogram};
 use sqlx::PgConnection;
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep_until},
-};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{
-    flights::{Flights, Landing},
-    horizon::Horizon,
-    publisher::Publisher,
-    reads::{POLL_INTERVAL, Reads},
-    schedule::{Outcome, Schedule},
-    store::{self, Done, Work},
-};
-use crate::{
-    domain::event::OutboxEvent,
-    messaging::session::{SessionError, with_timeout},
-    monitoring::state::{Link, Status},
-};
+use super::flights::{Flights, Landing};
+use super::horizon::Horizon;
+use super::publisher::Publisher;
+use super::reads::{POLL_INTERVAL, Reads};
+use super::schedule::{Outcome, Schedule};
+use super::store::{self, Done, Work};
+use crate::domain::event::OutboxEvent;
+use crate::messaging::session::{SessionError, with_timeout};
+use crate::monitoring::state::{Link, Status};
 
 /// While events are in flight, PostgreSQL is not asked more often: more rows at once cost less.
 const PACE: Duration = Duration::from_millis(10);

@@ -13,26 +13,24 @@ mod schedule;
 mod simulation;
 mod store;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use metrics::counter;
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::{
-    sync::Notify,
-    time::{sleep, timeout},
-};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{horizon::Horizon, leader::Leader, publisher::Publisher};
-use super::{
-    broker::Broker,
-    session::{SessionError, supervise, with_timeout},
-};
-use crate::{
-    monitoring::state::{Link, Status},
-    repository::outbox,
-};
+use self::horizon::Horizon;
+use self::leader::Leader;
+use self::publisher::Publisher;
+use super::broker::Broker;
+use super::session::{SessionError, supervise, with_timeout};
+use crate::monitoring::state::{Link, Status};
+use crate::repository::outbox;
 
 /// After this, confirms that a stopping leader waits for are given up: the next leader publishes their events again.
 const ABANDON: Duration = Duration::from_secs(6);

@@ -1,18 +1,16 @@
 //! One connection and two channels that publish with confirms. A channel has one publisher: lapin mixes up the confirms of
 //! several.
 
-use lapin::{Channel, Confirmation, Connection, ConnectionStatus, options::BasicPublishOptions};
+use lapin::options::BasicPublishOptions;
+use lapin::{Channel, Confirmation, Connection, ConnectionStatus};
 
-use super::{flow::Track, schedule::Flight};
-use crate::{
-    messaging::{
-        broker::{self, Broker},
-        message,
-        session::SessionError,
-        topology::EXCHANGE,
-    },
-    monitoring::state::Link,
-};
+use super::flow::Track;
+use super::schedule::Flight;
+use crate::messaging::broker::{self, Broker};
+use crate::messaging::message;
+use crate::messaging::session::SessionError;
+use crate::messaging::topology::EXCHANGE;
+use crate::monitoring::state::Link;
 
 pub struct Publisher {
     broker: Broker,

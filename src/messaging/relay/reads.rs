@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{
-    horizon::Horizon,
-    schedule::Schedule,
-    store::{Read, ReadDone, Rows, TIMEOUT},
-};
+use super::horizon::Horizon;
+use super::schedule::Schedule;
+use super::store::{Read, ReadDone, Rows, TIMEOUT};
 use crate::repository::outbox::ReadFrom;
 
 /// Rows read at once.

@@ -3,11 +3,9 @@
 //! A user has one event in flight, so no refusal and no lost channel can reorder a user's events. Events of one type share a [`Flow`]:
 //! queues are bound by type, so a full or forbidden queue stops one type and the others pass it.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 

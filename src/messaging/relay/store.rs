@@ -1,6 +1,7 @@
 //! The leader's connection to PostgreSQL, and what it does there, one thing at a time while events are in flight.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use metrics::{counter, histogram};
@@ -8,14 +9,10 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 use tracing::error;
 
-use crate::{
-    domain::event::OutboxEvent,
-    messaging::session::{SessionError, with_timeout},
-    repository::{
-        outbox::{self, ReadFrom, Snapshot},
-        quarantine,
-    },
-};
+use crate::domain::event::OutboxEvent;
+use crate::messaging::session::{SessionError, with_timeout};
+use crate::repository::outbox::{self, ReadFrom, Snapshot};
+use crate::repository::quarantine;
 
 /// For one statement: as long as the lease, for a leader that PostgreSQL cannot hear has lost it by then.
 pub const TIMEOUT: Duration = Duration::from_secs(10);

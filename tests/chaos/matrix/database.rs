@@ -1,14 +1,13 @@
 //! PostgreSQL is restarted, away, held up by somebody's snapshot, or plans for a table that it believes to be empty.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use reqwest::StatusCode;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::{
-    harness::{Proxy, Readers, World, until},
-    trial::Trial,
-};
+use crate::harness::{Proxy, Readers, World, until};
+use crate::trial::Trial;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_second() {

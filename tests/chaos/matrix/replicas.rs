@@ -1,15 +1,16 @@
 //! Replicas are killed, and their clock is set wrong.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use user_management_api::{database::DatabaseUrl, repository::outbox};
+use user_management_api::database::DatabaseUrl;
+use user_management_api::repository::outbox;
 
-use crate::{
-    harness::{Control, World, eventually, until},
-    trial::Trial,
-};
+use crate::harness::{Control, World, eventually, until};
+use crate::trial::Trial;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {

@@ -3,21 +3,15 @@
 mod fault;
 mod report;
 
-use std::{
-    env,
-    time::{Duration, SystemTime},
-};
+use std::env;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, interval, sleep};
 
-use self::{
-    fault::{Fault, Planned},
-    report::{Report, Window},
-};
-use crate::{
-    harness::{Proxy, TROUBLES_FILE, World},
-    trial::Trial,
-};
+use self::fault::{Fault, Planned};
+use self::report::{Report, Window};
+use crate::harness::{Proxy, TROUBLES_FILE, World};
+use crate::trial::Trial;
 
 /// A fault that is not over after this is a defect.
 const RECOVERY_LIMIT: Duration = Duration::from_mins(1);

@@ -1,15 +1,11 @@
 //! What the storm has done, fault by fault.
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::Ordering::Relaxed,
-    time::{Duration, SystemTime},
-};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime};
 
-use super::{
-    RECOVERY_LIMIT,
-    fault::{Fault, Planned},
-};
+use super::RECOVERY_LIMIT;
+use super::fault::{Fault, Planned};
 use crate::harness::{Judgement, QUEUE_TYPE, Replica, Tally};
 
 /// More than the outbox and its index may ever take, together: a minute of dead rows at 2,000 writes a second.

@@ -2,16 +2,15 @@
 
 mod world;
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::Instant;
 
 use self::world::{Action, FORBIDDEN, Fate, TYPES, World, event};
-use super::{
-    flow::Track,
-    schedule::{Flight, Outcome, Schedule},
-};
+use super::flow::Track;
+use super::schedule::{Flight, Outcome, Schedule};
 
 fn action() -> impl Strategy<Value = Action> {
     let fate = prop_oneof![

@@ -1,22 +1,17 @@
 //! A table and a broker that behave in any way, and what the schedule must never do before them.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use proptest::sample::Index;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{
-    domain::{event::OutboxEvent, timestamp::Timestamp},
-    messaging::relay::{
-        flow::Track,
-        schedule::{Flight, Outcome, Schedule},
-    },
-};
+use crate::domain::event::OutboxEvent;
+use crate::domain::timestamp::Timestamp;
+use crate::messaging::relay::flow::Track;
+use crate::messaging::relay::schedule::{Flight, Outcome, Schedule};
 
 pub const TYPES: [&str; 3] = ["user.created", "user.updated", "user.deleted"];
 pub const FORBIDDEN: u16 = 403;
