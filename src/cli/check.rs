@@ -40,10 +40,6 @@ impl Finding {
         Self { check, result: Outcome::Ok, found: found.into(), to_do: None }
     }
 
-    fn warning(check: &'static str, found: impl Into<String>, to_do: impl Into<String>) -> Self {
-        Self { check, result: Outcome::Warning, found: found.into(), to_do: Some(to_do.into()) }
-    }
-
     fn failed(check: &'static str, found: impl Into<String>, to_do: impl Into<String>) -> Self {
         Self { check, result: Outcome::Failed, found: found.into(), to_do: Some(to_do.into()) }
     }
@@ -91,7 +87,8 @@ fn server(setting: &str, url: &DatabaseUrl, user: &str, preflight: &Preflight) -
         Finding::ok("database", found)
     } else {
         let (least, most) = (VERSIONS.start(), VERSIONS.end());
-        Finding::warning("database", found, format!("the service is tested with PostgreSQL {least} to {most}"))
+        let to_do = format!("the service is tested with PostgreSQL {least} to {most}");
+        Finding { result: Outcome::Warning, ..Finding::failed("database", found, to_do) }
     }
 }
 

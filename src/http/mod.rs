@@ -56,19 +56,13 @@ pub fn router(
     let openapi = openapi_document(password_policy)?;
     let state = Arc::new(Shared { users, health, metrics, password_policy, openapi });
     let (api, _document) = api().split_for_parts();
-    Ok(layered(api.merge(docs::router()), request_timeout, head, tasks).with_state(state))
+    let trace = Trace { time_limit: request_timeout, head, durations: RequestDurations::default(), tasks };
+    Ok(layered(api.merge(docs::router()), trace).with_state(state))
 }
 
 /// Outermost first: `trace` sees every answer, a panic's and its own time limit's too, and writes the body of every error.
-fn layered<S: Clone + Send + Sync + 'static>(
-    routes: Router<S>,
-    request_timeout: Duration,
-    head: HeadRules,
-    tasks: TaskTracker,
-) -> Router<S> {
-    let durations = RequestDurations::default();
-    let trace = Arc::new(Trace { time_limit: request_timeout, head, durations, tasks });
-    routes.layer(CatchPanicLayer::custom(trace::on_panic)).layer(from_fn_with_state(trace, trace::trace))
+fn layered<S: Clone + Send + Sync + 'static>(routes: Router<S>, trace: Trace) -> Router<S> {
+    routes.layer(CatchPanicLayer::custom(trace::on_panic)).layer(from_fn_with_state(Arc::new(trace), trace::trace))
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use axum::routing::get;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use super::{HeadRules, RequestDurations, TaskTracker, Trace, layered};
+
 async fn answer(path: &str) -> (Response<()>, Value) {
     let routes = Router::new()
         .route("/panics", get(|| async { panic!("secret") as &'static str }))
@@ -19,11 +21,13 @@ async fn answer(path: &str) -> (Response<()>, Value) {
         .header("X-Request-Id", "t-1")
         .body(axum::body::Body::empty())
         .unwrap();
-    let response =
-        super::layered(routes, Duration::from_millis(20), super::HeadRules::default(), super::TaskTracker::new())
-            .oneshot(request)
-            .await
-            .unwrap();
+    let trace = Trace {
+        time_limit: Duration::from_millis(20),
+        head: HeadRules::default(),
+        durations: RequestDurations::default(),
+        tasks: TaskTracker::new(),
+    };
+    let response = layered(routes, trace).oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = serde_json::from_slice(&to_bytes(body, usize::MAX).await.unwrap()).unwrap();
     (Response::from_parts(parts, ()), body)

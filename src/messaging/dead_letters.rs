@@ -102,10 +102,6 @@ impl DeadLetters {
         let message = with_timeout(CONFIRM_TIMEOUT, "read a dead letter", getting).await?;
         Ok(message.map(|BasicGetMessage { delivery, .. }| delivery))
     }
-
-    async fn count(&self) -> Result<u32, SessionError> {
-        count(&self.0).await
-    }
 }
 
 /// The properties that a copy of somebody's message may have. `user_id` must be the login of whoever publishes, else the broker
@@ -187,7 +183,7 @@ pub struct Listing {
 pub async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
     let connection = broker.connect("dlq list").await?;
     let letters = DeadLetters::open(broker, &connection).await?;
-    let (total, mut deliveries) = (letters.count().await?, Vec::new());
+    let (total, mut deliveries) = (count(&letters.0).await?, Vec::new());
     while deliveries.len() < total.min(max) as usize
         && let Some(delivery) = letters.take().await?
     {
@@ -228,7 +224,7 @@ async fn take_out(
     let connection = broker.connect(name).await?;
     let letters = DeadLetters::open(broker, &connection).await?;
     // Counted first: what comes back meanwhile is not taken twice.
-    let total = letters.count().await?;
+    let total = count(&letters.0).await?;
     let mut count = 0;
     let mut taking = async || -> Result<(), SessionError> {
         while count < total.min(max)

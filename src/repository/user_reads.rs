@@ -137,21 +137,16 @@ impl Queue {
 
 /// What a lane does until `stop`.
 async fn answer_what_waits(mut lane: Lane, queue: Arc<Queue>, stop: CancellationToken) {
-    let counters = Counters { reads: counter!("coalesced_reads_total"), queries: counter!("coalesced_queries_total") };
+    let (reads, queries) = (counter!("coalesced_reads_total"), counter!("coalesced_queries_total"));
     let mut batch = Vec::with_capacity(LARGEST_BATCH);
     while let Some(turn) = stop.run_until_cancelled(queue.take(&mut batch)).await
         && !batch.is_empty()
     {
-        counters.reads.increment(batch.len() as u64);
-        answer(&mut lane, &mut batch, &counters.queries).await;
+        reads.increment(batch.len() as u64);
+        answer(&mut lane, &mut batch, &queries).await;
         drop(turn);
     }
     lane.close().await;
-}
-
-struct Counters {
-    reads: Counter,
-    queries: Counter,
 }
 
 async fn answer(lane: &mut Lane, batch: &mut Vec<Read>, queries: &Counter) {

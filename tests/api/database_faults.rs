@@ -14,13 +14,7 @@ async fn connections_that_the_database_ends_cost_at_most_what_is_in_flight() {
     world.until_outbox_is_empty().await;
     for round in 0..3 {
         // The requests' pool, the probe's, and the leader's connection with its lock.
-        sqlx::query(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-             WHERE datname = current_database() AND application_name = 'user-management-api'",
-        )
-        .execute(&world.pool)
-        .await
-        .unwrap();
+        world.terminate_connections().await;
         assert_eq!(app.get(&format!("/users/{id}")).await.status, 200, "a read is tried again");
         until("a write", async || {
             let body = json!({"name": format!("Имя{round}")});

@@ -12,7 +12,7 @@ async fn post_raw(app: &App, body: impl Into<Body>) -> Answer {
 }
 
 async fn nothing_was_written(world: &World) -> bool {
-    let users: i64 = sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(&world.pool).await.unwrap();
+    let users: i64 = world.value("SELECT count(*) FROM users").await;
     users == 0 && world.outbox_is_empty().await
 }
 

@@ -133,8 +133,7 @@ async fn every_body_that_the_document_shows_is_taken_and_answered_as_it_shows() 
     };
     let created = app.post("/users", &shown("/users", "post")).await;
     assert_eq!(created.status, 201, "{created:?}");
-    let hash =
-        async || sqlx::query_scalar::<_, String>("SELECT password FROM users").fetch_one(&world.pool).await.unwrap();
+    let hash = async || world.value::<String>("SELECT password FROM users").await;
     let before = hash().await;
     let updated = app.put("/users/1", &shown("/users/{id}", "put")).await;
     assert_eq!(updated.status, 200, "{updated:?}");

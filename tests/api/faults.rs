@@ -223,14 +223,12 @@ async fn an_event_that_is_confirmed_and_not_yet_deleted_is_repeated_with_its_id(
     let first = observer.next().await;
     app.log.wait_for("Event published", |line| line["user_id"] == 1).await;
     // The leader loses its session at that moment, and then its life.
-    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
-                     WHERE locktype = 'advisory' AND datname = current_database()";
-    sqlx::query(terminate).execute(&world.pool).await.unwrap();
+    world.terminate_leader().await;
     let second = observer.next().await;
     app.log.wait_for("Event received", |line| line["user_id"] == 1 && line["duplicate"] == true).await;
     app.kill().await;
     // PostgreSQL would go on with the statement of a client that died.
-    sqlx::query(terminate).execute(&world.pool).await.unwrap();
+    world.terminate_leader().await;
     lock.rollback().await.unwrap();
     let app = App::start(&world).await;
     let third = observer.next().await;

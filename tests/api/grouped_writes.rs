@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 use user_management_api::database::{DatabaseError, Route};
 use user_management_api::domain::name::Name;
 use user_management_api::repository::user_changes::{Change, Operation, Written};
@@ -138,8 +138,7 @@ async fn two_partial_updates_racing_on_one_user_both_survive_a_thousand_times() 
         let saw_both = |written: &Written| written.user.name == value && written.user.surname == value;
         assert!(saw_both(&first) || saw_both(&second), "round {round}: {:?}, {:?}", first.user, second.user);
     }
-    let version: i64 =
-        sqlx::query_scalar("SELECT version FROM users WHERE id = 1").fetch_one(&world.pool).await.unwrap();
+    let version: i64 = world.value("SELECT version FROM users WHERE id = 1").await;
     // In round 0 the name is what it was.
     assert_eq!(version, 2000);
     assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
@@ -200,8 +199,7 @@ async fn a_write_that_the_database_refuses_fails_alone() {
             }
         }
     }
-    let versions: Vec<i64> =
-        sqlx::query_scalar("SELECT version FROM users ORDER BY id").fetch_all(&world.pool).await.unwrap();
+    let versions: Vec<i64> = world.value("SELECT array_agg(version ORDER BY id) FROM users").await;
     assert_eq!(versions, [21, 1, 21, 21, 21]);
     assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
 }

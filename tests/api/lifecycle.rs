@@ -59,9 +59,8 @@ async fn two_instances_started_at_once_on_an_empty_database_share_it_and_one_lea
     tokio::join!(first.until_ready("ready"), second.until_ready("ready"));
     first.create_user("Анна").await;
     second.create_user("Яна").await;
-    let leads = async |app: &App| app.get("/health/ready").await.body["checks"]["relay"] == "leading";
-    until("a leader", async || leads(&first).await || leads(&second).await).await;
-    assert!(!(leads(&first).await && leads(&second).await));
+    until("a leader", async || first.leads().await || second.leads().await).await;
+    assert!(!(first.leads().await && second.leads().await));
     world.until_outbox_is_empty().await;
 }
 

@@ -14,10 +14,6 @@ use uuid::Uuid;
 
 use crate::harness::{App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, until};
 
-async fn leads(app: &App) -> bool {
-    app.get("/health/ready").await.body["checks"]["relay"] == "leading"
-}
-
 #[tokio::test]
 async fn a_leader_that_freezes_is_replaced_and_does_no_harm_when_it_wakes() {
     let world = World::new().await;
@@ -39,7 +35,7 @@ async fn a_leader_that_freezes_is_replaced_and_does_no_harm_when_it_wakes() {
     }
     assert_delivered_exactly(&world, &mut observer).await;
     world.until_outbox_is_empty().await;
-    assert!(leads(&other).await && !leads(&frozen).await);
+    assert!(other.leads().await && !frozen.leads().await);
 }
 
 #[tokio::test]
@@ -100,7 +96,7 @@ async fn replicas_stopped_in_turn_under_load_fail_no_write_and_repeat_no_event()
     let committed = committed(&world).await;
     assert_eq!(committed.len(), 1 + 90 + 3);
     assert_eq!(assert_delivered_exactly(&world, &mut observer).await, 0);
-    until("a leader", async || leads(&steady).await).await;
+    until("a leader", async || steady.leads().await).await;
 }
 
 #[tokio::test]
@@ -116,7 +112,7 @@ async fn of_three_replicas_that_race_one_leads_at_any_moment_and_none_repeats() 
         assert_eq!(answer.status, 200);
         let leaders = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
                        WHERE locktype = 'advisory' AND granted AND datname = current_database()";
-        assert_eq!(sqlx::query_scalar::<_, i64>(leaders).fetch_one(&world.pool).await.unwrap(), 1);
+        assert_eq!(world.value::<i64>(leaders).await, 1);
         // The lock is held by one whatever they think: each says of itself whether it leads.
         let say = futures_util::future::join_all(replicas.iter().map(|app| app.get("/health/ready"))).await;
         let leading = say.iter().filter(|answer| answer.body["checks"]["relay"] == "leading").count();

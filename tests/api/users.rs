@@ -31,7 +31,7 @@ async fn a_created_user_is_answered_located_and_stored_without_its_password() {
     );
     assert_eq!(app.get(created.header("location")).await.body, created.body);
 
-    let stored: String = sqlx::query_scalar("SELECT password FROM users").fetch_one(&world.pool).await.unwrap();
+    let stored: String = world.value("SELECT password FROM users").await;
     assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
 }
 
@@ -64,8 +64,7 @@ async fn a_put_changes_what_is_given_and_leaves_what_is_absent_or_null() {
 async fn a_put_of_a_password_is_a_change_even_when_it_is_the_same() {
     let (world, app) = start().await;
     let created = app.post("/users", &new_user("Анна")).await.body;
-    let hash =
-        async || sqlx::query_scalar::<_, String>("SELECT password FROM users").fetch_one(&world.pool).await.unwrap();
+    let hash = async || world.value::<String>("SELECT password FROM users").await;
     let before = hash().await;
     let updated = app.put("/users/1", &json!({"password": PASSWORD})).await;
     assert_eq!(updated.status, StatusCode::OK);
@@ -81,7 +80,7 @@ async fn a_put_that_changes_nothing_keeps_updated_at_and_makes_no_event() {
         let answer = app.put("/users/1", &body).await;
         assert_eq!((answer.status, &answer.body), (StatusCode::OK, &created));
     }
-    let version: i64 = sqlx::query_scalar("SELECT version FROM users").fetch_one(&world.pool).await.unwrap();
+    let version: i64 = world.value("SELECT version FROM users").await;
     assert_eq!(version, 1);
 }
 
@@ -179,7 +178,7 @@ async fn the_total_is_exact_whoever_adds_and_removes_users_and_whatever_they_hol
     assert_eq!(total().await, 41);
     assert_eq!(app.delete(&format!("/users/{id}")).await.status, StatusCode::NO_CONTENT);
     sqlx::query("DELETE FROM users WHERE id % 2 = 0").execute(&world.pool).await.unwrap();
-    let counted: i64 = sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(&world.pool).await.unwrap();
+    let counted: i64 = world.value("SELECT count(*) FROM users").await;
     assert_eq!(total().await, counted);
     sqlx::raw_sql("TRUNCATE users").execute(&world.pool).await.unwrap();
     assert_eq!(total().await, 0);

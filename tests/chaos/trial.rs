@@ -75,7 +75,7 @@ impl Trial {
 
     /// Events that wait, as PostgreSQL counts them.
     pub async fn pending(&self) -> i64 {
-        sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&self.world.pool).await.unwrap()
+        self.world.value("SELECT count(*) FROM outbox").await
     }
 
     pub fn troubles(&self, event: &str) -> u64 {
@@ -86,8 +86,7 @@ impl Trial {
     /// service's own consumer may never see what was in a queue that somebody deleted, nor the collector what was
     /// published before it could bind its queue to a new exchange.
     pub async fn until_quiet(&self) {
-        let committed: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM audit_events").fetch_one(&self.world.pool).await.unwrap();
+        let committed: i64 = self.world.value("SELECT count(*) FROM audit_events").await;
         let committed = usize::try_from(committed).unwrap();
         let (mut last, mut since) = ((0, 0, 0), Instant::now());
         let mut tick = interval(Duration::from_millis(500));

@@ -99,6 +99,10 @@ impl App {
             .await;
     }
 
+    pub async fn leads(&self) -> bool {
+        self.get("/health/ready").await.body["checks"]["relay"] == "leading"
+    }
+
     #[track_caller]
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("http://{}{path}", self.address))

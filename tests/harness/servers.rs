@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection, Executor, PgConnection, PgPool};
+use sqlx::postgres::{PgPoolOptions, PgRow};
+use sqlx::{Connection, Executor, FromRow, PgConnection, PgPool};
 use tokio::sync::OnceCell;
 use user_management_api::MIGRATOR;
 use uuid::Uuid;
@@ -170,9 +170,31 @@ impl World {
         permissions
     }
 
+    /// What a query yields that yields one value.
+    pub async fn value<T: Send + Unpin>(&self, query: &'static str) -> T
+    where
+        (T,): for<'r> FromRow<'r, PgRow>,
+    {
+        sqlx::query_scalar(query).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// Ends the service's sessions, all but those by way of a pooler.
+    pub async fn terminate_connections(&self) {
+        let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                         WHERE datname = current_database() AND application_name = 'user-management-api'";
+        sqlx::query(terminate).execute(&self.pool).await.unwrap();
+    }
+
+    /// Ends the session that holds the leader's lock.
+    pub async fn terminate_leader(&self) {
+        let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                         WHERE locktype = 'advisory' AND datname = current_database()";
+        sqlx::query(terminate).execute(&self.pool).await.unwrap();
+    }
+
     /// Whether the outbox holds nothing.
     pub async fn outbox_is_empty(&self) -> bool {
-        sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM outbox)").fetch_one(&self.pool).await.unwrap()
+        self.value("SELECT NOT EXISTS (SELECT FROM outbox)").await
     }
 
     pub async fn until_outbox_is_empty(&self) {

@@ -73,8 +73,7 @@ async fn writes_past_the_queues_bound_are_refused_at_once_and_leave_nothing_behi
         }
     }
     assert!(refused > 0 && written >= CAPACITY, "{refused} refused, {written} written");
-    let version: i64 =
-        sqlx::query_scalar("SELECT version FROM users WHERE id = 1").fetch_one(&world.pool).await.unwrap();
+    let version: i64 = world.value("SELECT version FROM users WHERE id = 1").await;
     assert_eq!(version, 2 + key(written));
 }
 
@@ -102,8 +101,7 @@ async fn updates_at_once_are_as_many_versions_and_events_in_few_statements() {
     let of_many = (2..=100).map(|user| (format!("/users/{user}"), &bodies[user - 1])).collect::<Vec<_>>();
     let of_many = join_all(of_many.iter().map(|(path, body)| app.put(path, body))).await;
     assert!(of_many.iter().all(|answer| answer.status == 200));
-    let version = AssertSqlSafe("SELECT version FROM users WHERE id = 1");
-    assert_eq!(sqlx::query_scalar::<_, i64>(version).fetch_one(&world.pool).await.unwrap(), 101);
+    assert_eq!(world.value::<i64>("SELECT version FROM users WHERE id = 1").await, 101);
     assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
     assert_eq!(app.metric("grouped_writes_total").await, 199);
     let statements = app.metric("write_groups_total").await;

@@ -58,8 +58,7 @@ async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_ret
     let since = SystemTime::now();
     sleep(Duration::from_secs(20)).await;
     let (lag, repeated) = longest_lag(&trial, since).await;
-    let dead: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM outbox_quarantine").fetch_one(&trial.world.pool).await.unwrap();
+    let dead: i64 = trial.world.value("SELECT count(*) FROM outbox_quarantine").await;
     eprintln!("  {dead} deletions in quarantine; the longest lag of the others was {lag:?}, {repeated} came twice");
     assert!(dead > 50 && lag < Duration::from_secs(1), "{dead}, {lag:?}");
     management(Method::DELETE, &permissions).await;
@@ -67,8 +66,7 @@ async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_ret
         let retry =
             command(&trial.world.settings()).args(["outbox", "quarantine", "retry", "--all"]).output().await.unwrap();
         assert!(retry.status.success(), "{retry:?}");
-        let left: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM outbox_quarantine").fetch_one(&trial.world.pool).await.unwrap();
+        let left: i64 = trial.world.value("SELECT count(*) FROM outbox_quarantine").await;
         left == 0 && trial.pending().await < 50
     })
     .await;
@@ -170,9 +168,7 @@ async fn a_relay_that_begins_on_millions_of_dead_rows_reads_past_them_once() {
     };
     published("Анна").await;
     let first = began.elapsed();
-    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
-                     WHERE locktype = 'advisory' AND datname = current_database()";
-    sqlx::query(terminate).execute(&trial.world.pool).await.unwrap();
+    trial.world.terminate_leader().await;
     let next = published("Яна").await;
     eprintln!(
         "  4,000,000 dead rows in {filled:?}: the first session publishes after {first:?}, the next after {next:?}"

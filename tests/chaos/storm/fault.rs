@@ -123,16 +123,8 @@ impl Planned {
             Fault::QueueFull => fill_a_queue(storm, hold).await,
             Fault::DatabaseRestarted => restart_database(storm, "INT").await,
             Fault::DatabaseCrashed => restart_database(storm, "QUIT").await,
-            Fault::ConnectionsTerminated => {
-                let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                           WHERE datname = current_database() AND application_name = 'user-management-api'";
-                storm.execute(end).await;
-            }
-            Fault::LeaderTerminated => {
-                let end = "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
-                           WHERE locktype = 'advisory' AND datname = current_database()";
-                storm.execute(end).await;
-            }
+            Fault::ConnectionsTerminated => storm.trial.world.terminate_connections().await,
+            Fault::LeaderTerminated => storm.trial.world.terminate_leader().await,
             Fault::DatabaseReset | Fault::DatabaseSilent | Fault::BrokerReset | Fault::BrokerSilent => {
                 cut(storm, fault, victim, hold).await;
             }

@@ -63,10 +63,6 @@ impl Storm {
         format!("/api/{kind}/{}/{name}", self.trial.world.virtual_host)
     }
 
-    async fn execute(&self, statement: &'static str) {
-        sqlx::query(statement).execute(&self.trial.world.pool).await.unwrap();
-    }
-
     /// Whether every replica is ready, one leads, and events flow as they are made.
     async fn is_well(&self) -> bool {
         let mut leaders = 0;
