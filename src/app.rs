@@ -1,4 +1,4 @@
-//! The composition root: builds every part from the configuration, and owns their tasks from start to stop.
+//! The composition root: builds all parts from the configuration, and owns their tasks from start to stop.
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,11 +34,11 @@ use crate::repository::user_writes::UserWrites;
 use crate::server::{self, Limits};
 use crate::service::users::UserService;
 
-/// Connections to PostgreSQL and RabbitMQ beside the requests' pool, counted generously.
+/// Connections to PostgreSQL and RabbitMQ besides the requests' pool; a generous estimate.
 const OTHER_CONNECTIONS: u32 = 16;
 
-/// Time to finish for requests in flight, the lanes, the relay, the consumer, and the connections of each of the three pools:
-/// with the pauses between them a stop takes 25 s at most, `SHUTDOWN_DELAY_MS` aside.
+/// Time to finish for requests in flight, the lanes, the relay, the consumer, and each of the three pools. In all, a stop takes
+/// 25 s at most, plus `SHUTDOWN_DELAY_MS`.
 const FINISH_REQUESTS: Duration = Duration::from_secs(11);
 const CLOSE_LANES: Duration = Duration::from_secs(1);
 const FINISH_RELAY: Duration = Duration::from_secs(7);
@@ -73,12 +73,12 @@ pub struct App {
     consumer: Consumer,
     status: Arc<Status>,
     shutdown_delay: Duration,
-    /// Of requests: what goes on when a client has gone away.
+    /// Work of requests that goes on when the client has gone away.
     tasks: TaskTracker,
 }
 
 impl App {
-    /// Binds the listener and puts the parts together; connects to nothing, so that it starts without its dependencies.
+    /// Binds the listener and builds the parts. Connects to nothing, so that the service starts without its dependencies.
     pub async fn build(config: Config, collected: PrometheusHandle) -> Result<Self, AppError> {
         let Config { http, database, broker, passwords, shutdown_delay, log: _ } = config;
         let listen = |source| AppError::Listen { address: http.address, source };
@@ -135,7 +135,7 @@ impl App {
         })
     }
 
-    /// Where it listens; with `PORT=0` the system chose the port.
+    /// The address it listens on; with `PORT=0` the system chose the port.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -143,7 +143,7 @@ impl App {
     /// Serves until `stop`, then stops in order: not ready, no new connections, requests in flight, outbox, consumer.
     ///
     /// # Errors
-    /// When a migration fails, or a part ends that never should.
+    /// If a migration fails, or a part ends that never should.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
         let [http_stop, relay_stop, consumer_stop] = std::array::from_fn(|_| CancellationToken::new());
         let service = TowerToHyperService::new(self.router);
@@ -194,7 +194,7 @@ async fn relay_once_ready(relay: Relay, database: DatabaseConfig, stop: Cancella
     Ok(())
 }
 
-/// Waits until the schema is as the binary wants it: applies the migrations, or waits for somebody to do so.
+/// Waits until the schema is current: applies the migrations, or waits for somebody else to.
 async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
     let options = database.direct_url.options();
     let mut backoff = Backoff::default();

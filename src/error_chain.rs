@@ -1,4 +1,4 @@
-//! An error with all that caused it, on one line, for where it is handled: an error's own text never repeats its source. A leaf.
+//! Shows an error with its sources on one line, where it is handled. An error's own text never repeats its source. A leaf.
 
 use std::error::Error;
 use std::fmt;
@@ -12,7 +12,7 @@ impl fmt::Display for Chain<'_> {
         let mut next = self.0.source();
         while let Some(source) = next {
             let text = source.to_string();
-            // Some libraries' errors do repeat it.
+            // Errors of some libraries do repeat it.
             if !last.ends_with(&text) {
                 write!(f, ": {text}")?;
                 last = text;

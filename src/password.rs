@@ -1,5 +1,5 @@
-//! Password hashing: argon2id, never more at once than there are cores, on threads of a low priority, so that others
-//! hardly feel it. A leaf: imports nothing of ours.
+//! Password hashing: argon2id, on one low-priority thread per core, so that other requests hardly notice. A leaf: imports nothing
+//! of ours.
 
 use std::error::Error;
 use std::io;
@@ -21,15 +21,15 @@ const MEMORY_KIB: u32 = 19_456;
 const ITERATIONS: u32 = 2;
 const LANES: u32 = 1;
 
-/// Of the hashing threads, where 0 is everybody else's and 19 the most: while others want the core, they get little of it, and
-/// all of it when nobody does.
+/// Niceness of the hashing threads, from 0 (normal) to 19 (lowest priority): they get little of a busy core, and all of an idle
+/// one.
 const NICENESS: i32 = 19;
 
 /// An argon2id hash as a PHC string; `Debug` does not show it.
 pub struct PasswordHash(SecretString);
 
 impl PasswordHash {
-    /// The PHC string, for the `password` column alone.
+    /// The PHC string, for the `password` column only.
     pub fn into_phc(self) -> SecretString {
         self.0
     }
@@ -45,7 +45,7 @@ pub enum HashError {
     Task(#[source] JoinError),
 }
 
-/// Hashes passwords on threads of its own, as many at once as the machine has cores.
+/// Hashes passwords on its own threads, one per core.
 #[derive(Clone)]
 pub struct PasswordHasher {
     slots: Arc<Semaphore>,
@@ -56,7 +56,7 @@ pub struct PasswordHasher {
 }
 
 impl PasswordHasher {
-    /// `longest_wait` bounds the time a request queues for a slot.
+    /// `longest_wait` limits how long a request waits for a slot.
     pub fn new(longest_wait: Duration) -> io::Result<Self> {
         let width = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = Arc::new(Threads::up_to(width)?);
@@ -85,7 +85,7 @@ impl PasswordHasher {
         let workspaces = self.workspaces.clone();
         let hashed = self.threads.handle.spawn_blocking(move || {
             let hash = workspaces.with(|memory| hash(&password, memory));
-            // The slot goes with the work: a caller who gives up does not free it while the core is still busy.
+            // The slot stays with the work: a caller that gives up does not free it while the core is still busy.
             drop(slot);
             hash.map_err(HashError::Argon2)
         });
@@ -93,8 +93,8 @@ impl PasswordHasher {
     }
 }
 
-/// The blocking threads of a runtime of their own: those of the service's runtime are not all for hashing, and a thread's
-/// priority, once lowered, stays low.
+/// The blocking threads of a separate runtime: the service's own are not only for hashing, and a lowered priority cannot be raised
+/// again.
 struct Threads {
     handle: Handle,
     runtime: Option<Runtime>,
@@ -114,13 +114,13 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // It may be dropped by a task, which must not wait for a hash.
+            // A task may drop it, and must not wait for a hash.
             runtime.shutdown_background();
         }
     }
 }
 
-/// Of the thread that calls it. On Linux, where a priority is a thread's; elsewhere it is the process's.
+/// Lowers the calling thread's priority. Only on Linux: elsewhere it would be the whole process's.
 fn lower_priority() {
     if cfg!(target_os = "linux")
         && let Err(error) = rustix::process::setpriority_process(None, NICENESS)
@@ -129,8 +129,8 @@ fn lower_priority() {
     }
 }
 
-/// The working memory of hashes, 19 MiB each, used again and again: given back, it would stay with the allocator once for
-/// each thread that ever hashed. As many as ever worked at once; none before the first hash.
+/// Reusable working memory of hashes, 19 MiB each. If freed, the allocator would keep it once for every thread that ever hashed. As
+/// many as ever ran at once; none before the first hash.
 #[derive(Clone, Default)]
 struct Workspaces(Arc<Mutex<Vec<Vec<Block>>>>);
 

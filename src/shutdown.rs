@@ -1,5 +1,5 @@
-//! From signals to a cancelled token: the first asks for an orderly stop, the second ends the process at once, which is
-//! always safe, for the state is in PostgreSQL.
+//! Signals: the first asks for an orderly stop, the second ends the process at once. That is always safe, because all state is in
+//! PostgreSQL.
 
 use std::io;
 

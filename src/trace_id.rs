@@ -1,5 +1,4 @@
-//! The identifier that ties one request's log lines, outbox row, message and consumer's log together. A leaf: imports
-//! nothing of ours, free to all.
+//! The identifier that connects a request's log lines, outbox row, message and the consumer's log. A leaf: imports nothing of ours.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ const MAX_LENGTH: usize = 128;
 pub struct TraceId(Arc<str>);
 
 impl TraceId {
-    /// Takes a client's identifier, or `None` when it is not safe to repeat in headers and logs.
+    /// Takes a client's identifier; `None` if it is not safe to repeat in headers and logs.
     pub fn parse(raw: &[u8]) -> Option<Self> {
         let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:/@+=-".contains(byte);
         if raw.is_empty() || raw.len() > MAX_LENGTH || !raw.iter().all(allowed) {

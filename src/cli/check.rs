@@ -1,4 +1,4 @@
-//! `check`: whether the service could do its work with these settings, before it is started; each finding with what to do.
+//! `check`: whether the service could run with these settings. Each finding says what to do.
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use crate::messaging::broker::{self, Broker};
 use crate::messaging::session::SessionError;
 use crate::messaging::{preflight as broker_preflight, topology};
 
-/// PostgreSQL's versions that the tests run on.
+/// PostgreSQL versions that the tests run on.
 const VERSIONS: std::ops::RangeInclusive<i32> = 15..=18;
 
 #[derive(Serialize)]
@@ -45,8 +45,8 @@ impl Finding {
     }
 }
 
-/// Looks at PostgreSQL by each of its addresses, and at RabbitMQ. Changes nothing in PostgreSQL; declares the exchanges and queues
-/// in RabbitMQ, as the service does at its start.
+/// Checks each address of PostgreSQL, and RabbitMQ. Changes nothing in PostgreSQL; declares the exchanges and queues in RabbitMQ,
+/// as the service does at its start.
 pub async fn run(databases: &[(&'static str, &DatabaseUrl, Route)], migrate_on_start: bool, broker: &Broker) -> Report {
     let mut findings = vec![Finding::ok("settings", "read from the environment and ./.env")];
     for (setting, url, route) in databases {
@@ -170,7 +170,7 @@ fn permissions_to_grant(broker: &Broker, error: &SessionError) -> String {
             "rabbitmqctl set_topic_permissions -p {vhost} {user} {ours} '^user\\.' '.*', or clear_topic_permissions"
         )
     } else if error.is_refused() {
-        // `dlq redrive` publishes by the default exchange.
+        // `dlq redrive` publishes to the default exchange.
         format!("rabbitmqctl set_permissions -p {vhost} {user} '^{ours}' '^({ours}|amq\\.default$)' '^{ours}'")
     } else {
         "see the message; AMQP_QUEUE_TYPE=classic is for brokers without quorum queues".to_owned()

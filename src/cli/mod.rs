@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = Runtime::new().map_err(AnyError::from).and_then(|runtime| {
         let outcome = runtime.block_on(run(cli));
-        // Without waiting for threads that hash, or look up a name.
+        // Do not wait for threads that hash or look up a name.
         runtime.shutdown_background();
         outcome
     });

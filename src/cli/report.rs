@@ -1,4 +1,4 @@
-//! What a command has to say, as a table or as JSON.
+//! A command's report, as a table or as JSON.
 
 use clap::ValueEnum;
 use comfy_table::Table;
@@ -13,7 +13,7 @@ pub enum Format {
     Json,
 }
 
-/// What was done, and whether that is all that was asked for.
+/// What was done, and whether all that was asked for was done.
 pub struct Report {
     value: Value,
     pub complete: bool,
@@ -63,7 +63,7 @@ fn aligned(rows: Vec<Vec<String>>) -> String {
     table.trim_fmt() + "\n"
 }
 
-/// Of strangers' text, nothing reaches the terminal that could control it.
+/// Foreign text is shown without characters that could control the terminal.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),

@@ -1,5 +1,5 @@
-//! Settings: read once from the environment, with `.env` beneath it, and checked together. The only reader of the
-//! environment; each part parses its own URL or directive.
+//! Settings: read once from the environment and `.env`, and checked together. The only reader of the environment; each module
+//! parses its own URL or directive.
 
 mod reader;
 
@@ -33,7 +33,7 @@ pub struct Config {
 pub struct HttpConfig {
     /// Loopback, unless anonymous access is allowed.
     pub address: SocketAddr,
-    /// Time for one request, its body included.
+    /// For one request, including its body.
     pub request_timeout: Duration,
     pub limits: Limits,
     pub head: HeadRules,
@@ -42,14 +42,14 @@ pub struct HttpConfig {
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
     pub url: DatabaseUrl,
-    /// For the relay's session lock: `url`, unless that leads through a transaction pooler.
+    /// For the relay's session lock: the same as `url`, unless that is a transaction pooler.
     pub direct_url: DatabaseUrl,
-    /// That of `url`.
+    /// How `url` reaches the server.
     pub route: Route,
     pub max_connections: u32,
-    /// Whether reads of users by id that wait are answered by one query together.
+    /// Whether waiting reads of users by id share one query.
     pub coalesce_reads: bool,
-    /// Whether updates and deletions that wait are committed together.
+    /// Whether waiting updates and deletions share one statement.
     pub group_commit: bool,
     pub migrate_on_start: bool,
 }
@@ -80,10 +80,10 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The process's environment, with the `.env` of the working directory beneath it.
+/// The process's environment; `.env` in the working directory supplies what is unset.
 pub fn environment() -> Result<HashMap<String, String>, ConfigError> {
     let mut settings = HashMap::new();
-    // By path: by name alone dotenvy goes up through the parent folders, and finds the `.env` of something else.
+    // By path: by name, dotenvy searches the parent folders and may find another project's `.env`.
     match dotenvy::from_path_iter(".env") {
         Ok(lines) => {
             for (number, line) in lines.enumerate() {
@@ -173,7 +173,7 @@ impl Reader {
         };
         let allowed_hosts = self.optional("ALLOWED_HOSTS", parse_hosts);
         let head = HeadRules {
-            // On loopback, a name that was not asked for is that of a web page whose DNS has been rebound to this address.
+            // On loopback, an unexpected host name is a web page's whose DNS was rebound to this address.
             allowed_hosts: allowed_hosts.or_else(|| host.is_loopback().then(Vec::new)),
             trusted_proxies: self.optional("TRUSTED_PROXIES", parse_networks).unwrap_or_default(),
         };

@@ -1,4 +1,4 @@
-//! Takes settings one by one, and parses what is no part's own.
+//! Reads settings one by one, and parses those that no other module parses.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// Takes settings one by one and collects what is wrong with them.
+/// Reads settings one by one and collects their errors.
 pub struct Reader {
     pub settings: HashMap<String, String>,
     pub faults: Vec<String>,
 }
 
 impl Reader {
-    /// `None` when it is unset, empty, or wrong; the last is noted.
+    /// `None` if it is unset, empty or wrong; a wrong one is recorded as an error.
     pub fn optional<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         let value = self.settings.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())?;
         parse(value).map_err(|fault| self.faults.push(format!("{name}: {fault}"))).ok()

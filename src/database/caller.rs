@@ -1,4 +1,4 @@
-//! Whoever waits for an operation that somebody else's task runs.
+//! A caller that waits for an operation in another task.
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
@@ -14,28 +14,28 @@ pub struct Caller<T> {
 }
 
 impl<T> Caller<T> {
-    /// Whether nobody waits any more.
+    /// Whether the caller has stopped waiting.
     pub fn has_gone(&self) -> bool {
         self.answer.is_closed()
     }
 
     pub fn tell(self, answer: Result<T, DatabaseError>) {
-        // It may have gone away.
+        // The caller may be gone.
         _ = self.answer.send(answer);
     }
 }
 
-/// Hands itself over to a task, and waits for what that task tells it, within the time for an operation.
+/// Hands a [`Caller`] over to a task and waits for its answer, within the time limit of an operation.
 pub async fn ask<T>(hand_over: impl FnOnce(Caller<T>) -> Result<(), DatabaseError>) -> Result<T, DatabaseError> {
     let deadline = Instant::now() + OPERATION_TIMEOUT;
     let (answer, answered) = oneshot::channel();
     hand_over(Caller { deadline, answer })?;
-    // The task drops a caller whom it cannot answer in time.
+    // The task drops a caller that it cannot answer in time.
     timeout_at(deadline, answered).await.ok().and_then(Result::ok).unwrap_or(Err(DatabaseError::Timeout))
 }
 
 impl<T> From<TrySendError<T>> for DatabaseError {
-    /// Of a task's queue, which is full, or closed for good.
+    /// For a task's queue that is full, or closed for good.
     fn from(refused: TrySendError<T>) -> Self {
         match refused {
             TrySendError::Full(_) => Self::Overloaded,

@@ -1,4 +1,4 @@
-//! What is wrong with a database that works, to be warned of at the start.
+//! Risky configurations of a working database, to warn of at the start.
 
 use std::net::IpAddr;
 
@@ -15,14 +15,14 @@ const MAY_LOSE_COMMITS: &str = "PostgreSQL may lose what it has committed, users
 
 type Found = Result<Option<&'static str>, DatabaseError>;
 
-/// A sentence for each danger; `route` is that of `url`, by which requests go.
+/// A warning for each danger found. `url` and `route` are those of requests.
 pub async fn look(direct: &PgConnectOptions, url: &PgConnectOptions, route: Route) -> [Found; 2] {
     let may_lose = run_once(url, route, |connection| Box::pin(may_lose_commits(connection))).await;
     [plain_text(direct).await, may_lose.map(|is_so| is_so.then_some(MAY_LOSE_COMMITS))]
 }
 
 async fn plain_text(direct: &PgConnectOptions) -> Found {
-    // `sslmode` is `prefer` where the URL says nothing, and a server without TLS is taken as it is.
+    // If the URL says nothing, `sslmode` is `prefer`, which accepts a server without TLS.
     let may_be_plain = !matches!(direct.get_ssl_mode(), PgSslMode::Disable) && direct.get_socket().is_none();
     if !may_be_plain || !is_remote(direct.get_host()) {
         return Ok(None);
@@ -36,8 +36,8 @@ async fn is_encrypted(connection: &mut PgConnection) -> sqlx::Result<bool> {
     encrypted.fetch_one(connection).await
 }
 
-/// Whether somebody configured this session, this login or this database so. What is configured for the whole server is its
-/// administrator's decision. A pooler's session may be older than what is configured, which the catalogue tells.
+/// Whether the session, the login or the database is configured so. A setting of the whole server is its administrator's
+/// decision. A pooler's session may be older than the configuration, so the catalogue is checked too.
 /// <https://www.postgresql.org/docs/current/catalog-pg-db-role-setting.html>
 async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let off = sqlx::query_scalar!(

@@ -1,20 +1,20 @@
-//! What can go wrong with the database, and whether waiting may help.
+//! Database errors, and whether waiting may help.
 
 use std::sync::Arc;
 
-/// Of a batch, every caller has a copy.
+/// `Clone`, because every caller of a batch gets a copy.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// Away, too busy, or not ready for us: the same request may succeed later.
     #[error("the database did not answer within the time limit")]
     Timeout,
-    /// As [`Self::Timeout`], and the driver or the server said why.
+    /// Like [`Self::Timeout`], with the cause from the driver or the server.
     #[error(transparent)]
     Unavailable(Arc<sqlx::Error>),
-    /// More operations wait than the database can deal with in time: nothing was sent to it.
+    /// Too many operations wait for the database. This one was not sent.
     #[error("too many operations wait for the database")]
     Overloaded,
-    /// The statement itself failed: a defect of ours.
+    /// The statement itself failed: a bug in the service.
     #[error(transparent)]
     Statement(Arc<sqlx::Error>),
 }
@@ -25,7 +25,7 @@ impl From<sqlx::Error> for DatabaseError {
     }
 }
 
-/// Whether an error speaks of the server's condition, or the network's, rather than of the statement.
+/// Whether an error is about the server or the network, not about the statement.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     match error {
@@ -35,7 +35,7 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether a SQLSTATE speaks of the server's condition rather than of the statement.
+/// Whether a SQLSTATE is about the server, not about the statement.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn is_transient_state(state: &str) -> bool {
     const CLASSES: [&str; 4] = [
@@ -55,7 +55,7 @@ fn is_transient_state(state: &str) -> bool {
     CLASSES.iter().any(|class| state.starts_with(class)) || STATES.contains(&state)
 }
 
-/// Whether the connection broke in use, as opposed to none being had.
+/// Whether an open connection broke, as opposed to one that could not be opened.
 pub fn is_dead_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() != std::io::ErrorKind::ConnectionRefused,
@@ -64,7 +64,7 @@ pub fn is_dead_connection(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether a server that cannot be connected to may only be starting.
+/// Whether a server that refuses connections may just be starting.
 pub fn is_starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() == std::io::ErrorKind::ConnectionRefused,

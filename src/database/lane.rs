@@ -1,5 +1,5 @@
-//! A connection with a single owner, opened when needed and again when it broke. Needs no pool: nobody waits for it, and
-//! while it is busy nothing is asked of the server but the statements themselves.
+//! A connection with a single owner, opened when needed and reopened when it breaks. Cheaper than a pool: nobody waits for it,
+//! and it sends nothing but the statements themselves.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::error::{DatabaseError, is_dead_connection, is_starting};
 use super::pool::{ACQUIRE_TIMEOUT, Database, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, run_on};
 
-/// A connection is replaced when it is so old: so that a name that leads elsewhere by now is looked up again.
+/// A connection is replaced at this age, so that a host name that has moved is looked up again.
 const LONGEST_LIFE: Duration = Duration::from_mins(30);
-/// Attempts of one read on connections that turn out to be dead.
+/// Attempts of one read if connections turn out to be dead.
 const ATTEMPTS: usize = 10;
 /// Pause between attempts to reach a server that is starting.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
@@ -22,7 +22,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Lane {
     options: PgConnectOptions,
     route: Route,
-    /// Taken out while in use: an operation that is given up half-way takes its connection with it.
+    /// Taken out while in use, so that an abandoned operation drops its connection.
     idle: Option<Idle>,
 }
 
@@ -33,11 +33,11 @@ struct Idle {
 }
 
 impl Lane {
-    /// Leads where the pool of `database` does, within the same limits; connects when first used.
+    /// To the same server as the pool of `database`, with the same limits. Connects on first use.
     pub fn beside(database: &Database) -> Self {
         let options = match database.route {
-            // Statements over arrays are planned once: PostgreSQL would take a generic plan for dearer than one for a
-            // single element, and plan anew each time. And by the index: the table may be small when it is planned.
+            // Plan statements over arrays once: PostgreSQL would consider a generic plan more expensive, and plan every time. And
+            // use the index even if the table is small when the plan is made.
             Route::Direct => {
                 let options = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
                 (*database.options).clone().options(options)
@@ -47,11 +47,10 @@ impl Lane {
         Self { options, route: database.route, idle: None }
     }
 
-    /// Runs a read until `deadline`; tried again when the connection turns out to be dead, as it does after a restart of
-    /// the server.
+    /// Runs a read until `deadline`. Tries again if the connection turns out to be dead, as it does after a restart of the server.
     ///
     /// # Errors
-    /// [`DatabaseError::Timeout`] at the deadline, and when no connection can be had; else what the driver reports.
+    /// [`DatabaseError::Timeout`] at the deadline, or if no connection can be opened in time; else what the driver reports.
     pub async fn read<T>(
         &mut self,
         deadline: Instant,
@@ -103,7 +102,7 @@ impl Lane {
         Ok(result?)
     }
 
-    /// Tried before use where it rested long, as the pool's are.
+    /// Tests the connection before use if it was idle for long, as the pool does.
     async fn take_idle(&mut self) -> Option<Idle> {
         let mut idle = self.idle.take()?;
         let alive = idle.opened.elapsed() < LONGEST_LIFE
@@ -112,7 +111,7 @@ impl Lane {
         alive.then_some(idle)
     }
 
-    /// As the pool does, waits for a server that refuses connections: it may be starting.
+    /// Waits for a server that refuses connections, as the pool does: it may be starting.
     async fn connect(&self) -> sqlx::Result<PgConnection> {
         loop {
             match PgConnection::connect_with(&self.options).await {

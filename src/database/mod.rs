@@ -1,5 +1,5 @@
-//! How to reach PostgreSQL and for how long: the pool, connections of their own, the time limits, and the schema. What is said to
-//! it about users and events stands in `repository`.
+//! Access to PostgreSQL: the pool, other connections, time limits, and the schema's version. The SQL about users and events is in
+//! `repository`.
 
 pub(crate) mod caller;
 pub(crate) mod dangers;

@@ -1,4 +1,4 @@
-//! The connection pool, and the limits within which every statement runs.
+//! The connection pool, and the time limits of every statement.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use tokio::time::timeout;
 
 use super::error::{DatabaseError, is_dead_connection};
 
-/// Longest wait for a free connection, connecting included.
+/// Longest wait for a free connection, including connecting.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest time for a whole operation, waiting included: a client hears of a lost database within 3 s, with half a second
-/// to spare for a hash before it and a busy machine.
+/// Longest time for a whole operation, including waiting. A client hears of a lost database within 3 s, with half a second to spare
+/// for a hash before it and a busy machine.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// A connection that rested longer than this is tried before use: one that died meanwhile costs nobody a request, and a
-/// busy one costs no round trip.
+/// A connection idle for longer than this is tested before use. So a dead connection fails no request, and a busy one costs no
+/// extra round trip.
 pub const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 pub const TEST_TIMEOUT: Duration = Duration::from_millis(500);
-/// Limits that the server keeps, in milliseconds; under [`OPERATION_TIMEOUT`], so that the server gives up first and says why.
+/// Limits enforced by the server, in milliseconds. Below [`OPERATION_TIMEOUT`], so that the server gives up first and says why.
 const SERVER_LIMITS: [(&str, &str); 3] =
     [("statement_timeout", "2300"), ("lock_timeout", "1800"), ("idle_in_transaction_session_timeout", "10000")];
-/// Time for one attempt to connect outside the pool.
+/// Time limit of one attempt to connect outside the pool.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens a connection of its own, outside any pool.
+/// Opens a connection outside any pool.
 ///
 /// # Errors
 /// When the server refuses it or does not answer within five seconds.
@@ -39,7 +39,7 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Databas
         .map_err(DatabaseError::from)
 }
 
-/// Runs `operation` on a connection of its own, opened for it.
+/// Runs `operation` on a connection opened for it.
 ///
 /// # Errors
 /// As [`connect`]; [`DatabaseError::Timeout`] after 2.5 s more; else what the driver reports.
@@ -53,12 +53,12 @@ pub async fn run_once<T>(
     Ok(timeout(OPERATION_TIMEOUT, running).await.map_err(|_elapsed| DatabaseError::Timeout)??)
 }
 
-/// What stands between us and the server.
+/// What is between us and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     Direct,
-    /// Such as pgbouncer in transaction mode: each transaction may have another connection to the server, so that limits
-    /// and prepared statements must be made within it.
+    /// Such as pgbouncer in transaction mode. Each transaction may run on another server connection, so limits and prepared
+    /// statements must be set within the transaction.
     TransactionPooler,
 }
 
@@ -66,13 +66,13 @@ pub enum Route {
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
-    /// For connections beside the pool, within the same limits.
+    /// For connections beside the pool, with the same limits.
     pub(crate) options: Arc<PgConnectOptions>,
     pub(crate) route: Route,
 }
 
 impl Database {
-    /// Connects when first used: the service starts, and stays up, without its database.
+    /// Connects on first use, so that the service starts and stays up without its database.
     pub fn new(options: PgConnectOptions, max_connections: u32, route: Route) -> Self {
         let options = match route {
             Route::Direct => options.options(SERVER_LIMITS),
@@ -113,8 +113,8 @@ impl Database {
             .map_err(DatabaseError::from)
     }
 
-    /// As [`Self::run`], for reads: tried again while the connections that the pool hands out turn out to be dead, as
-    /// they do after a restart of the server.
+    /// Like [`Self::run`], for reads: tries again if the pool's connections turn out to be dead, as they do after a restart of the
+    /// server.
     pub async fn read<T>(
         &self,
         operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
@@ -155,7 +155,7 @@ pub async fn run_on<T>(
             Route::TransactionPooler => in_transaction(connection, operation).await,
         }
     };
-    // The driver panics on values that it has no room for, such as a date of the year 300,000.
+    // The driver panics on values that it cannot represent, such as a date in the year 300,000.
     AssertUnwindSafe(running).catch_unwind().await.unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
         let message = format!("the driver panicked: {}", message.unwrap_or("for an unknown reason"));
@@ -163,7 +163,7 @@ pub async fn run_on<T>(
     })
 }
 
-/// Runs `operation` as one transaction, which begins with a clean connection whoever had it before.
+/// Runs `operation` as one transaction, and first clears what earlier users left on the connection.
 async fn in_transaction<T>(
     connection: &mut PgConnection,
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
@@ -173,15 +173,15 @@ async fn in_transaction<T>(
     let result = operation(connection).await;
     match &result {
         Ok(_) => connection.execute("COMMIT").await?,
-        // Of a broken connection, the first error says more.
+        // If the connection is broken, the first error says more.
         Err(sqlx::Error::Database(_)) => connection.execute("ROLLBACK").await?,
         Err(_) => return result,
     };
     result
 }
 
-/// Closes its connection unless the operation on it ran to its end: one that was given up half-way may be waiting for a
-/// dead peer, and would never come back to the pool (sqlx issue 4349).
+/// Closes its connection unless the operation ran to its end: an abandoned one may be waiting for a dead peer, and would never
+/// return to the pool (sqlx issue 4349).
 struct ConnectionGuard {
     connection: PoolConnection<Postgres>,
     completed: bool,

@@ -1,4 +1,4 @@
-//! What can be told of a database before the service runs on it.
+//! Checks of a database before the service runs on it.
 
 use sqlx::PgConnection;
 
@@ -6,7 +6,7 @@ use super::schema;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preflight {
-    /// As PostgreSQL numbers it: 170002 is 17.2.
+    /// PostgreSQL's version number: 170002 is 17.2.
     pub version: i32,
     pub is_standby: bool,
     pub schema: Schema,
@@ -16,13 +16,13 @@ pub struct Preflight {
 pub enum Schema {
     /// Every migration is applied, and the login may read and write the tables.
     Ready,
-    /// Every migration is applied, but not by this login, which may not read and write the tables.
+    /// Every migration is applied, but the login may not read and write the tables.
     NotGranted,
-    /// Migrations are to be applied, by a login that may.
+    /// Migrations are pending, and the login may apply them.
     Pending,
-    /// Migrations are to be applied, and the login may not create tables.
+    /// Migrations are pending, and the login may not create tables.
     PendingAndNotAllowed,
-    /// A table `users` is there that no migration of ours made.
+    /// There is a table `users` that our migrations did not create.
     Foreign,
 }
 

@@ -1,4 +1,4 @@
-//! The schema's version: applying the migrations that the binary holds, and telling whether any is missing.
+//! The schema's version: applies the embedded migrations, and tells whether any is missing.
 
 use sqlx::PgConnection;
 use sqlx::migrate::{MigrateError, Migrator};
@@ -7,11 +7,11 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use super::error::{DatabaseError, is_transient};
 use super::pool::{CONNECT_TIMEOUT, Route, run_once};
 
-/// The migrations under `migrations/`, in the binary.
+/// The migrations in `migrations/`, embedded in the binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// For the lock of the migrations, and those of the tables that they change: whoever waits for a table has all others wait
-/// behind.
+/// For the migrations' own lock and those of the tables they change. Short, because everybody queues behind whoever waits for a
+/// table.
 const LOCK_TIMEOUT: &str = "5s";
 const STATEMENT_TIMEOUT: &str = "10min";
 
@@ -24,17 +24,17 @@ pub enum SchemaError {
 }
 
 impl SchemaError {
-    /// Whether waiting may help: the database is away, rather than at odds with the migrations.
+    /// Whether waiting may help: the database is away, and the migrations themselves did not fail.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Connect(DatabaseError::Timeout | DatabaseError::Unavailable(_)))
     }
 }
 
-/// Applies what is missing, on a connection of its own. Safe when several instances start at once: sqlx holds an advisory
-/// lock meanwhile. A schema newer than the binary is left alone, so that a rollback of the binary starts.
+/// Applies missing migrations on a new connection. Safe when several instances start at once, because sqlx holds an advisory
+/// lock. A schema newer than the binary is left alone, so that a rolled-back binary starts.
 ///
 /// # Errors
-/// [`SchemaError::Migrate`] when a migration fails or an applied one was edited.
+/// [`SchemaError::Migrate`] if a migration fails, or if an applied one was edited.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let connection = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
     let limited = options.clone().options([("lock_timeout", LOCK_TIMEOUT), ("statement_timeout", STATEMENT_TIMEOUT)]);
@@ -52,20 +52,20 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     })
 }
 
-/// Of a migration, a defect that no waiting mends.
+/// In a migration, a missing table is a bug that waiting does not fix.
 fn is_missing_table(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("42P01")
 }
 
-/// [`is_current`], on a connection of its own.
+/// [`is_current`], on a new connection.
 pub async fn is_current_at(options: &PgConnectOptions) -> Result<bool, SchemaError> {
     Ok(run_once(options, Route::Direct, |connection| Box::pin(is_current(connection))).await?)
 }
 
-/// Whether every migration of the binary is applied.
+/// Whether all embedded migrations are applied.
 ///
 /// # Errors
-/// As the driver reports; a database that was never migrated is `Ok(false)`.
+/// Whatever the driver reports. A database that was never migrated is `Ok(false)`.
 pub async fn is_current(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let applied =
         match sqlx::query_scalar!("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(connection).await {

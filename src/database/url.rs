@@ -1,4 +1,4 @@
-//! Where the database is.
+//! The database's URL.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,8 +19,8 @@ impl DatabaseUrl {
 impl FromStr for DatabaseUrl {
     type Err = &'static str;
 
-    /// Takes `postgresql+driver://` too, as other languages' libraries write it. The error says what is wrong without
-    /// repeating the URL: it holds a password.
+    /// Also accepts `postgresql+driver://`, as libraries in other languages write it. The error does not repeat the URL, because it
+    /// holds a password.
     fn from_str(raw: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "must be a URL such as postgresql://user:password@host:5432/database";
         let (scheme, rest) = raw.split_once("://").ok_or(EXPECTED)?;

@@ -1,4 +1,4 @@
-//! What is told to the world about a change.
+//! Events: what subscribers are told about a change.
 
 use uuid::Uuid;
 
@@ -27,10 +27,10 @@ impl EventType {
     }
 }
 
-/// An event about to be written beside its change.
+/// An event to be written with its change.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// A UUID version 7: unique, and sorted roughly by time in whatever store a consumer keeps it in.
+    /// A UUID version 7: unique, and roughly sorted by time.
     pub id: Uuid,
     pub event_type: EventType,
     pub trace_id: TraceId,
@@ -45,7 +45,7 @@ impl NewEvent {
 /// An event read back from the outbox.
 #[derive(Clone, Debug)]
 pub struct OutboxEvent {
-    /// Its place in the outbox; events of one user have rising places.
+    /// Its place in the outbox. A user's events have increasing places.
     pub seq: i64,
     pub id: Uuid,
     pub event_type: String,

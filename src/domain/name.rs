@@ -35,7 +35,7 @@ impl Name {
         }
     }
 
-    /// A name as it is stored: it was parsed when it was written, by us or by the service before us.
+    /// A name from the database: it was parsed when it was written.
     pub const fn stored(name: String) -> Self {
         Self(name)
     }
@@ -45,7 +45,7 @@ impl Name {
     }
 }
 
-/// Whether it leaves something to see, or is refused for a better reason than that it does not.
+/// Whether the character is visible, or a control character, which is refused for a more precise reason.
 fn is_visible_or_control(letter: char) -> bool {
     use GeneralCategory::{Format, PrivateUse, Unassigned};
     let category = CodePointMapData::<GeneralCategory>::new().get(letter);

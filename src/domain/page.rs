@@ -1,8 +1,8 @@
-//! A page of a list: which rows, and where its neighbours are.
+//! A page of a list, and its neighbours.
 
 /// Most users in one page, and the default.
 pub const MAX_LIMIT: i64 = 100;
-/// Largest offset: the database walks over all that it leaves out, some milliseconds for so many.
+/// Largest offset. The database reads all rows that it skips; this many take a few milliseconds.
 pub const MAX_OFFSET: i64 = 100_000;
 
 /// Which rows of a list.

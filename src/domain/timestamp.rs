@@ -1,4 +1,4 @@
-//! The one way this service writes a moment down.
+//! Timestamps, as the service writes them everywhere.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ impl Timestamp {
         Self(Utc::now())
     }
 
-    /// Seconds from then until now; 0 for a moment to come, by a clock that is ahead.
+    /// Seconds from then until now; 0 if another machine's clock is ahead.
     pub fn age_seconds(self) -> f64 {
         (Utc::now() - self.0).as_seconds_f64().max(0.0)
     }

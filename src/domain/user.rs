@@ -10,7 +10,7 @@ use super::name::Name;
 use super::timestamp::Timestamp;
 use super::violation::Violation;
 
-/// Longest password, in bytes: bounds the work that one request can ask for.
+/// Longest password, in bytes: limits the work of one request.
 pub const PASSWORD_MAX_BYTES: usize = 1024;
 
 /// A positive integer chosen by the database.
@@ -47,7 +47,7 @@ pub struct PasswordPolicy {
 }
 
 impl PasswordPolicy {
-    /// Takes a password exactly as it is: never trimmed, never cut.
+    /// Takes a password exactly as it is: never trimmed or cut.
     ///
     /// # Errors
     /// `too_short` or `too_long`.
@@ -80,7 +80,7 @@ pub struct UserChanges {
     pub password: Option<SecretString>,
 }
 
-/// A user as it is stored, less the password's hash.
+/// A user as stored, without the password's hash.
 #[derive(Clone)]
 pub struct User {
     pub id: UserId,
@@ -96,11 +96,11 @@ impl fmt::Debug for User {
     }
 }
 
-/// One page of users, by id; may be shared by all who asked for it.
+/// One page of users, by id; may be shared by several requests.
 #[derive(Debug)]
 pub struct UserPage {
     pub users: Vec<User>,
-    /// All users that there are.
+    /// Number of all users.
     pub total: i64,
     shown: OnceLock<Bytes>,
 }
@@ -110,7 +110,7 @@ impl UserPage {
         Self { users, total, shown: OnceLock::new() }
     }
 
-    /// What `show` makes of the users, which it does once for everybody who shares the page.
+    /// The result of `show`, which runs once for all requests that share the page.
     pub fn shown(&self, show: impl FnOnce(&[User]) -> Bytes) -> Bytes {
         self.shown.get_or_init(|| show(&self.users)).clone()
     }

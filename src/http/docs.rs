@@ -1,4 +1,4 @@
-//! Pages for people: Swagger UI from assets in the binary, the OpenAPI document, and what each error means.
+//! Pages for people: Swagger UI from embedded assets, the OpenAPI document, and the error pages.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use super::state::AppState;
 pub const OPENAPI_PATH: &str = "/openapi.json";
 const LICENSE_PATH: &str = "/docs/license";
 
-/// The pages load nothing from elsewhere, run no script of their own text, and stand in no other page's frame. Swagger UI sets
-/// styles, and shows images that are part of them.
+/// Pages load nothing from other hosts, run no inline scripts, and cannot be framed. Swagger UI needs inline styles and `data:`
+/// images.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub fn router() -> Router<AppState> {
-    // "none": without it the page asks a validator on the internet for a badge.
+    // Without "none", the page fetches a badge from a validator on the internet.
     let config = Config::new([OPENAPI_PATH]).validator_url("none").try_it_out_enabled(true).use_base_layout();
     let config = Arc::new(config);
     Router::new()
@@ -43,7 +43,7 @@ pub fn router() -> Router<AppState> {
         .layer(from_fn(for_browsers))
 }
 
-/// What browsers are told about each page: what it may do, and whether theirs is still the newest.
+/// Adds security and caching headers to each page.
 async fn for_browsers(request: Request, next: Next) -> Response {
     let is_get = request.method() == Method::GET;
     let known = request.headers().get(header::IF_NONE_MATCH).cloned();
@@ -60,7 +60,7 @@ async fn for_browsers(request: Request, next: Next) -> Response {
 
 async fn with_etag(response: Response, known: Option<&HeaderValue>) -> Response {
     let (mut parts, body) = response.into_parts();
-    // All of these bodies are in memory: reading one cannot fail.
+    // These bodies are all in memory: reading one cannot fail.
     let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
@@ -119,7 +119,7 @@ fn page(title: &str, content: &str) -> Html<String> {
 fn section(kind: &ProblemType) -> String {
     let ProblemType { code, status, title, meaning, .. } = kind;
     let status = status.as_u16();
-    // In the table's texts, back quotes set code.
+    // Back quotes in the table's texts mark code.
     let meaning: String = meaning
         .split('`')
         .enumerate()

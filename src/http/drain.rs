@@ -1,5 +1,5 @@
-//! What becomes of a body that nobody has read to its end: a client that writes all of it before it reads gets its answer instead of
-//! a broken connection.
+//! Drains unread request bodies, so that a client that sends its whole body before it reads gets a response rather than a broken
+//! connection.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,22 +13,22 @@ use hyper::body::{Frame, SizeHint};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// How long the rest of a body is read and thrown away, while the answer is on its way.
+/// How long the rest of a body is read and discarded while the response is on its way.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// The request, with a body that is drained when dropped before its end.
+/// The request, with a body that is drained if it is dropped before its end.
 pub fn on_drop(request: Request, tasks: &TaskTracker) -> Request {
     if request.body().is_end_stream() {
         return request;
     }
-    // A client that waits for `100 Continue` has sent nothing, and after an answer never will.
+    // A client that waits for `100 Continue` has sent nothing, and will not after it has a response.
     let client_waits = request.headers().contains_key(header::EXPECT);
     let tasks = tasks.clone();
     request.map(|body| Body::new(Drained { rest: Some(body), client_waits, tasks }))
 }
 
 struct Drained {
-    /// `None` after its end.
+    /// `None` once it has ended.
     rest: Option<Body>,
     client_waits: bool,
     tasks: TaskTracker,
@@ -39,7 +39,7 @@ impl HttpBody for Drained {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // To ask for the body is to tell the client to go on.
+        // Polling the body sends `100 Continue`.
         self.client_waits = false;
         let Some(body) = &mut self.rest else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(body).poll_frame(cx));

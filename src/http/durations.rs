@@ -1,5 +1,5 @@
-//! `http_request_duration_seconds`: each combination of method, route and status is looked up by name once, and then
-//! recorded by its handle.
+//! `http_request_duration_seconds`. Each combination of method, route and status is looked up by name once, then recorded through
+//! its handle.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ type Handles = HashMap<(&'static str, StatusCode), HashMap<String, Histogram>>;
 pub struct RequestDurations(RwLock<Handles>);
 
 impl RequestDurations {
-    /// `route` is a template, not a path: few enough to count by.
+    /// `route` is a template, not a path, to keep the number of label values small.
     pub fn record(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
         let key = (known(method), status);
         let handles = self.0.read();
@@ -32,7 +32,7 @@ impl RequestDurations {
     }
 }
 
-/// A method that clients made up is not worth a line of its own.
+/// Made-up methods share one label value.
 fn known(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

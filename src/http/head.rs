@@ -1,4 +1,4 @@
-//! What is asked of the head of any request, before its route: whom it is meant for, how long its target is, where it is from.
+//! Checks on the head of every request before routing: host, length of the target, client address.
 
 use std::net::IpAddr;
 
@@ -15,18 +15,18 @@ use crate::server::Peer;
 const MAX_TARGET_BYTES: usize = 8_192;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Which requests are taken, and whose word is taken for where they are from.
+/// Which hosts are accepted, and which proxies are trusted about the client's address.
 #[derive(Clone, Debug, Default)]
 pub struct HeadRules {
-    /// Host names that the service answers to, in lower case; IP addresses and `localhost` besides. `None`: to any.
+    /// Accepted host names, in lower case, besides IP addresses and `localhost`. `None` accepts any.
     pub allowed_hosts: Option<Vec<String>>,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
 }
 
 impl HeadRules {
     /// # Errors
-    /// 400, 414 or 421, and why.
+    /// 400, 414 or 421, with the reason.
     pub fn check(&self, request: &Request) -> Result<(), Problem> {
         let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
         if target > MAX_TARGET_BYTES {
@@ -68,7 +68,7 @@ impl HeadRules {
         Err(Problem::new(&MISDIRECTED_REQUEST, detail))
     }
 
-    /// The address at the other end of the connection; behind trusted proxies, the one that the outermost of them saw.
+    /// The peer's address; behind trusted proxies, the address that the outermost of them saw.
     pub fn client_address(&self, request: &Request) -> Option<IpAddr> {
         let Peer(peer) = request.extensions().get::<Peer>()?;
         let peer = peer.ip().to_canonical();
@@ -79,8 +79,8 @@ impl HeadRules {
         self.trusted_proxies.iter().any(|proxies| proxies.contains(&address))
     }
 
-    /// Each proxy adds at the end whom it saw: the last address that is not a trusted proxy's, as everything before it may be
-    /// made up.
+    /// Each proxy appends the address it saw. So the client is the last address that is not a trusted proxy: anything before it may
+    /// be forged.
     fn forwarded_for(&self, headers: &HeaderMap) -> Option<IpAddr> {
         let mut client = None;
         for value in headers.get_all(FORWARDED_FOR).iter().rev() {

@@ -1,4 +1,4 @@
-//! For whoever watches the process: liveness, readiness, metrics.
+//! Liveness, readiness and metrics.
 
 use axum::Json;
 use axum::extract::State;
@@ -17,7 +17,7 @@ use crate::monitoring::state;
 
 pub fn router() -> OpenApiRouter<AppState> {
     let (live, ready, metrics) = (routes!(live), routes!(ready), routes!(metrics));
-    // With a slash at the end too, as the users'; the document names one.
+    // With a trailing slash too, like the users' routes; the document lists one form.
     OpenApiRouter::new()
         .route("/health/live/", live.2.clone())
         .route("/health/ready/", ready.2.clone())

@@ -1,5 +1,5 @@
-//! HTTP: the only place that knows axum, status codes and headers. Parses requests into domain types, calls the service,
-//! answers. Knows nothing of SQL or RabbitMQ.
+//! HTTP: the only place that knows axum, status codes and headers. Parses requests into domain types, calls the service, and
+//! responds. Knows nothing of SQL or RabbitMQ.
 
 mod docs;
 mod drain;
@@ -43,7 +43,7 @@ pub fn openapi_document(policy: PasswordPolicy) -> serde_json::Result<String> {
     openapi::render(&api().into_openapi(), policy)
 }
 
-/// All routes under the one stack of layers.
+/// All routes, under one stack of layers.
 pub fn router(
     users: UserService,
     health: HealthService,
@@ -60,7 +60,7 @@ pub fn router(
     Ok(layered(api.merge(docs::router()), trace).with_state(state))
 }
 
-/// Outermost first: `trace` sees every answer, a panic's and its own time limit's too, and writes the body of every error.
+/// `trace` is outermost: it sees every response, including those to panics and timeouts, and writes the body of every error.
 fn layered<S: Clone + Send + Sync + 'static>(routes: Router<S>, trace: Trace) -> Router<S> {
     routes.layer(CatchPanicLayer::custom(trace::on_panic)).layer(from_fn_with_state(Arc::new(trace), trace::trace))
 }

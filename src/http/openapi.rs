@@ -1,4 +1,4 @@
-//! The OpenAPI document: what the routes' macros say, and what holds for every route, added from the table of `problem`.
+//! The OpenAPI document: what the routes' macros declare, plus the errors from the table in `problem`.
 
 mod examples;
 
@@ -28,19 +28,19 @@ use crate::domain::user::PasswordPolicy;
 )]
 pub struct ApiDoc;
 
-/// The member of an operation that names the codes of the problems that are its own; it is not part of the document.
+/// The member of an operation that lists its own problem codes. It is removed from the served document.
 const PROBLEMS: &str = "x-problems";
-/// What any request may meet.
+/// Problems of any request.
 const ANYWHERE: [&ProblemType; 3] = [&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_REQUEST];
 
-/// Takes an operation's own problems out of it.
+/// Removes and returns an operation's own problems.
 ///
 /// # Errors
-/// When it names none: each route says what may go wrong.
+/// If it lists none: each route must say what can go wrong.
 fn take_problems(operation: &mut Value) -> serde_json::Result<Vec<&'static ProblemType>> {
     let own = operation.as_object_mut().and_then(|operation| operation.remove(PROBLEMS)).unwrap_or_default();
     let own: Vec<String> = serde_json::from_value(own)?;
-    // In the route's order: of each status, Swagger UI shows the first.
+    // In the route's order, because Swagger UI shows the first of each status.
     let named = own.iter().filter_map(|code| PROBLEM_TYPES.iter().copied().find(|kind| kind.code == code));
     let mut types: Vec<_> = named.chain(ANYWHERE).collect();
     types.sort_by_key(|kind| kind.status);
@@ -50,7 +50,7 @@ fn take_problems(operation: &mut Value) -> serde_json::Result<Vec<&'static Probl
 /// The document as it is served, for a service with this policy.
 ///
 /// # Errors
-/// When a route does not say what may go wrong.
+/// If a route does not list its problems.
 pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result<String> {
     let mut document = serde_json::to_value(document)?;
     document["components"]["headers"] = headers();
@@ -83,7 +83,7 @@ fn describe_problems(operation: &mut Value, path: &str, policy: PasswordPolicy) 
     Ok(())
 }
 
-/// Of every answer.
+/// Every response has it.
 fn describe_trace_id(operation: &mut Value) {
     for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
         response["headers"]["X-Trace-Id"] = header("X-Trace-Id");

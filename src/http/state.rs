@@ -7,7 +7,7 @@ use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
 use crate::service::users::UserService;
 
-/// One pointer, for it is cloned for each request.
+/// One pointer, because it is cloned for each request.
 pub type AppState = Arc<Shared>;
 
 pub struct Shared {

@@ -1,4 +1,4 @@
-//! What only a route made for the purpose can provoke: a panic, and a handler that does not end.
+//! A panic, and a handler that never ends: only routes made for the test can provoke these.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The outermost layer: gives a request its trace id, logs its start and its end, bounds its time, and writes the body of
-//! every error, whoever raised it.
+//! The outermost layer: assigns the trace id, logs the request's start and end, limits its time, and writes the body of every
+//! error, wherever it came from.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -25,10 +25,10 @@ use crate::trace_id::TraceId;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
-/// The target of the lines of probes and scrapes that went well: they come every few seconds, and say nothing new.
-/// `LOG_LEVEL=debug` or `LOG_LEVEL=info,probes=debug` shows them.
+/// Log target of successful probes and scrapes, which come every few seconds and say nothing new. Shown by `LOG_LEVEL=debug` or
+/// `LOG_LEVEL=info,probes=debug`.
 const PROBES: &str = "probes";
-/// Bytes of a path in a log line or an error's `instance`.
+/// Longest path in a log line or an error's `instance`, in bytes.
 const MAX_PATH_SHOWN: usize = 256;
 
 /// Shared by all requests.
@@ -37,7 +37,7 @@ pub struct Trace {
     pub time_limit: Duration,
     pub head: HeadRules,
     pub durations: RequestDurations,
-    /// What goes on after its request.
+    /// Work that outlives its request.
     pub tasks: TaskTracker,
 }
 
@@ -48,7 +48,7 @@ pub async fn trace(State(trace): State<Arc<Trace>>, mut request: Request, next: 
     let refused = first.is_some() && accepted.is_none();
     let trace_id = accepted.unwrap_or_else(TraceId::generate);
     request.extensions_mut().insert(trace_id.clone());
-    // At ERROR, so that whatever level is logged, its lines have the trace id.
+    // At ERROR, so that lines have the trace id at every log level.
     let span = error_span!("request", trace_id = trace_id.as_str());
     async move {
         let log = RequestLog::start(&request, &trace);
@@ -93,12 +93,12 @@ fn write_problem(response: &mut Response, path: &str, trace_id: &TraceId) -> Opt
     Some(problem)
 }
 
-/// Answers a panic; its message and place are in the log, by the panic hook.
+/// Responds to a panic. The panic hook has logged its message and location.
 pub fn on_panic(_message: Box<dyn std::any::Any + Send>) -> Response {
     Problem::internal().into_response()
 }
 
-/// Writes the two lines of a request; one that is dropped before its end says so.
+/// Writes the two log lines of a request. If it is dropped before the end, it logs that instead.
 struct RequestLog {
     method: Method,
     uri: Uri,
@@ -130,7 +130,7 @@ impl RequestLog {
         self.matched.as_ref().map(MatchedPath::as_str).is_some_and(is_probe)
     }
 
-    /// Shortened where it is long: it stands in two lines, and in an error's body.
+    /// Shortened if long: it appears in two log lines and in an error's body.
     fn path(&self) -> Cow<'_, str> {
         let path = self.uri.path();
         if path.len() <= MAX_PATH_SHOWN {
@@ -181,7 +181,7 @@ impl Drop for RequestLog {
     }
 }
 
-/// To the microsecond.
+/// Rounded to the microsecond.
 fn milliseconds(took: Duration) -> f64 {
     (took.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -1,4 +1,4 @@
-//! The broker: where it is, and connections and channels to it.
+//! The broker: its URL, and connections and channels to it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,12 +14,12 @@ use tracing::warn;
 use super::session::{SessionError, with_timeout};
 use super::topology::{self, QueueType, REPLY_SUCCESS};
 
-/// Seconds; lapin gives a silent peer up after twice this, and looks every half of it: after 8 to 10 s. A leader that is cut off
-/// from the broker holds everybody up.
+/// In seconds. lapin gives up a silent peer after twice this and checks every half of it, so after 8 to 10 s. Short, because a
+/// leader that is cut off from the broker stops all events.
 const HEARTBEAT: u16 = 4;
 /// For TCP, TLS, login and each declaration.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A close waits for ever while the broker blocks.
+/// A close never returns while the broker blocks.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where the broker is and how to log in; `Debug` does not show the password.
@@ -33,8 +33,7 @@ impl FromStr for BrokerUrl {
     fn from_str(raw: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "must be a URL such as amqp://user:password@host:5672/";
         let mut uri = AMQPUri::from_str(raw).map_err(|_details_may_hold_the_password| EXPECTED)?;
-        // lapin leaves an IPv6 literal out, and takes the `/` at the end, which everyone writes, for a virtual host
-        // with an empty name.
+        // lapin drops an IPv6 literal, and reads the usual trailing `/` as a virtual host with an empty name.
         let url = url::Url::parse(raw).map_err(|_| EXPECTED)?;
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or(EXPECTED)?;
         if host.starts_with('[') {
@@ -71,14 +70,13 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Opens a connection, named so that an operator finds it in the management UI.
+    /// Opens a connection. The management UI shows its name.
     ///
     /// # Errors
     /// When the broker refuses it, or is silent for five seconds.
     pub async fn connect(&self, name: &str) -> Result<Connection, SessionError> {
         let uri = &self.url.0;
-        // lapin's own connect has no timeout, and a thread that waits for a silent peer is lost until that peer closes:
-        // probe first.
+        // lapin's own connect has no timeout and blocks a thread for as long as a silent peer stays open, so probe first.
         let address = (uri.authority.host.as_str(), uri.authority.port);
         let probe = async { TcpStream::connect(address).await.map_err(lapin::Error::from) };
         with_timeout(ANSWER_TIMEOUT, "connect to RabbitMQ", probe).await?;
@@ -112,7 +110,7 @@ pub async fn close_channel(channel: Channel) -> Result<(), SessionError> {
     with_timeout(ANSWER_TIMEOUT, "close a channel", channel.close(REPLY_SUCCESS, "bye".into())).await
 }
 
-/// Closes cleanly if the broker lets us; dropping it is just as safe.
+/// Closes cleanly if the broker allows it. Dropping the connection is just as safe.
 pub async fn close(connection: Connection) {
     match timeout(CLOSE_TIMEOUT, connection.close(REPLY_SUCCESS, "bye".into())).await {
         Ok(Ok(())) => {}

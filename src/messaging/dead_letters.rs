@@ -1,5 +1,5 @@
-//! Puts a message that no consumer can read where an operator finds it, whole and with the reason; and hands such
-//! messages back.
+//! The dead-letter queue: writes unreadable messages to it, whole and with the reason, and lets an operator list, return and delete
+//! them.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use super::topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE};
 use crate::error_chain::Chain;
 
 pub const REASON_HEADER: &str = "x-reason";
-/// Headers that say how a message died: our own, and those that a broker's own dead-lettering adds.
+/// Headers that describe a dead letter: ours, and those that the broker's own dead-lettering adds.
 const DEATH_HEADERS: [&str; 4] = [REASON_HEADER, "x-death", "x-first-death-", "x-last-death-"];
-/// The exchange with the empty name delivers to the queue that the routing key names.
+/// The default exchange: delivers to the queue named by the routing key.
 const DEFAULT_EXCHANGE: &str = "";
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many there are; `None` where somebody has deleted their queue.
+/// How many dead letters there are; `None` if somebody has deleted the queue.
 pub async fn depth(connection: &Connection) -> Result<Option<u32>, SessionError> {
     let opening = connection.create_channel();
-    // Of its own: a queue that is not there closes the channel.
+    // A separate channel, because asking about a missing queue closes it.
     let channel = with_timeout(CONFIRM_TIMEOUT, "open a channel", opening).await?;
     match count(&channel).await {
         Ok(count) => broker::close_channel(channel).await.map(|()| Some(count)),
@@ -40,15 +40,15 @@ async fn count(channel: &Channel) -> Result<u32, SessionError> {
     with_timeout(CONFIRM_TIMEOUT, "count the dead letters", asking).await.map(|queue| queue.message_count())
 }
 
-/// What of a message its dead letter keeps beside the reason.
+/// What a dead letter keeps of its message.
 #[derive(Clone, Copy, Debug)]
 pub enum Keep {
     Properties,
-    /// For properties that make the broker close the channel.
+    /// If its properties make the broker close the channel.
     BodyAlone,
 }
 
-/// A channel in confirm mode: the broker's own dead-lettering may lose a message, a confirmed publish does not.
+/// A channel in confirm mode. The broker's own dead-lettering may lose a message; a confirmed publish does not.
 pub struct DeadLetters(Channel);
 
 impl DeadLetters {
@@ -56,7 +56,7 @@ impl DeadLetters {
         broker.confirming_channel(connection).await.map(Self)
     }
 
-    /// Publishes the original body with the reason as header `x-reason`. Has no time limit of its own.
+    /// Publishes the original body, with the reason in the header `x-reason`. Has no time limit.
     pub async fn put(&self, delivery: &Delivery, reason: &str, keep: Keep) -> Result<(), SessionError> {
         let properties = match keep {
             Keep::Properties => copy(&delivery.properties),
@@ -68,7 +68,7 @@ impl DeadLetters {
         self.publish(DEAD_LETTER_EXCHANGE, key, properties, &delivery.data).await
     }
 
-    /// Publishes a message into the service's queue, and into no other subscriber's.
+    /// Publishes a message to the service's queue only, not to other subscribers.
     async fn hand_back(&self, delivery: &Delivery) -> Result<(), SessionError> {
         let properties = copy(&delivery.properties);
         let mut headers = FieldTable::default();
@@ -104,9 +104,9 @@ impl DeadLetters {
     }
 }
 
-/// The properties that a copy of somebody's message may have. `user_id` must be the login of whoever publishes, else the broker
-/// closes the channel; `expiration` would let the copy evaporate; `CC` and `BCC` would send it elsewhere too; and what
-/// `reply_to` asks for is none of ours.
+/// The properties that a copy of a foreign message keeps. Dropped are `user_id`, which must be the publisher's login or the broker
+/// closes the channel; `expiration`, which would delete the copy; `CC` and `BCC`, which would send it to other queues; and
+/// `reply_to`.
 fn copy(original: &BasicProperties) -> BasicProperties {
     let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
     if let Some(headers) = original.headers() {
@@ -142,7 +142,7 @@ fn copy(original: &BasicProperties) -> BasicProperties {
     copy
 }
 
-/// A message as an operator needs it: who and why, and nothing of what it says.
+/// A dead letter as an operator sees it: its identity and reason, without its content.
 #[derive(Debug, Serialize)]
 pub struct DeadLetter {
     message_id: Option<String>,
@@ -165,7 +165,7 @@ impl From<&Delivery> for DeadLetter {
             r#type: properties.kind().as_ref().map(ToString::to_string),
             trace_id: header(TRACE_ID_HEADER),
             routing_key: delivery.routing_key.to_string(),
-            // The broker's own dead-lettering says why in a header of its own.
+            // The broker's own dead-lettering uses another header.
             reason: header(REASON_HEADER).or_else(|| header("x-first-death-reason")),
             bytes: delivery.data.len(),
         }
@@ -174,7 +174,7 @@ impl From<&Delivery> for DeadLetter {
 
 #[derive(Debug, Serialize)]
 pub struct Listing {
-    /// All that wait, shown or not.
+    /// All messages in the queue, shown or not.
     total: u32,
     messages: Vec<DeadLetter>,
 }
@@ -189,23 +189,23 @@ pub async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
     {
         deliveries.push(delivery);
     }
-    // Not acknowledged, they go back to their places; rejected, they would go to the end.
+    // Unacknowledged messages return to their places; rejected ones would go to the end.
     broker::close(connection).await;
     Ok(Listing { total, messages: deliveries.iter().map(DeadLetter::from).collect() })
 }
 
-/// What became of the oldest messages.
+/// Result of a command on the oldest messages.
 pub struct Taken {
-    /// How many were dealt with.
+    /// Messages returned or deleted.
     pub count: u32,
     pub left: u32,
-    /// Why it ended before its time; the message that it was at is still a dead letter.
+    /// Why it stopped early. The message it stopped at is still in the queue.
     pub failure: Option<String>,
 }
 
-/// Moves the oldest `max` messages back into the service's queue; one that cannot be read there either comes back.
+/// Moves the oldest `max` messages back to the service's queue. Those that are still unreadable come back.
 pub async fn redrive(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
-    // Acknowledged only afterwards: whoever is interrupted here has the message twice, never not at all.
+    // Acknowledged only afterwards: an interruption leaves a message twice, and never loses it.
     take_out(broker, "dlq redrive", max, async |letters, delivery| letters.hand_back(delivery).await).await
 }
 
@@ -214,7 +214,7 @@ pub async fn drop(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
     take_out(broker, "dlq drop", max, async |_, _| Ok(())).await
 }
 
-/// Has `each` of the oldest `max` messages dealt with, and takes it out of the queue.
+/// Runs `each` on the oldest `max` messages, one by one, and removes them from the queue.
 async fn take_out(
     broker: &Broker,
     name: &str,
@@ -223,7 +223,7 @@ async fn take_out(
 ) -> Result<Taken, SessionError> {
     let connection = broker.connect(name).await?;
     let letters = DeadLetters::open(broker, &connection).await?;
-    // Counted first: what comes back meanwhile is not taken twice.
+    // Counted first, so that messages that come back meanwhile are not taken again.
     let total = count(&letters.0).await?;
     let mut count = 0;
     let mut taking = async || -> Result<(), SessionError> {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::domain::event::{EventType, OutboxEvent};
 use crate::domain::timestamp::Timestamp;
 
-/// AMQP's delivery mode of a message that outlives the broker's restart.
+/// AMQP delivery mode of messages that survive a restart of the broker.
 pub const PERSISTENT: u8 = 2;
 pub const TRACE_ID_HEADER: &str = "trace_id";
 
@@ -50,12 +50,12 @@ pub fn properties(event: &OutboxEvent) -> BasicProperties {
         .with_headers(headers)
 }
 
-/// The id of a message that [`properties`] belong to.
+/// The event id in a message's properties.
 pub fn id(properties: &BasicProperties) -> Option<Uuid> {
     Uuid::parse_str(properties.message_id().as_ref()?.as_str()).ok()
 }
 
-/// What the consumer reads of a message; fields that it does not need may be anything.
+/// The part of a message that the consumer reads. It ignores other fields.
 #[derive(Debug, Deserialize)]
 pub struct ReceivedEvent {
     pub event_type: String,
@@ -68,9 +68,9 @@ pub struct ReceivedEvent {
 /// Reads a message's body.
 ///
 /// # Errors
-/// Why it is no event, without repeating what it holds.
+/// Why it is not an event, without repeating its content.
 pub fn parse(body: &[u8]) -> Result<ReceivedEvent, String> {
-    // serde_json names the place and what was expected there; of the body's text it repeats only values of a wrong type.
+    // serde_json reports the position and what it expected. It repeats the content only for values of a wrong type.
     let event: ReceivedEvent = serde_json::from_slice(body).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => format!("not an event, at column {}", error.column()),
         _ => format!("not JSON: {error}"),

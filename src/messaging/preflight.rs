@@ -1,4 +1,4 @@
-//! Whether a broker lets the service do its work; for the operator's `check`.
+//! Whether the broker grants what the service needs; for the `check` command.
 
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Connection};
@@ -7,11 +7,11 @@ use super::broker::{self, ANSWER_TIMEOUT, Broker};
 use super::session::{SessionError, with_timeout};
 use super::topology::EXCHANGE;
 
-/// Declares the topology as the service does at its start, and publishes a message of each routing key in a transaction that is
-/// rolled back: the broker checks the login's permissions, and no queue gets anything.
+/// Declares the topology as the service does at its start, and publishes a message with each routing key in a transaction that it
+/// rolls back. The broker checks the login's permissions, and no queue gets a message.
 ///
 /// # Errors
-/// What the broker refuses first.
+/// The broker's first refusal.
 pub async fn permissions(broker: &Broker, connection: &Connection, routing_keys: &[&str]) -> Result<(), SessionError> {
     broker.declare_topology(connection).await?;
     for key in routing_keys {

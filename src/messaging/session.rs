@@ -1,4 +1,4 @@
-//! Keeps a session with the broker alive: run it, and when it ends, drop all of it, wait, start anew, for ever.
+//! Keeps a session with the broker alive: when it ends, drops all of it, waits, and starts again.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::backoff::Backoff;
 use crate::database::DatabaseError;
 use crate::error_chain::Chain;
 
-/// A session that lasted this long was healthy: the next pause is short again.
+/// A session that lasted this long was healthy: the backoff starts over.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 /// Why a session ended.
@@ -35,7 +35,7 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// As metrics name it.
+    /// The metrics' label value.
     const fn cause(&self) -> &'static str {
         match self {
             Self::Broker(_) | Self::Closed | Self::Refused => "broker",
@@ -45,14 +45,14 @@ impl SessionError {
         }
     }
 
-    /// What the broker says, where it is the broker that closed channel or connection.
+    /// The broker's error, if it closed the channel or the connection.
     fn protocol_error(&self) -> Option<&AMQPErrorKind> {
         let Self::Broker(error) = self else { return None };
         let ErrorKind::ProtocolError(error) = error.kind() else { return None };
         Some(error.kind())
     }
 
-    /// Whether the broker closed the channel because the exchange is missing, which says nothing about a message.
+    /// Whether the broker closed the channel because the exchange is missing, which is not the message's fault.
     pub fn is_missing_exchange(&self) -> bool {
         matches!(self.protocol_error(), Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)))
     }
@@ -63,7 +63,7 @@ impl SessionError {
         self.protocol_error().map_or(0, AMQPErrorKind::get_id)
     }
 
-    /// Whether the broker closed channel or connection for a message that is not as it wants it.
+    /// Whether the broker closed the channel or the connection because of the message.
     pub fn blames_the_message(&self) -> bool {
         matches!(
             self.protocol_error(),
@@ -74,13 +74,13 @@ impl SessionError {
         )
     }
 
-    /// Whether PostgreSQL gave a statement up for its time.
+    /// Whether a statement exceeded PostgreSQL's `statement_timeout`.
     pub fn is_statement_timeout(&self) -> bool {
         let Self::Database(DatabaseError::Unavailable(error)) = self else { return false };
         error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("57014")
     }
 
-    /// Whether the broker knows us and does not let us: login, virtual host or permission.
+    /// Whether the broker refused the login, the virtual host or a permission.
     pub fn is_refused(&self) -> bool {
         matches!(
             self.protocol_error(),
@@ -101,7 +101,7 @@ impl From<DatabaseError> for SessionError {
     }
 }
 
-/// Bounds a step of a session: neither lapin nor sqlx does, and a peer that vanished says nothing.
+/// Limits the time of one step of a session. Neither lapin nor sqlx does, and a vanished peer never answers.
 pub async fn with_timeout<T, E: Into<SessionError>>(
     limit: Duration,
     step: &'static str,
@@ -110,7 +110,7 @@ pub async fn with_timeout<T, E: Into<SessionError>>(
     timeout(limit, work).await.map_err(|_elapsed| SessionError::Timeout(step))?.map_err(Into::into)
 }
 
-/// Runs `session` again and again until `stop`, each time with what outlives it; a session that returns `Ok` has finished its work.
+/// Runs `session` again and again until `stop` or until it returns `Ok`, passing `lasting`, which outlives the sessions.
 pub async fn supervise<T>(
     name: &'static str,
     stop: &CancellationToken,

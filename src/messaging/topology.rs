@@ -1,4 +1,4 @@
-//! Exchanges, queues and bindings: the only place that names them, with every option that is not AMQP's default explained.
+//! Exchanges, queues and bindings. The only place that names them; explains every option that is not AMQP's default.
 //! <https://www.rabbitmq.com/docs/queues#optional-arguments>
 
 use std::str::FromStr;
@@ -12,33 +12,33 @@ use lapin::{Channel, Connection, Consumer, ErrorKind, ExchangeKind};
 use metrics::gauge;
 use tracing::warn;
 
-/// Topic: a subscriber chooses by event type which events it gets.
+/// A topic exchange, so that subscribers can choose event types.
 pub const EXCHANGE: &str = "user_events";
 pub const QUEUE: &str = "user_events_queue";
 const BINDING: &str = "user.*";
-/// Fanout: whoever wants dead letters binds a queue, whatever their routing keys are.
+/// A fanout exchange, so that every bound queue gets all dead letters, whatever their routing keys.
 pub const DEAD_LETTER_EXCHANGE: &str = "user_events.dlx";
 pub const DEAD_LETTER_QUEUE: &str = "user_events_queue.dlq";
 pub const CONSUMER_TAG: &str = env!("CARGO_PKG_NAME");
 
-/// Deliveries of one message before the broker dead-letters it. The consumer dead-letters at the first delivery what it
-/// cannot read, so only a consumer that dies again and again comes here.
+/// Deliveries of one message before the broker dead-letters it. The consumer itself dead-letters unreadable messages at the first
+/// delivery, so only a consumer that keeps crashing reaches this limit.
 /// <https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>
 const DELIVERY_LIMIT: i64 = 20;
-/// Each look at the dead letters counts as a delivery, and RabbitMQ 4 drops what was delivered 20 times.
+/// Listing dead letters counts as a delivery, and RabbitMQ 4 drops messages after 20.
 const LOOKS_LIMIT: i64 = 1_000_000_000;
 
 /// AMQP's reply code for a clean close.
 /// <https://www.rabbitmq.com/amqp-0-9-1-reference#constants>
 pub const REPLY_SUCCESS: u16 = 200;
 
-/// How the broker keeps the queues.
+/// The type of the service's queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QueueType {
-    /// Replicated where the broker is a cluster, on disk everywhere.
+    /// On disk; replicated if the broker is a cluster.
     #[default]
     Quorum,
-    /// For brokers that have no quorum queues.
+    /// For brokers without quorum queues.
     Classic,
 }
 
@@ -57,10 +57,10 @@ impl FromStr for QueueType {
 impl QueueType {
     fn queue_arguments(self) -> FieldTable {
         let mut arguments = self.arguments(DELIVERY_LIMIT);
-        // One of all replicas' consumers reads at a time: two would log one user's events out of order.
+        // Only one replica's consumer reads at a time: two would log a user's events out of order.
         // https://www.rabbitmq.com/docs/consumers#single-active-consumer
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-        // For what the broker itself takes out of the queue.
+        // For messages that the broker itself dead-letters.
         arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(DEAD_LETTER_EXCHANGE.into()));
         arguments
     }
@@ -83,7 +83,7 @@ impl QueueType {
     }
 }
 
-/// Declares all exchanges, queues and bindings; what is there with other arguments is used as it is.
+/// Declares all exchanges, queues and bindings. Those that exist with other arguments are used as they are.
 pub async fn declare(connection: &Connection, queue_type: QueueType) -> lapin::Result<()> {
     declare_one(connection, EXCHANGE, &Entity::Exchange(ExchangeKind::Topic)).await?;
     declare_one(connection, DEAD_LETTER_EXCHANGE, &Entity::Exchange(ExchangeKind::Fanout)).await?;
@@ -95,7 +95,7 @@ pub async fn declare(connection: &Connection, queue_type: QueueType) -> lapin::R
     channel.close(REPLY_SUCCESS, "declared".into()).await
 }
 
-/// Subscribes to the service's queue, by a channel of its own; at most `prefetch` messages wait for their acknowledgement.
+/// Subscribes to the service's queue on a new channel, with at most `prefetch` unacknowledged messages.
 pub async fn subscribe(connection: &Connection, prefetch: u16) -> lapin::Result<(Channel, Consumer)> {
     let channel = connection.create_channel().await?;
     channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
@@ -114,8 +114,7 @@ enum Entity {
     Queue(FieldTable),
 }
 
-/// Declares, and where the name is taken with other arguments, contents itself with its being there: an operator's choice
-/// is no reason not to run.
+/// Declares an exchange or queue. If it exists with other arguments, uses it as it is: an operator's choice is no reason to stop.
 async fn declare_one(connection: &Connection, name: &str, entity: &Entity) -> lapin::Result<()> {
     let mismatch = gauge!("topology_mismatch", "name" => name.to_owned());
     mismatch.set(0.0);
@@ -129,10 +128,10 @@ async fn declare_one(connection: &Connection, name: &str, entity: &Entity) -> la
     }
 }
 
-/// On a channel of its own: a refusal closes the channel.
+/// On its own channel, because a refusal closes it.
 async fn try_declare(connection: &Connection, name: &str, entity: &Entity, passive: bool) -> lapin::Result<()> {
     let channel = connection.create_channel().await?;
-    // Durable: what is in it outlives the broker's restart. Passive: it must be there, with whatever arguments.
+    // Durable: it survives a restart of the broker. Passive: it must exist, with any arguments.
     match entity {
         Entity::Exchange(kind) => {
             let options = ExchangeDeclareOptions { durable: true, passive, ..Default::default() };

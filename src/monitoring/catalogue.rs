@@ -1,5 +1,5 @@
-//! Every metric: its name, what it tells, and the labels of its counters. They are recorded where things happen, by these names;
-//! `tests/walls.rs` holds the two against each other.
+//! Every metric: name, description, and the labels of counters. They are recorded under these names where things happen;
+//! `tests/walls.rs` checks that both agree.
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
@@ -21,7 +21,7 @@ struct Metric {
     description: &'static str,
 }
 
-/// Each label with the values that it may have.
+/// Each label with its possible values.
 type Labels = &'static [(&'static str, &'static [&'static str])];
 
 const fn counter(name: &'static str, description: &'static str, labels: Labels) -> Metric {
@@ -86,7 +86,7 @@ const METRICS: [Metric; 30] = [
     counter("log_lines_dropped_total", "Log lines lost because the reader of stdout is too slow", &[]),
 ];
 
-/// Collects from now on.
+/// Starts collecting.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
     for Metric { kind, name, description } in METRICS {
@@ -103,7 +103,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// A counter that appears with its first event has no rate before the second one, and no alert sees the first.
+/// A counter that appears with its first event has no rate until the second, so alerts would miss the first.
 fn start_at_zero(name: &'static str, labels: Labels) {
     let mut combinations = vec![Vec::new()];
     for (label, values) in labels {

@@ -36,7 +36,7 @@ pub struct Health {
     pub publisher: Link,
     /// The connection that consumes.
     pub consumer: Link,
-    /// `false` where another replica publishes, or this one is not connected.
+    /// `false` if another replica publishes, or this one is not connected.
     pub relay_leads: bool,
     /// The process is about to stop.
     pub is_draining: bool,
@@ -62,7 +62,7 @@ pub struct HealthService {
 }
 
 impl HealthService {
-    /// `database` is not the requests' pool: a probe must be answered when that is exhausted.
+    /// `database` is not the requests' pool, so that probes are answered when that is exhausted.
     pub fn new(database: Database, status: Arc<Status>) -> Self {
         Self { database, status, seen: Arc::default() }
     }

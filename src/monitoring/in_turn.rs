@@ -1,9 +1,9 @@
-//! One look at a time for all who ask, however many they are.
+//! Shares one check at a time among all who ask.
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// What is found by looking, when somebody asks.
+/// The last result, and when its check began.
 pub struct InTurn<T>(Mutex<Option<(Instant, T)>>);
 
 impl<T> Default for InTurn<T> {
@@ -13,7 +13,7 @@ impl<T> Default for InTurn<T> {
 }
 
 impl<T: Clone> InTurn<T> {
-    /// Looks, or waits for who is looking. Nobody gets what was seen by a look that began before they asked.
+    /// Runs `look`, or waits for one that runs. Never returns the result of one that began before the call.
     pub async fn look(&self, look: impl Future<Output = T>) -> T {
         let asked = Instant::now();
         let mut last = self.0.lock().await;

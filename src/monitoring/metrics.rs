@@ -1,4 +1,4 @@
-//! The state of this process in figures: what was counted all along, and what is measured when somebody asks.
+//! Renders the metrics: those counted all along, and those measured at a scrape.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::database::Database;
 use crate::password::PasswordHasher;
 use crate::repository::outbox::{self, Backlog};
 
-/// A scrape must come back, whatever the database does.
+/// A scrape must return, whatever the database does.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub struct MetricsService {
     pub collected: PrometheusHandle,
-    /// The requests'.
+    /// The requests' pool.
     pub database: Database,
     /// For the scrape's own query.
     pub scrapes: Database,
@@ -55,7 +55,7 @@ impl MetricsService {
 
     async fn measure_outbox(&self) {
         let backlog = self.scrapes.read(|connection| Box::pin(outbox::backlog(connection)));
-        // While the database is away nobody knows: not a number, rather than a figure of yesterday.
+        // While the database is away, NaN rather than an outdated value.
         let unknown = Backlog { pending: f64::NAN, oldest_age_seconds: f64::NAN, quarantined: f64::NAN };
         let backlog = timeout(SCRAPE_TIMEOUT, backlog).await.ok().and_then(Result::ok).unwrap_or(unknown);
         gauge!("outbox_pending").set(backlog.pending);

@@ -1,4 +1,4 @@
-//! What the process knows of itself: the state that its parts report, its health, and its metrics.
+//! The process's state, health and metrics.
 
 pub mod catalogue;
 pub mod health;

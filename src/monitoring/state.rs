@@ -1,4 +1,4 @@
-//! What the running parts know of themselves, for `/health/ready`. A leaf: written by the parts, read by `http`.
+//! The state that the running parts report, for health and metrics. A leaf.
 
 use crossbeam_utils::atomic::AtomicCell;
 
@@ -20,7 +20,7 @@ pub struct Status {
     pub relay_leads: AtomicCell<bool>,
     pub publisher: AtomicCell<Link>,
     pub consumer: AtomicCell<Link>,
-    /// Whether a dead letter waits because the broker, short of memory or disk, takes no publishes.
+    /// Whether a dead letter waits because the broker, short of memory or disk, accepts no publishes.
     pub dead_letters_blocked: AtomicCell<bool>,
 }
 

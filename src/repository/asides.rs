@@ -1,4 +1,4 @@
-//! Writes that were left out of their groups: each is a task, on the pool, that may wait for a lock. It must not hold a lane up.
+//! Writes left out of their groups. Each runs as a task on the pool and may wait for a lock without holding up its lane.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use crate::database::caller::Caller;
 use crate::database::{Database, DatabaseError};
 use crate::domain::user::UserId;
 
-/// Connections of the pool that one lane's may hold at once: others need them too.
+/// Most pool connections for one lane's asides: requests need them too.
 const SLOTS: usize = 2;
 
-/// Those of one lane.
+/// The asides of one lane.
 pub struct Asides {
     database: Database,
     tasks: JoinSet<UserId>,
     users: HashSet<UserId>,
-    /// For those that hold a connection of the pool.
+    /// Permits to hold a connection of the pool.
     slots: Arc<Semaphore>,
 }
 
@@ -30,12 +30,12 @@ impl Asides {
         Self { database: database.clone(), tasks, users, slots }
     }
 
-    /// Whether a change of the user is on its way; others of the user wait for it, so that they keep their order.
+    /// Whether a change of the user is in progress. Later changes of the user wait for it, to keep their order.
     pub fn holds(&self, user: UserId) -> bool {
         self.users.contains(&user)
     }
 
-    /// Writes the change at `place`, until its caller's deadline.
+    /// Writes the change at `place`, within its caller's deadline.
     pub fn begin(&mut self, changes: Arc<[Change]>, place: usize, caller: Caller<Option<Written>>) {
         let (database, slots, user) = (self.database.clone(), self.slots.clone(), changes[place].id);
         self.users.insert(user);
@@ -53,7 +53,7 @@ impl Asides {
         });
     }
 
-    /// Waits for one to end; `None` when there is none.
+    /// Waits for one to end; `None` if there is none.
     pub async fn next_done(&mut self) -> Option<()> {
         // None of them panics or is aborted.
         let user = self.tasks.join_next().await?.ok()?;

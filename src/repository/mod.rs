@@ -1,4 +1,4 @@
-//! SQL and nothing else: functions over a connection, and the guarded way to get one. The only place that holds SQL text.
+//! The SQL about users and events: functions over a connection, and the tasks that combine waiting reads and writes.
 
 mod asides;
 pub mod outbox;

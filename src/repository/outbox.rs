@@ -23,23 +23,24 @@ pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, D
     let options = options.clone().options([
         ("idle_session_timeout", LEASE),
         ("statement_timeout", LEASE),
-        // Both limits do not bind a server that cannot send: the reader of a large answer is frozen or cut off.
+        // The two limits above do not apply while the server cannot send, because the reader of a large result is frozen or cut
+        // off.
         ("tcp_user_timeout", "8s"),
         ("tcp_keepalives_idle", "5"),
         ("tcp_keepalives_interval", "2"),
         ("tcp_keepalives_count", "3"),
-        // Planned once, and by the index: for the empty outbox a sequential scan is the cheaper plan, and it would stay
-        // when there are 300,000 rows.
+        // Plan once, with the index: for an empty outbox a sequential scan is cheaper, and that plan would remain when there are
+        // 300,000 rows.
         ("plan_cache_mode", "force_generic_plan"),
         ("enable_seqscan", "off"),
         ("enable_bitmapscan", "off"),
-        // A lost DELETE publishes an event again, with the same id; it loses nothing.
+        // A lost DELETE only publishes an event again, with the same id.
         ("synchronous_commit", "off"),
     ]);
     connect(&options).await
 }
 
-/// Whether the server took the settings of [`connect_relay`]: a pooler in between drops them.
+/// Whether the settings of [`connect_relay`] took effect. A pooler in between drops them.
 pub async fn has_its_settings(connection: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"SELECT current_setting('idle_session_timeout') = $1 AND current_setting('statement_timeout') = $1
@@ -59,13 +60,13 @@ pub async fn limit_statements(connection: &mut PgConnection, limit: Duration) ->
         .map(|_set| ())
 }
 
-/// When the server began to run: another server, or a restored one, numbers rows and transactions anew.
+/// When the server started. Another server, or a restored one, numbers rows and transactions differently.
 pub async fn server_started(connection: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar!(r#"SELECT pg_postmaster_start_time() AS "started!""#).fetch_one(connection).await
 }
 
-/// Takes the leader's lock if it is free; it is held as long as the connection. Not on a standby, which gives locks as well:
-/// its events are the primary's to publish.
+/// Takes the leader's lock if it is free, for as long as the connection lives. Never on a standby server, which grants locks too:
+/// its events are published on the primary.
 pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"SELECT CASE WHEN pg_is_in_recovery() THEN false ELSE pg_try_advisory_lock($1) END AS "locked!""#,
@@ -75,11 +76,11 @@ pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<bool> {
     .await
 }
 
-/// From which place to read.
+/// Where to start reading.
 #[derive(Clone, Debug)]
 pub struct ReadFrom {
     pub after: i64,
-    /// Numbers of transactions; where one has ended, the rows after its start are read too.
+    /// Numbers of transactions. If one has ended, rows after its start are read too.
     pub running: Vec<i64>,
     pub starts: Vec<i64>,
 }
@@ -90,14 +91,14 @@ impl ReadFrom {
     }
 }
 
-/// What a read could see, as PostgreSQL tells it.
+/// PostgreSQL's snapshot of a read: which transactions it could see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Transactions from this number on had not ended, though they may have begun.
     pub next: i64,
-    /// Those before it that had not.
+    /// Earlier transactions that had not ended.
     pub running: Vec<i64>,
-    /// If rows were read, a number that was given after the snapshot was taken: whoever ran then has a lower one.
+    /// If rows were read, a number assigned after the snapshot was taken. All transactions that ran then have lower ones.
     pub given_later: Option<i64>,
 }
 
@@ -121,7 +122,7 @@ impl Snapshot {
     }
 }
 
-/// Events in order, but those at the places `known` and after `up_to`; and what could be seen.
+/// Reads events in order, except those at the places `known` and after `up_to`; and the read's snapshot.
 pub async fn read(
     connection: &mut PgConnection,
     from: &ReadFrom,
@@ -129,7 +130,7 @@ pub async fn read(
     known: &[i64],
     limit: i64,
 ) -> sqlx::Result<(Vec<OutboxEvent>, Snapshot)> {
-    // One statement, for the rows must be those of the snapshot.
+    // One statement, so that rows and snapshot belong together.
     let mut rows = sqlx::query!(
         r#"SELECT NULL::bigint AS seq, NULL::uuid AS event_id, pg_current_snapshot()::text AS event_type,
                   NULL::bigint AS user_id, NULL::bigint AS user_version, NULL AS trace_id,
@@ -174,19 +175,19 @@ pub async fn read(
     Ok((events.collect::<Option<_>>().ok_or_else(missing)?, snapshot))
 }
 
-/// Removes what the broker has confirmed.
+/// Deletes events that the broker has confirmed.
 pub async fn delete(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<()> {
     sqlx::query!("DELETE FROM outbox WHERE seq = ANY($1)", seqs).execute(connection).await.map(|_done| ())
 }
 
-/// Counting stops here: a scrape must not read an outbox that grew for hours.
+/// Counting stops here, because a scrape must not read an outbox that has grown for hours.
 pub const COUNTED: i64 = 100_000;
 
-/// What waits in the outbox, as metrics have it.
+/// What waits in the outbox, for metrics.
 pub struct Backlog {
     /// At most [`COUNTED`].
     pub pending: f64,
-    /// 0 where nothing waits.
+    /// 0 if nothing waits.
     pub oldest_age_seconds: f64,
     /// At most [`COUNTED`].
     pub quarantined: f64,
@@ -206,16 +207,16 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
     .await
 }
 
-/// The outbox as an operator looks at it.
+/// The outbox, for operators.
 #[derive(Debug, Serialize)]
 pub struct OutboxState {
     pub pending: i64,
     pub oldest_age_seconds: f64,
     pub quarantined: i64,
-    /// The table, of which deleted rows are part until vacuum has seen them.
+    /// Size of the table, including deleted rows until they are vacuumed.
     pub table_bytes: i64,
     pub index_bytes: i64,
-    /// The server process of the replica that publishes, and where that replica connects from.
+    /// PostgreSQL process of the replica that publishes, and that replica's address.
     pub leader_pid: Option<i32>,
     pub leader_address: Option<String>,
 }
@@ -242,7 +243,7 @@ pub async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
     .await
 }
 
-/// Keeps the lease while the broker is slow.
+/// Renews the lease while there is nothing else to do.
 pub async fn keep_lease(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(connection).await.map(|_one| ())
 }

@@ -20,7 +20,7 @@ pub async fn quarantine(connection: &mut PgConnection, seq: i64, reason: &str) -
     .map(|_done| ())
 }
 
-/// An event in quarantine. Says nothing of what the user is called.
+/// An event in quarantine, without the user's name.
 #[derive(Debug, Serialize)]
 pub struct QuarantinedEvent {
     pub event_id: Uuid,
@@ -44,8 +44,8 @@ pub async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<Quarantined
     .await
 }
 
-/// Puts events back at the end of the outbox, a user's in the order of their changes: those with these ids and of this type, as
-/// far as either is given. Which there were.
+/// Returns events to the end of the outbox, each user's in order: those with these ids, if given, and of this type, if given.
+/// Yields their ids.
 pub async fn retry(
     connection: &mut PgConnection,
     ids: Option<&[Uuid]>,
@@ -68,7 +68,7 @@ pub async fn retry(
     .await
 }
 
-/// Deletes events for ever, chosen as by [`retry`]. Which there were.
+/// Deletes events for good, chosen as by [`retry`]. Yields their ids.
 pub async fn drop(
     connection: &mut PgConnection,
     ids: Option<&[Uuid]>,

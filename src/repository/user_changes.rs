@@ -44,7 +44,7 @@ impl Operation {
         matches!(self, Self::Delete)
     }
 
-    /// Name, surname and password, as far as they are to change.
+    /// Name, surname and password; `None` for those that stay.
     fn columns(&self) -> [Option<&str>; 3] {
         match self {
             Self::Update { name, surname, password } => [
@@ -57,22 +57,22 @@ impl Operation {
     }
 }
 
-/// What a change came to.
+/// Result of a change.
 pub struct Written {
-    /// The user as it is now; as it was last, if it was deleted.
+    /// The user after the change, or before its deletion.
     pub user: User,
-    /// `false` when every value was there already: nothing was written, and there is no event.
+    /// `false` if no value differed: nothing was written, and there is no event.
     pub changed: bool,
 }
 
-/// What became of a change that was written together with others.
+/// Result of a change in a group.
 pub enum Together {
     Written(Written),
     /// Nothing was written: somebody else has locked the user's row, or it holds a date that the driver cannot read.
     LeftOut,
 }
 
-/// A user among those that were asked for; without values if it was left out.
+/// A row per requested user; without values if the user was left out.
 struct Row {
     id: i64,
     name: Option<String>,
@@ -94,7 +94,7 @@ impl Row {
     }
 }
 
-/// Waits for the row where somebody else has locked it. `None` when there is no such user.
+/// Writes one change. Waits if somebody else has locked the row. `None` if there is no such user.
 pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Written>> {
     let row = if change.operation.is_deletion() {
         delete(connection, change).await?
@@ -104,9 +104,8 @@ pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Resu
     row.map_or(Ok(None), Row::written)
 }
 
-/// Writes changes of as many users by one statement. They are all deletions, or all updates. Waits for nobody's lock on a
-/// row, so that one of them cannot hold the others up, and no two statements wait for each other's. A user who is not there
-/// is not in the outcome.
+/// Writes changes of different users by one statement. They are all deletions, or all updates. Never waits for row locks, so that
+/// no change holds the others up and no two statements wait for each other. Users who do not exist are missing from the result.
 pub async fn write_together(
     connection: &mut PgConnection,
     changes: &[Change],
@@ -125,8 +124,8 @@ pub async fn write_together(
 
 async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Row>> {
     let [name, surname, password] = change.operation.columns();
-    // `current` waits for the row's lock and then shows its newest state, so that whether anything changes is decided on
-    // what the update will meet, and two partial updates racing on one user both survive.
+    // `current` waits for the row's lock and then reads its newest state. So the comparison sees what the update will change, and
+    // of two partial updates racing on one user, both survive.
     sqlx::query_as!(
         Row,
         r#"WITH current AS (
@@ -162,7 +161,7 @@ async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
     .await
 }
 
-/// The statement of [`update`] over arrays. Users that `asked` has and `current` has not are left out.
+/// The statement of [`update`] over arrays. Users in `asked` but not in `current` are left out.
 async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<Row>> {
     let column = |place: usize| changes.iter().map(move |change| change.operation.columns()[place]).collect::<Vec<_>>();
     sqlx::query_as!(
@@ -230,7 +229,7 @@ async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
     .await
 }
 
-/// The statement of [`delete`] over arrays; as [`update_together`].
+/// The statement of [`delete`] over arrays, like [`update_together`].
 async fn delete_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<Row>> {
     sqlx::query_as!(
         Row,

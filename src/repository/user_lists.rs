@@ -22,7 +22,7 @@ type Callers = Vec<Caller<Arc<UserPage>>>;
 #[derive(Clone)]
 pub struct UserLists {
     database: Database,
-    /// The pages that are being read, and who waits for the next query of each.
+    /// The pages being read, and who waits for the next query of each.
     waiting: Arc<Mutex<HashMap<Page, Callers>>>,
 }
 
@@ -45,7 +45,7 @@ impl UserLists {
         .await
     }
 
-    /// Without company.
+    /// By its own query.
     pub async fn get_alone(&self, page: Page) -> Answer {
         self.database.read(|connection| Box::pin(users::list(connection, page))).await.map(Arc::new)
     }
@@ -59,7 +59,7 @@ impl UserLists {
         }
     }
 
-    /// Whoever waits for the page. If nobody does, it is not being read any more.
+    /// Takes all who wait for the page. If nobody does, it is no longer being read.
     fn take_callers(&self, page: Page) -> Option<Callers> {
         let mut waiting = self.waiting.lock();
         let callers = waiting.get_mut(&page)?;

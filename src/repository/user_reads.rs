@@ -1,16 +1,19 @@
 //! Reads of users. Under load, waiting reads by id share one query, and so do waiting requests for one page (`user_lists`).
 //!
-//! Two lanes, each a task with its own connection, take turns to query everything that waits. No read waits for company: batches grow
-//! while a query runs, as in a group commit. If a query is slow or stuck, the other lane goes ahead.
+//! Two lanes, each a task with its own connection, take turns to query everything that waits. No read waits for others to come:
+//! batches grow while a query runs, as in a group commit. If a query is slow or stuck, the other lane goes ahead.
 //!
-//! Only speed tells a shared read from a read of its own:
+//! A shared read differs from a single one only in speed:
 //! - **Fresh.** A read joins only a query that has not been sent yet, so it sees everything committed before it began.
-//! - **Failures stay apart.** If the server or the decoding of a row refuses a batch, it runs again user by user. Only a failure that
+//! - **Failures stay apart.** If the server or the decoding of a row refuses a batch, it runs again user by user. Only a failure
+//!   that
 //!   no read would survive, such as a lost server, reaches all of them.
 //! - **Cancellation stays apart.** Batches run in the lanes' tasks. A caller that goes away takes no other with it.
-//! - **Bounded.** Every caller gets an answer within [`crate::database::OPERATION_TIMEOUT`]. Beyond [`QUEUE_CAPACITY`] reads are refused.
+//! - **Bounded.** Every caller gets an answer within [`crate::database::OPERATION_TIMEOUT`]. Beyond [`QUEUE_CAPACITY`] reads are
+//!   refused.
 //!
-//! `tests/api/coalesced_reads.rs` compares them with single reads; `tests/api/read_faults.rs` tests them with a database in trouble.
+//! `tests/api/coalesced_reads.rs` compares them with single reads; `tests/api/read_faults.rs` tests them with a database in
+//! trouble.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,13 +34,13 @@ use crate::database::{Database, DatabaseError};
 use crate::domain::page::Page;
 use crate::domain::user::{User, UserId, UserPage};
 
-/// Lanes, and so connections.
+/// Number of lanes; each has a connection.
 const LANES: usize = 2;
-/// A lane waits so long for the other's query, and meanwhile its batch grows: a local database answers sooner.
+/// How long a lane waits for the other's query while its own batch grows. A local database answers sooner.
 const LONG_QUERY: Duration = Duration::from_millis(1);
 /// Reads in one query.
 const LARGEST_BATCH: usize = 128;
-/// Reads that may wait. A sign of overload, not of a burst: a few hundred milliseconds of them at full speed.
+/// Reads that may wait: a few hundred milliseconds of them at full speed. More is overload, not a burst.
 pub const QUEUE_CAPACITY: usize = 16_384;
 
 struct Read {
@@ -64,12 +67,12 @@ impl UserReads {
         Self { lists: UserLists::new(database.clone()), mode: Mode::OneByOne(database) }
     }
 
-    /// Starts the lanes, of which each connects to where `database` leads when it is first used.
+    /// Starts the lanes. Each connects to the server of `database` on first use.
     pub fn coalesced(database: &Database) -> Self {
         Self::with_capacity(database, QUEUE_CAPACITY)
     }
 
-    /// As [`Self::coalesced`], with another bound of the queue.
+    /// Like [`Self::coalesced`], with another queue capacity.
     pub fn with_capacity(database: &Database, capacity: usize) -> Self {
         let (queue, waiting) = mpsc::channel(capacity);
         let shared = Arc::new(Queue { waiting: Mutex::new(waiting), turn: Mutex::new(()) });
@@ -87,7 +90,7 @@ impl UserReads {
     pub async fn get(&self, id: UserId) -> Result<Option<User>, DatabaseError> {
         let queue = match &self.mode {
             Mode::OneByOne(database) => {
-                // In a box, for its size would be carried through every layer by the coalesced reads too.
+                // Boxed, because coalesced reads would carry its size through every layer too.
                 return database.read(|connection| Box::pin(users::get(connection, id))).boxed().await;
             }
             Mode::Coalesced { queue, .. } => queue,
@@ -116,7 +119,7 @@ impl UserReads {
 /// What the lanes share.
 struct Queue {
     waiting: Mutex<mpsc::Receiver<Read>>,
-    /// Whose query is on its way.
+    /// Held by the lane whose query is running.
     turn: Mutex<()>,
 }
 
@@ -155,7 +158,7 @@ async fn answer(lane: &mut Lane, batch: &mut Vec<Read>, queries: &Counter) {
     if !matches!(outcome, Err(DatabaseError::Statement(_))) {
         return deliver(batch.drain(..), &outcome);
     }
-    // One of the users is at fault: each by itself.
+    // One of the users is at fault: query each separately.
     batch.sort_unstable_by_key(|read| read.id);
     while let Some(first) = batch.first().map(|read| read.id) {
         let of_others = batch.split_off(batch.partition_point(|read| read.id == first));

@@ -1,16 +1,20 @@
 //! Updates and deletions of users. Under load, those that wait share one statement and one commit, each with its event.
 //!
-//! Each lane, a task with its own connection, writes everything that waits for it. No write waits for company: groups grow while a
-//! lane is busy.
+//! Each lane, a task with its own connection, writes everything that waits for it. No write waits for others to come: groups grow
+//! while a lane is busy.
 //!
-//! Only speed tells a grouped write from a write of its own:
-//! - **One change per user at a time.** A user belongs to one lane, and two changes of a user never share a statement. Each gets its
+//! A grouped write differs from a single one only in speed:
+//! - **One change per user at a time.** A user belongs to one lane, and two changes of a user never share a statement. Each gets
+//!   its
 //!   version and its event, in the order of arrival.
-//! - **The newest row is changed.** The statement locks its rows, in the order of their ids, before it decides whether anything changes
+//! - **The newest row is changed.** The statement locks its rows, in the order of their ids, before it decides whether anything
+//!   changes
 //!   and before it draws an event's place in the outbox.
-//! - **No waiting for locks.** A user whose row is locked is left out and written on the pool, by a statement that waits. Later changes
+//! - **No waiting for locks.** A user whose row is locked is left out and written on the pool, by a statement that waits. Later
+//!   changes
 //!   of that user wait for it.
-//! - **Failures stay apart.** A group that the server refuses is rolled back and written one by one. Only a failure that no write would
+//! - **Failures stay apart.** A group that the server refuses is rolled back and written one by one. Only a failure that no write
+//!   would
 //!   survive reaches all; as with any write, the outcome is then unknown.
 //! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not been sent, it is dropped.
 //! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by [`QUEUE_CAPACITY`].
@@ -35,13 +39,13 @@ use crate::database::lane::Lane;
 use crate::database::{Database, DatabaseError};
 use crate::domain::user::UserId;
 
-/// Lanes, and so connections.
+/// Number of lanes; each has a connection.
 const LANES: usize = 2;
 /// Writes in one statement.
 const LARGEST_GROUP: usize = 128;
 /// Writes that may wait for each lane.
 pub const QUEUE_CAPACITY: usize = 8_192;
-/// Of these, writes among which a lane chooses its next group.
+/// Waiting writes from which a lane chooses its next group.
 const WINDOW: usize = 1_024;
 
 type Answer = Result<Option<Written>, DatabaseError>;
@@ -62,12 +66,12 @@ impl UserWrites {
         Self(Mode::OneByOne(database))
     }
 
-    /// Starts the lanes, of which each connects to where `database` leads when it is first used.
+    /// Starts the lanes. Each connects to the server of `database` on first use.
     pub fn grouped(database: &Database) -> Self {
         Self::with_capacity(database, QUEUE_CAPACITY)
     }
 
-    /// As [`Self::grouped`], with another bound of the queues.
+    /// Like [`Self::grouped`], with another queue capacity.
     pub fn with_capacity(database: &Database, capacity: usize) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let queues = std::array::from_fn(|_| {
@@ -95,7 +99,7 @@ impl UserWrites {
             Mode::OneByOne(database) => {
                 let alone = database
                     .run(move |connection| Box::pin(async move { user_changes::write(connection, &change).await }));
-                // In a box, for its size would be carried by the grouped writes too.
+                // Boxed, because grouped writes would carry its size too.
                 return alone.boxed().await;
             }
             Mode::Grouped { queues, .. } => queues,
@@ -104,7 +108,7 @@ impl UserWrites {
         ask(|caller| Ok(queue.try_send(Pending { change, caller })?)).await
     }
 
-    /// Writes what still waits, then closes the lanes' connections; whatever comes later is refused.
+    /// Writes what still waits, then closes the lanes' connections. Later writes are refused.
     pub async fn close(&self) {
         if let Mode::Grouped { stop, tasks, .. } = &self.0 {
             stop.cancel();
@@ -114,7 +118,7 @@ impl UserWrites {
     }
 }
 
-/// Always the same one for a user.
+/// A user's changes always go to the same lane.
 fn lane_of(change: &Change) -> usize {
     usize::try_from(change.id.get()).unwrap_or_default() % LANES
 }
@@ -144,7 +148,7 @@ impl GroupLane {
         self.lane.close().await;
     }
 
-    /// Waits until something can be written; `false` when nothing will be any more.
+    /// Waits until something can be written; `false` once nothing more will come.
     async fn take(&mut self, stop: &CancellationToken) -> bool {
         loop {
             while self.pending.len() < WINDOW
@@ -159,7 +163,7 @@ impl GroupLane {
                 next = self.waiting.recv(), if self.pending.len() < WINDOW => match next {
                     Some(next) => self.pending.push(next),
                     None if self.pending.is_empty() => return false,
-                    // What is left waits for an aside.
+                    // The rest waits for an aside.
                     None => _ = self.asides.next_done().await,
                 },
                 Some(()) = self.asides.next_done() => {}
@@ -176,7 +180,7 @@ impl GroupLane {
         let Some(last_deadline) = callers.iter().map(|caller| caller.deadline).max() else { return };
         match self.write_together(&changes, 0..changes.len(), last_deadline).await {
             Err(DatabaseError::Statement(refused)) if is_refusal(&refused) && changes.len() > 1 => {
-                // Nothing of it was written, and one of them is at fault.
+                // Nothing was written, and one of the changes is at fault.
                 for (place, caller) in callers.into_iter().enumerate() {
                     if !caller.has_gone() {
                         let written = self.write_together(&changes, place..place + 1, caller.deadline).await;
@@ -225,13 +229,13 @@ impl GroupLane {
     }
 }
 
-/// Whether the server rolled the statement back, as opposed to an answer that could not be read.
+/// Whether the server rolled the statement back, as opposed to a response that could not be read.
 fn is_refusal(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(_))
 }
 
-/// Takes the first pending change of each user who has none in `asides`, as long as they are all deletions, or all updates,
-/// and room is left. Those whose callers have gone are dropped.
+/// Takes the first pending change of each user who has none in `asides`, as long as all are deletions or all are updates, and
+/// there is room. Changes whose callers are gone are dropped.
 fn next_group(pending: &mut Vec<Pending>, asides: &Asides) -> Vec<Pending> {
     let (mut group, mut left, mut users) = (Vec::<Pending>::new(), Vec::new(), HashSet::new());
     for write in pending.drain(..).filter(|write| !write.caller.has_gone()) {

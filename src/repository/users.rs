@@ -77,7 +77,7 @@ pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Opti
         .transpose()
 }
 
-/// Those that there are, in no order; an id that is given twice yields one.
+/// Those that exist, in no order, each once.
 pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<User>> {
     let query =
         sqlx::query_as!(UserRow, "SELECT id, name, surname, created_at, updated_at FROM users WHERE id = ANY($1)", ids);
@@ -86,7 +86,7 @@ pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result
 
 /// One page and the number of all users, from one snapshot.
 pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<UserPage> {
-    // The total stands on every row, and on a row of its own where the page is empty.
+    // The total is on every row, and on a row of its own if the page is empty.
     let rows = sqlx::query!(
         r#"WITH page AS (
                SELECT id, name, surname, created_at, updated_at FROM users ORDER BY id LIMIT $1 OFFSET $2

@@ -1,4 +1,4 @@
-//! What one connection is doing: noted by its I/O and its service, read by its supervisor and by the listener.
+//! What one connection is doing: recorded by its I/O and its service, read by its time limits and by the listener.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,21 +14,21 @@ use tokio::time::Instant;
 
 use super::limits::Limits;
 
-/// A connection that has waited less than this for a request need not make room.
+/// A connection that has been idle for less than this is not closed to make room.
 pub const SPARED: Duration = Duration::from_secs(1);
 
-/// Why the supervisor closes a connection.
+/// Which time limit a connection has exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdue {
     /// The head of a request did not come in time.
     Head,
     /// No request came in time.
     Idle,
-    /// The client does not read what it asked for.
+    /// The client does not read its response.
     Write,
 }
 
-/// The phases; a new connection is at its first head, before any byte of it.
+/// The phases. A new connection starts with its first head, before any byte has come.
 const HEAD: u8 = 0;
 const SERVING: u8 = 1;
 const IDLE: u8 = 2;
@@ -43,7 +43,7 @@ pub struct Activity {
     phase: AtomicU8,
     /// Milliseconds after `opened` at which the phase began.
     since: AtomicU64,
-    /// Milliseconds after `opened`, plus one, since which a write waits for the client; 0 if none does.
+    /// When a write began to wait for the client, in milliseconds after `opened`, plus one; 0 if none waits.
     stuck_since: AtomicU64,
     order: AtomicU8,
     waker: AtomicWaker,
@@ -80,7 +80,7 @@ impl Activity {
         if !stuck {
             if self.stuck_since.load(Relaxed) != 0 {
                 self.stuck_since.store(0, Relaxed);
-                // Its client is reading: it has not begun to wait for a request.
+                // The client was reading until now: its idle time starts here.
                 if self.phase.load(Relaxed) == IDLE {
                     self.enter(IDLE);
                 }
@@ -100,13 +100,13 @@ impl Activity {
         self.enter(IDLE);
     }
 
-    /// For how long the connection has kept nobody but itself waiting; `None` while it is being served.
+    /// How long the connection has been idle; `None` while a request is being served.
     pub fn waiting_for(&self) -> Option<Duration> {
         let waiting = self.phase.load(Relaxed) != SERVING;
         waiting.then(|| Duration::from_millis(self.now().saturating_sub(self.since.load(Relaxed))))
     }
 
-    /// When the connection is to be closed if nothing happens, and why.
+    /// When to close the connection if nothing happens, and why.
     pub fn deadline(&self, limits: &Limits) -> Option<(Instant, Overdue)> {
         let after = |milliseconds, limit, why| (self.opened + Duration::from_millis(milliseconds) + limit, why);
         let stuck_since = self.stuck_since.load(Relaxed);
@@ -121,13 +121,13 @@ impl Activity {
         }
     }
 
-    /// Asks for an end after the request that is being served, if there is one.
+    /// Asks the connection to end after the current request, if there is one.
     pub fn finish(&self) {
         self.order.store(FINISH, Relaxed);
         self.waker.wake();
     }
 
-    /// Asks for an end at once, unless a request has come meanwhile. Whether nobody had asked before.
+    /// Asks the connection to end at once, unless a request has come meanwhile. Returns whether this was the first time.
     pub fn close(&self) -> bool {
         let is_new = self.order.swap(CLOSE, Relaxed) != CLOSE;
         self.waker.wake();
@@ -138,26 +138,26 @@ impl Activity {
         self.order.load(Relaxed) == FINISH
     }
 
-    /// Whether to close now; an order that came too late is forgotten.
+    /// Whether to close now. An order that came too late is dropped.
     pub fn is_to_close(&self) -> bool {
         if self.order.load(Relaxed) != CLOSE {
             return false;
         }
         let still_waits = self.waiting_for().is_some_and(|waited| waited >= SPARED);
         if !still_waits {
-            // Not over a later order to finish.
+            // But do not overwrite a later order to finish.
             _ = self.order.compare_exchange(CLOSE, GO_ON, Relaxed, Relaxed);
         }
         still_waits
     }
 
-    /// Orders wake this task from now on.
+    /// From now on, orders wake this task.
     pub fn listen(&self, cx: &Context<'_>) {
         self.waker.register(cx.waker());
     }
 }
 
-/// I/O that notes what it does.
+/// I/O that records its activity.
 pub struct Observed<I> {
     pub io: I,
     pub activity: Arc<Activity>,

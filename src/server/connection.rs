@@ -21,10 +21,10 @@ use tracing::{debug, info, warn};
 use super::activity::{Activity, Observed, Overdue};
 use super::limits::Limits;
 
-/// Largest request line with all headers, in bytes. Of a body, so much is read at once.
+/// Largest request line and headers together, in bytes; also the read buffer for bodies.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
-/// Who is at the other end of a request's connection; among the request's extensions.
+/// The remote address of a request's connection; stored in the request's extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
@@ -32,7 +32,7 @@ pub struct Peer(pub SocketAddr);
 enum End {
     Hyper(hyper::Result<()>),
     Overdue(Overdue),
-    /// The listener wanted its place.
+    /// It was closed to make room for another.
     Displaced,
 }
 
@@ -57,7 +57,7 @@ where
         }
     });
     let mut http = Builder::new();
-    // The supervisor keeps the time. A client that has closed its half may still read.
+    // The poll loop below enforces the time limits. A client that has closed its half may still read.
     http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES).half_close(true);
     let mut connection = pin!(http.serve_connection(observed, service));
     let mut timer = pin!(sleep_until(Instant::now() + limits.header_read));
@@ -72,7 +72,7 @@ where
         if activity.is_to_close() {
             return Ready(End::Displaced);
         }
-        // The timer is moved back only when it has run out: a deadline that each request puts off costs nothing.
+        // The timer is reset only when it has fired, so that moving the deadline costs requests nothing.
         while let Some((deadline, why)) = activity.deadline(limits) {
             if deadline < timer.deadline() || timer.is_elapsed() {
                 timer.as_mut().reset(deadline);

@@ -1,13 +1,12 @@
-//! File descriptors: as many as the connections need, where the system gives them.
+//! File descriptors: raises the limit to what the connections need, if the system allows it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-/// Left for what is no client's connection: files, threads, the broker, names to look up.
+/// Reserved for everything but clients: files, threads, the broker, name lookups.
 const RESERVE: usize = 64;
 
-/// So many of `wanted` connections as the limit of open files allows beside `others`. The soft limit is raised first, as far as
-/// need be and the hard one allows.
+/// How many of `wanted` connections the open-files limit allows beside `others`. Raises the soft limit first, up to the hard one.
 pub fn connections_allowed(wanted: usize, others: usize) -> usize {
     let reserve = RESERVE + others;
     let needed = u64::try_from(wanted + reserve).unwrap_or(u64::MAX);

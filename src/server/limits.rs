@@ -1,16 +1,15 @@
-//! What clients may take.
+//! Limits for clients' connections.
 
 use std::time::Duration;
 
-/// What a connection may take.
+/// Time limits of a connection, and how many there may be.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// For the head of a request, from the first byte that comes after the answer to the one before; for the first one from the
-    /// accept.
+    /// For the head of a request, from its first byte; for the first request, from the accept.
     pub header_read: Duration,
     /// Between an answer and the next request.
     pub keep_alive: Duration,
-    /// For a client to make room for more of an answer.
+    /// For a client to read more of a response.
     pub write: Duration,
     /// Open at once.
     pub max_connections: usize,

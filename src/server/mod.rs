@@ -1,5 +1,5 @@
-//! The listener and its connections: how many, for how long, and what becomes of clients that keep to neither. Knows HTTP's
-//! framing; routes, bodies and errors are the service's.
+//! The listener and its connections: limits on their number and time, and what happens to clients that exceed them. Handles HTTP
+//! framing only; routes, bodies and errors belong to `http`.
 
 mod activity;
 mod connection;
@@ -38,10 +38,10 @@ const PROBES: u32 = 4;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Between two log lines about a want of room.
+/// Between two log lines about the connection limit.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Serves until `stop`, and then what is in flight to its end.
+/// Serves until `stop`, then finishes what is in flight.
 pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -68,7 +68,7 @@ where
     open.finish().await;
 }
 
-/// Goes on whatever happens: without descriptors or memory, after a pause.
+/// Never fails: when descriptors or memory run out, it pauses and tries again.
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     let mut pause = ACCEPT_PAUSE;
     loop {
@@ -85,7 +85,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// Whether only the connection that was to be accepted is lost.
+/// Whether the error concerns only the connection being accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
@@ -95,12 +95,12 @@ fn prepare(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
     let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
     if let Err(error) = prepared {
-        // Most likely the client has gone already, and its connection ends by itself.
+        // Most likely the client is already gone, and the connection ends by itself.
         debug!(%error, "The options of a connection could not be set");
     }
 }
 
-/// What became of connections for want of room, since the last log line about it.
+/// Connections closed or refused at the limit since the last log line.
 #[derive(Default)]
 struct Crowd {
     displaced: u64,

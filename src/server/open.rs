@@ -1,4 +1,4 @@
-//! The connections that are open: never more than the limit, and the longest idle ones make room for new ones.
+//! Open connections: never more than the limit. The longest idle ones make room for new ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 use super::activity::{Activity, SPARED};
 
-/// Asked to make room at once, so that a crowd at the door does not have all of them looked through each time.
+/// Connections closed at a time to make room, so that a burst does not scan all connections for each newcomer.
 const DISPLACED_AT_ONCE: usize = 32;
-/// Longest wait of a new connection for one of them to be gone, and between two looks at them.
+/// How long a new connection waits for a place, and the pause between two scans.
 const ROOM_WAIT: Duration = Duration::from_millis(1_500);
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -23,7 +23,7 @@ pub struct Open {
     max: usize,
     connections: Mutex<Connections>,
     one_less: Notify,
-    /// Since somebody asked.
+    /// Since the last call of [`Self::take_displaced`].
     displaced: AtomicU64,
 }
 
@@ -42,8 +42,8 @@ impl Open {
         self.connections.lock().by_number.len()
     }
 
-    /// A place for one more connection. When all are taken, those that have waited longest for a request have to go; `None` when
-    /// all are being served, or none is free in time.
+    /// A place for one more connection. If all are taken, closes those idle longest. `None` if all are busy, or no place becomes
+    /// free in time.
     pub async fn place(self: &Arc<Self>) -> Option<Place> {
         if self.count() >= self.max {
             timeout(ROOM_WAIT, self.make_room()).await.ok()??;
@@ -60,7 +60,7 @@ impl Open {
     async fn make_room(&self) -> Option<()> {
         loop {
             let spared_for = self.displace_idle()?;
-            // One that goes by itself is as good.
+            // One that ends by itself is just as good.
             _ = timeout(spared_for, self.one_less.notified()).await;
             if self.count() < self.max {
                 return Some(());
@@ -68,7 +68,7 @@ impl Open {
         }
     }
 
-    /// For how long the next of those who wait is spared; `None` if nobody waits.
+    /// How long until the next idle connection may be closed; `None` if none is idle.
     fn displace_idle(&self) -> Option<Duration> {
         let connections = self.connections.lock();
         let waiting = connections.by_number.values().filter_map(|activity| Some((activity.waiting_for()?, activity)));
@@ -81,11 +81,11 @@ impl Open {
         for (_, activity) in waiting.iter().filter(|(waited, _)| *waited >= SPARED) {
             self.displaced.fetch_add(u64::from(activity.close()), Relaxed);
         }
-        // Of those just displaced, the first is gone in no time.
+        // The first of those just closed is gone almost at once.
         Some(SPARED.saturating_sub(longest).max(RETRY))
     }
 
-    /// How many had to go since the last call.
+    /// How many were closed to make room since the last call.
     pub fn take_displaced(&self) -> u64 {
         self.displaced.swap(0, Relaxed)
     }

@@ -1,4 +1,4 @@
-//! What can go wrong in a use case, in the words of the business.
+//! What can go wrong in a use case.
 
 use std::error::Error;
 
@@ -9,13 +9,13 @@ use crate::password::HashError;
 pub enum ServiceError {
     #[error("there is no such user")]
     UserNotFound,
-    /// The outcome of a write is not known; user and event exist together or not at all.
+    /// A write may have been committed or not; user and event always go together.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] DatabaseError),
     /// Nothing was changed.
     #[error("the service is saturated")]
     Overloaded(#[source] Box<dyn Error + Send + Sync>),
-    /// A defect of ours.
+    /// A bug in the service.
     #[error("internal error")]
     Internal(#[source] Box<dyn Error + Send + Sync>),
 }

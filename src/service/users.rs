@@ -1,4 +1,4 @@
-//! The use cases of users. A write also stores its event and wakes the relay; whether RabbitMQ is there does not matter.
+//! The use cases of users. A write also stores its event and wakes the relay. It works without RabbitMQ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::repository::user_writes::UserWrites;
 use crate::repository::users;
 use crate::trace_id::TraceId;
 
-/// What a write has at least after the longest wait for a hash, and what is not worth a try.
+/// Least time for a write after the longest wait for a hash; and the time below which a write is not tried.
 const AFTER_THE_HASH: Duration = Duration::from_millis(500);
 const TOO_SHORT: Duration = Duration::from_millis(50);
 
@@ -31,15 +31,15 @@ pub struct UserService {
     pub reads: UserReads,
     pub writes: UserWrites,
     pub hasher: PasswordHasher,
-    /// Told after each commit that wrote an event.
+    /// Notified after each commit that wrote an event.
     pub outbox_filled: Arc<Notify>,
-    /// Writes whose clients have gone away.
+    /// Writes, which go on when their clients have gone away.
     pub tasks: TaskTracker,
 }
 
 impl UserService {
     /// # Errors
-    /// [`ServiceError::Overloaded`] when no core comes free to hash; [`ServiceError::DatabaseUnavailable`].
+    /// [`ServiceError::Overloaded`] if no core becomes free to hash; [`ServiceError::DatabaseUnavailable`].
     pub async fn create(&self, new: NewUser, trace_id: TraceId) -> Result<User, ServiceError> {
         let began = Instant::now();
         let password = self.hasher.hash(new.password).await?.into_phc();
@@ -66,14 +66,14 @@ impl UserService {
         self.reads.get(id).await?.ok_or(ServiceError::UserNotFound)
     }
 
-    /// Changes the fields that are given. When none of them differs, nothing is written and no event arises; a password
-    /// that is given always counts as a change.
+    /// Changes the given fields. If none differs, nothing is written and there is no event. A given password always counts as a
+    /// change.
     pub async fn update(&self, id: UserId, changes: UserChanges, trace_id: TraceId) -> Result<User, ServiceError> {
         let began = Instant::now();
         let UserChanges { name, surname, password } = changes;
         let password = match password {
             Some(password) => {
-                // A hash is dear: none for a user who is not there.
+                // Hashing is expensive: not for a user who does not exist.
                 self.get(id).await?;
                 Some(self.hasher.hash(password).await?.into_phc())
             }
@@ -103,8 +103,8 @@ impl UserService {
         .await
     }
 
-    /// Bounds the write of a use case that began then: a client hears of a lost database within 3 s, though a hash waited for a
-    /// core before, up to 2 s, the default of the setting.
+    /// Limits the time of a write, so that a client hears of a lost database within 3 s of `began` even if a hash has waited up
+    /// to 2 s for a core (the setting's default).
     async fn in_time<T>(
         &self,
         began: Instant,

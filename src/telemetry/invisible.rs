@@ -1,4 +1,4 @@
-//! Characters that change how a line looks and cannot be seen themselves: a log must not be forged by whoever is in it.
+//! Escapes invisible characters that change how a log line looks, so that logged text cannot forge lines.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -6,7 +6,7 @@ use std::fmt::Write;
 /// The line with DEL, C1 controls, line separators, and the characters of Unicode's `Bidi_Control` as `\uXXXX`, which in a JSON
 /// string means the same.
 pub fn escaped(line: &[u8]) -> Cow<'_, [u8]> {
-    // Without a branch, so that the compiler can look at many bytes at once: nearly every line ends here.
+    // Branch-free, so that the compiler can vectorize it: nearly every line returns here.
     if line.iter().fold(0, |most, byte| most.max(*byte)) < 0x7F {
         return line.into();
     }

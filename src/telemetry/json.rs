@@ -1,6 +1,7 @@
-//! The log line of the original Python service: one flat JSON object, `event`, `level`, `timestamp`, `trace_id`, then the line's own fields.
+//! The log line of the original Python service: one flat JSON object, `event`, `level`, `timestamp`, `trace_id`, then the line's
+//! own fields.
 //!
-//! In place of the layer of `tracing_subscriber::fmt`, which passes each line through two more buffers, as text.
+//! Replaces the layer of `tracing_subscriber::fmt`, which copies each line through two more buffers.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -18,7 +19,7 @@ use tracing_subscriber::registry::{LookupSpan, Scope};
 use crate::domain::timestamp::Timestamp;
 
 thread_local! {
-    /// Used again and again.
+    /// Reused for every line.
     static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
@@ -28,10 +29,10 @@ struct Buffers {
     fields: Vec<u8>,
 }
 
-/// Writes each event as a line, by one call of its writer.
+/// Writes each event as a line, with one call of its writer.
 pub struct JsonLines<W>(pub W);
 
-/// A span's fields, in its extensions, as they stand in a line: `,"name":value` each.
+/// A span's fields as they appear in a line, `,"name":value` each; kept in the span's extensions.
 struct SpanFields(Vec<u8>);
 
 impl<S, W> Layer<S> for JsonLines<W>
@@ -48,7 +49,7 @@ where
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        // Not with the span locked, for a value may log a line of its own while it is written.
+        // Not while the span is locked, because formatting a value may log a line itself.
         let mut added = Vec::new();
         values.record(&mut Members { message: None, fields: &mut added });
         if let Some(span) = context.span(id)
@@ -59,10 +60,10 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        // Taken out, for a value may log a line of its own while it is written.
+        // Taken out, because formatting a value may log a line itself.
         let mut buffers = BUFFERS.take();
         write_line(&mut buffers, event, context.event_scope(event));
-        // There is nobody to tell: the log itself is what failed.
+        // An error cannot be reported: the log itself has failed.
         _ = self.0.make_writer_for(event.metadata()).write_all(&buffers.line);
         BUFFERS.set(buffers);
     }
@@ -94,7 +95,7 @@ where
     line.extend_from_slice(b"}\n");
 }
 
-/// As the original service's log has it.
+/// The level's name in the original service's log.
 fn name(level: Level) -> &'static str {
     match level {
         Level::ERROR => "error",
@@ -105,7 +106,7 @@ fn name(level: Level) -> &'static str {
     }
 }
 
-/// A value that fails to write itself costs its member, and not the line.
+/// A value that fails to serialize becomes `null`; the line stays valid.
 fn write_value<T: Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
     let start = line.len();
     if serde_json::to_writer(&mut *line, value).is_err() {
@@ -114,9 +115,9 @@ fn write_value<T: Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
     }
 }
 
-/// Where the fields of an event, or a span, are written.
+/// Receives the fields of an event or a span.
 struct Members<'line> {
-    /// Taken by the first of them: a line may have two.
+    /// Taken by the first message: a line may have two.
     message: Option<&'line mut Vec<u8>>,
     fields: &'line mut Vec<u8>,
 }
@@ -162,7 +163,7 @@ impl Visit for Members<'_> {
     }
 }
 
-/// A value as its `Debug` has it, written straight into the line.
+/// A value formatted with `Debug`, straight into the line.
 struct Shown<'a>(&'a dyn fmt::Debug);
 
 impl Serialize for Shown<'_> {

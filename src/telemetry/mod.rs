@@ -1,5 +1,5 @@
-//! Logs: one line an event on stdout, written by a thread of its own behind a bounded buffer, so that a reader who stalls
-//! costs lines and never requests.
+//! Logs: one line per event on stdout, written by a separate thread behind a bounded buffer. A reader that stalls costs lines,
+//! never requests.
 
 mod invisible;
 mod json;
@@ -25,10 +25,10 @@ use tracing_subscriber::{EnvFilter, Layer};
 use self::json::JsonLines;
 use self::writer::LogWriter;
 
-/// How long the end of the process waits for a reader of the last lines, and how long a panic does: it may be the end.
+/// How long the process waits for its last lines to be written when it ends, and after a panic, which may be the end.
 const FLUSH_AT_EXIT: Duration = Duration::from_secs(1);
 const FLUSH_AT_PANIC: Duration = Duration::from_millis(100);
-/// How often dropped lines are reported, and metrics drained: until then each request's duration takes 24 bytes.
+/// How often dropped lines are reported and metrics drained. Until then, each request's duration takes 24 bytes.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Which lines are written.
@@ -42,8 +42,8 @@ impl Default for LogLevel {
 }
 
 impl LogLevel {
-    /// Levels for libraries and for ourselves. Left out are lapin, for whoever holds a connection logs why it was lost, and
-    /// PostgreSQL's notices, for it notes at each start that the table of migrations is there.
+    /// Levels for libraries and for ourselves. Without lapin, because we log lost connections ourselves, and without PostgreSQL's
+    /// notices, because it says at each start that the table of migrations exists.
     fn of(libraries: &str, ours: &str) -> Self {
         Self(format!(
             "{libraries},lapin=off,sqlx::postgres::notice=off,{}={ours},probes={ours}",
@@ -55,8 +55,8 @@ impl LogLevel {
 impl FromStr for LogLevel {
     type Err = String;
 
-    /// Takes a level's name, as the original service and Python's `logging` write them, or tracing directives such as
-    /// `info,lapin=debug`. A bare level below `info` is meant for this service's own lines, not its libraries'.
+    /// Takes a level's name, as in the original service and Python's `logging`, or tracing directives such as `info,lapin=debug`.
+    /// A bare level below `info` applies to this service's own lines, not to its libraries.
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         match value.to_ascii_lowercase().as_str() {
             "critical" | "fatal" => Ok(Self::of("error", "error")),
@@ -76,7 +76,7 @@ impl FromStr for LogLevel {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line, for machines.
+    /// One JSON object per line, for machines.
     #[default]
     Json,
     /// For people at a terminal.
@@ -100,9 +100,9 @@ pub struct Telemetry {
     writer: LogWriter,
 }
 
-/// Sends this process's log lines, panics included, to stdout.
+/// Sends this process's log lines, including panics, to stdout.
 pub fn init(level: &LogLevel, format: LogFormat) -> io::Result<Telemetry> {
-    // Not by way of `io::stdout()`, which has a buffer and a lock of its own.
+    // Not through `io::stdout()`, which has its own buffer and lock.
     let writer = LogWriter::to(File::from(io::stdout().as_fd().try_clone_to_owned()?))?;
     subscriber(level, format, writer.clone()).init();
     let last_words = writer.clone();
@@ -114,7 +114,7 @@ pub fn init(level: &LogLevel, format: LogFormat) -> io::Result<Telemetry> {
     Ok(Telemetry { writer })
 }
 
-/// Writes the lines of `level` to `writer`, each by one call.
+/// Writes the lines of `level` to `writer`, one call per line.
 pub fn subscriber<W>(level: &LogLevel, format: LogFormat, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
@@ -123,8 +123,8 @@ where
     tracing_subscriber::registry().with(filter).with(filter_fn(holds_no_secret)).with(lines(writer, format))
 }
 
-/// Leaves out the lines of libraries that hold what must not be logged: at TRACE lapin writes whole frames, the broker's
-/// password among them, and it writes down each returned message, names and all.
+/// Leaves out library lines with secrets: at TRACE, lapin logs whole frames, including the broker's password, and it logs each
+/// returned message, including names.
 fn holds_no_secret(line: &Metadata<'_>) -> bool {
     let ours = line.target().starts_with(env!("CARGO_CRATE_NAME"));
     ours || (*line.level() != Level::TRACE && line.target() != "lapin::returned_messages")
@@ -146,7 +146,7 @@ where
 }
 
 impl Telemetry {
-    /// Reports dropped lines and keeps what metrics collect small, for ever.
+    /// Reports dropped lines and drains the metrics, forever.
     pub fn run_upkeep(&self, collected: PrometheusHandle) -> impl Future<Output = ()> + Send + use<> {
         let writer = self.writer.clone();
         async move {

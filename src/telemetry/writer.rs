@@ -1,8 +1,8 @@
-//! Where log lines wait for the thread that writes them. Logging a line is a copy into a buffer that is used again: no
-//! system call, no allocation, and no wake-up while the thread is at work. Whatever waits is written at once.
+//! The buffer between loggers and the thread that writes. Logging a line is a copy into a reused buffer: no system call, no
+//! allocation, and no wake-up while the thread is busy. The thread writes everything that waits in one call.
 //!
-//! The buffer is bounded. A reader who stalls costs lines, which are counted, and no requests; only a panic, which may be the
-//! end, waits a little for its reader.
+//! The buffer is bounded. A reader that stalls costs lines, which are counted, and no requests. Only a panic, which may be the
+//! end of the process, waits a little for the reader.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::invisible::escaped;
 
-/// Bytes that may wait; as many may be on their way to the reader. A third of a second of lines at the service's limit.
+/// Bytes that may wait, and that may be on their way to the reader: a third of a second of lines at full load.
 const CAPACITY: usize = 8 << 20;
-/// Pause after each write, in which lines gather: a line is written this much later at most.
+/// Pause after each write, for lines to gather; delays a line by this much at most.
 const GATHER: Duration = Duration::from_millis(2);
-/// Pause before another try when standard output is full and whoever gave it to us made it non-blocking.
+/// Pause before another try if standard output is full and non-blocking.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// Takes whole lines; cheap to clone.
@@ -32,7 +32,7 @@ struct Shared {
     waiting: Mutex<Waiting>,
     /// The thread waits for lines, or for the end of its pause.
     work: Condvar,
-    /// Whoever flushes waits for everything to be written.
+    /// A flush waits for everything to be written.
     written: Condvar,
     dropped: AtomicU64,
 }
@@ -42,10 +42,10 @@ struct Waiting {
     lines: Vec<u8>,
     /// The thread sleeps until somebody wakes it.
     asleep: bool,
-    /// Bytes that were ever put in, and of these the ones that have left the thread.
+    /// Total bytes put in, and total bytes written.
     taken: u64,
     done: u64,
-    /// Somebody waits: no pauses.
+    /// A flush waits: no pauses.
     flushing: bool,
 }
 
@@ -63,7 +63,7 @@ impl LogWriter {
         self.0.dropped.load(Relaxed)
     }
 
-    /// Waits until every line that is here by now is written, for `limit` at most.
+    /// Waits until all lines logged so far are written, for `limit` at most.
     pub fn flush(&self, limit: Duration) {
         let mut waiting = self.0.waiting.lock();
         waiting.flushing = true;
@@ -74,7 +74,7 @@ impl LogWriter {
     }
 }
 
-/// A call of `write` is one line.
+/// Each call of `write` is one line.
 impl Write for &LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let shown = escaped(line);
@@ -116,7 +116,7 @@ impl Shared {
         }
     }
 
-    /// Hands back the lines that were written, and waits for others, after a pause in which they gather.
+    /// Returns the buffer of written lines and, after a pause for lines to gather, takes the next.
     fn exchange(&self, lines: &mut Vec<u8>) {
         let mut waiting = self.waiting.lock();
         waiting.done += lines.len() as u64;
@@ -132,7 +132,7 @@ impl Shared {
     }
 }
 
-/// Tells how many lines were lost where the output fails.
+/// If the output fails, returns how many lines were lost.
 fn write_all(output: &mut impl Write, mut lines: &[u8]) -> Result<(), u64> {
     while !lines.is_empty() {
         match output.write(lines) {

@@ -1,4 +1,4 @@
-//! JSON bodies: read within the limit, parsed, and turned into a request's type with every error found at once.
+//! JSON bodies: reads within the size limit, parses, and reports every error at once.
 
 use std::marker::PhantomData;
 use std::{fmt, str};
@@ -24,9 +24,9 @@ use crate::http::state::AppState;
 /// Largest body, in bytes.
 pub const MAX_BYTES: usize = 65_536;
 
-/// A request's body: its fields are taken by name, and what is left over is an error.
+/// A request body. It takes its fields by name; a field left over is an error.
 pub trait FromFields: Sized {
-    /// `None` if a field is wrong; that is noted in `fields`.
+    /// `None` if a field is wrong; `fields` records why.
     fn from_fields(fields: &mut Fields, policy: PasswordPolicy) -> Option<Self>;
 }
 
@@ -125,24 +125,24 @@ fn invalid(errors: Vec<FieldError>) -> Problem {
     Problem::new(&VALIDATION_FAILED, detail).with_errors(errors)
 }
 
-/// The fields that nobody has taken yet, as they came, and the errors of those taken.
+/// The fields not taken yet, in the body's order, and the errors of those taken.
 pub struct Fields<'a> {
     given: Vec<Given<'a>>,
-    /// Where in the body a field stands again.
+    /// Position and name of each repeated field.
     duplicates: Vec<(usize, &'static str)>,
     errors: Vec<FieldError>,
     has_lone_surrogate: bool,
 }
 
 struct Given<'a> {
-    /// In the body.
+    /// Position in the body.
     place: usize,
     name: String,
     value: &'a RawValue,
 }
 
 impl<'a> Fields<'a> {
-    /// `None` when the field is absent, null or wrong; the last is noted.
+    /// `None` if the field is absent, null or wrong; a wrong one is recorded as an error.
     pub fn optional<T>(
         &mut self,
         name: &'static str,
@@ -153,22 +153,22 @@ impl<'a> Fields<'a> {
             return None;
         }
         if !value.starts_with('"') {
-            // Not looked into: numbers of any length and arrays of any depth are JSON.
+            // Not parsed further: numbers of any length and arrays of any depth are valid JSON.
             self.note(name, Violation { code: "invalid_type", detail: "Must be a string.".to_owned() });
             return None;
         }
         parse(self.text(value)?).map_err(|violation| self.note(name, violation)).ok()
     }
 
-    /// Any text may be a password, and a secret is wiped when it is dropped.
+    /// A [`SecretString`], because any text may be a password; it is wiped when dropped.
     fn text(&mut self, value: &str) -> Option<SecretString> {
         let text = serde_json::from_str::<String>(value).ok().map(SecretString::from);
-        // The one fault that `RawValue` lets pass.
+        // The only malformed JSON that `RawValue` accepts.
         self.has_lone_surrogate |= text.is_none();
         text
     }
 
-    /// As [`Self::optional`], where it is an error to be absent or null.
+    /// Like [`Self::optional`], but absent or null is an error.
     pub fn required<T>(
         &mut self,
         name: &'static str,
@@ -180,7 +180,7 @@ impl<'a> Fields<'a> {
         self.optional(name, parse)
     }
 
-    /// The last of those with the name; those before it must be JSON as well.
+    /// The last field of that name. Earlier ones must be valid JSON too.
     fn take(&mut self, name: &'static str) -> Option<&'a RawValue> {
         let taken: Vec<_> = self.given.extract_if(.., |given| given.name == name).collect();
         for (before, again) in taken.iter().zip(taken.iter().skip(1)) {
@@ -196,7 +196,7 @@ impl<'a> Fields<'a> {
         self.errors.push(FieldError::field(name, violation));
     }
 
-    /// What is wrong with the body as such comes first, in the body's order.
+    /// Unknown and repeated fields first, in the body's order.
     fn into_errors(self) -> Vec<FieldError> {
         let of =
             |name: &str, code, detail: &str| FieldError::field(name, Violation { code, detail: detail.to_owned() });

@@ -1,4 +1,4 @@
-//! Query parameters: what is out of range, repeated or unknown is an error, never silently mended.
+//! Query parameters. Out of range, repeated or unknown ones are errors, never silently corrected.
 
 use std::ops::RangeInclusive;
 
@@ -8,9 +8,9 @@ use axum::http::request::Parts;
 use crate::http::problem::types::INVALID_QUERY;
 use crate::http::problem::{FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem};
 
-/// The query of a route: its parameters are taken by name, and what is left over is an error.
+/// The query of a route. It takes its parameters by name; one left over is an error.
 pub trait FromQuery {
-    /// What is wrong is noted in `query`.
+    /// Errors are recorded in `query`.
     fn from_query(query: &mut Query) -> Self;
 }
 
@@ -36,7 +36,7 @@ impl FromQuery for NoQuery {
     }
 }
 
-/// The parameters that nobody has taken yet, and the errors of those taken.
+/// The parameters not taken yet, and the errors of those taken.
 pub struct Query {
     parameters: Vec<(String, String)>,
     errors: Vec<FieldError>,
@@ -48,7 +48,7 @@ impl Query {
         Self { parameters: form_urlencoded::parse(raw.as_bytes()).into_owned().collect(), errors: Vec::new() }
     }
 
-    /// `hint` is added to what is said of a number out of range.
+    /// `hint` is appended to the error for a number out of range.
     pub fn integer(&mut self, name: &str, range: RangeInclusive<i64>, hint: &str) -> Option<i64> {
         let values: Vec<String> =
             self.parameters.extract_if(.., |(given, _)| given == name).map(|(_, value)| value).collect();

@@ -1,4 +1,4 @@
-//! The document's examples of errors: each is made by the code that makes it for a client, so that it is what is sent.
+//! The document's examples of errors. Each is made by the code that makes it for a client, so examples and responses cannot differ.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::monitoring::health::{DatabaseState, Health};
 use crate::monitoring::state::Link;
 
 const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
-/// The default of the setting.
+/// The setting's default.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a service tells while its database is away.
+/// The health of a service whose database is away.
 const WITHOUT_DATABASE: Health = Health {
     database: DatabaseState::Down,
     publisher: Link::Down,
@@ -32,14 +32,14 @@ const WITHOUT_DATABASE: Health = Health {
     is_draining: false,
 };
 
-/// The problem of this type, of those that an operation gives, for user 1.
+/// The example of one problem type for user 1, from those that the operation can return.
 pub fn example(kind: &'static ProblemType, problems: &[Problem], path: &str) -> Value {
     let problem = problems.iter().find(|problem| problem.kind == kind);
     let value = problem.map(|problem| problem.body(&path.replace("{id}", "1"), TRACE_ID));
     json!({"summary": kind.title, "value": value})
 }
 
-/// A problem of each type, as the operation gives it.
+/// A problem of each type, as the operation returns it.
 pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
     let loopback = HeadRules { allowed_hosts: Some(Vec::new()), ..HeadRules::default() };
     let too_long = format!("/?{}", "x".repeat(10_000));
@@ -82,7 +82,7 @@ fn invalid_fields(operation: &str, policy: PasswordPolicy) -> Option<Problem> {
 
 fn invalid_query(operation: &str) -> Option<Problem> {
     let (mut parts, ()) = Request::get("/?limit=0").body(()).ok()?.into_parts();
-    // Nothing in it waits.
+    // It never waits.
     if operation == "list_users" {
         Parameters::<ListUsers>::from_request_parts(&mut parts, &()).now_or_never()?.err()
     } else {

@@ -1,4 +1,4 @@
-//! Errors as clients see them: `application/problem+json` (RFC 9457), from the one table in [`types`].
+//! Errors as clients see them: `application/problem+json` (RFC 9457), from the table in [`types`].
 //!
 //! A handler returns a [`Problem`]; the trace layer, which knows the trace id and the path, writes its body.
 
@@ -21,12 +21,12 @@ use crate::error_chain::Chain;
 use crate::service::error::ServiceError;
 
 pub const PROBLEM_JSON: &str = "application/problem+json";
-/// Where the types of errors are explained; a type's page is its type's URI.
+/// Path of the error pages. A problem's `type` is the URI of its page.
 pub const ERROR_PAGES: &str = "/docs/errors";
 
-/// Faults named in one reply.
+/// Most errors listed in one response.
 pub const MAX_FIELD_ERRORS: usize = 32;
-/// Characters of an unknown field's or parameter's name that a reply repeats.
+/// Characters of an unknown field's or parameter's name that a response repeats.
 pub const MAX_NAME_SHOWN: usize = 64;
 
 /// One wrong part of a request.
@@ -66,7 +66,7 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// For the log, never for the client.
     pub cause: Option<String>,
-    /// A header field that only this type has.
+    /// A header that only this type has.
     pub header: Option<(&'static str, &'static str)>,
     /// Members that only this type has.
     pub extensions: Box<Map<String, Value>>,
@@ -117,7 +117,7 @@ impl Problem {
         Self::new(&TIME_LIMIT_EXCEEDED, detail)
     }
 
-    /// What to say of an error response that no [`Problem`] made.
+    /// For an error response that did not come from a [`Problem`].
     pub fn from_status(status: StatusCode) -> Self {
         let kind = PROBLEM_TYPES.iter().copied().find(|kind| kind.status == status).unwrap_or(&INTERNAL_ERROR);
         Self::new(kind, kind.meaning)

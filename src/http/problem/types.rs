@@ -148,7 +148,7 @@ problem_types! {
     );
 }
 
-/// For `x-problems` of an operation: what may go wrong there.
+/// The codes for an operation's `x-problems`.
 pub fn codes(types: &[&ProblemType]) -> Vec<&'static str> {
     types.iter().map(|kind| kind.code).collect()
 }

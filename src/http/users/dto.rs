@@ -1,4 +1,4 @@
-//! What requests and answers about users look like: schema, parser and limits of each in one place.
+//! Requests and responses about users: schema, parser and limits of each in one place.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -89,7 +89,7 @@ impl FromQuery for ListUsers {
 
 impl From<ListUsers> for Page {
     fn from(ListUsers { limit, offset }: ListUsers) -> Self {
-        // Both are in range: that was checked when they were read.
+        // Both are in range: `from_query` has checked them.
         Self::new(limit, offset).unwrap_or_default()
     }
 }
@@ -125,21 +125,21 @@ impl<'a> From<&'a User> for UserBody<'a> {
     }
 }
 
-/// White space by Unicode's `White_Space`, which other languages' `\s` is not quite; for a class of a regular expression.
+/// Regular-expression class of Unicode's `White_Space`, which `\s` does not match exactly in other languages.
 const SPACE: &str = r"\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
-/// What no name may hold: control characters, and those that turn the direction of text; for the same.
+/// Class of what no name may contain: control characters, and those that change the direction of text.
 const REFUSED: &str = r"\u0000-\u001F\u007F-\u009F\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069";
-/// White space beyond [`REFUSED`]; for the same.
+/// Class of white space outside [`REFUSED`].
 const PLAIN_SPACE: &str = r" \u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
 
-/// What a name must match: the length is that of the trimmed text, which `maxLength` cannot say; and some of it must be visible.
+/// What a name must match. The length limit is that of the trimmed text, which `maxLength` cannot express; part must be visible.
 fn name_pattern() -> String {
     let (any, edge) = (format!("[^{REFUSED}]"), format!("[^{REFUSED}{PLAIN_SPACE}]"));
     let (visible, between) = (r"[\p{L}\p{M}\p{N}\p{P}\p{S}]", NAME_MAX_CHARS - 2);
     format!("^[{SPACE}]*(?={any}*{visible}){edge}(?:{any}{{0,{between}}}{edge})?[{SPACE}]*$")
 }
 
-/// Writes what the schemas' attributes cannot: limits that are constants, or settings.
+/// Adds what schema attributes cannot express: limits that are constants or settings.
 pub fn describe_limits(schemas: &mut Value, policy: PasswordPolicy) {
     let about_names = format!(
         "Trimmed and stored in Unicode's normal form C; then 1 to {NAME_MAX_CHARS} characters, at least one of them visible, none \

@@ -1,4 +1,4 @@
-//! The routes of users: extract, call the use case, answer.
+//! The routes of users: extract, call the use case, respond.
 
 mod dto;
 #[cfg(test)]
@@ -27,7 +27,7 @@ use crate::domain::page::Page;
 use crate::domain::user::{User, UserId};
 use crate::trace_id::TraceId;
 
-/// Of every route of users.
+/// Problems of every route of users.
 const ALWAYS: [&ProblemType; 4] = [&INVALID_QUERY, &DATABASE_UNAVAILABLE, &INTERNAL_ERROR, &TIME_LIMIT_EXCEEDED];
 const OF_A_BODY: [&ProblemType; 5] =
     [&MALFORMED_JSON, &UNREADABLE_BODY, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
@@ -37,7 +37,7 @@ pub const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 pub fn router() -> OpenApiRouter<AppState> {
     let collection = routes!(create, list);
     let user = routes!(get, update, delete);
-    // With a slash at the end, as the original Python service's clients send it, and without; the document names one.
+    // With a trailing slash, as clients of the original Python service send it, and without; the document lists one form.
     OpenApiRouter::new()
         .route("/users/", collection.2.clone())
         .route("/users/{id}/", user.2.clone())
@@ -96,7 +96,7 @@ async fn list(
 
 fn list_body(users: &[User]) -> Bytes {
     let users: Vec<_> = users.iter().map(UserBody::from).collect();
-    // Numbers and text: nothing of a user fails to become JSON.
+    // Numbers and text only: serializing a user cannot fail.
     serde_json::to_vec(&users).unwrap_or_default().into()
 }
 
@@ -173,7 +173,7 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The id in the path; what cannot be an id belongs to no user.
+/// The id in the path. Anything that is not an id is a 404.
 struct UserPath(UserId);
 
 impl<S: Send + Sync> FromRequestParts<S> for UserPath {

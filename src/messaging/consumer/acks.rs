@@ -1,4 +1,4 @@
-//! When to acknowledge what was logged.
+//! When to acknowledge logged messages.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::messaging::session::{SessionError, with_timeout};
 const ACK_EVERY: usize = 250;
 const ACK_WITHIN: Duration = Duration::from_millis(50);
 
-/// Acknowledges several deliveries at once: the last one's tag stands for all before it, unless one of those is held.
+/// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them is held.
 pub struct Acks<'a> {
     channel: &'a Channel,
     pub waiting: Vec<u64>,
-    /// On their way to the dead-letter queue.
+    /// Tags of messages on their way to the dead-letter queue.
     held: BTreeSet<u64>,
     pub due: Instant,
 }

@@ -1,5 +1,5 @@
-//! Puts what the consumer cannot read into the dead-letter queue, while the consumer goes on: on a connection of its own, for
-//! the broker blocks those that publish, and again and again until the broker has it.
+//! Moves unreadable messages to the dead-letter queue while the consumer goes on. Uses its own connection, because the broker
+//! blocks connections that publish, and retries until the broker confirms.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::messaging::dead_letters::{CONFIRM_TIMEOUT, DeadLetters, Keep};
 use crate::messaging::session::SessionError;
 use crate::monitoring::state::Status;
 
-/// How often to look whether the broker blocks us: such time does not count as a wait for a confirm.
+/// How often to check whether the broker blocks us. Blocked time does not count towards the confirm timeout.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Holds no more than the broker sends ahead of its acknowledgements.
+/// Its queues hold at most the consumer's prefetch.
 pub struct DeadLetterWriter {
     unread: UnboundedSender<(Delivery, String)>,
     written: UnboundedReceiver<u64>,
@@ -39,13 +39,13 @@ impl DeadLetterWriter {
         Self { unread, written, _task: task }
     }
 
-    /// Takes a message over, with the reason why it cannot be read.
+    /// Takes a message, and the reason why it cannot be read.
     pub fn put(&self, delivery: Delivery, reason: String) {
-        // The task ends with us, and never before.
+        // The task does not end before this handle does.
         _ = self.unread.send((delivery, reason));
     }
 
-    /// The delivery tag of the next message that is in the dead-letter queue, to be acknowledged. Cancel safe.
+    /// The delivery tag of the next message that has reached the dead-letter queue and can be acknowledged. Cancel safe.
     pub async fn written(&mut self) -> Option<u64> {
         self.written.recv().await
     }
@@ -54,7 +54,7 @@ impl DeadLetterWriter {
 struct Writing {
     broker: Broker,
     status: Arc<Status>,
-    /// Opened for the first letter.
+    /// Opened for the first dead letter.
     open: Option<(Connection, DeadLetters)>,
 }
 
@@ -80,7 +80,7 @@ impl Writing {
     async fn write(&mut self, delivery: &Delivery, reason: &str) {
         let (mut backoff, mut keep) = (Backoff::default(), Keep::Properties);
         while let Err(error) = self.try_to_write(delivery, reason, keep).await {
-            // Anew each time: a channel whose queue was full may be refused when it no longer is (seen with RabbitMQ 3.10).
+            // A new channel each time: one whose queue was full may still be refused after there is room (seen with RabbitMQ 3.10).
             self.open = None;
             if error.blames_the_message() {
                 keep = Keep::BodyAlone;

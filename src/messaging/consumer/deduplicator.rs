@@ -1,15 +1,15 @@
-//! What the consumer remembers, to tell a repeated message from a new one.
+//! Tells repeated messages from new ones.
 
 use lru::LruCache;
 use uuid::Uuid;
 
 use crate::messaging::message::ReceivedEvent;
 
-/// Events and users remembered; the least recently seen go first.
+/// Events and users remembered. The least recently seen are forgotten first.
 const REMEMBERED: usize = 65_536;
 
-/// Deduplicates by event id on all deliveries: a publisher that repeats itself after a lost confirm does so without AMQP's
-/// `redelivered` flag.
+/// Deduplicates all deliveries by event id. AMQP's `redelivered` flag is not enough: a publisher that repeats an event after a lost
+/// confirm does not set it.
 pub struct Deduplicator {
     events: LruCache<Uuid, ()>,
     versions: LruCache<i64, i64>,
@@ -20,13 +20,13 @@ pub struct Deduplicator {
 pub struct Freshness {
     /// The same event was received before.
     pub duplicate: bool,
-    /// A change of this user at least as new was received before.
+    /// A change of this user with the same or a later version was received before.
     pub stale: bool,
 }
 
 impl Default for Deduplicator {
     fn default() -> Self {
-        // Unbounded, as the bounded kind takes the memory of a full one at once.
+        // Unbounded, because a bounded cache allocates its full size at once.
         Self { events: LruCache::unbounded(), versions: LruCache::unbounded() }
     }
 }

@@ -1,5 +1,5 @@
-//! Reads the events back and logs them. Acknowledges by hand, after the line is written: an event is logged at least once,
-//! and a repeated line says `duplicate`.
+//! Reads the events back and logs them. Acknowledges after the line is written, so each event is logged at least once; a repeated
+//! line says `duplicate`.
 
 mod acks;
 mod dead_letter_writer;
@@ -26,25 +26,25 @@ use super::session::{SessionError, supervise, with_timeout};
 use super::topology::CONSUMER_TAG;
 use crate::monitoring::state::{Link, Status};
 
-/// Messages that the broker sends ahead of their acknowledgement.
+/// Unacknowledged messages that the broker sends ahead.
 const PREFETCH: u16 = 1000;
-/// How often the dead letters are counted.
+/// How often dead letters are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A subscription that the broker ends sooner is not tried again at once.
+/// A subscription that the broker ends sooner than this counts as a failed session.
 const SHORT_LIVED: Duration = Duration::from_millis(100);
 
-/// Why deliveries end, other than by an error.
+/// Why deliveries ended without an error.
 enum Ended {
     Stopped,
-    /// By the broker: the queue is gone.
+    /// The broker cancelled the subscription: the queue was deleted.
     Cancelled,
 }
 
 pub struct Consumer {
     broker: Broker,
     status: Arc<Status>,
-    /// Outlives a session: a reconnect is just when messages repeat.
+    /// Outlives a session, because messages repeat after a reconnect.
     deduplicator: Deduplicator,
 }
 
@@ -53,7 +53,7 @@ impl Consumer {
         Self { broker, status, deduplicator: Deduplicator::default() }
     }
 
-    /// Consumes until `stop`; then finishes what it holds.
+    /// Consumes until `stop`, then acknowledges what it has read.
     pub async fn run(mut self, stop: CancellationToken) {
         supervise("consumer", &stop, &mut self, |consumer, stop| Box::pin(consumer.session(stop))).await;
         self.status.consumer.store(Link::Down);
@@ -66,7 +66,7 @@ impl Consumer {
         };
         let outcome = self.subscribe_until(&connection, stop).await;
         self.status.consumer.store(Link::Down);
-        // Not a number, rather than a figure of yesterday.
+        // NaN rather than an outdated value.
         gauge!("dead_letters").set(f64::NAN);
         if outcome.is_ok() {
             broker::close(connection).await;
@@ -74,8 +74,7 @@ impl Consumer {
         outcome
     }
 
-    /// Subscribes, and does so again each time that somebody deletes the queue: what is published meanwhile may find no
-    /// queue of ours.
+    /// Subscribes, and again each time somebody deletes the queue.
     async fn subscribe_until(&mut self, connection: &Connection, stop: &CancellationToken) -> Result<(), SessionError> {
         loop {
             self.broker.declare_topology(connection).await?;
@@ -84,7 +83,7 @@ impl Consumer {
             self.status.consumer.store(Link::Up);
             info!("Consumer subscribed");
             let ended = self.consume(connection, &channel, deliveries, stop).await?;
-            // Dropped, they would still be closing when the connection is, and lapin stumbles over that.
+            // A dropped channel would still be closing when the connection closes, which lapin does not handle.
             broker::close_channel(channel).await?;
             match ended {
                 Ended::Stopped => return Ok(()),

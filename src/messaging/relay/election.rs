@@ -1,5 +1,5 @@
-//! Which replica leads: the one that holds a session lock in PostgreSQL, on the connection that deletes, so that who has lost
-//! the lock cannot delete.
+//! Which replica leads: the one that holds a session lock in PostgreSQL. The lock is on the connection that deletes, so a replica
+//! that has lost it cannot delete.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::store::TIMEOUT;
 use crate::messaging::session::{SessionError, with_timeout};
 use crate::repository::outbox;
 
-/// How often a replica that does not lead tries to; jittered by as much again.
+/// How often a standby replica tries to lead, with jitter.
 const INTERVAL: Duration = Duration::from_millis(400);
 
 /// Waits until this replica leads, for as long as the connection lives.

@@ -1,4 +1,4 @@
-//! Events on their way to the broker, and what it says of them.
+//! Events in flight to the broker, and its answers.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ use crate::error_chain::Chain;
 use crate::messaging::message;
 use crate::messaging::session::SessionError;
 
-/// After this, a trial of which nothing is heard is given up, and tried again: a repeat for all queues but the silent one.
+/// A trial without an answer is given up after this time, and repeated. Queues other than the silent one then get the event again.
 const TRIAL_TIMEOUT: Duration = Duration::from_mins(1);
 
 type Confirmed = (Flight, Instant, Result<Confirmation, SessionError>);
@@ -29,7 +29,7 @@ type Confirmed = (Flight, Instant, Result<Confirmation, SessionError>);
 #[derive(Default)]
 pub struct Flights {
     on_the_way: FuturesUnordered<BoxFuture<'static, Confirmed>>,
-    /// Ids of events that the broker returned and that have not landed yet.
+    /// Ids of events that the broker returned and whose confirm has not come yet.
     returned: HashSet<Uuid>,
 }
 
@@ -45,7 +45,7 @@ impl Flights {
         let (publishing, status, began) = (publisher.publish(&flight), publisher.status(), Instant::now());
         self.on_the_way.push(Box::pin(async move {
             let confirmation = match flight.track {
-                // Of those, the leader watches whether any lands.
+                // The leader watches these: it ends the session if none lands.
                 Track::Main => publishing.await,
                 Track::Trial => confirmed_in_time(publishing, &status).await,
             };
@@ -71,8 +71,8 @@ impl Flights {
         self.judge(confirmed)
     }
 
-    /// lapin hands a return to the next confirm, whosever that is: only the id tells. So an event was returned if its id was, at
-    /// the latest among those that landed with it, or if it carries another's return in place of its own.
+    /// lapin attaches a returned message to the next confirm, whichever event that belongs to; only the id tells. So an event was
+    /// returned if its id was returned by now, or if its confirm carries another event's return.
     fn judge(&mut self, confirmed: Vec<Confirmed>) -> Vec<Landing> {
         let mut landings: Vec<Landing> = confirmed
             .into_iter()
@@ -111,7 +111,7 @@ impl Flights {
     }
 }
 
-/// Time in which the broker blocks us does not count.
+/// Blocked time does not count.
 async fn confirmed_in_time(
     publishing: impl Future<Output = Result<Confirmation, SessionError>>,
     status: &ConnectionStatus,

@@ -1,5 +1,5 @@
-//! The events of one type, and how many of them the broker may be given at once: one to begin with, and after a refusal or a
-//! closed channel, then with pauses; more with each that passes, up to the window.
+//! The events of one type, and how many of them may be in flight: one at the start; one, with pauses, after a refusal or a closed
+//! channel; one more with each that passes, up to the window.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -7,50 +7,50 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 
-/// Events in flight at once.
+/// Most events in flight.
 pub const WINDOW: usize = if cfg!(test) { 16 } else { 2_000 };
-/// Events in memory of the types that flow. The largest event has about 3 kB.
+/// Events in memory of types without trouble. The largest event takes about 3 kB.
 pub const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
-/// Events in memory of a type that is limited; the others of the type are left in the table until there is room.
+/// Events in memory of a limited type. The rest stay in the table until there is room.
 const LIMITED_CAPACITY: usize = if cfg!(test) { 4 } else { 1_000 };
-/// Events that must pass alone after one that closed its channel: more of its type may do so.
+/// Events that must pass alone after one closed its channel, because others of its type may do the same.
 const TRIALS: u32 = 16;
 
-/// The channel for an event.
+/// The channel that an event uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Track {
-    /// Shared by all events that are expected to pass.
+    /// For events that are expected to pass.
     Main,
-    /// For one event at a time: if the channel closes, it is known why.
+    /// For one event at a time: if the channel closes, that event is the cause.
     Trial,
 }
 
 #[derive(Debug)]
 pub struct Flow {
     pub event_type: String,
-    /// The first events of the users that wait: places and users.
+    /// The first event of each waiting user: place and user.
     pub heads: BTreeMap<i64, i64>,
-    /// On the main channel.
+    /// Events on the main channel.
     pub in_flight: usize,
-    /// When the first of them began, or one landed.
+    /// When the first of them began, or the last one ended.
     moved_at: Option<Instant>,
-    /// The trial is on its way still, and others do not wait for it.
+    /// A trial is still in flight, and others no longer wait for it.
     pub is_aside: bool,
-    /// Events in memory that wait for this flow: those of the users whose first event is of this type.
+    /// Events in memory of all users whose first event is of this type.
     pub kept: usize,
-    /// Rows that are left in the table.
+    /// Rows left in the table.
     pub left: Option<Left>,
-    /// The turn of the last trial.
+    /// Number of its last trial.
     pub tried: u64,
     /// The AMQP reply code for which events of this type were quarantined.
     pub condemned: Option<u16>,
     pub not_before: Option<Instant>,
     pause: Backoff,
-    /// Events that must pass alone before others go with them. One to begin with: a thousand that are refused, or that close their
-    /// channel, are a thousand repeats.
+    /// Events that must pass alone before several may be in flight. One at the start, because a thousand refused events are a
+    /// thousand repeats.
     trials: u32,
     window: usize,
-    /// Since a refusal or a closed channel, until the window is full again.
+    /// From a refusal or a closed channel until the window is fully open again.
     in_trouble: bool,
 }
 
@@ -74,7 +74,7 @@ impl Flow {
         }
     }
 
-    /// Whether it takes its time, and must take no room from others.
+    /// Whether it is slow, and must not take memory from others.
     pub const fn is_limited(&self) -> bool {
         self.in_trouble
     }
@@ -83,12 +83,12 @@ impl Flow {
         if self.is_limited() { LIMITED_CAPACITY } else { CAPACITY }
     }
 
-    /// Whether its events go, if perhaps few at once.
+    /// Whether its events may use the main channel, even if only a few at once.
     pub const fn is_open(&self) -> bool {
         self.trials == 0
     }
 
-    /// Whether an event may go on the main channel.
+    /// Whether another event may go on the main channel.
     pub const fn has_room(&self) -> bool {
         self.is_open() && self.in_flight < self.window
     }
@@ -105,13 +105,13 @@ impl Flow {
         self.in_flight += 1;
     }
 
-    /// One has landed.
+    /// One on the main channel has ended.
     pub fn end(&mut self, now: Instant) {
         self.in_flight -= 1;
         self.moved_at = Some(now);
     }
 
-    /// Since when none of those on the main channel has landed.
+    /// Since when none on the main channel has ended.
     pub fn silent_since(&self) -> Option<Instant> {
         self.moved_at.filter(|_| self.in_flight > 0)
     }
@@ -122,7 +122,7 @@ impl Flow {
                 self.window = (self.window + 1).min(WINDOW);
                 self.in_trouble &= self.window < WINDOW;
             }
-            // Of a burst of which others were refused.
+            // Others of the same burst were refused.
             Track::Main => {}
             Track::Trial => {
                 self.not_before = None;
@@ -135,7 +135,7 @@ impl Flow {
         }
     }
 
-    /// A burst of refusals is one refusal.
+    /// A burst of refusals counts as one.
     pub fn refuse(&mut self, track: Track, now: Instant) {
         if track == Track::Trial || self.is_open() {
             self.wait(now);
@@ -149,7 +149,7 @@ impl Flow {
         self.in_trouble = true;
     }
 
-    /// Nothing is heard of its trial.
+    /// Its trial gets no answer.
     pub fn set_aside(&mut self) {
         self.put_on_trial();
         self.is_aside = true;
@@ -162,7 +162,7 @@ impl Flow {
         self.trials = TRIALS;
     }
 
-    /// An event is quarantined; those that follow have the same chance at once.
+    /// An event is quarantined. The next one is tried without a pause.
     pub fn condemn(&mut self, code: u16) {
         self.condemned = Some(code);
         self.not_before = None;
@@ -175,12 +175,12 @@ impl Flow {
     }
 }
 
-/// Rows that were read and not kept, until their type passes again.
+/// Rows that were read but not kept, until their type passes again.
 #[derive(Debug)]
 pub struct Left {
     /// All of them are after this place.
     pub after: i64,
-    /// Their users: what else these have in the outbox waits with them.
+    /// Their users. Later events of these users wait too.
     pub users: HashSet<i64>,
 }
 

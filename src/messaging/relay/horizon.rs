@@ -1,6 +1,6 @@
-//! Where to read the outbox. A row's place is drawn when it is written, but the row becomes visible when its transaction commits, so
-//! rows appear before places that were already read. Only transactions that were running at that read can write such rows. A snapshot
-//! tells which of them have ended; a clock cannot, because a commit may take longer than any constant.
+//! Where to read the outbox. A row gets its place when it is written, but becomes visible when its transaction commits, so rows can
+//! appear before places already read. Only transactions running at that read can write such rows. A snapshot tells which of them
+//! have ended; a clock cannot, because a commit may take longer than any constant.
 //! <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT>
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,49 +11,49 @@ use tokio::time::Instant;
 
 use crate::repository::outbox::{ReadFrom, Snapshot};
 
-/// A read of the whole table may take this part of the time: it walks over all rows that vacuum cannot clean away yet.
+/// Whole-table reads may take one part in this many of the time: they scan all dead rows that vacuum cannot remove yet.
 const WHOLE_READS: u32 = 1_000;
-/// After a crash, PostgreSQL may have forgotten what was removed within this time: more than three times `wal_writer_delay`.
+/// After a crash, PostgreSQL may have lost deletions from within this time, which is more than three times `wal_writer_delay`.
 /// <https://www.postgresql.org/docs/current/wal-async-commit.html>
 const FORGOTTEN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 pub struct Horizon {
-    /// When the server that this is about began to run.
+    /// Start time of the server that this describes.
     server: Option<DateTime<Utc>>,
-    /// What is after this place is new.
+    /// Rows after this place are new.
     frontier: i64,
-    /// Transactions that ran at the last read. Their rows are after the frontier as it was when they were seen first: a
-    /// transaction has its number before it draws a place.
+    /// Transactions that were running at the last read, each with the frontier when it was first seen. Their rows are after it,
+    /// because a transaction gets its number before it draws a place.
     running: BTreeMap<i64, i64>,
     whole_read: Option<(Instant, Duration)>,
-    /// The last read did not end in time, and its session with it.
+    /// The last read timed out, and ended its session.
     is_slow: bool,
-    /// When rows were removed of late, and the lowest place of them.
+    /// Recent deletions: when, and the lowest place.
     removed: VecDeque<(Instant, i64)>,
 }
 
 impl Horizon {
-    /// Forgets everything if it is about another server.
+    /// Forgets everything if the server is another one.
     pub fn begin_on(&mut self, server: DateTime<Utc>) {
         if self.server != Some(server) {
             *self = Self { server: Some(server), ..Self::default() };
         }
     }
 
-    /// Where new rows are: after the frontier, or further back where a transaction has ended that ran before.
+    /// Where new rows are: after the frontier, or further back where an earlier transaction has ended.
     pub fn start(&self) -> ReadFrom {
         let (running, starts) = self.running.iter().map(|(number, start)| (*number, *start)).unzip();
         ReadFrom { after: self.frontier, running, starts }
     }
 
-    /// Whether to read the whole table: at the start, and, with nothing else to do, from time to time. Rows that were written by
-    /// hand may have drawn their places before their transaction had a number.
+    /// Whether to read the whole table: at the start, and from time to time when idle. Rows written by hand may have drawn their
+    /// places before their transaction had a number.
     pub fn whole_read_is_due(&self, now: Instant) -> bool {
         self.whole_read.is_none_or(|(at, took)| !self.is_slow && now - at >= took * WHOLE_READS)
     }
 
-    /// Whether to be patient with the next read: it is the first, or the last did not end in time.
+    /// Whether the next read may take long: it is the first, or the last one timed out.
     pub const fn needs_patience(&self) -> bool {
         self.is_slow || self.whole_read.is_none()
     }
@@ -75,26 +75,26 @@ impl Horizon {
         self.frontier
     }
 
-    /// A read saw this, up to its `last` row; `cut` if there were more.
+    /// Records what a read saw, up to its `last` row; `cut` if there were more.
     pub fn note_read(&mut self, snapshot: &Snapshot, last: Option<i64>, cut: bool) {
         let frontier = self.frontier;
         self.is_slow = false;
         self.running.retain(|number, _| snapshot.is_running(*number));
         let Some(last) = last else { return };
-        // Those that are new have drawn no place before the frontier was where it is, for it moves with each row that is read.
+        // New transactions have drawn no place before the current frontier, which moves with each row that is read.
         for number in snapshot.all_running() {
             self.running.entry(number).or_insert(frontier);
         }
         self.frontier = if cut { last } else { frontier.max(last) };
     }
 
-    /// Rows were removed, from this place on.
+    /// Records that rows were removed, from this place on.
     pub fn note_removed(&mut self, now: Instant, lowest: i64) {
         self.removed.retain(|(at, _)| now - *at < FORGOTTEN);
         self.removed.push_back((now, lowest));
     }
 
-    /// The session is over: what is after `settled`, and what was removed of late, must be read again.
+    /// The session is over: rows after `settled`, and those removed recently, must be read again.
     pub fn rewind(&mut self, settled: Option<i64>) {
         let removed = self.removed.drain(..).map(|(_, lowest)| lowest - 1);
         self.frontier = removed.chain(settled).chain([self.frontier]).min().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the replica does that leads: read the outbox, publish what the schedule says, and delete what the broker has.
+//! The leading replica: reads the outbox, publishes what the schedule says, and deletes what the broker has confirmed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,22 +22,22 @@ use crate::domain::event::OutboxEvent;
 use crate::messaging::session::{SessionError, with_timeout};
 use crate::monitoring::state::{Link, Status};
 
-/// While events are in flight, PostgreSQL is not asked more often: more rows at once cost less.
+/// Shortest time between two statements while events are in flight: more rows at once cost less.
 const PACE: Duration = Duration::from_millis(10);
-/// How often the lease is kept when there is nothing to read or delete; a fifth of the lease.
+/// How often to renew the lease when idle; a fifth of the lease.
 const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
-/// A type of which no event lands on the main channel for this long is not waited for.
+/// If no event of a type is confirmed on the main channel for this long, the session ends.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
-/// For all that is declared and opened anew: meanwhile nothing else is done, and the lease is not kept.
+/// For declaring and reopening. Nothing else is done meanwhile, and the lease is not renewed.
 const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a stopping leader goes on with what is left; it always waits for what is in flight.
+/// How long a stopping leader goes on publishing. It always waits for events in flight.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// What a step came to.
+/// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Goes,
-    /// The stop has come, and nothing is on its way.
+    /// Stopped, and nothing is in flight.
     Done,
 }
 
@@ -48,18 +48,18 @@ pub struct Leader<'a> {
     publisher: &'a mut Publisher,
     schedule: Schedule,
     flights: Flights,
-    /// The connection that holds the leader's lock: here, or at work.
+    /// The connection that holds the leader's lock; `None` while `work` has it.
     store: Option<PgConnection>,
     work: Option<BoxFuture<'static, Done>>,
     work_began: Instant,
-    /// The lowest place that the work deletes.
+    /// The lowest place that the current work deletes.
     working_on: Option<i64>,
     /// For the next work.
     published: Vec<i64>,
     quarantined: Vec<(Arc<OutboxEvent>, String)>,
     reads: Reads,
     blocked_at: Instant,
-    /// Channels are to be renewed before the next trial.
+    /// Channels must be renewed before the next trial.
     refused: bool,
     stop: &'a CancellationToken,
     drain_ends: Option<Instant>,
@@ -96,7 +96,7 @@ impl<'a> Leader<'a> {
         }
     }
 
-    /// Publishes what comes until `stop`, then what is left, for up to three seconds. Hands the connection back.
+    /// Publishes until `stop`, then what is left, for up to three seconds. Returns the connection.
     pub async fn run(mut self) -> Result<PgConnection, SessionError> {
         loop {
             if self.step().await? == Step::Done
@@ -107,9 +107,9 @@ impl<'a> Leader<'a> {
         }
     }
 
-    /// Publishes what may go, and waits for the next thing to happen.
+    /// Publishes what may go now, then waits for the next thing to happen.
     pub async fn step(&mut self) -> Result<Step, SessionError> {
-        // What has landed while channels were opened was not silent.
+        // Confirms that came while channels were opened count as signs of life.
         if !self.flights.is_empty()
             && let Some(landed) = self.flights.landed().now_or_never()
         {
@@ -128,7 +128,7 @@ impl<'a> Leader<'a> {
         let next_look = self.next_look(now);
         tokio::select! {
             biased;
-            // Flights land without end under load; the others are rare.
+            // Under load, confirms come without a pause; the others are rare.
             () = self.stop.cancelled(), if self.drain_ends.is_none() => {
                 self.drain_ends = Some(Instant::now() + DRAIN);
                 self.reads.are_due = true;
@@ -150,7 +150,7 @@ impl<'a> Leader<'a> {
         if link == Link::Blocked {
             self.blocked_at = now;
         }
-        // Time in which the broker blocks us does not count.
+        // Blocked time does not count.
         let silent_since = self.schedule.silent_since().map(|since| since.max(self.blocked_at));
         if silent_since.is_some_and(|since| now - since > CONFIRM_TIMEOUT) {
             return Err(SessionError::Timeout("confirm events"));
@@ -260,7 +260,7 @@ impl<'a> Leader<'a> {
         let is_read_due = self.reads.are_due || self.schedule.readable_left().is_some();
         let has_work = is_read_due || !self.published.is_empty() || !self.quarantined.is_empty();
         let work = (has_work && self.work.is_none()).then(|| self.work_began + PACE);
-        // What is due already waits for something else.
+        // Work that is already due waits for something else.
         let due = [work, self.schedule.next_try()].into_iter().flatten().filter(|at| *at > now);
         due.fold(now + POLL_INTERVAL, Instant::min)
     }
@@ -269,7 +269,7 @@ impl<'a> Leader<'a> {
         self.drain_ends.is_some_and(|at| at < Instant::now())
     }
 
-    /// After the stop, once nothing is on its way: nothing that waits for a pause is waited for.
+    /// Stopped, and nothing is in flight. Does not wait for events that wait for a pause.
     fn is_done(&self) -> bool {
         let is_quiet = self.flights.is_empty() && self.store.is_some() && self.published.is_empty();
         let is_read = !self.reads.are_due && self.schedule.readable_left().is_none();
@@ -279,7 +279,7 @@ impl<'a> Leader<'a> {
 
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
-        // What is published and still in the table is read by the next session, and published again.
+        // The next session reads events that are published but not deleted, and publishes them again.
         let unwritten = self.published.iter().copied().chain(self.quarantined.iter().map(|(event, _)| event.seq));
         let unsettled = unwritten.chain(self.working_on).map(|place| place - 1);
         self.horizon.rewind(unsettled.chain(self.schedule.settled()).min());

@@ -1,5 +1,4 @@
-//! Publishes what the outbox holds, in order, and deletes a row only when the broker has its message. Of all replicas one
-//! leads at a time.
+//! Publishes the outbox in order, and deletes a row only when the broker has confirmed its message. One replica leads at a time.
 
 mod election;
 mod flights;
@@ -32,20 +31,20 @@ use super::session::{SessionError, supervise, with_timeout};
 use crate::monitoring::state::{Link, Status};
 use crate::repository::outbox;
 
-/// After this, confirms that a stopping leader waits for are given up: the next leader publishes their events again.
+/// How long a stopping leader waits for confirms. After this, the next leader publishes their events again.
 const ABANDON: Duration = Duration::from_secs(6);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a replica that does not lead looks whether the broker is still there.
+/// How often a standby replica checks its connection to the broker.
 const LOOK_INTERVAL: Duration = Duration::from_millis(400);
 
 pub struct Relay {
     broker: Broker,
-    /// Leads straight to PostgreSQL, not through a transaction pooler.
+    /// Connects directly to PostgreSQL, not through a transaction pooler.
     database: PgConnectOptions,
-    /// Told when this process has filled the outbox.
+    /// Notified when this process has written to the outbox.
     outbox_filled: Arc<Notify>,
     status: Arc<Status>,
-    /// Outlives a session: a first read may be long.
+    /// Outlives a session, because a first read may take long.
     horizon: Horizon,
 }
 
@@ -69,7 +68,7 @@ impl Relay {
     }
 
     async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
-        // The broker first: a replica that cannot publish must not lead.
+        // Connect to the broker first: a replica that cannot publish must not lead.
         let Some(mut publisher) = stop.run_until_cancelled(Publisher::open(&self.broker, "relay")).await.transpose()?
         else {
             return Ok(());
@@ -95,7 +94,7 @@ impl Relay {
             () = stop.cancelled() => return Ok(()),
         };
         let connection = self.lead(elected, publisher, stop).await?;
-        // Closing gives the lock back at once; dropping it would too, a little later.
+        // Closing releases the lock at once; dropping would too, a little later.
         if !matches!(timeout(CLOSE_TIMEOUT, connection.close()).await, Ok(Ok(()))) {
             warn!("PostgreSQL did not close the relay's connection cleanly");
         }

@@ -1,5 +1,4 @@
-//! One connection and two channels that publish with confirms. A channel has one publisher: lapin mixes up the confirms of
-//! several.
+//! One connection and two channels in confirm mode. Each channel has one publisher, because lapin mixes up the confirms of several.
 
 use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation, Connection, ConnectionStatus};
@@ -42,7 +41,7 @@ impl Publisher {
         }
     }
 
-    /// Opens a channel anew that the broker has closed.
+    /// Reopens a channel that the broker has closed.
     pub async fn reopen(&mut self) -> Result<(), SessionError> {
         for channel in [&mut self.main, &mut self.trial] {
             if !channel.status().connected() {
@@ -52,22 +51,22 @@ impl Publisher {
         Ok(())
     }
 
-    /// After a refusal: declares deleted queues and exchanges again, and opens new channels. On a channel that was open when a cluster
-    /// lost a node, publishes may be refused for ever, though the queue has a new leader (seen with RabbitMQ 3.10). The old channels
-    /// close after their last flight.
+    /// After a refusal: declares deleted queues and exchanges again, and opens new channels. On a channel that was open when a
+    /// cluster lost a node, publishes may be refused forever, though the queue has a new leader (seen with RabbitMQ 3.10). The
+    /// old channels close after their last flight.
     pub async fn renew(&mut self) -> Result<(), SessionError> {
         self.broker.declare_topology(&self.connection).await?;
         self.main = self.broker.confirming_channel(&self.connection).await?;
         self.renew_trial().await
     }
 
-    /// The old one ends with its flight.
+    /// The old channel closes after its flight.
     pub async fn renew_trial(&mut self) -> Result<(), SessionError> {
         self.trial = self.broker.confirming_channel(&self.connection).await?;
         Ok(())
     }
 
-    /// Publishes an event, and waits for its confirm. Has no time limit of its own.
+    /// Publishes an event and waits for its confirm. Has no time limit.
     pub fn publish(&self, flight: &Flight) -> impl Future<Output = Result<Confirmation, SessionError>> + Send + use<> {
         let channel = match flight.track {
             Track::Main => self.main.clone(),
@@ -77,16 +76,16 @@ impl Publisher {
         async move {
             let (key, properties, body) =
                 (event.event_type.as_str().into(), message::properties(&event), message::body(&event)?);
-            // Mandatory: an event that no queue would take comes back instead of vanishing.
+            // Mandatory: the broker returns an event that no queue takes, instead of dropping it.
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
             let confirm = channel.basic_publish(EXCHANGE.into(), key, options, &body, properties).await?;
-            // The channel is held until then: the last to drop it closes it.
+            // Hold the channel until then: dropping the last handle closes it.
             Ok(confirm.await?)
         }
     }
 
     pub async fn close(self) {
-        // The channels must outlive this: dropping one starts a close of its own, and lapin stumbles over two.
+        // Keep the channels until then: dropping one starts another close, and lapin does not handle two.
         broker::close(self.connection).await;
     }
 }

@@ -1,5 +1,4 @@
-//! What to read next, and when: new rows as they come, rows that were left in the table when there is room, all of the table from
-//! time to time.
+//! What to read next, and when: new rows as they come, left rows when there is room, and the whole table from time to time.
 
 use std::time::Duration;
 
@@ -10,17 +9,17 @@ use super::schedule::Schedule;
 use super::store::{Read, ReadDone, Rows, TIMEOUT};
 use crate::repository::outbox::ReadFrom;
 
-/// Rows read at once.
+/// Rows in one read.
 const BATCH: usize = 2_000;
-/// How often a leader with nothing to do looks for what other replicas wrote; what this process wrote wakes it at once. A
-/// look at an empty outbox costs the database about 50 µs.
+/// How often an idle leader polls for rows from other replicas; this process's own commits wake it at once. Polling an empty
+/// outbox costs the database about 50 µs.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub struct Reads {
-    /// There are, or may be, new rows.
+    /// There may be new rows.
     pub are_due: bool,
     began: Instant,
-    /// The last was one of left rows.
+    /// The last read was of left rows.
     last_was_left: bool,
 }
 
@@ -29,7 +28,7 @@ impl Reads {
         Self { are_due: true, began: now, last_was_left: false }
     }
 
-    /// New rows and left ones in turns.
+    /// Alternates between new rows and left ones.
     pub fn next(&mut self, schedule: &Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
         let read = if self.last_was_left {
             self.next_new(schedule, horizon, now).or_else(|| next_left(schedule, horizon))
@@ -52,7 +51,7 @@ impl Reads {
         let is_patient = horizon.needs_patience();
         let (rows, from, known) = if is_whole {
             if !is_patient {
-                // Until it is known better; it may end the session.
+                // Assumed for now, because the read may end the session.
                 horizon.note_whole_read(now, TIMEOUT);
             }
             (Rows::Whole, ReadFrom::place(0), Vec::new())
@@ -62,7 +61,7 @@ impl Reads {
         Some(Read { rows, from, up_to: i64::MAX, known, limit, is_patient })
     }
 
-    /// Hands the rows over.
+    /// Hands the rows to the schedule.
     pub fn finish(&mut self, done: ReadDone, schedule: &mut Schedule, horizon: &mut Horizon) {
         let ReadDone { read, events, snapshot, took } = done;
         let is_cut = events.len() == read.limit;

@@ -1,7 +1,7 @@
-//! What to publish next. Pure: rows and outcomes come in, events go out, and the caller passes the time.
+//! What to publish next. Pure: rows and outcomes come in, events go out, and the caller supplies the time.
 //!
-//! A user has one event in flight, so no refusal and no lost channel can reorder a user's events. Events of one type share a [`Flow`]:
-//! queues are bound by type, so a full or forbidden queue stops one type and the others pass it.
+//! A user has one event in flight, so no refusal and no lost channel can reorder a user's events. Events of one type share a
+//! [`Flow`]: queues are bound by type, so a full or forbidden queue stops one type and the others pass it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,27 +12,27 @@ use tokio::time::Instant;
 use super::flow::{CAPACITY, Flow, Left, Track, WINDOW};
 use crate::domain::event::OutboxEvent;
 
-/// Users whose events are left in the table; beyond, nothing new is read.
+/// Most users with events left in the table. Beyond this, no new rows are read.
 const LEFT_USERS: usize = 1_000_000;
-/// Times that an event must close its channel, alone on it, before it is quarantined.
+/// How often an event must close its channel, alone on it, before it is quarantined.
 const STRIKES: u32 = 3;
-/// A trial of which nothing is heard for this long makes room for those of other types.
+/// A trial without an answer for this long makes room for trials of other types.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Another event that passed this long ago shows that the broker takes events at all.
+/// An event confirmed within this time shows that the broker accepts events at all.
 const EVIDENCE: Duration = Duration::from_mins(1);
 
-/// A publish on its way; to be settled once.
+/// A publish in flight, to be settled once.
 #[derive(Clone, Debug)]
 pub struct Flight {
     pub event: Arc<OutboxEvent>,
     pub track: Track,
 }
 
-/// What became of a flight.
+/// How a flight ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Confirmed,
-    /// Returned or nacked: a queue that it is bound for is full or missing.
+    /// Returned or nacked: one of its queues is full or missing.
     Refused,
     /// The channel closed while it was in flight, with this AMQP reply code.
     ChannelClosed(u16),
@@ -46,17 +46,17 @@ struct Trial {
     began: Instant,
 }
 
-/// An event that closed its channel.
+/// History of an event that closed its channel.
 #[derive(Debug)]
 struct Record {
     strikes: u32,
-    /// Of all events, when it did so first. Where it has grown since, it is not the broker that is at fault.
+    /// The count of all confirmed events when it first did so. If it has grown since, the broker is not at fault.
     confirmed: u64,
 }
 
 #[derive(Debug, Default)]
 pub struct Schedule {
-    /// Of each user the events in memory, in order; the first may be in flight. They wait in the flow of the first.
+    /// Each user's events in memory, in order. The first may be in flight; all wait in the flow of the first.
     users: HashMap<i64, VecDeque<Arc<OutboxEvent>>>,
     flows: Flows,
     /// The places of all events in memory, and their users.
@@ -69,7 +69,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Takes a row; one that is known already is ignored.
+    /// Takes a row, unless it is already known.
     pub fn add(&mut self, event: OutboxEvent) {
         let left = self.flows.0.iter_mut().filter_map(|flow| flow.left.as_mut());
         match left.into_iter().find(|left| left.users.contains(&event.user_id)) {
@@ -78,7 +78,7 @@ impl Schedule {
         }
     }
 
-    /// What is read again is kept if its flow is open: there was room. Whether it is kept.
+    /// Returns whether the event is kept. One read `again` is kept if its flow is open, because there was room for it.
     fn keep_or_leave(&mut self, event: OutboxEvent, again: bool) -> bool {
         let (place, user) = (event.seq, event.user_id);
         if self.known.contains_key(&place) {
@@ -101,8 +101,8 @@ impl Schedule {
         true
     }
 
-    /// Whether the trial is set aside, for a queue may neither confirm nor refuse: its channel is for no other.
-    /// Time until `blocked_at`, when the broker last blocked us, does not count.
+    /// Sets a silent trial aside, because a queue may neither confirm nor refuse; its channel cannot be used for others. Time until
+    /// `blocked_at`, when the broker last blocked us, does not count. Returns whether it did.
     pub fn set_aside(&mut self, now: Instant, blocked_at: Instant) -> bool {
         let silent = self.trial.take_if(|trial| now - trial.began.max(blocked_at) >= PATIENCE);
         if let Some(trial) = &silent {
@@ -129,14 +129,14 @@ impl Schedule {
         Some(Flight { event, track })
     }
 
-    /// Of the flows on trial, the one that has waited longest.
+    /// The flow on trial that has waited longest.
     fn next_trial(&self, now: Instant) -> Option<(usize, i64)> {
         if self.trial.is_some() {
             return None;
         }
         let waiting = self.flows.0.iter().enumerate().filter(|(_, flow)| flow.may_try(now));
         let (which, flow) = waiting.min_by_key(|(_, flow)| flow.tried)?;
-        // To try it again proves nothing before another has passed.
+        // Trying it again proves nothing until another event has passed.
         let rests = |place: &&i64| {
             self.struck.get(place).is_some_and(|it| it.strikes >= STRIKES && it.confirmed == self.confirmed)
         };
@@ -144,7 +144,7 @@ impl Schedule {
         Some((which, *place))
     }
 
-    /// The oldest of those that may go.
+    /// The oldest event that may go.
     fn next_on_main(&self) -> Option<(usize, i64)> {
         if self.flows.on_main() >= WINDOW {
             return None;
@@ -154,7 +154,7 @@ impl Schedule {
         heads.min_by_key(|(_, place)| *place)
     }
 
-    /// Ends a flight. `true` if the event is to be quarantined: the schedule has forgotten it.
+    /// Ends a flight. Returns `true` if the event must be quarantined; the schedule has then forgotten it.
     pub fn settle(&mut self, flight: &Flight, outcome: Outcome, now: Instant) -> bool {
         let event = &*flight.event;
         let flow = self.flows.of(&event.event_type);
@@ -192,7 +192,7 @@ impl Schedule {
         false
     }
 
-    /// The first of its user is done with; the next may go.
+    /// The first event of its user is done; the next may go.
     fn forget(&mut self, event: &OutboxEvent) {
         self.known.remove(&event.seq);
         let Some(events) = self.users.get_mut(&event.user_id) else { return };
@@ -218,11 +218,11 @@ impl Schedule {
         CAPACITY.saturating_sub(kept)
     }
 
-    /// A type whose left rows may be read now, the place after which they are, and how many.
+    /// A type whose left rows may be read now, the place before the first of them, and how many to read.
     pub fn readable_left(&self) -> Option<(&str, i64, usize)> {
         self.lefts().find_map(|(flow, left)| {
             let room = flow.capacity().saturating_sub(flow.kept);
-            // One on trial needs something to try.
+            // A flow on trial needs something to try.
             let is_due = flow.kept == 0 || flow.is_open() && room >= flow.capacity() / 2;
             is_due.then_some((&*flow.event_type, left.after, room))
         })
@@ -238,7 +238,7 @@ impl Schedule {
             }
             let user = row.user_id;
             if !self.keep_or_leave(row, true) {
-                // Its user waits in another flow now.
+                // The user now waits in another flow.
                 left.users.remove(&user);
             }
         }
@@ -256,7 +256,7 @@ impl Schedule {
         self.known.range(place + 1..).map(|(place, _)| *place).collect()
     }
 
-    /// Everything up to here is published or quarantined, as far as it was read.
+    /// All rows read up to this place are published or quarantined.
     pub fn settled(&self) -> Option<i64> {
         let left = self.lefts().map(|(_, left)| left.after);
         self.known.keys().next().map(|place| place - 1).into_iter().chain(left).min()
@@ -267,18 +267,18 @@ impl Schedule {
         self.flows.on_main() + usize::from(self.trial.is_some()) + aside
     }
 
-    /// Since when nothing has landed on the main channel of a type that has events there.
+    /// Since when no event has been confirmed on the main channel, for the type that has waited longest.
     pub fn silent_since(&self) -> Option<Instant> {
         self.flows.0.iter().filter_map(Flow::silent_since).min()
     }
 
-    /// When a pause ends.
+    /// When the next pause ends.
     pub fn next_try(&self) -> Option<Instant> {
         self.flows.0.iter().filter(|flow| !flow.heads.is_empty()).filter_map(|flow| flow.not_before).min()
     }
 }
 
-/// A handful: there are three types of events.
+/// A short list: there are three types of events.
 #[derive(Debug, Default)]
 struct Flows(Vec<Flow>);
 

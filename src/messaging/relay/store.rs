@@ -1,4 +1,4 @@
-//! The leader's connection to PostgreSQL, and what it does there, one thing at a time while events are in flight.
+//! The leader's connection to PostgreSQL. It does one thing at a time while events are in flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,26 +14,26 @@ use crate::messaging::session::{SessionError, with_timeout};
 use crate::repository::outbox::{self, ReadFrom, Snapshot};
 use crate::repository::quarantine;
 
-/// For one statement: as long as the lease, for a leader that PostgreSQL cannot hear has lost it by then.
+/// For one statement. As long as the lease: a leader that PostgreSQL does not hear from has lost it by then.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// For a read with patience, which may walk over all rows that vacuum cannot clean away: hours of them, under an old snapshot.
+/// For a patient read, which may scan hours of dead rows that vacuum cannot remove because of an old snapshot.
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// PostgreSQL gives a read up first, and says so: then it is slow, and not lost.
+/// PostgreSQL times out first and reports it, which tells a slow read from a lost connection.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// What to do next.
 #[derive(Debug, Default)]
 pub struct Work {
-    /// Places of events that the broker has.
+    /// Places of events that the broker has confirmed, to be deleted.
     pub published: Vec<i64>,
-    /// Events that the broker never takes, and what it says of them.
+    /// Events to be quarantined, and the broker's reason.
     pub quarantined: Vec<(Arc<OutboxEvent>, String)>,
     pub read: Option<Read>,
 }
 
 impl Work {
-    /// Of the rows that it removes.
+    /// Of the rows that it deletes.
     pub fn lowest_place(&self) -> Option<i64> {
         self.published.iter().copied().chain(self.quarantined.iter().map(|(event, _)| event.seq)).min()
     }
@@ -44,7 +44,7 @@ pub struct Read {
     pub rows: Rows,
     pub from: ReadFrom,
     pub up_to: i64,
-    /// Places that are in memory.
+    /// Places already in memory.
     pub known: Vec<i64>,
     pub limit: usize,
     /// Whether it may take longer than the lease.
@@ -55,9 +55,9 @@ pub struct Read {
 #[derive(Debug)]
 pub enum Rows {
     New,
-    /// All of the table.
+    /// The whole table.
     Whole,
-    /// Those of a type that were left in the table.
+    /// Rows of a type that were left in the table.
     Left(String),
 }
 
@@ -72,7 +72,7 @@ pub struct ReadDone {
 /// The connection, and what was read.
 pub type Done = Result<(PgConnection, Option<ReadDone>), SessionError>;
 
-/// Does it, and hands the connection back.
+/// Does the work, and returns the connection.
 pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let Work { published, quarantined, read } = work;
