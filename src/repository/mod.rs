@@ -1,5 +1,16 @@
 //! The SQL about users and events: functions over a connection, and the tasks that combine waiting reads and writes.
 
+/// One of sqlx's query macros. Puts the outbox's columns, except `seq`, where the SQL is interrupted by `columns`.
+macro_rules! outbox_query {
+    ($query:ident!($($row:ident,)? $sql:literal $(columns $rest:literal)* $(, $($arguments:tt)*)?)) => {
+        sqlx::$query!(
+            $($row,)?
+            $sql $(+ "event_id, event_type, user_id, user_version, trace_id, occurred_at, payload" + $rest)*
+            $(, $($arguments)*)?
+        )
+    };
+}
+
 mod asides;
 pub mod outbox;
 pub(crate) mod quarantine;

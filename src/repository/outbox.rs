@@ -131,13 +131,13 @@ pub async fn read(
     limit: i64,
 ) -> sqlx::Result<(Vec<OutboxEvent>, Snapshot)> {
     // One statement, so that rows and snapshot belong together.
-    let mut rows = sqlx::query!(
+    let mut rows = outbox_query!(query!(
         r#"SELECT NULL::bigint AS seq, NULL::uuid AS event_id, pg_current_snapshot()::text AS event_type,
                   NULL::bigint AS user_id, NULL::bigint AS user_version, NULL AS trace_id,
                   NULL::timestamptz AS occurred_at, NULL::json AS "payload: Json<Box<RawValue>>",
                   NULL::bigint AS given_later
            UNION ALL
-           (SELECT seq, event_id, event_type, user_id, user_version, trace_id, occurred_at, payload,
+           (SELECT seq, "# columns r#",
                    pg_current_xact_id()::text::bigint
             FROM outbox
             WHERE seq > (SELECT least(min(start), $1)
@@ -151,7 +151,7 @@ pub async fn read(
         up_to,
         known,
         limit
-    )
+    ))
     .fetch_all(connection)
     .await?
     .into_iter()

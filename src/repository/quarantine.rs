@@ -8,13 +8,13 @@ use crate::domain::timestamp::Timestamp;
 
 /// Moves an event out of the outbox.
 pub async fn quarantine(connection: &mut PgConnection, seq: i64, reason: &str) -> sqlx::Result<()> {
-    sqlx::query!(
+    outbox_query!(query!(
         "WITH event AS (DELETE FROM outbox WHERE seq = $1 RETURNING *)
-         INSERT INTO outbox_quarantine (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload, reason)
-         SELECT event_id, event_type, user_id, user_version, trace_id, occurred_at, payload, $2 FROM event",
+         INSERT INTO outbox_quarantine (" columns ", reason)
+         SELECT " columns ", $2 FROM event",
         seq,
         reason
-    )
+    ))
     .execute(connection)
     .await
     .map(|_done| ())
@@ -51,19 +51,19 @@ pub async fn retry(
     ids: Option<&[Uuid]>,
     event_type: Option<&str>,
 ) -> sqlx::Result<Vec<Uuid>> {
-    sqlx::query_scalar!(
+    outbox_query!(query_scalar!(
         r#"WITH event AS (
                DELETE FROM outbox_quarantine
                WHERE ($1::uuid[] IS NULL OR event_id = ANY($1)) AND ($2::text IS NULL OR event_type = $2)
                RETURNING *
            )
-           INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
-           SELECT event_id, event_type, user_id, user_version, trace_id, occurred_at, payload FROM event
+           INSERT INTO outbox ("# columns r#")
+           SELECT "# columns r#" FROM event
            ORDER BY occurred_at, user_version
            RETURNING event_id"#,
         ids,
         event_type
-    )
+    ))
     .fetch_all(connection)
     .await
 }

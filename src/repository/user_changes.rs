@@ -126,7 +126,7 @@ async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
     let [name, surname, password] = change.operation.columns();
     // `current` waits for the row's lock and then reads its newest state. So the comparison sees what the update will change, and
     // of two partial updates racing on one user, both survive.
-    sqlx::query_as!(
+    outbox_query!(query_as!(
         Row,
         r#"WITH current AS (
                SELECT id, name, surname, created_at, updated_at FROM users WHERE id = $1 FOR NO KEY UPDATE
@@ -139,7 +139,7 @@ async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
                  AND ($4::text IS NOT NULL OR current.name <> $2 OR current.surname <> $3)
                RETURNING users.id, users.name, users.surname, users.version, users.created_at, users.updated_at
            ), event AS (
-               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+               INSERT INTO outbox ("# columns r#")
                SELECT $5, $6, id, version, $7, updated_at, row_to_json((SELECT data FROM (SELECT name, surname) AS data))
                FROM updated
            )
@@ -156,7 +156,7 @@ async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
         change.event.id,
         change.event.event_type.as_str(),
         change.event.trace_id.as_str(),
-    )
+    ))
     .fetch_optional(connection)
     .await
 }
@@ -164,7 +164,7 @@ async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
 /// The statement of [`update`] over arrays. Users in `asked` but not in `current` are left out.
 async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<Row>> {
     let column = |place: usize| changes.iter().map(move |change| change.operation.columns()[place]).collect::<Vec<_>>();
-    sqlx::query_as!(
+    outbox_query!(query_as!(
         Row,
         r#"WITH change AS (
                SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[])
@@ -186,7 +186,7 @@ async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> s
                RETURNING users.id, users.name, users.surname, users.version, users.updated_at,
                          change.event_id, change.trace_id
            ), event AS (
-               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+               INSERT INTO outbox ("# columns r#")
                SELECT event_id, $7, id, version, trace_id, updated_at,
                       row_to_json((SELECT data FROM (SELECT name, surname) AS data))
                FROM updated
@@ -203,18 +203,18 @@ async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> s
         &event_ids(changes),
         trace_ids(changes) as Vec<&str>,
         EventType::Updated.as_str(),
-    )
+    ))
     .fetch_all(connection)
     .await
 }
 
 async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Row>> {
-    sqlx::query_as!(
+    outbox_query!(query_as!(
         Row,
         r#"WITH deleted AS (
                DELETE FROM users WHERE id = $1 RETURNING id, name, surname, version, created_at, updated_at
            ), event AS (
-               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+               INSERT INTO outbox ("# columns r#")
                SELECT $2, $3, id, version + 1, $4, clock_timestamp(), 'null' FROM deleted
            )
            SELECT id AS "id!", name AS "name?", surname AS "surname?", created_at AS "created_at?",
@@ -224,14 +224,14 @@ async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
         change.event.id,
         change.event.event_type.as_str(),
         change.event.trace_id.as_str(),
-    )
+    ))
     .fetch_optional(connection)
     .await
 }
 
 /// The statement of [`delete`] over arrays, like [`update_together`].
 async fn delete_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<Row>> {
-    sqlx::query_as!(
+    outbox_query!(query_as!(
         Row,
         r#"WITH change AS (
                SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS change (id, event_id, trace_id)
@@ -246,7 +246,7 @@ async fn delete_together(connection: &mut PgConnection, changes: &[Change]) -> s
                RETURNING users.id, users.name, users.surname, users.version, users.created_at, users.updated_at,
                          change.event_id, change.trace_id
            ), event AS (
-               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+               INSERT INTO outbox ("# columns r#")
                SELECT event_id, $4, id, version + 1, trace_id, clock_timestamp(), 'null' FROM deleted
            )
            SELECT asked.id, deleted.name AS "name?", deleted.surname AS "surname?", deleted.created_at AS "created_at?",
@@ -257,7 +257,7 @@ async fn delete_together(connection: &mut PgConnection, changes: &[Change]) -> s
         &event_ids(changes),
         trace_ids(changes) as Vec<&str>,
         EventType::Deleted.as_str(),
-    )
+    ))
     .fetch_all(connection)
     .await
 }

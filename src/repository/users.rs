@@ -44,13 +44,13 @@ pub async fn insert(
     password: &SecretString,
     event: &NewEvent,
 ) -> sqlx::Result<User> {
-    sqlx::query_as!(
+    outbox_query!(query_as!(
         UserRow,
         r#"WITH created AS (
                INSERT INTO users (name, surname, password) VALUES ($1, $2, $3)
                RETURNING id, name, surname, version, created_at, updated_at
            ), event AS (
-               INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+               INSERT INTO outbox ("# columns r#")
                SELECT $4, $5, id, version, $6, updated_at, row_to_json((SELECT data FROM (SELECT name, surname) AS data))
                FROM created
            )
@@ -63,7 +63,7 @@ pub async fn insert(
         event.id,
         event.event_type.as_str(),
         event.trace_id.as_str(),
-    )
+    ))
     .fetch_one(connection)
     .await?
     .try_into()
