@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::commands::run;
+use crate::api::commands::run;
 use crate::harness::{World, management, management_put};
 
 /// The report with these settings over the world's: whether the service could run, and the finding of that name.

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use tokio::time::interval;
 
+use crate::api::poison::outbox;
 use crate::harness::{
     App, Observer, World, assert_delivered_exactly, management, start_audited, start_observed, until,
 };
-use crate::poison::outbox;
 
 /// Rows as the service writes them, for users that nobody needs to know.
 async fn insert_events(world: &World, event_type: &str, users: &str, count: i32) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::commands::run;
+use crate::api::commands::run;
 use crate::harness::{App, Observer, Proxy, World, eventually, start};
 
 async fn dlq(world: &World, arguments: &[&str]) -> (Option<i32>, String) {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::chaos::trial::Trial;
 use crate::harness::{Observer, Replica, eventually, management_json, until};
-use crate::trial::Trial;
 
 /// Before, and then without the broker; long enough for a percentile.
 const SPAN: Duration = Duration::from_secs(15);

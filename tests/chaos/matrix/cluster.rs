@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
+use crate::chaos::trial::Trial;
 use crate::harness::{Control, Node, Proxy, World, eventually, until};
-use crate::trial::Trial;
 
 /// The number of the node that leads a queue, as a node that lives tells it.
 async fn leader_of(queue: &str, virtual_host: &str, asked: &Node) -> Option<usize> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use tokio::time::{Instant, interval, sleep};
 
+use crate::chaos::trial::Trial;
 use crate::harness::{Proxy, Readers, World, until};
-use crate::trial::Trial;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_second() {

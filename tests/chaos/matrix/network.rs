@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::chaos::trial::Trial;
 use crate::harness::{Proxy, World, until};
-use crate::trial::Trial;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Server {

@@ -9,8 +9,8 @@ use tokio::time::{Instant, interval, sleep};
 use uuid::Uuid;
 
 use super::database::insert_events;
+use crate::chaos::trial::Trial;
 use crate::harness::{Observer, Proxy, World, command, management, until};
-use crate::trial::Trial;
 
 /// From the commit of each event but deletions until the collector had it, the longest; and how many came twice.
 async fn longest_lag(trial: &Trial, since: SystemTime) -> (Duration, usize) {

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 use user_management_api::database::DatabaseUrl;
 use user_management_api::repository::outbox;
 
+use crate::chaos::trial::Trial;
 use crate::harness::{Control, World, eventually, until};
-use crate::trial::Trial;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {

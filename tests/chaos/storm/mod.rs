@@ -10,8 +10,8 @@ use tokio::time::{Instant, interval, sleep};
 
 use self::fault::{Fault, Planned};
 use self::report::{Report, Window};
+use crate::chaos::trial::Trial;
 use crate::harness::{Proxy, TROUBLES_FILE, World};
-use crate::trial::Trial;
 
 /// A fault that is not over after this is a defect.
 const RECOVERY_LIMIT: Duration = Duration::from_mins(1);

@@ -4,8 +4,10 @@
 
 #![allow(clippy::cast_precision_loss, reason = "sizes and counts, to be printed")]
 
-#[path = "../harness/mod.rs"]
 mod harness;
-mod matrix;
-mod storm;
-mod trial;
+
+mod chaos {
+    mod matrix;
+    mod storm;
+    mod trial;
+}

@@ -1,0 +1,32 @@
+//! The contract, as tests against the real binary on real PostgreSQL and RabbitMQ. Each test has a database and a virtual
+//! host of its own; the names are the promises.
+
+mod harness;
+
+mod api {
+    mod broker_faults;
+    mod check;
+    mod coalesced_reads;
+    mod commands;
+    mod connections;
+    mod database_faults;
+    mod dead_letters;
+    mod errors;
+    mod events;
+    mod examples;
+    mod fairness;
+    mod faults;
+    mod grouped_writes;
+    mod heads;
+    mod lifecycle;
+    mod metrics;
+    mod migrations;
+    mod openapi;
+    mod operator;
+    mod original;
+    mod poison;
+    mod read_faults;
+    mod replicas;
+    mod trace_id;
+    mod users;
+}
