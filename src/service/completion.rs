@@ -1,4 +1,4 @@
-//! Work that a caller who goes away does not cut in half.
+//! Work that finishes even if its caller goes away.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,7 +7,8 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
-/// Runs where it is awaited, and goes on as one of `tasks` when it is dropped before its end.
+/// Runs in place, and goes on as one of `tasks` if it is dropped before its end. A task for each write would be simpler, and take a
+/// tenth more of a write's CPU time.
 pub fn run_to_completion<F>(tasks: &TaskTracker, work: F) -> impl Future<Output = F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
@@ -25,7 +26,7 @@ impl<F: Future<Output: Send> + Send + 'static> Future for Completing<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // Taken out meanwhile: work that panics is not polled again.
+        // Taken out meanwhile, so that work that panics is not polled again.
         let Some(mut work) = self.work.take() else { return Poll::Pending };
         let polled = work.as_mut().poll(context);
         if polled.is_pending() {
