@@ -181,3 +181,10 @@ fn grouped_imports_are_understood() {
     let imported = imports("a/mod.rs", source, &modules);
     assert_eq!(imported.into_iter().collect::<Vec<_>>(), ["domain", "domain::b", "http", "service"]);
 }
+
+#[test]
+fn every_target_has_a_path_so_that_the_image_builds_without_tests() {
+    for target in include_str!("../Cargo.toml").split("\n[[").skip(1) {
+        assert!(target.contains("\npath = "), "cargo would look for the file of [[{target}");
+    }
+}
