@@ -1,4 +1,4 @@
-//! What a request pays for a log line: formatted, and in the writer's buffer. `cargo bench --bench log_line`.
+//! The cost of a log line to a request: formatting, and the copy into the writer's buffer. `cargo bench --bench log_line`.
 
 use std::hint::black_box;
 

@@ -3,15 +3,13 @@
 //!
 //! # The path of one POST
 //!
-//! 1. `server` accepts the connection and reads the head. `http`: the trace layer takes `X-Request-Id` or makes a trace id and logs
-//!    `Request started`; `http::extract` parses the body into domain types and reports every error at once.
+//! 1. `server` accepts the connection and reads the head. `http`: the trace layer takes `X-Request-Id` or makes a trace id and
+//!    logs `Request started`; `http::extract` parses the body into domain types and reports every error at once.
 //! 2. `service`: the password is hashed on a thread of low priority ([`password`]). One use case is one statement.
 //! 3. [`repository`]: the statement inserts the user **and** the event's row in `outbox`. The handler answers 201; it never waits
-//!    for
-//!    RabbitMQ.
+//!    for RabbitMQ.
 //! 4. `messaging::relay`, woken by the commit, reads the row, publishes it with the trace id, waits for the broker's confirm,
-//!    deletes
-//!    the row, and logs `Event published`.
+//!    deletes the row, and logs `Event published`.
 //! 5. `messaging::consumer` receives the message and logs `Event received`, with the same trace id.
 //!
 //! # Walls

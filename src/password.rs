@@ -1,5 +1,5 @@
-//! Password hashing: argon2id, on one low-priority thread per core, so that other requests hardly notice. A leaf: imports nothing
-//! of ours.
+//! Password hashing: argon2id, on at most one thread per core, at low priority, so that other requests hardly notice. A leaf:
+//! imports nothing of ours.
 
 use std::error::Error;
 use std::io;
@@ -45,7 +45,7 @@ pub enum HashError {
     Task(#[source] JoinError),
 }
 
-/// Hashes passwords on its own threads, one per core.
+/// Hashes passwords on its own threads, at most one per core.
 #[derive(Clone)]
 pub struct PasswordHasher {
     slots: Arc<Semaphore>,
@@ -129,8 +129,8 @@ fn lower_priority() {
     }
 }
 
-/// Reusable working memory of hashes, 19 MiB each. If freed, the allocator would keep it once for every thread that ever hashed. As
-/// many as ever ran at once; none before the first hash.
+/// Reusable working memory of hashes, 19 MiB each. If it were freed, the allocator would keep it once for every thread that ever
+/// hashed. There are as many workspaces as hashes ever ran at once; none before the first hash.
 #[derive(Clone, Default)]
 struct Workspaces(Arc<Mutex<Vec<Vec<Block>>>>);
 

@@ -1,10 +1,10 @@
-//! The walls of the house: which module may import which, and which library lives where.
+//! Architecture tests: which module may import which, and where each library may be used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// A room of `src/`, the rooms of ours that it may import, and itself.
+/// A module of `src/`, and the other modules that it may import.
 const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("trace_id", &[]),
     ("backoff", &[]),
@@ -23,7 +23,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("config", &["database", "domain", "http", "messaging", "server", "telemetry"]),
 ];
 
-/// A word, and the rooms where it may stand.
+/// A word, and the modules where it may appear.
 const LIVES_IN: [(&str, &[&str]); 7] = [
     ("utoipa", &["http"]),
     ("axum", &["http", "app", "cli"]),
@@ -78,11 +78,11 @@ fn module(file: &str) -> String {
     if path == "lib" { String::new() } else { path.replace('/', "::") }
 }
 
-/// Of all modules, those that its file uses.
+/// The modules that a file imports.
 fn imports(file: &str, source: &str, modules: &BTreeSet<String>) -> BTreeSet<String> {
     let module = module(file);
     let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
-    // A file's own tests may use whatever they want.
+    // A file's own tests may import anything.
     let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let absolute = uses(code).into_iter().filter_map(|path| {
         let (root, rest) = path.split_once("::")?;
@@ -93,7 +93,7 @@ fn imports(file: &str, source: &str, modules: &BTreeSet<String>) -> BTreeSet<Str
             _ => None,
         }
     });
-    // Where a path stands in the code itself.
+    // Paths in the code itself.
     let inline = code.match_indices("crate::").map(|(place, root)| {
         code[place + root.len()..].chars().take_while(|it| it.is_alphanumeric() || "_:".contains(*it)).collect()
     });

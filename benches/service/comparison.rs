@@ -1,8 +1,8 @@
-//! What is measured, and against what it is held.
+//! What is measured, and what it is compared with.
 
 use std::fmt;
 
-/// Who is measured.
+/// The candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Candidate {
     /// The service as it is shipped.
@@ -120,7 +120,7 @@ pub enum Aim {
     AtMost(f64),
 }
 
-/// One candidate held against another.
+/// One candidate compared with another.
 pub struct Ratio {
     pub of: Candidate,
     pub against: Candidate,
@@ -128,20 +128,20 @@ pub struct Ratio {
     pub aim: Option<Aim>,
 }
 
-/// What a candidate is to stay under, whoever else there is. In microseconds.
+/// An absolute limit for a candidate, in microseconds.
 pub struct Limit {
     pub of: Candidate,
     pub figure: Figure,
     pub most: f64,
 }
 
-/// Candidates under the same load, in turns.
+/// Candidates measured in turns under the same load.
 pub struct Comparison {
     pub load: Load,
     pub candidates: &'static [Candidate],
     pub ratios: &'static [Ratio],
     pub limits: &'static [Limit],
-    /// Rounds at most, so that the whole takes no longer than a coffee.
+    /// Most rounds, to limit the total time.
     pub rounds: u32,
 }
 

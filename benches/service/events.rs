@@ -1,4 +1,4 @@
-//! Events on their way: how many a second the relay publishes, and how long one takes from its commit to the consumer.
+//! Events: how many the relay publishes per second, and how long one takes from its commit to the consumer.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ use crate::harness::{QUEUE_TYPE, World, eventually};
 use crate::stage::{Place, Sample};
 use crate::{Outcome, Plan};
 
-/// Events of a backlog, for each second of the measurement.
+/// Events of a backlog per second of measurement.
 const BACKLOG_PER_SECOND: u32 = 6_000;
-/// Messages that the bare publisher has unconfirmed, as many as the relay.
+/// Unconfirmed messages of the bare publisher, the same number as the relay's.
 const UNCONFIRMED: usize = 500;
-/// PUTs a second, by which nothing waits for anything.
+/// PUTs a second: few enough that none waits for another.
 const LIGHT_LOAD: u64 = 100;
 
 fn backlog(plan: Plan) -> u32 {
@@ -34,7 +34,7 @@ fn at(throughput: f64) -> Sample {
     Sample { throughput, p50: f64::NAN, p99: f64::NAN, cpu: None, peak_memory: None }
 }
 
-/// The relay on a backlog, from the first event that is gone to the last; its consumer reads them at the same time.
+/// The relay on a backlog, from the first published event to the last, while the service's consumer reads them.
 pub async fn drain(place: &Place, plan: Plan) -> Outcome<Sample> {
     let (events, pool) = (backlog(plan), &place.world.pool);
     let before = place.service.cpu()?;
@@ -43,7 +43,7 @@ pub async fn drain(place: &Place, plan: Plan) -> Outcome<Sample> {
                          json_build_object('name', 'Имя' || n, 'surname', 'Фамилия' || n)
                   FROM generate_series(1, $1) AS n";
     sqlx::query(insert).bind(i64::from(events)).execute(pool).await?;
-    // By the index, for to count them would cost the server more than to publish them.
+    // Through the index, because counting the rows would cost the server more than publishing them.
     let oldest = async || -> Outcome<Option<i64>> {
         Ok(sqlx::query_scalar("SELECT seq FROM outbox ORDER BY seq LIMIT 1").fetch_optional(pool).await?)
     };
@@ -65,7 +65,7 @@ pub async fn drain(place: &Place, plan: Plan) -> Outcome<Sample> {
     Ok(Sample { cpu: Some(cpu), ..at(throughput) })
 }
 
-/// As many messages of the same size to a queue of the same kind, which nobody reads, or a consumer that does nothing else.
+/// As many messages of the same size to a queue of the same type, which nobody reads, or only a bare consumer.
 pub async fn publish(world: &World, plan: Plan, is_read: bool) -> Outcome<Sample> {
     let messages = backlog(plan);
     let connection = Connection::connect(&world.broker_url, ConnectionProperties::default()).await?;
@@ -99,7 +99,7 @@ pub async fn publish(world: &World, plan: Plan, is_read: bool) -> Outcome<Sample
     Ok(at(throughput))
 }
 
-/// Reads and acknowledges, as many at once as the service's own consumer.
+/// Reads and acknowledges, with the prefetch of the service's consumer.
 async fn consume(broker_url: String) -> Outcome<()> {
     let connection = Connection::connect(&broker_url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
@@ -114,7 +114,7 @@ async fn consume(broker_url: String) -> Outcome<()> {
     Ok(())
 }
 
-/// By the times of the log lines `User updated`, which follows the commit, and `Event received`.
+/// Measured between the log lines `User updated`, which follows the commit, and `Event received`.
 pub async fn deliver(place: &Place, plan: Plan) -> Outcome<Sample> {
     place.service.start_anew()?;
     let (client, address) = (reqwest::Client::new(), &place.service.address);
@@ -138,7 +138,7 @@ pub async fn deliver(place: &Place, plan: Plan) -> Outcome<Sample> {
     Ok(Sample { p50: percentile(50), p99: percentile(99), ..at(throughput) })
 }
 
-/// Of each event that was received, in microseconds, in order.
+/// For each received event, in microseconds, sorted.
 fn delays(log: &str) -> Vec<f64> {
     let mut committed = HashMap::new();
     let mut delays = Vec::new();
@@ -149,7 +149,7 @@ fn delays(log: &str) -> Vec<f64> {
         };
         match line["event"].as_str() {
             Some("User updated") => _ = committed.insert(trace_id, time),
-            // A line may be written before that of the commit, by another thread, in the same millisecond.
+            // Another thread may have written this line before that of the commit, within the same millisecond.
             Some("Event received") => delays.push((trace_id, time)),
             _ => {}
         }

@@ -1,8 +1,8 @@
-//! `./setup.sh bench`: the service beside what bounds it, measured in turns on one machine.
+//! `./setup.sh bench`: the service and its upper bounds, measured in turns on one machine.
 //!
-//! Every candidate is a process of its own, driven by the same load generator, and stands in the same table: an empty axum
-//! handler (what HTTP costs), axum and sqlx with one query a request and no log (what the obvious service costs), `pgbench`
-//! with the service's own statements (what PostgreSQL costs), and the service as it is shipped, its log in a file.
+//! Every candidate is a separate process, driven by the same load generator, and appears in the same table: an empty axum handler
+//! (the cost of HTTP), axum and sqlx with one query per request and no log (the cost of the obvious service), `pgbench` with the
+//! service's own statements (the cost of PostgreSQL), and the service as shipped, with its log in a file.
 
 mod candidates;
 mod chart;
@@ -49,7 +49,7 @@ struct Cli {
     bench: bool,
 }
 
-/// How long and how often each measurement is taken.
+/// Duration and number of the measurements.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub rounds: u32,
@@ -77,7 +77,7 @@ async fn main() -> Outcome<()> {
     let runs = chosen().map(|comparison| comparison.candidates.len() * rounds(comparison)).sum::<usize>();
     for round in 1..=plan.rounds {
         for comparison in chosen().filter(|comparison| round <= comparison.rounds) {
-            // In another order each time, for what one leaves behind may burden the next.
+            // In a different order each time, because a measurement may affect the next one.
             let candidates = comparison.candidates.iter().cycle().skip(round as usize - 1);
             for candidate in candidates.take(comparison.candidates.len()) {
                 let sample = stage.measure(*candidate, comparison.load, plan).await?;

@@ -1,4 +1,4 @@
-//! What the system knows of a candidate's process: processor time and memory.
+//! A candidate's process: CPU time and memory.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};

@@ -42,14 +42,14 @@ pub struct HttpConfig {
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
     pub url: DatabaseUrl,
-    /// For the relay's session lock: the same as `url`, unless that is a transaction pooler.
+    /// For the relay's session lock. If it differs from `url`, that is taken to be a transaction pooler.
     pub direct_url: DatabaseUrl,
     /// How `url` reaches the server.
     pub route: Route,
     pub max_connections: u32,
-    /// Whether waiting reads of users by id share one query.
+    /// Whether waiting reads of users by id, and of the same page, share queries.
     pub coalesce_reads: bool,
-    /// Whether waiting updates and deletions share one statement.
+    /// Whether waiting updates share a statement, and likewise waiting deletions.
     pub group_commit: bool,
     pub migrate_on_start: bool,
 }
@@ -173,7 +173,7 @@ impl Reader {
         };
         let allowed_hosts = self.optional("ALLOWED_HOSTS", parse_hosts);
         let head = HeadRules {
-            // On loopback, an unexpected host name is a web page's whose DNS was rebound to this address.
+            // On loopback, an unexpected host name belongs to a web page whose DNS was rebound to this address.
             allowed_hosts: allowed_hosts.or_else(|| host.is_loopback().then(Vec::new)),
             trusted_proxies: self.optional("TRUSTED_PROXIES", parse_networks).unwrap_or_default(),
         };

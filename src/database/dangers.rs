@@ -36,8 +36,8 @@ async fn is_encrypted(connection: &mut PgConnection) -> sqlx::Result<bool> {
     encrypted.fetch_one(connection).await
 }
 
-/// Whether the session, the login or the database is configured so. A setting of the whole server is its administrator's
-/// decision. A pooler's session may be older than the configuration, so the catalogue is checked too.
+/// Whether the session, the login or the database is configured to lose commits. A setting of the whole server is its
+/// administrator's decision. A pooler's session may be older than the configuration, so the catalogue is checked too.
 /// <https://www.postgresql.org/docs/current/catalog-pg-db-role-setting.html>
 async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let off = sqlx::query_scalar!(

@@ -11,7 +11,7 @@ pub enum DatabaseError {
     /// Like [`Self::Timeout`], with the cause from the driver or the server.
     #[error(transparent)]
     Unavailable(Arc<sqlx::Error>),
-    /// Too many operations wait for the database. This one was not sent.
+    /// Too many operations wait for the database, or too little time is left. This one was not sent.
     #[error("too many operations wait for the database")]
     Overloaded,
     /// The statement itself failed: a bug in the service.
@@ -55,7 +55,7 @@ fn is_transient_state(state: &str) -> bool {
     CLASSES.iter().any(|class| state.starts_with(class)) || STATES.contains(&state)
 }
 
-/// Whether an open connection broke, as opposed to one that could not be opened.
+/// Whether the connection broke. A refusal to open one does not count.
 pub fn is_dead_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() != std::io::ErrorKind::ConnectionRefused,

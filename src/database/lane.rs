@@ -1,5 +1,5 @@
 //! A connection with a single owner, opened when needed and reopened when it breaks. Cheaper than a pool: nobody waits for it,
-//! and it sends nothing but the statements themselves.
+//! and while it is busy it needs no extra round trips.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::pool::{ACQUIRE_TIMEOUT, Database, Route, TEST_AFTER_IDLE, TEST_TIMEOU
 
 /// A connection is replaced at this age, so that a host name that has moved is looked up again.
 const LONGEST_LIFE: Duration = Duration::from_mins(30);
-/// Attempts of one read if connections turn out to be dead.
+/// Most attempts of one read, if connections turn out to be dead.
 const ATTEMPTS: usize = 10;
 /// Pause between attempts to reach a server that is starting.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);

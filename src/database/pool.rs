@@ -163,7 +163,8 @@ pub async fn run_on<T>(
     })
 }
 
-/// Runs `operation` as one transaction, and first clears what earlier users left on the connection.
+/// Such as pgbouncer in transaction mode. Each transaction may run on another server connection, so limits must be set, and
+/// statements prepared, within the transaction.
 async fn in_transaction<T>(
     connection: &mut PgConnection,
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,

@@ -18,7 +18,7 @@ pub enum Schema {
     Ready,
     /// Every migration is applied, but the login may not read and write the tables.
     NotGranted,
-    /// Migrations are pending, and the login may apply them.
+    /// Migrations are pending, and the login may create tables.
     Pending,
     /// Migrations are pending, and the login may not create tables.
     PendingAndNotAllowed,

@@ -45,7 +45,7 @@ impl Name {
     }
 }
 
-/// Whether the character is visible, or a control character, which is refused for a more precise reason.
+/// Whether the character is visible, or a control character other than white space, which is refused for a more precise reason.
 fn is_visible_or_control(letter: char) -> bool {
     use GeneralCategory::{Format, PrivateUse, Unassigned};
     let category = CodePointMapData::<GeneralCategory>::new().get(letter);

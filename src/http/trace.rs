@@ -98,7 +98,7 @@ pub fn on_panic(_message: Box<dyn std::any::Any + Send>) -> Response {
     Problem::internal().into_response()
 }
 
-/// Writes the two log lines of a request. If it is dropped before the end, it logs that instead.
+/// Writes the two log lines of a request. If the request is dropped before its end, the second line says so.
 struct RequestLog {
     method: Method,
     uri: Uri,

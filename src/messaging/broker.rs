@@ -14,8 +14,8 @@ use tracing::warn;
 use super::session::{SessionError, with_timeout};
 use super::topology::{self, QueueType, REPLY_SUCCESS};
 
-/// In seconds. lapin gives up a silent peer after twice this and checks every half of it, so after 8 to 10 s. Short, because a
-/// leader that is cut off from the broker stops all events.
+/// In seconds. lapin gives up on a silent peer after 8 s (twice this), and checks every 2 s (half of this). Short, because a leader
+/// that is cut off from the broker stops all events.
 const HEARTBEAT: u16 = 4;
 /// For TCP, TLS, login and each declaration.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

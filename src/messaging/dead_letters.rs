@@ -1,5 +1,5 @@
-//! The dead-letter queue: writes unreadable messages to it, whole and with the reason, and lets an operator list, return and delete
-//! them.
+//! The dead-letter queue: writes unreadable messages to it, whole and with the reason, and lets an operator list, redrive and
+//! delete them.
 
 use std::time::Duration;
 
@@ -196,7 +196,7 @@ pub async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
 
 /// Result of a command on the oldest messages.
 pub struct Taken {
-    /// Messages returned or deleted.
+    /// Messages redriven or deleted.
     pub count: u32,
     pub left: u32,
     /// Why it stopped early. The message it stopped at is still in the queue.

@@ -25,7 +25,7 @@ pub const CONSUMER_TAG: &str = env!("CARGO_PKG_NAME");
 /// delivery, so only a consumer that keeps crashing reaches this limit.
 /// <https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>
 const DELIVERY_LIMIT: i64 = 20;
-/// Listing dead letters counts as a delivery, and RabbitMQ 4 drops messages after 20.
+/// Listing dead letters counts as a delivery, and RabbitMQ 4 drops messages after 20 deliveries.
 const LOOKS_LIMIT: i64 = 1_000_000_000;
 
 /// AMQP's reply code for a clean close.

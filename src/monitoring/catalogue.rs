@@ -66,7 +66,7 @@ const METRICS: [Metric; 30] = [
     gauge("relay_leader", "1 in the replica that publishes"),
     counter("relay_leads_total", "Times that this replica began to lead", &[]),
     counter("events_published_total", "Events that the broker confirmed, by type", EVENT_TYPES),
-    counter("events_nacked_total", "Events that the broker refused; they stay in the outbox", &[]),
+    counter("events_nacked_total", "Events that the broker nacked; they stay in the outbox", &[]),
     counter("events_returned_total", "Events that no queue wanted; they stay in the outbox", &[]),
     counter("events_quarantined_total", "Events quarantined: each closed the channel again and again", &[]),
     histogram("events_lag_seconds", "From an event's commit to the broker's confirm"),

@@ -13,7 +13,7 @@ impl<T> Default for InTurn<T> {
 }
 
 impl<T: Clone> InTurn<T> {
-    /// Runs `look`, or waits for one that runs. Never returns the result of one that began before the call.
+    /// Waits for a running check to end, then runs `look`, or shares the result of one that began after the call.
     pub async fn look(&self, look: impl Future<Output = T>) -> T {
         let asked = Instant::now();
         let mut last = self.0.lock().await;

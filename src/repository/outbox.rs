@@ -23,8 +23,7 @@ pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, D
     let options = options.clone().options([
         ("idle_session_timeout", LEASE),
         ("statement_timeout", LEASE),
-        // The two limits above do not apply while the server cannot send, because the reader of a large result is frozen or cut
-        // off.
+        // The two limits above do not end a session whose server is blocked sending a large result to a frozen or cut-off reader.
         ("tcp_user_timeout", "8s"),
         ("tcp_keepalives_idle", "5"),
         ("tcp_keepalives_interval", "2"),
@@ -122,7 +121,7 @@ impl Snapshot {
     }
 }
 
-/// Reads events in order, except those at the places `known` and after `up_to`; and the read's snapshot.
+/// Reads at most `limit` events in order, without those in `known` or after `up_to`. Returns them and the read's snapshot.
 pub async fn read(
     connection: &mut PgConnection,
     from: &ReadFrom,
@@ -243,7 +242,7 @@ pub async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
     .await
 }
 
-/// Renews the lease while there is nothing else to do.
+/// Renews the lease when no other statement is due.
 pub async fn keep_lease(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(connection).await.map(|_one| ())
 }

@@ -44,8 +44,8 @@ pub async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<Quarantined
     .await
 }
 
-/// Returns events to the end of the outbox, each user's in order: those with these ids, if given, and of this type, if given.
-/// Yields their ids.
+/// Puts events back at the end of the outbox, each user's in order: those with these ids, if given, and of this type, if given.
+/// Returns their ids.
 pub async fn retry(
     connection: &mut PgConnection,
     ids: Option<&[Uuid]>,
@@ -68,7 +68,7 @@ pub async fn retry(
     .await
 }
 
-/// Deletes events for good, chosen as by [`retry`]. Yields their ids.
+/// Deletes events for good, chosen as by [`retry`]. Returns their ids.
 pub async fn drop(
     connection: &mut PgConnection,
     ids: Option<&[Uuid]>,

@@ -72,7 +72,7 @@ pub enum Together {
     LeftOut,
 }
 
-/// A row per requested user; without values if the user was left out.
+/// A row per requested user who exists; without values if the user was left out.
 struct Row {
     id: i64,
     name: Option<String>,

@@ -6,8 +6,7 @@
 //! A shared read differs from a single one only in speed:
 //! - **Fresh.** A read joins only a query that has not been sent yet, so it sees everything committed before it began.
 //! - **Failures stay apart.** If the server or the decoding of a row refuses a batch, it runs again user by user. Only a failure
-//!   that
-//!   no read would survive, such as a lost server, reaches all of them.
+//!   that no read would survive, such as a lost server, reaches all of them.
 //! - **Cancellation stays apart.** Batches run in the lanes' tasks. A caller that goes away takes no other with it.
 //! - **Bounded.** Every caller gets an answer within [`crate::database::OPERATION_TIMEOUT`]. Beyond [`QUEUE_CAPACITY`] reads are
 //!   refused.
@@ -38,7 +37,7 @@ use crate::domain::user::{User, UserId, UserPage};
 const LANES: usize = 2;
 /// How long a lane waits for the other's query while its own batch grows. A local database answers sooner.
 const LONG_QUERY: Duration = Duration::from_millis(1);
-/// Reads in one query.
+/// Most reads in one query.
 const LARGEST_BATCH: usize = 128;
 /// Reads that may wait: a few hundred milliseconds of them at full speed. More is overload, not a burst.
 pub const QUEUE_CAPACITY: usize = 16_384;

@@ -5,17 +5,13 @@
 //!
 //! A grouped write differs from a single one only in speed:
 //! - **One change per user at a time.** A user belongs to one lane, and two changes of a user never share a statement. Each gets
-//!   its
-//!   version and its event, in the order of arrival.
+//!   its version and its event, in the order of arrival.
 //! - **The newest row is changed.** The statement locks its rows, in the order of their ids, before it decides whether anything
-//!   changes
-//!   and before it draws an event's place in the outbox.
+//!   changes and before it draws an event's place in the outbox.
 //! - **No waiting for locks.** A user whose row is locked is left out and written on the pool, by a statement that waits. Later
-//!   changes
-//!   of that user wait for it.
+//!   changes of that user wait for it.
 //! - **Failures stay apart.** A group that the server refuses is rolled back and written one by one. Only a failure that no write
-//!   would
-//!   survive reaches all; as with any write, the outcome is then unknown.
+//!   would survive reaches all; as with any write, the outcome is then unknown.
 //! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not been sent, it is dropped.
 //! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by [`QUEUE_CAPACITY`].
 //!
@@ -234,8 +230,8 @@ fn is_refusal(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(_))
 }
 
-/// Takes the first pending change of each user who has none in `asides`, as long as all are deletions or all are updates, and
-/// there is room. Changes whose callers are gone are dropped.
+/// Takes the first pending change of each user who has none in `asides`, if it is of the same kind (deletion or update) as the
+/// first, up to [`LARGEST_GROUP`]. Changes whose callers are gone are dropped.
 fn next_group(pending: &mut Vec<Pending>, asides: &Asides) -> Vec<Pending> {
     let (mut group, mut left, mut users) = (Vec::<Pending>::new(), Vec::new(), HashSet::new());
     for write in pending.drain(..).filter(|write| !write.caller.has_gone()) {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::limits::Limits;
 
-/// A connection that has been idle for less than this is not closed to make room.
+/// A connection that has waited for less than this is not closed to make room.
 pub const SPARED: Duration = Duration::from_secs(1);
 
 /// Which time limit a connection has exceeded.
@@ -100,7 +100,8 @@ impl Activity {
         self.enter(IDLE);
     }
 
-    /// How long the connection has been idle; `None` while a request is being served.
+    /// How long the connection has had no request at the service: idle, sending a head, or not reading its response. `None` while
+    /// the service works on one.
     pub fn waiting_for(&self) -> Option<Duration> {
         let waiting = self.phase.load(Relaxed) != SERVING;
         waiting.then(|| Duration::from_millis(self.now().saturating_sub(self.since.load(Relaxed))))
@@ -127,7 +128,7 @@ impl Activity {
         self.waker.wake();
     }
 
-    /// Asks the connection to end at once, unless a request has come meanwhile. Returns whether this was the first time.
+    /// Asks the connection to end at once, unless a request has come meanwhile. Returns `false` if it was asked already.
     pub fn close(&self) -> bool {
         let is_new = self.order.swap(CLOSE, Relaxed) != CLOSE;
         self.waker.wake();

@@ -6,7 +6,8 @@ use tracing::warn;
 /// Reserved for everything but clients: files, threads, the broker, name lookups.
 const RESERVE: usize = 64;
 
-/// How many of `wanted` connections the open-files limit allows beside `others`. Raises the soft limit first, up to the hard one.
+/// How many of `wanted` connections the open-files limit allows beside `others`. Raises the soft limit first, as far as needed and
+/// the hard one allows.
 pub fn connections_allowed(wanted: usize, others: usize) -> usize {
     let reserve = RESERVE + others;
     let needed = u64::try_from(wanted + reserve).unwrap_or(u64::MAX);

@@ -15,7 +15,7 @@ use super::activity::{Activity, SPARED};
 
 /// Connections closed at a time to make room, so that a burst does not scan all connections for each newcomer.
 const DISPLACED_AT_ONCE: usize = 32;
-/// How long a new connection waits for a place, and the pause between two scans.
+/// How long a new connection waits for a place, and the shortest pause between two scans.
 const ROOM_WAIT: Duration = Duration::from_millis(1_500);
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -42,8 +42,8 @@ impl Open {
         self.connections.lock().by_number.len()
     }
 
-    /// A place for one more connection. If all are taken, closes those idle longest. `None` if all are busy, or no place becomes
-    /// free in time.
+    /// A place for one more connection. If all are taken, closes those that have waited longest. `None` if all are being served,
+    /// or no place becomes free in time.
     pub async fn place(self: &Arc<Self>) -> Option<Place> {
         if self.count() >= self.max {
             timeout(ROOM_WAIT, self.make_room()).await.ok()??;
@@ -68,7 +68,7 @@ impl Open {
         }
     }
 
-    /// How long until the next idle connection may be closed; `None` if none is idle.
+    /// Closes those that have waited longest. Returns how long to pause before the next scan; `None` if all are being served.
     fn displace_idle(&self) -> Option<Duration> {
         let connections = self.connections.lock();
         let waiting = connections.by_number.values().filter_map(|activity| Some((activity.waiting_for()?, activity)));

@@ -1,4 +1,4 @@
-//! The use cases of users. A write also stores its event and wakes the relay. It works without RabbitMQ.
+//! The use cases of users. A write also stores its event and wakes the relay. Writes do not need RabbitMQ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::repository::user_writes::UserWrites;
 use crate::repository::users;
 use crate::trace_id::TraceId;
 
-/// Least time for a write after the longest wait for a hash; and the time below which a write is not tried.
+/// What hashing and the write may take, added to the longest wait for a hash; and the time below which a write is not tried.
 const AFTER_THE_HASH: Duration = Duration::from_millis(500);
 const TOO_SHORT: Duration = Duration::from_millis(50);
 
@@ -39,7 +39,7 @@ pub struct UserService {
 
 impl UserService {
     /// # Errors
-    /// [`ServiceError::Overloaded`] if no core becomes free to hash; [`ServiceError::DatabaseUnavailable`].
+    /// [`ServiceError::Overloaded`] if no core becomes free in time to hash; [`ServiceError::DatabaseUnavailable`].
     pub async fn create(&self, new: NewUser, trace_id: TraceId) -> Result<User, ServiceError> {
         let began = Instant::now();
         let password = self.hasher.hash(new.password).await?.into_phc();
@@ -73,7 +73,7 @@ impl UserService {
         let UserChanges { name, surname, password } = changes;
         let password = match password {
             Some(password) => {
-                // Hashing is expensive: not for a user who does not exist.
+                // Hashing is expensive: do not hash for a user who does not exist.
                 self.get(id).await?;
                 Some(self.hasher.hash(password).await?.into_phc())
             }

@@ -123,8 +123,8 @@ where
     tracing_subscriber::registry().with(filter).with(filter_fn(holds_no_secret)).with(lines(writer, format))
 }
 
-/// Leaves out library lines with secrets: at TRACE, lapin logs whole frames, including the broker's password, and it logs each
-/// returned message, including names.
+/// Leaves out all TRACE lines of libraries, because lapin logs whole frames, including the broker's password; and lapin's returned
+/// messages, which include names.
 fn holds_no_secret(line: &Metadata<'_>) -> bool {
     let ours = line.target().starts_with(env!("CARGO_CRATE_NAME"));
     ours || (*line.level() != Level::TRACE && line.target() != "lapin::returned_messages")

@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::invisible::escaped;
 
-/// Bytes that may wait, and that may be on their way to the reader: a third of a second of lines at full load.
+/// Most bytes that may wait; as many again may be on their way to the reader. Each is a third of a second of lines at full load.
 const CAPACITY: usize = 8 << 20;
 /// Pause after each write, for lines to gather; delays a line by this much at most.
 const GATHER: Duration = Duration::from_millis(2);
@@ -42,7 +42,7 @@ struct Waiting {
     lines: Vec<u8>,
     /// The thread sleeps until somebody wakes it.
     asleep: bool,
-    /// Total bytes put in, and total bytes written.
+    /// Total bytes put in, and total bytes written or lost.
     taken: u64,
     done: u64,
     /// A flush waits: no pauses.

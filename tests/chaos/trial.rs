@@ -1,4 +1,4 @@
-//! Replicas under load in a world that is watched, from a quiet start to a judgement.
+//! Replicas under load in a world that records all changes, from the start to the verdict.
 
 use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
@@ -12,10 +12,10 @@ use crate::harness::{
     seed_users,
 };
 
-/// Without any progress for so long, nothing more will come.
+/// After this long without progress, nothing more will come.
 const STUCK_AFTER: Duration = Duration::from_secs(40);
 
-/// Without any progress for so long, what the consumer has not logged it never will.
+/// After this long without progress, the consumer will not log what it has not logged yet.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
 pub struct Trial {
@@ -62,7 +62,7 @@ impl Trial {
         Load::start(&self.addresses, rate)
     }
 
-    /// The only replica of a trial that has one.
+    /// The replica, in a trial that has only one.
     pub fn replica(&self) -> &Replica {
         &self.replicas[0]
     }
@@ -73,7 +73,7 @@ impl Trial {
         self.addresses.write().unwrap()[index].clone_from(&self.replicas[index].address);
     }
 
-    /// Events that wait, as PostgreSQL counts them.
+    /// Number of events in the outbox.
     pub async fn pending(&self) -> i64 {
         self.world.value("SELECT count(*) FROM outbox").await
     }

@@ -1,4 +1,4 @@
-//! The service as a process, spoken to as a client would.
+//! The service as a process, used as a client would.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -15,7 +15,7 @@ use super::process::{Process, command, isolated};
 use super::servers::World;
 use super::{Observer, audit, until};
 
-/// Stands in no output: looked for in every answer and, at the end of every test, in every log line.
+/// Must never be output: every response is searched for it, and, at the end of every test, every log line.
 pub const PASSWORD: &str = "canary-in-the-coal-mine";
 /// How an argon2 hash begins.
 const HASH: &str = "$argon2";
@@ -29,24 +29,24 @@ pub struct App {
     client: reqwest::Client,
 }
 
-/// A world, and a service in it that is ready for everything.
+/// A world, and a service in it that is ready.
 pub async fn start() -> (World, App) {
     start_with(&[]).await
 }
 
-/// As [`start`], with settings changed.
+/// Like [`start`], with other settings.
 pub async fn start_with(settings: &[(&str, &str)]) -> (World, App) {
     let world = World::new().await;
     let app = App::start_with(&world, settings).await;
     (world, app)
 }
 
-/// As [`start`], with somebody else who sees the events.
+/// Like [`start`], with another subscriber to the events.
 pub async fn start_observed() -> (World, Observer, App) {
     observed(World::new().await).await
 }
 
-/// As [`start_observed`], in a world where changes are written down.
+/// Like [`start_observed`], in a world that records all changes.
 pub async fn start_audited() -> (World, Observer, App) {
     let world = World::new().await;
     audit(&world).await;
@@ -60,24 +60,24 @@ async fn observed(world: World) -> (World, Observer, App) {
 }
 
 impl App {
-    /// Started in `world` and ready for everything.
+    /// Starts it in `world` and waits until it is ready.
     pub async fn start(world: &World) -> Self {
         Self::start_with(world, &[]).await
     }
 
-    /// As [`Self::start`], with settings changed.
+    /// Like [`Self::start`], with other settings.
     pub async fn start_with(world: &World, settings: &[(&str, &str)]) -> Self {
         let app = Self::launch(world, settings).await;
         app.until_ready("ready").await;
         app
     }
 
-    /// Started, and not waited for.
+    /// Starts it without waiting until it is ready.
     pub async fn launch(world: &World, settings: &[(&str, &str)]) -> Self {
         Self::spawn(command(&[&world.settings()[..], &DEFAULTS, settings].concat())).await
     }
 
-    /// As [`Self::start`], with a limit of open files.
+    /// Like [`Self::start`], with a limit of open files.
     pub async fn start_with_open_files(world: &World, limit: u32) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\""), env!("CARGO_BIN_EXE_user-management-api")]);
@@ -131,7 +131,7 @@ impl App {
         Answer::of(self.request(Method::DELETE, path)).await
     }
 
-    /// A new user's id.
+    /// Creates a user, and returns its id.
     #[track_caller]
     pub fn create_user(&self, name: &str) -> impl Future<Output = i64> {
         let caller = std::panic::Location::caller();
@@ -184,11 +184,11 @@ fn assert_no_secret(place: &str, text: &str) {
     assert!(!text.contains(PASSWORD) && !text.contains(HASH), "a password is in {place}:\n{text}");
 }
 
-/// An answer, read whole.
+/// A response, read to its end.
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    /// `Null` where the body is not JSON.
+    /// `Null` if the body is not JSON.
     pub body: Value,
     pub text: String,
 }
@@ -212,7 +212,7 @@ impl Answer {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}")).to_str().unwrap()
     }
 
-    /// Checks all that every error has in common, and which one it is.
+    /// Checks which error it is, and everything that all errors have in common.
     #[track_caller]
     pub fn assert_problem(&self, status: u16, code: &str) {
         assert_eq!((self.status.as_u16(), self.body["code"].as_str()), (status, Some(code)), "{self:?}");
@@ -227,7 +227,7 @@ impl Answer {
         assert_eq!(self.headers.contains_key("retry-after"), status == 503, "{self:?}");
     }
 
-    /// `pointer` or `parameter` and code of each fault.
+    /// `pointer` or `parameter`, and code, of each error.
     pub fn faults(&self) -> Vec<(&str, &str)> {
         let fault = |fault| {
             let fault: &Value = fault;

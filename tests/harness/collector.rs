@@ -1,4 +1,4 @@
-//! A subscriber that survives the broker: writes down every event that was published, in the order of its queue.
+//! A subscriber that survives the broker: records every published event, in the order of its queue.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,7 @@ pub struct Collected {
     pub event_id: Uuid,
     pub user_id: i64,
     pub version: i64,
-    /// Delivered before, to a connection that broke: no repetition of the publisher's.
+    /// Delivered before, to a connection that broke; so not repeated by the publisher.
     pub redelivered: bool,
 }
 
@@ -43,7 +43,7 @@ impl Collector {
             let (messages, stop) = (messages.clone(), stop.clone());
             async move {
                 while !stop.is_cancelled() {
-                    // The broker is away, or was: that is what the tests are about.
+                    // The broker is away: expected in these tests.
                     _ = collect(&url, &queue_type, &messages, &stop).await;
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -66,10 +66,10 @@ impl Collector {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many messages to have on the way, and how many to acknowledge at once.
+/// Unacknowledged messages, and messages per acknowledgement.
 const PREFETCH: u16 = 1_000;
 const ACK_EVERY: u64 = 200;
-/// After this much silence, acknowledge what there is, and bind again should somebody have deleted the exchange.
+/// After this much silence, acknowledge, and bind again in case somebody has deleted the exchange.
 const IDLE: Duration = Duration::from_millis(100);
 
 async fn connect(url: &str) -> lapin::Result<Connection> {
@@ -97,7 +97,7 @@ async fn collect(
     let channel = connection.create_channel().await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
-    // A connection that broke may hold messages for a while: nobody must overtake them.
+    // A broken connection may hold messages for a while, and no other consumer may overtake them.
     arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
     channel.queue_declare("collector".into(), durable, arguments).await?;

@@ -1,4 +1,4 @@
-//! The shared servers as processes, for tests that stop, freeze and kill them. Only `./setup.sh chaos` lends them out.
+//! The shared servers as processes, for tests that stop, freeze and kill them. Only `./setup.sh chaos` allows that.
 
 use std::env;
 use std::process::Stdio;
@@ -25,7 +25,7 @@ impl Control {
         Self { folder }
     }
 
-    /// Sends a signal, by the shell's name for it, to `postgres` or `rabbitmq`; waits for the end of what it ends.
+    /// Sends a signal, given by its shell name, to `postgres` or `rabbitmq`. If that ends the server, waits for its end.
     pub async fn signal(&self, server: &str, signal: &str) {
         self.run(&["signal", server, signal]).await;
     }

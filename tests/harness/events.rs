@@ -1,4 +1,4 @@
-//! A client of the broker that has nothing to do with the service: it has its own queue and sees what others would.
+//! A subscriber independent of the service: it has its own queue and sees what other subscribers would.
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
@@ -43,7 +43,7 @@ impl Observer {
         Self { channel, _connection: connection, consumer }
     }
 
-    /// The next message, soon.
+    /// Waits for the next message.
     #[track_caller]
     pub fn next(&mut self) -> impl Future<Output = Delivery> {
         let caller = std::panic::Location::caller();
@@ -53,7 +53,7 @@ impl Observer {
         }
     }
 
-    /// The bodies of the next messages.
+    /// Waits for the next messages, and returns their bodies.
     pub async fn next_bodies(&mut self, count: usize) -> Vec<Value> {
         let mut bodies = Vec::new();
         while bodies.len() < count {
@@ -62,7 +62,7 @@ impl Observer {
         bodies
     }
 
-    /// Publishes by hand, as a stranger could.
+    /// Publishes by hand, as any other client could.
     pub async fn publish(&self, routing_key: &str, body: &[u8]) {
         self.publish_to("user_events", routing_key, body).await;
     }
@@ -84,7 +84,7 @@ impl Observer {
         Some(message.delivery)
     }
 
-    /// Declares a third party's queue, bound to deletions alone, that takes none of them. The policy that says so, to be deleted.
+    /// Declares a third party's queue, bound to deletions only, that refuses all. Returns the path of its policy, for deletion.
     pub async fn refuse_deletions(&self, world: &World) -> String {
         let policy = format!("/api/policies/{}/full", world.virtual_host);
         let full = json!({"pattern": "^deletions$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
@@ -93,7 +93,7 @@ impl Observer {
         policy
     }
 
-    /// Declares a third party's queue, `deletions`, bound to deletions alone.
+    /// Declares a third party's queue, `deletions`, bound to deletions only.
     pub async fn bind_deletions(&self) {
         let (durable, none) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
         self.channel.queue_declare("deletions".into(), durable, none()).await.unwrap();

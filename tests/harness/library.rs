@@ -1,4 +1,4 @@
-//! The repository itself, driven without HTTP: a client cannot say when a batch begins, or what is in one.
+//! The repository layer, used without HTTP, because a client cannot control when a batch begins or what is in it.
 
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestRunner};
@@ -8,12 +8,12 @@ use user_management_api::domain::user::UserId;
 
 use super::World;
 
-/// Several threads, so that lanes and callers truly run at once.
+/// Several threads, so that lanes and callers run in parallel.
 pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
 }
 
-/// The pool of a service of its own.
+/// A connection pool like the service's.
 pub fn database(world: &World, route: Route) -> Database {
     let url: DatabaseUrl = world.database_url.parse().unwrap();
     Database::new(url.options(), 4, route)
@@ -27,14 +27,14 @@ pub fn id(user: usize) -> UserId {
     UserId::new(key(user)).unwrap()
 }
 
-/// Adds users who are all called `0`; in an empty table, the first `users` numbers are theirs.
+/// Adds users named `0`. In an empty table, their ids are 1 to `users`.
 pub async fn add_users(world: &World, users: usize) {
     let insert = "INSERT INTO users (name, surname, password)
                   SELECT '0', 'Тестов', '$argon2id$' FROM generate_series(1, $1)";
     sqlx::query(insert).bind(key(users)).execute(&world.pool).await.unwrap();
 }
 
-/// Holds a property against so many random values; a failure shows the smallest value that was found.
+/// Checks a property for `cases` random values. A failure shows the smallest value found.
 pub fn check<T: std::fmt::Debug>(cases: u32, strategy: &impl Strategy<Value = T>, property: impl Fn(T)) {
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(strategy, |value| {

@@ -1,4 +1,4 @@
-//! What the service writes to its standard output, line by line.
+//! The service's log lines on its standard output.
 
 use std::sync::{Arc, Mutex};
 
@@ -20,7 +20,7 @@ struct Inner {
 }
 
 impl Log {
-    /// Collects lines in the background; each must be one flat JSON object with the keys that every line has.
+    /// Collects lines in the background. Each must be one flat JSON object with the keys that all lines have.
     pub fn collect(&self, output: impl AsyncRead + Unpin + Send + 'static) {
         let log = self.clone();
         tokio::spawn(async move {
@@ -38,7 +38,7 @@ impl Log {
         });
     }
 
-    /// Stops reading, as a stalled reader does, or goes on.
+    /// Stops reading, like a stalled reader, or continues.
     pub fn pause(&self, paused: bool) {
         self.0.paused.send_replace(paused);
     }
@@ -51,14 +51,14 @@ impl Log {
         self.matching_from(0, event, wanted).0
     }
 
-    /// The lines with this event that are wanted, from a place on, and the place where the next search goes on.
+    /// The matching lines from a place on, and the place where the next search continues.
     fn matching_from(&self, place: usize, event: &str, wanted: impl Fn(&Value) -> bool) -> (Vec<Value>, usize) {
         let lines = self.0.lines.lock().unwrap();
         let matching = lines[place..].iter().filter(|line| line["event"] == event && wanted(line));
         (matching.cloned().collect(), lines.len())
     }
 
-    /// The first line with this event that is wanted, now or soon.
+    /// Waits for the first matching line.
     #[track_caller]
     pub fn wait_for<'a>(
         &'a self,

@@ -1,4 +1,4 @@
-//! What the tests stand on: shared servers, a private world for each test, the service as a process, and its log.
+//! The test harness: shared servers, a private world for each test, the service as a process, and its log.
 
 #![allow(dead_code, unused_imports, reason = "each of the test binaries uses a part of it")]
 
@@ -33,16 +33,16 @@ pub use self::readers::Readers;
 pub use self::replica::{Digest, Replica, TROUBLES_FILE};
 pub use self::servers::{QUEUE_TYPE, World, management, management_json, management_post, management_put};
 
-/// Longest wait for anything that should come about; far beyond what it takes, so that a slow machine is no failure.
+/// Longest wait for anything; far more than it should take, so that a slow machine causes no failures.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asks again and again until it is so.
+/// Polls until the condition holds.
 #[track_caller]
 pub fn until(what: impl Debug, mut is_so: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
     eventually(what, async move || is_so().await.then_some(()))
 }
 
-/// Asks again and again until there is an answer.
+/// Polls until there is an answer.
 #[track_caller]
 pub fn eventually<T>(what: impl Debug, mut ask: impl AsyncFnMut() -> Option<T>) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();

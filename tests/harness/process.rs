@@ -7,13 +7,13 @@ use tokio::time::timeout;
 
 use super::PATIENCE;
 
-/// The binary, with nothing of the tests' environment.
+/// The binary, without the tests' environment.
 pub fn command(settings: &[(&str, &str)]) -> Command {
     isolated(Command::new(env!("CARGO_BIN_EXE_user-management-api")), settings)
 }
 
 pub fn isolated(mut command: Command, settings: &[(&str, &str)]) -> Command {
-    // An empty folder: a developer's own .env is no part of a test.
+    // A folder without a developer's own .env.
     command.env_clear().envs(settings.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);
     command
 }
@@ -25,13 +25,13 @@ impl Process {
         self.0.id().expect("the service runs")
     }
 
-    /// Sends a signal, by the shell's name for it.
+    /// Sends a signal, given by its shell name.
     pub fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.id());
         assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
-    /// Memory, in bytes.
+    /// Resident memory, in bytes.
     pub fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

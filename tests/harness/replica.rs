@@ -1,4 +1,4 @@
-//! The service as a process under load: its log is digested, not kept.
+//! The service as a process under load: its log is summarized, not kept.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -18,17 +18,17 @@ use super::process::{Process, command};
 use super::servers::World;
 use super::{PATIENCE, until};
 
-/// What matters of the logs of all replicas.
+/// A summary of the logs of all replicas.
 pub struct Digest {
     /// Events that a consumer has logged.
     pub received: Mutex<HashSet<Uuid>>,
-    /// How often each line of level `error` or `warning` came.
+    /// How often each line of level `error` or `warning` appeared.
     pub troubles: Mutex<BTreeMap<String, u64>>,
-    /// Those lines as they are, for whoever looks for the cause.
+    /// The full lines, for diagnosis.
     troubles_file: Mutex<File>,
 }
 
-/// Where the lines of level `error` and `warning` of the last trial are.
+/// File with the lines of level `error` and `warning` of the last trial.
 pub const TROUBLES_FILE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/troubles.log");
 
 impl Default for Digest {
@@ -59,7 +59,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Started, and not waited for.
+    /// Starts it without waiting until it is ready.
     pub async fn launch(world: &World, settings: &[(&str, &str)], digest: &Arc<Digest>) -> Self {
         let settings = [&world.settings()[..], &[("PORT", "0")], settings].concat();
         let mut process = command(&settings).stdout(Stdio::piped()).spawn().unwrap();
@@ -81,14 +81,14 @@ impl Replica {
         Self { address, process: Process(process), client }
     }
 
-    /// Started and ready for everything.
+    /// Starts it and waits until it is ready.
     pub async fn start(world: &World, settings: &[(&str, &str)], digest: &Arc<Digest>) -> Self {
         let replica = Self::launch(world, settings, digest).await;
         until("a replica that is ready", async || replica.is("ready").await).await;
         replica
     }
 
-    /// What `/health/ready` says; `Null` where it says nothing in time.
+    /// The response of `/health/ready`; `Null` if none comes in time.
     pub async fn health(&self) -> Value {
         match self.client.get(format!("http://{}/health/ready", self.address)).send().await {
             Ok(answer) => answer.json().await.unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! One PostgreSQL and one RabbitMQ for all tests; a database and a virtual host for each.
+//! One PostgreSQL and one RabbitMQ for all tests, and a database and a virtual host for each test.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -17,7 +17,7 @@ struct Servers {
     database: String,
     broker: String,
     management: String,
-    /// A transaction pooler in front of `database`, if the service is to be tried behind one.
+    /// A transaction pooler in front of `database`, if the service is tested behind one.
     pooler: Option<String>,
 }
 
@@ -26,12 +26,12 @@ struct Servers {
 pub static QUEUE_TYPE: LazyLock<String> =
     LazyLock::new(|| env::var("AMQP_QUEUE_TYPE").ok().filter(|kind| !kind.is_empty()).unwrap_or("quorum".to_owned()));
 
-/// Settings of the service that the environment of the tests may change.
+/// Settings of the service that the tests' environment may change.
 #[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
 static PASSED_ON: LazyLock<[(&str, String); 2]> =
     LazyLock::new(|| ["COALESCE_READS", "GROUP_COMMIT"].map(|name| (name, env::var(name).unwrap_or_default())));
 
-/// The servers named by the environment, or a throw-away pair that `setup.sh` keeps as long as this process lives.
+/// The servers named by the environment, or a throw-away pair that `setup.sh` keeps until this process ends.
 #[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
 static SERVERS: LazyLock<Servers> = LazyLock::new(|| {
     let from_environment = || {
@@ -70,7 +70,7 @@ fn start_servers() -> Servers {
         "PostgreSQL and RabbitMQ for the tests could not be had: do what ./setup.sh says above, or set TEST_DATABASE_URL, \
          TEST_RABBITMQ_URL and TEST_RABBITMQ_MANAGEMENT_URL to servers that may be filled with test data"
     );
-    // The servers live until their standard input ends, with this process.
+    // The servers stop when their standard input closes, at the end of this process.
     std::mem::forget(setup);
     let mut take = |name: &str| settings.remove(name).unwrap_or_else(|| panic!("setup.sh did not print {name}"));
     Servers {
@@ -111,9 +111,9 @@ fn database_url(server: &str, name: &str) -> String {
     url.to_string()
 }
 
-/// A database and a virtual host that nobody else uses.
+/// A private database and virtual host.
 pub struct World {
-    /// Straight to the server.
+    /// Directly to the server, not through a pooler.
     pub database_url: String,
     pooler_url: Option<String>,
     pub broker_url: String,
@@ -127,7 +127,7 @@ impl World {
         Self::on(create_database(Some(template().await)).await).await
     }
 
-    /// With nothing in the database.
+    /// With an empty database.
     pub async fn empty() -> Self {
         Self::on(create_database(None).await).await
     }
@@ -143,7 +143,7 @@ impl World {
         Self { database_url, pooler_url, broker_url: broker.to_string(), virtual_host, pool }
     }
 
-    /// The setting that leads straight to PostgreSQL.
+    /// The setting with the direct URL of PostgreSQL.
     pub fn direct_setting(&self) -> &'static str {
         if self.pooler_url.is_some() { "DATABASE_DIRECT_URL" } else { "DATABASE_URL" }
     }
@@ -161,7 +161,7 @@ impl World {
         settings
     }
 
-    /// Lets the service publish anything but deletions: each closes the channel. The permissions that say so, to be deleted.
+    /// Forbids the service to publish deletions, so that each closes the channel. Returns the path of the permission, for deletion.
     pub async fn forbid_deletions(&self) -> String {
         let permissions = format!("/api/topic-permissions/{}/guest", self.virtual_host);
         let all_but =
@@ -170,7 +170,7 @@ impl World {
         permissions
     }
 
-    /// What a query yields that yields one value.
+    /// The result of a query for one value.
     pub async fn value<T: Send + Unpin>(&self, query: &'static str) -> T
     where
         (T,): for<'r> FromRow<'r, PgRow>,
@@ -178,21 +178,21 @@ impl World {
         sqlx::query_scalar(query).fetch_one(&self.pool).await.unwrap()
     }
 
-    /// Ends the service's sessions, all but those by way of a pooler.
+    /// Terminates the service's sessions, except those through a pooler.
     pub async fn terminate_connections(&self) {
         let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                          WHERE datname = current_database() AND application_name = 'user-management-api'";
         sqlx::query(terminate).execute(&self.pool).await.unwrap();
     }
 
-    /// Ends the session that holds the leader's lock.
+    /// Terminates the session that holds the leader's lock.
     pub async fn terminate_leader(&self) {
         let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
                          WHERE locktype = 'advisory' AND datname = current_database()";
         sqlx::query(terminate).execute(&self.pool).await.unwrap();
     }
 
-    /// Whether the outbox holds nothing.
+    /// Whether the outbox is empty.
     pub async fn outbox_is_empty(&self) -> bool {
         self.value("SELECT NOT EXISTS (SELECT FROM outbox)").await
     }

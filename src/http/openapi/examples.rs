@@ -82,7 +82,7 @@ fn invalid_fields(operation: &str, policy: PasswordPolicy) -> Option<Problem> {
 
 fn invalid_query(operation: &str) -> Option<Problem> {
     let (mut parts, ()) = Request::get("/?limit=0").body(()).ok()?.into_parts();
-    // It never waits.
+    // The extractor never waits.
     if operation == "list_users" {
         Parameters::<ListUsers>::from_request_parts(&mut parts, &()).now_or_never()?.err()
     } else {

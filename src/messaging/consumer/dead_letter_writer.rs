@@ -1,5 +1,5 @@
-//! Moves unreadable messages to the dead-letter queue while the consumer goes on. Uses its own connection, because the broker
-//! blocks connections that publish, and retries until the broker confirms.
+//! Moves unreadable messages to the dead-letter queue while the consumer goes on. Uses its own connection, because a broker short
+//! of memory or disk blocks connections that publish. Retries until the broker confirms.
 
 use std::sync::Arc;
 use std::time::Duration;

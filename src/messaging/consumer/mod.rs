@@ -53,7 +53,7 @@ impl Consumer {
         Self { broker, status, deduplicator: Deduplicator::default() }
     }
 
-    /// Consumes until `stop`, then acknowledges what it has read.
+    /// Consumes until `stop`, then acknowledges what it has logged or dead-lettered. The broker delivers the rest again.
     pub async fn run(mut self, stop: CancellationToken) {
         supervise("consumer", &stop, &mut self, |consumer, stop| Box::pin(consumer.session(stop))).await;
         self.status.consumer.store(Link::Down);

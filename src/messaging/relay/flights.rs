@@ -111,7 +111,7 @@ impl Flights {
     }
 }
 
-/// Blocked time does not count.
+/// The limit starts over if the broker blocks us when it ends.
 async fn confirmed_in_time(
     publishing: impl Future<Output = Result<Confirmation, SessionError>>,
     status: &ConnectionStatus,

@@ -1,5 +1,5 @@
-//! The events of one type, and how many of them may be in flight: one at the start; one, with pauses, after a refusal or a closed
-//! channel; one more with each that passes, up to the window.
+//! The events of one type, and how many of them may be in flight: one, alone, at the start and after trouble; with pauses after a
+//! refusal or a closed trial channel. Once enough have passed alone, one more with each that passes, up to the window.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -9,9 +9,9 @@ use crate::backoff::Backoff;
 
 /// Most events in flight.
 pub const WINDOW: usize = if cfg!(test) { 16 } else { 2_000 };
-/// Events in memory of types without trouble. The largest event takes about 3 kB.
+/// Most events in memory of all unlimited types together. The largest event takes about 3 kB.
 pub const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
-/// Events in memory of a limited type. The rest stay in the table until there is room.
+/// Most events in memory of one limited type. The rest stay in the table until there is room.
 const LIMITED_CAPACITY: usize = if cfg!(test) { 4 } else { 1_000 };
 /// Events that must pass alone after one closed its channel, because others of its type may do the same.
 const TRIALS: u32 = 16;
@@ -50,7 +50,7 @@ pub struct Flow {
     /// thousand repeats.
     trials: u32,
     window: usize,
-    /// From a refusal or a closed channel until the window is fully open again.
+    /// From a refusal, a closed channel or a silent trial until the window is fully open again.
     in_trouble: bool,
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::repository::outbox::{ReadFrom, Snapshot};
 
-/// Whole-table reads may take one part in this many of the time: they scan all dead rows that vacuum cannot remove yet.
+/// Whole-table reads take at most one part in this many of the time: they scan all dead rows that vacuum cannot remove yet.
 const WHOLE_READS: u32 = 1_000;
 /// After a crash, PostgreSQL may have lost deletions from within this time, which is more than three times `wal_writer_delay`.
 /// <https://www.postgresql.org/docs/current/wal-async-commit.html>
@@ -34,7 +34,7 @@ pub struct Horizon {
 }
 
 impl Horizon {
-    /// Forgets everything if the server is another one.
+    /// Forgets everything if the server is another one, or has restarted.
     pub fn begin_on(&mut self, server: DateTime<Utc>) {
         if self.server != Some(server) {
             *self = Self { server: Some(server), ..Self::default() };

@@ -22,15 +22,16 @@ use crate::domain::event::OutboxEvent;
 use crate::messaging::session::{SessionError, with_timeout};
 use crate::monitoring::state::{Link, Status};
 
-/// Shortest time between two statements while events are in flight: more rows at once cost less.
+/// Shortest time from the start of one work to the next while events are in flight: more rows at once cost less.
 const PACE: Duration = Duration::from_millis(10);
-/// How often to renew the lease when idle; a fifth of the lease.
+/// The lease is renewed by a statement of its own after this long without another, for instance when memory is full because the
+/// broker is slow; a fifth of the lease.
 const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
-/// If no event of a type is confirmed on the main channel for this long, the session ends.
+/// If a type has events in flight on the main channel and none of them ends, in whatever way, for this long, the session ends.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 /// For declaring and reopening. Nothing else is done meanwhile, and the lease is not renewed.
 const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a stopping leader goes on publishing. It always waits for events in flight.
+/// How long a stopping leader goes on publishing. It waits longer for events in flight, until the relay gives them up.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// Result of a step.

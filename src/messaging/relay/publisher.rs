@@ -79,13 +79,13 @@ impl Publisher {
             // Mandatory: the broker returns an event that no queue takes, instead of dropping it.
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
             let confirm = channel.basic_publish(EXCHANGE.into(), key, options, &body, properties).await?;
-            // Hold the channel until then: dropping the last handle closes it.
+            // Hold the channel until the confirm: dropping the last handle closes it.
             Ok(confirm.await?)
         }
     }
 
     pub async fn close(self) {
-        // Keep the channels until then: dropping one starts another close, and lapin does not handle two.
+        // Keep the channels until the connection has closed: dropping one starts another close, and lapin does not handle two.
         broker::close(self.connection).await;
     }
 }

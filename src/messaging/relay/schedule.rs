@@ -14,7 +14,7 @@ use crate::domain::event::OutboxEvent;
 
 /// Most users with events left in the table. Beyond this, no new rows are read.
 const LEFT_USERS: usize = 1_000_000;
-/// How often an event must close its channel, alone on it, before it is quarantined.
+/// How many times an event must close its channel, alone on it, before it is quarantined.
 const STRIKES: u32 = 3;
 /// A trial without an answer for this long makes room for trials of other types.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ pub struct Flight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Confirmed,
-    /// Returned or nacked: one of its queues is full or missing.
+    /// Returned, nacked, published to a missing exchange, or a trial without an answer.
     Refused,
     /// The channel closed while it was in flight, with this AMQP reply code.
     ChannelClosed(u16),
@@ -69,7 +69,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Takes a row, unless it is already known.
+    /// Takes a row, or leaves it in the table. Ignores a known one.
     pub fn add(&mut self, event: OutboxEvent) {
         let left = self.flows.0.iter_mut().filter_map(|flow| flow.left.as_mut());
         match left.into_iter().find(|left| left.users.contains(&event.user_id)) {
@@ -256,7 +256,7 @@ impl Schedule {
         self.known.range(place + 1..).map(|(place, _)| *place).collect()
     }
 
-    /// All rows read up to this place are published or quarantined.
+    /// All rows read up to this place are published or quarantined; `None` if nothing is in memory or left.
     pub fn settled(&self) -> Option<i64> {
         let left = self.lefts().map(|(_, left)| left.after);
         self.known.keys().next().map(|place| place - 1).into_iter().chain(left).min()
@@ -267,7 +267,7 @@ impl Schedule {
         self.flows.on_main() + usize::from(self.trial.is_some()) + aside
     }
 
-    /// Since when no event has been confirmed on the main channel, for the type that has waited longest.
+    /// Since when no flight on the main channel has ended, for the type that has waited longest; `None` if none is in flight there.
     pub fn silent_since(&self) -> Option<Instant> {
         self.flows.0.iter().filter_map(Flow::silent_since).min()
     }

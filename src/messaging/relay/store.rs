@@ -1,4 +1,4 @@
-//! The leader's connection to PostgreSQL. It does one thing at a time while events are in flight.
+//! The leader's connection to PostgreSQL, which does one work at a time, concurrently with the flights.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use crate::chaos::trial::Trial;
 use crate::harness::{Control, Node, Proxy, World, eventually, until};
 
-/// The number of the node that leads a queue, as a node that lives tells it.
+/// The number of the node that leads a queue, according to the node `asked`.
 async fn leader_of(queue: &str, virtual_host: &str, asked: &Node) -> Option<usize> {
     let url = format!("http://guest:guest@127.0.0.1:{}/api/queues/{virtual_host}/{queue}", asked.management_port);
     let answer: Value = reqwest::get(url).await.ok()?.json().await.ok()?;
@@ -22,7 +22,7 @@ async fn the_node_that_leads_the_queue_is_killed_three_times_and_nothing_is_lost
     let virtual_host = world.virtual_host.clone();
     let url = format!("http://guest:guest@127.0.0.1:{}/api/vhosts/{virtual_host}", nodes[0].management_port);
     reqwest::Client::new().put(url).send().await.unwrap().error_for_status().unwrap();
-    // What a load balancer is to the service: it leads to any node that answers.
+    // Stands for a load balancer: connects to any node that answers.
     let ports: Vec<u16> = nodes.iter().map(|node| node.amqp_port).collect();
     let balancer = Proxy::before_any_of(&ports).await;
     world.broker_url = balancer.url(&format!("amqp://guest:guest@127.0.0.1:1/{virtual_host}"));

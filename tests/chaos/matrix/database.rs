@@ -1,4 +1,4 @@
-//! PostgreSQL is restarted, away, held up by somebody's snapshot, or plans for a table that it believes to be empty.
+//! PostgreSQL is restarted, away, slowed down by an old snapshot, or has a plan for an empty table.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -81,7 +81,7 @@ async fn postgresql_down_for_60_s_is_503_within_3_s_each_time_and_the_service_li
     trial.finish(load).await;
 }
 
-/// As the service writes them; for rows in numbers that it would take long to make by requests.
+/// Inserts rows like the service's own, more than requests could in the time.
 pub async fn insert_events(world: &World, count: u32) {
     let insert = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
                   SELECT gen_random_uuid(), 'user.updated', 1000000 + nextval('by_hand') % 100000, nextval('by_hand'),

@@ -1,4 +1,4 @@
-//! The network between a replica and a server is cut, in each of the ways in which networks are.
+//! The network between a replica and a server is cut: closed, reset or silent.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ enum Server {
     RabbitMq,
 }
 
-/// Two replicas, of which the first leads and reaches one of the servers by way of a proxy.
+/// Two replicas. The first leads, and reaches one of the servers through a proxy.
 async fn trial_with_a_proxy_before(server: Server) -> (Trial, Proxy) {
     let world = World::new().await;
-    // The relay's way to PostgreSQL, whatever the requests' is.
+    // The relay's connection to PostgreSQL, even if requests use a pooler.
     let (setting, url) = match server {
         Server::Postgres => (world.direct_setting(), &world.database_url),
         Server::RabbitMq => ("RABBITMQ_URL", &world.broker_url),
@@ -30,7 +30,8 @@ async fn trial_with_a_proxy_before(server: Server) -> (Trial, Proxy) {
     (trial, proxy)
 }
 
-/// Cuts the leader off, sees the other lead; lets it back, sees it well; makes it the leader again by stopping the other.
+/// Cuts the leader off and waits for the other to lead; reconnects it and waits until it is well; then makes it lead again by
+/// stopping the other.
 async fn cut_in_each_way(server: Server) {
     let (mut trial, proxy) = trial_with_a_proxy_before(server).await;
     let load = trial.load(100);

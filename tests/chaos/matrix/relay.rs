@@ -1,5 +1,5 @@
-//! What may hold the relay up while everything runs: a queue that refuses a type, a type that is forbidden, an old snapshot, a
-//! commit that waits; and a leader lost amid a drain.
+//! What may hold up the relay while everything runs: a queue that refuses a type, a forbidden type, an old snapshot, a late commit;
+//! and a leader lost during a drain.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use super::database::insert_events;
 use crate::chaos::trial::Trial;
 use crate::harness::{Observer, Proxy, World, command, management, until};
 
-/// From the commit of each event but deletions until the collector had it, the longest; and how many came twice.
+/// The longest time from commit to collector of all events except deletions; and how many of them came twice.
 async fn longest_lag(trial: &Trial, since: SystemTime) -> (Duration, usize) {
     let committed: Vec<(Uuid, chrono::DateTime<chrono::Utc>)> =
         sqlx::query_as("SELECT event_id, at FROM audit_events WHERE event_type <> 'user.deleted' AND at > $1")
@@ -79,7 +79,7 @@ async fn a_queue_that_neither_confirms_nor_refuses_deletions_delays_no_others() 
     Observer::new(&trial.world).await.bind_deletions().await;
     let load = trial.load(500);
     until("events", async || trial.collector.count() > 500).await;
-    // So does a quorum queue that has lost its majority.
+    // A quorum queue that has lost its majority behaves like this.
     let tell = async |what: &str| {
         let queue = format!("rabbit_misc:r(<<\"{}\">>, queue, <<\"deletions\">>)", trial.world.virtual_host);
         let program = format!("{{ok, Q}} = rabbit_amqqueue:lookup({queue}), ok = sys:{what}(amqqueue:get_pid(Q)).");
@@ -101,11 +101,10 @@ async fn a_queue_that_neither_confirms_nor_refuses_deletions_delays_no_others() 
     trial.finish(load).await;
 }
 
-/// Rows that were there and are not; under an old snapshot, vacuum may not clean them away. In a transaction of its own, so that
-/// nobody ever sees them.
+/// Inserts and deletes rows in one transaction, so that nobody ever sees them. Under an old snapshot, vacuum cannot remove them.
 async fn insert_dead_rows(world: &World, count: u32) {
     for _ in 0..count / 500_000 {
-        // The audit's triggers rest.
+        // Without the audit's triggers.
         let rows = "SET LOCAL session_replication_role = replica;
                     INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
                     SELECT '00000000-0000-0000-0000-000000000000', '', 1, 1, '', now(), 'null'
@@ -222,6 +221,6 @@ async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
     until("writes", async || load.tally.accepted() > 300).await;
     let tally = load.stop().await;
     let judgement = trial.judge(&tally).await;
-    // The events that were written by hand have no change of their own.
+    // Events inserted by hand have no change.
     assert!(judgement.lost.is_empty() && judgement.inverted.is_empty(), "{judgement:?}");
 }

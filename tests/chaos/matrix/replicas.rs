@@ -1,4 +1,4 @@
-//! Replicas are killed, and their clock is set wrong.
+//! Replicas are killed, and their clocks are wrong.
 
 use std::fs;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
         ("LD_PRELOAD", library.to_str().unwrap()),
         ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
         ("FAKETIME_NO_CACHE", "1"),
-        // A clock that is set wrong is the wall clock; the other one cannot be set.
+        // Only the wall clock can be set wrong.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
     let trial = Trial::start_with(crate::harness::World::new().await, 1, &settings).await;

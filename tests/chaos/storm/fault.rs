@@ -1,4 +1,4 @@
-//! The kinds of faults, and how each is brought about and ended.
+//! The kinds of faults, and how each is caused and ended.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tokio::time::sleep;
 use super::Storm;
 use crate::harness::{eventually, management, management_post, management_put};
 
-/// Defines the kinds and what each is called. Among those that explain repeats, a leader may lose a confirm, or the time to delete
-/// what was confirmed; with any other, a repeat is a defect.
+/// Defines the kinds of faults and their names. With those that explain repeats, a leader may lose a confirm, or fail to delete a
+/// confirmed event; with the others, a repeat is a bug.
 macro_rules! faults {
     (exact: { $($exact:ident = $exact_name:literal,)* } explains_repeats: { $($fault:ident = $name:literal,)* }) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,13 +62,13 @@ faults! {
     }
 }
 
-/// An entry of the schedule: all that chance has to do with it.
+/// An entry of the schedule, with everything that is random about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Planned {
     pub fault: Fault,
-    /// The replica that it befalls, where it befalls one.
+    /// The replica it affects, if it affects one.
     pub victim: usize,
-    /// How long it lasts, where that is not in its nature.
+    /// How long it lasts, if the kind does not determine that.
     pub hold: Duration,
 }
 
@@ -77,7 +77,7 @@ impl Planned {
         Self { fault, victim: chance.usize(..replicas), hold: Duration::from_millis(chance.u64(500..3_000)) }
     }
 
-    /// Brings the fault about, and ends it.
+    /// Causes the fault, and ends it.
     pub async fn befall(self, storm: &mut Storm) {
         let Self { fault, victim, hold } = self;
         match fault {
@@ -168,7 +168,7 @@ async fn freeze_leader(storm: &mut Storm) {
     }
 }
 
-/// A queue of somebody else's, bound as he likes, that takes one message and no more.
+/// Another subscriber's queue that takes one message and refuses the rest.
 async fn fill_a_queue(storm: &Storm, hold: Duration) {
     let queue = storm.path("queues", "full");
     let arguments = json!({"x-max-length": 1, "x-overflow": "reject-publish"});
@@ -215,6 +215,6 @@ async fn hang_up(storm: &Storm, victim: usize) {
         );
         let mut stream = TcpStream::connect(&storm.trial.replicas[victim].address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
-        // Dropped here, the answer unread.
+        // Dropped here, before the response is read.
     }
 }

@@ -1,4 +1,4 @@
-//! Random faults under load, one after the other, and whether anything was lost, invented or out of order.
+//! Random faults under load, one after another: nothing may be lost, invented or out of order.
 
 mod fault;
 mod report;
@@ -13,12 +13,12 @@ use self::report::{Report, Window};
 use crate::chaos::trial::Trial;
 use crate::harness::{Proxy, TROUBLES_FILE, World};
 
-/// A fault that is not over after this is a defect.
+/// Recovering from a fault must not take longer than this.
 const RECOVERY_LIMIT: Duration = Duration::from_mins(1);
-/// Age of the oldest event, in seconds, with which events are said to flow: shorter than any fault, so that none waits
-/// that was on its way when it came.
+/// Events flow if the oldest is younger than this, in seconds. Shorter than any fault, so that no event waits that was in flight
+/// when the fault began.
 const MOST_LAG: f64 = 0.3;
-/// Before the first fault, and between two.
+/// Pause before the first fault, and between two.
 const CALM: Duration = Duration::from_secs(1);
 
 #[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
@@ -29,7 +29,7 @@ fn setting(name: &str) -> u64 {
 
 pub struct Storm {
     pub trial: Trial,
-    /// Each replica's ways to PostgreSQL and to RabbitMQ.
+    /// Each replica's proxies to PostgreSQL and RabbitMQ.
     pub networks: Vec<(Proxy, Proxy)>,
 }
 
@@ -63,7 +63,7 @@ impl Storm {
         format!("/api/{kind}/{}/{name}", self.trial.world.virtual_host)
     }
 
-    /// Whether every replica is ready, one leads, and events flow as they are made.
+    /// Whether all replicas are ready, one leads, and events flow.
     async fn is_well(&self) -> bool {
         let mut leaders = 0;
         for replica in &self.trial.replicas {
@@ -78,7 +78,7 @@ impl Storm {
         leaders == 1 && lag.is_ok_and(|lag| lag < MOST_LAG)
     }
 
-    /// How long it takes from now on until all is well; `None` where it never is.
+    /// Waits until all is well, and returns how long it took; `None` if it took too long.
     async fn recovery(&self) -> Option<Duration> {
         let (began, mut tick) = (Instant::now(), interval(Duration::from_millis(50)));
         while began.elapsed() < RECOVERY_LIMIT {
@@ -101,7 +101,7 @@ fn borrowed<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'static str, &'
     settings.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
-/// Round after round of all faults, each round in an order of its own. The same seed yields the same schedule.
+/// Rounds of all faults, each in random order. The same seed yields the same schedule.
 fn schedule(seed: u64, replicas: usize) -> impl Iterator<Item = Planned> {
     let mut chance = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(move || {

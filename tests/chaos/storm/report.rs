@@ -1,4 +1,4 @@
-//! What the storm has done, fault by fault.
+//! The storm's report, fault by fault.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,15 +8,15 @@ use super::RECOVERY_LIMIT;
 use super::fault::{Fault, Planned};
 use crate::harness::{Judgement, QUEUE_TYPE, Replica, Tally};
 
-/// More than the outbox and its index may ever take, together: a minute of dead rows at 2,000 writes a second.
+/// Limit for the outbox and its index together, in bytes: a minute of dead rows at 2,000 writes a second.
 const OUTBOX_BOUND: i64 = 100 << 20;
-/// What a storm brings at least; fewer prove little.
+/// Least number of faults a minute; fewer prove little.
 const FAULTS_A_MINUTE: u64 = 3;
-/// How many of the writes that clients want to make are made at least, faults and all.
+/// Least percentage of the intended writes that must succeed in spite of the faults.
 const LEAST_PERCENT: u64 = 40;
-/// Events that were committed so long before the exchange was deleted may not have been published yet.
+/// Events committed this long before the exchange was deleted may not have been published yet.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
-/// From this many faults on, each kind must have come three times.
+/// From this many faults on, each kind must have occurred three times.
 const THREE_ROUNDS: usize = 3 * Fault::ALL.len();
 
 /// A fault, and the time until the next one.
@@ -24,7 +24,7 @@ pub struct Window {
     pub fault: Fault,
     pub at: SystemTime,
     pub writes: usize,
-    /// `None` where it was never over.
+    /// `None` if it was never over.
     pub recovery: Option<Duration>,
 }
 
@@ -83,7 +83,7 @@ impl Report {
         );
     }
 
-    /// Prints the table. An error says all that should not be.
+    /// Prints the table. The error lists everything that is wrong.
     pub fn conclude(&self, judgement: &Judgement, tally: &Tally, rate: u64, elapsed: Duration) -> Result<(), String> {
         let lines = self.lines(judgement);
         eprintln!(
