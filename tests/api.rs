@@ -27,6 +27,7 @@ mod api {
     mod poison;
     mod read_faults;
     mod replicas;
+    mod strangers;
     mod trace_id;
     mod users;
 }

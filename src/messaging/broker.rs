@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::session::{SessionError, with_timeout};
 use super::topology::{self, QueueType, REPLY_SUCCESS};
+use super::transport::{self, NO_LIMIT, SizeLimit};
 
 /// In seconds. lapin gives up on a silent peer after 8 s (twice this), and checks every 2 s (half of this). Short, because a leader
 /// that is cut off from the broker stops all events.
@@ -75,6 +76,11 @@ impl Broker {
     /// # Errors
     /// When the broker refuses it, or is silent for five seconds.
     pub async fn connect(&self, name: &str) -> Result<Connection, SessionError> {
+        self.connect_limited(name, SizeLimit::new(NO_LIMIT)).await
+    }
+
+    /// Like [`Self::connect`], without bodies over the limit.
+    pub async fn connect_limited(&self, name: &str, limit: SizeLimit) -> Result<Connection, SessionError> {
         let uri = &self.url.0;
         // lapin's own connect has no timeout and blocks a thread for as long as a silent peer stays open, so probe first.
         let address = (uri.authority.host.as_str(), uri.authority.port);
@@ -82,7 +88,7 @@ impl Broker {
         with_timeout(ANSWER_TIMEOUT, "connect to RabbitMQ", probe).await?;
         let name = format!("{} {name}", env!("CARGO_PKG_NAME"));
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        with_timeout(ANSWER_TIMEOUT, "log in to RabbitMQ", Connection::connect_uri(uri.clone(), properties)).await
+        with_timeout(ANSWER_TIMEOUT, "log in to RabbitMQ", transport::connect(uri.clone(), properties, limit)).await
     }
 
     /// Opens a channel whose publishes are confirmed.

@@ -13,11 +13,12 @@ use super::broker::{self, Broker};
 use super::message::{PERSISTENT, TRACE_ID_HEADER};
 use super::session::{SessionError, with_timeout};
 use super::topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE};
+use super::transport::MARK;
 use crate::error_chain::Chain;
 
 pub const REASON_HEADER: &str = "x-reason";
 /// Headers that describe a dead letter: ours, and those that the broker's own dead-lettering adds.
-const DEATH_HEADERS: [&str; 4] = [REASON_HEADER, "x-death", "x-first-death-", "x-last-death-"];
+const DEATH_HEADERS: [&str; 5] = [REASON_HEADER, MARK, "x-death", "x-first-death-", "x-last-death-"];
 /// The default exchange: delivers to the queue named by the routing key.
 const DEFAULT_EXCHANGE: &str = "";
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -165,8 +166,8 @@ impl From<&Delivery> for DeadLetter {
             r#type: properties.kind().as_ref().map(ToString::to_string),
             trace_id: header(TRACE_ID_HEADER),
             routing_key: delivery.routing_key.to_string(),
-            // The broker's own dead-lettering uses another header.
-            reason: header(REASON_HEADER).or_else(|| header("x-first-death-reason")),
+            // The broker's own dead-lettering uses another header, which may be unreadable with all others.
+            reason: [REASON_HEADER, "x-first-death-reason", MARK].into_iter().find_map(header),
             bytes: delivery.data.len(),
         }
     }
@@ -183,15 +184,15 @@ pub struct Listing {
 pub async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
     let connection = broker.connect("dlq list").await?;
     let letters = DeadLetters::open(broker, &connection).await?;
-    let (total, mut deliveries) = (count(&letters.0).await?, Vec::new());
-    while deliveries.len() < total.min(max) as usize
+    let (total, mut messages) = (count(&letters.0).await?, Vec::new());
+    while messages.len() < total.min(max) as usize
         && let Some(delivery) = letters.take().await?
     {
-        deliveries.push(delivery);
+        messages.push(DeadLetter::from(&delivery));
     }
     // Unacknowledged messages return to their places; rejected ones would go to the end.
     broker::close(connection).await;
-    Ok(Listing { total, messages: deliveries.iter().map(DeadLetter::from).collect() })
+    Ok(Listing { total, messages })
 }
 
 /// Result of a command on the oldest messages.

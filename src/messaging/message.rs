@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::domain::event::{EventType, OutboxEvent};
 use crate::domain::timestamp::Timestamp;
+use crate::trace_id::TraceId;
 
 /// AMQP delivery mode of messages that survive a restart of the broker.
 pub const PERSISTENT: u8 = 2;
@@ -75,10 +76,13 @@ pub fn parse(body: &[u8]) -> Result<ReceivedEvent, String> {
         serde_json::error::Category::Data => format!("not an event, at column {}", error.column()),
         _ => format!("not JSON: {error}"),
     })?;
-    match EventType::parse(&event.event_type) {
-        Some(_) => Ok(event),
-        None => Err("unknown event type".to_owned()),
+    if EventType::parse(&event.event_type).is_none() {
+        return Err("unknown event type".to_owned());
     }
+    if TraceId::parse(event.trace_id.as_bytes()).is_none() {
+        return Err("its trace_id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -".to_owned());
+    }
+    Ok(event)
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ use tracing_subscriber::registry::{LookupSpan, Scope};
 
 use crate::domain::timestamp::Timestamp;
 
+/// A thread keeps no larger buffer for its next line, in bytes.
+const LARGEST_KEPT: usize = 64 << 10;
+
 thread_local! {
     /// Reused for every line.
     static BUFFERS: RefCell<Buffers> = RefCell::default();
@@ -65,6 +68,10 @@ where
         write_line(&mut buffers, event, context.event_scope(event));
         // An error cannot be reported: the log itself has failed.
         _ = self.0.make_writer_for(event.metadata()).write_all(&buffers.line);
+        buffers.line.clear();
+        buffers.fields.clear();
+        buffers.line.shrink_to(LARGEST_KEPT);
+        buffers.fields.shrink_to(LARGEST_KEPT);
         BUFFERS.set(buffers);
     }
 }
@@ -73,8 +80,6 @@ fn write_line<'s, S>(Buffers { line, fields }: &mut Buffers, event: &Event<'_>, 
 where
     S: Subscriber + LookupSpan<'s>,
 {
-    fields.clear();
-    line.clear();
     line.extend_from_slice(b"{\"event\":");
     let head = line.len();
     event.record(&mut Members { message: Some(line), fields });

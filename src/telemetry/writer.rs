@@ -18,6 +18,8 @@ use super::invisible::escaped;
 
 /// Most bytes that may wait; as many again may be on their way to the reader. Each is a third of a second of lines at full load.
 const CAPACITY: usize = 8 << 20;
+/// A buffer that has grown beyond this while the reader stalled is given back.
+const LARGEST_KEPT: usize = 1 << 20;
 /// Pause after each write, for lines to gather; delays a line by this much at most.
 const GATHER: Duration = Duration::from_millis(2);
 /// Pause before another try if standard output is full and non-blocking.
@@ -121,6 +123,7 @@ impl Shared {
         let mut waiting = self.waiting.lock();
         waiting.done += lines.len() as u64;
         lines.clear();
+        lines.shrink_to(LARGEST_KEPT);
         self.written.notify_all();
         self.work.wait_while_for(&mut waiting, |waiting| !waiting.flushing, GATHER);
         while waiting.lines.is_empty() {

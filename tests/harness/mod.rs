@@ -15,6 +15,7 @@ mod proxy;
 mod readers;
 mod replica;
 mod servers;
+mod stranger;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub use self::proxy::Proxy;
 pub use self::readers::Readers;
 pub use self::replica::{Digest, Replica, TROUBLES_FILE};
 pub use self::servers::{QUEUE_TYPE, World, management, management_json, management_post, management_put};
+pub use self::stranger::{Stranger, headers, long, nested, short};
 
 /// Longest wait for anything; far more than it should take, so that a slow machine causes no failures.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use crate::messaging::broker::ANSWER_TIMEOUT;
 use crate::messaging::session::{SessionError, with_timeout};
 
 /// Acknowledge after this many messages, or this much time, whichever comes first.
-const ACK_EVERY: usize = 250;
+const ACK_EVERY: usize = 50;
 const ACK_WITHIN: Duration = Duration::from_millis(50);
 
 /// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them is held.
@@ -38,6 +38,10 @@ impl<'a> Acks<'a> {
 
     pub fn hold(&mut self, tag: u64) {
         self.held.insert(tag);
+    }
+
+    pub fn holds_any(&self) -> bool {
+        !self.held.is_empty()
     }
 
     pub async fn release(&mut self, tag: u64) -> Result<(), SessionError> {

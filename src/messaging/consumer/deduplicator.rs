@@ -7,6 +7,9 @@ use crate::messaging::message::ReceivedEvent;
 
 /// Events and users remembered. The least recently seen are forgotten first.
 const REMEMBERED: usize = 65_536;
+/// How far a version may be behind the newest to count as stale. Anyone may publish any version: one that is made up must not mark
+/// all that follow.
+const STALE_WITHIN: i64 = 1_000;
 
 /// Deduplicates all deliveries by event id. AMQP's `redelivered` flag is not enough: a publisher that repeats an event after a lost
 /// confirm does not set it.
@@ -34,9 +37,11 @@ impl Default for Deduplicator {
 impl Deduplicator {
     pub fn note(&mut self, event: &ReceivedEvent) -> Freshness {
         let duplicate = self.events.put(event.event_id, ()).is_some();
-        let newest = self.versions.get(&event.user_id).copied().unwrap_or(0);
-        let stale = event.version <= newest;
-        self.versions.put(event.user_id, event.version.max(newest));
+        let behind = self.versions.get(&event.user_id).map(|newest| newest.saturating_sub(event.version));
+        let stale = behind.is_some_and(|behind| (0..STALE_WITHIN).contains(&behind));
+        if !stale {
+            self.versions.put(event.user_id, event.version);
+        }
         if self.events.len() > REMEMBERED {
             self.events.pop_lru();
         }
@@ -72,6 +77,17 @@ mod tests {
         deduplicator.note(&event(1, 5));
         assert_eq!(deduplicator.note(&event(1, 4)), Freshness { duplicate: false, stale: true });
         assert_eq!(deduplicator.note(&event(2, 1)), Freshness { duplicate: false, stale: false });
+    }
+
+    #[test]
+    fn a_made_up_version_does_not_make_the_real_ones_stale() {
+        for made_up in [i64::MAX, 1_000_000, i64::MIN, 0, -1] {
+            let mut deduplicator = Deduplicator::default();
+            deduplicator.note(&event(1, 5));
+            deduplicator.note(&event(1, made_up));
+            assert_eq!(deduplicator.note(&event(1, 6)), Freshness { duplicate: false, stale: false }, "{made_up}");
+            assert_eq!(deduplicator.note(&event(1, 5)), Freshness { duplicate: false, stale: true }, "{made_up}");
+        }
     }
 
     #[test]

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::options::BasicCancelOptions;
+use lapin::message::Delivery;
+use lapin::options::{BasicCancelOptions, BasicRejectOptions};
 use lapin::{Channel, Connection};
 use metrics::{counter, gauge};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::acks::Acks;
 use self::dead_letter_writer::DeadLetterWriter;
@@ -24,10 +25,23 @@ use super::dead_letters;
 use super::message::{self, ReceivedEvent};
 use super::session::{SessionError, supervise, with_timeout};
 use super::topology::CONSUMER_TAG;
+use super::transport::{self, Mark, SizeLimit};
 use crate::monitoring::state::{Link, Status};
 
-/// Unacknowledged messages that the broker sends ahead.
-const PREFETCH: u16 = 1000;
+/// What the broker sends ahead. Anybody may publish messages of any size: at most 16 MiB of them are in memory at a time.
+struct Intake {
+    /// Most messages that are not acknowledged.
+    prefetch: u16,
+    /// Largest body, in bytes; an event has a few kilobytes at most. Beside it, a message has at most 32 KiB of properties.
+    largest: u64,
+}
+const USUAL: Intake = Intake { prefetch: 200, largest: 32 << 10 };
+/// From a message that is too large for the usual intake until none has come for a while.
+const CAREFUL: Intake = Intake { prefetch: 12, largest: 1 << 20 };
+const CAREFUL_FOR: Duration = Duration::from_secs(30);
+/// How long a subscription that ends waits for the dead letters that it has begun to write.
+const FINISH_LETTERS: Duration = Duration::from_secs(1);
+
 /// How often dead letters are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -39,6 +53,10 @@ enum Ended {
     Stopped,
     /// The broker cancelled the subscription: the queue was deleted.
     Cancelled,
+    /// A message is too large for the usual intake.
+    TooLarge,
+    /// No such message has come for a while.
+    Calm,
 }
 
 pub struct Consumer {
@@ -46,11 +64,13 @@ pub struct Consumer {
     status: Arc<Status>,
     /// Outlives a session, because messages repeat after a reconnect.
     deduplicator: Deduplicator,
+    /// When the intake is the usual one again.
+    careful_until: Option<Instant>,
 }
 
 impl Consumer {
     pub fn new(broker: Broker, status: Arc<Status>) -> Self {
-        Self { broker, status, deduplicator: Deduplicator::default() }
+        Self { broker, status, deduplicator: Deduplicator::default(), careful_until: None }
     }
 
     /// Consumes until `stop`, then acknowledges what it has logged or dead-lettered. The broker delivers the rest again.
@@ -61,10 +81,12 @@ impl Consumer {
 
     async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
         // A connection of its own: the broker blocks connections that publish.
-        let Some(connection) = stop.run_until_cancelled(self.broker.connect("consumer")).await.transpose()? else {
+        let limit = SizeLimit::new(USUAL.largest);
+        let connecting = self.broker.connect_limited("consumer", limit.clone());
+        let Some(connection) = stop.run_until_cancelled(connecting).await.transpose()? else {
             return Ok(());
         };
-        let outcome = self.subscribe_until(&connection, stop).await;
+        let outcome = self.subscribe_until(&connection, &limit, stop).await;
         self.status.consumer.store(Link::Down);
         // NaN rather than an outdated value.
         gauge!("dead_letters").set(f64::NAN);
@@ -74,11 +96,18 @@ impl Consumer {
         outcome
     }
 
-    /// Subscribes, and again each time somebody deletes the queue.
-    async fn subscribe_until(&mut self, connection: &Connection, stop: &CancellationToken) -> Result<(), SessionError> {
+    /// Subscribes, and again each time somebody deletes the queue or the intake changes.
+    async fn subscribe_until(
+        &mut self,
+        connection: &Connection,
+        limit: &SizeLimit,
+        stop: &CancellationToken,
+    ) -> Result<(), SessionError> {
         loop {
             self.broker.declare_topology(connection).await?;
-            let (channel, deliveries) = self.broker.subscribe(connection, PREFETCH).await?;
+            let intake = if self.careful_until.is_some() { CAREFUL } else { USUAL };
+            limit.set(intake.largest);
+            let (channel, deliveries) = self.broker.subscribe(connection, intake.prefetch).await?;
             let subscribed = Instant::now();
             self.status.consumer.store(Link::Up);
             info!("Consumer subscribed");
@@ -89,6 +118,11 @@ impl Consumer {
                 Ended::Stopped => return Ok(()),
                 Ended::Cancelled if subscribed.elapsed() < SHORT_LIVED => return Err(SessionError::Closed),
                 Ended::Cancelled => warn!("Queue deleted, declaring it again"),
+                Ended::TooLarge => {
+                    warn!(bytes = USUAL.largest, "A message is larger than any event: taking fewer messages at a time");
+                    self.careful_until = Some(Instant::now() + CAREFUL_FOR);
+                }
+                Ended::Calm => self.careful_until = None,
             }
         }
     }
@@ -104,7 +138,8 @@ impl Consumer {
         let mut acks = Acks::new(channel);
         let mut count_due = interval(COUNT_INTERVAL);
         count_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let ended = loop {
+            let calm = self.careful_until;
             tokio::select! {
                 _ = count_due.tick() => match dead_letters::depth(connection).await? {
                     Some(depth) => gauge!("dead_letters").set(depth),
@@ -112,7 +147,17 @@ impl Consumer {
                 },
                 delivery = deliveries.next() => {
                     let Some(delivery) = delivery.transpose()? else { return Ok(Ended::Cancelled) };
-                    match message::parse(&delivery.data) {
+                    let event = match transport::mark(&delivery.properties) {
+                        None => message::parse(&delivery.data),
+                        Some(Mark::Unreadable(reason)) => Err(reason),
+                        Some(Mark::TooLarge(_)) if calm.is_none() => break Ended::TooLarge,
+                        Some(Mark::TooLarge(bytes)) => {
+                            self.careful_until = Some(Instant::now() + CAREFUL_FOR);
+                            reject(&delivery, bytes).await?;
+                            continue;
+                        }
+                    };
+                    match event {
                         Ok(event) => {
                             log(&event, &self.deduplicator.note(&event));
                             acks.add(delivery.delivery_tag).await?;
@@ -125,14 +170,31 @@ impl Consumer {
                 }
                 Some(tag) = dead_letters.written() => acks.release(tag).await?,
                 () = sleep_until(acks.due), if !acks.waiting.is_empty() => acks.flush().await?,
-                () = stop.cancelled() => break,
+                () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() => break Ended::Calm,
+                () = stop.cancelled() => break Ended::Stopped,
             }
-        }
+        };
         let cancelling = channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default());
         with_timeout(ANSWER_TIMEOUT, "cancel the subscription", cancelling).await?;
+        // A letter that is written but not acknowledged would be written again.
+        let end = Instant::now() + FINISH_LETTERS;
+        while acks.holds_any()
+            && let Ok(Some(tag)) = timeout_at(end, dead_letters.written()).await
+        {
+            acks.release(tag).await?;
+        }
         acks.flush().await?;
-        Ok(Ended::Stopped)
+        Ok(ended)
     }
+}
+
+/// Has the broker dead-letter a message whole, whose body was not even kept.
+async fn reject(delivery: &Delivery, bytes: u64) -> Result<(), SessionError> {
+    let rejecting = delivery.reject(BasicRejectOptions { requeue: false });
+    with_timeout(ANSWER_TIMEOUT, "reject a message", rejecting).await?;
+    counter!("events_consumed_total", "result" => "dead_letter").increment(1);
+    error!(bytes, "Message is too large to be read, the broker moves it to the dead-letter queue");
+    Ok(())
 }
 
 fn log(event: &ReceivedEvent, freshness: &Freshness) {

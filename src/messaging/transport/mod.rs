@@ -1,0 +1,152 @@
+//! The connection below lapin: TCP and TLS as lapin would open them, and a [`Screen`] for what comes in.
+
+mod screen;
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::traits::Reactor;
+use async_rs::util::RuntimeParts;
+use async_rs::{Runtime, Tokio};
+use futures_util::Stream;
+use futures_util::io::{AsyncRead, AsyncWrite};
+use lapin::tcp::{AMQPUriTcpExt, TLSConfig};
+use lapin::uri::AMQPUri;
+use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
+
+use self::screen::Screen;
+pub use self::screen::{MARK, Mark, NO_LIMIT, mark};
+
+/// Bytes read from the socket at a time.
+const READ_SIZE: usize = 64 << 10;
+
+/// The largest body that a connection takes, in bytes; cheap to clone. It may be changed while the connection is open.
+#[derive(Clone)]
+pub struct SizeLimit(Arc<AtomicU64>);
+
+impl SizeLimit {
+    pub fn new(bytes: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(bytes)))
+    }
+
+    pub fn set(&self, bytes: u64) {
+        self.0.store(bytes, Relaxed);
+    }
+}
+
+/// Opens a connection whose incoming frames are screened.
+pub async fn connect(uri: AMQPUri, properties: ConnectionProperties, limit: SizeLimit) -> lapin::Result<Connection> {
+    let screening = Runtime::new(RuntimeParts::new(Tokio::current(), Screening(Tokio::current(), limit.clone())));
+    let open = async move |uri: AMQPUri, _runtime| {
+        let io = uri.connect_with_config_async(TLSConfig::default(), &Runtime::new(Tokio::current())).await?;
+        Ok(AsyncTcpStream::Plain(Screened::new(io, limit.clone())))
+    };
+    Connection::connector(uri, screening, open, properties).await
+}
+
+type Io = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+
+/// A socket whose incoming bytes go through a screen.
+struct Screened {
+    io: Io,
+    limit: SizeLimit,
+    screen: Screen,
+    /// What the screen has passed on, and how much of it lapin has read.
+    passed: Vec<u8>,
+    read: usize,
+    incoming: Box<[u8]>,
+}
+
+impl Screened {
+    fn new(io: Io, limit: SizeLimit) -> Self {
+        let (passed, incoming) = (Vec::with_capacity(READ_SIZE), vec![0; READ_SIZE].into());
+        Self { io, limit, screen: Screen::default(), passed, read: 0, incoming }
+    }
+}
+
+impl AsyncRead for Screened {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Self { io, limit, screen, passed, read, incoming } = &mut *self;
+        while *read == passed.len() {
+            passed.clear();
+            passed.shrink_to(READ_SIZE);
+            *read = 0;
+            let count = ready!(Pin::new(&mut *io).poll_read(cx, incoming))?;
+            if count == 0 {
+                screen.end(passed);
+                if passed.is_empty() {
+                    return Poll::Ready(Ok(0));
+                }
+            }
+            screen.pass(&incoming[..count], limit.0.load(Relaxed), passed);
+        }
+        let waiting = &passed[*read..];
+        let count = waiting.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&waiting[..count]);
+        *read += count;
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl AsyncWrite for Screened {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, parts)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_close(cx)
+    }
+}
+
+/// Tokio's reactor with another type of stream, which is all that lapin asks of it here: [`connect`] opens the streams.
+#[derive(Clone)]
+struct Screening(Tokio, SizeLimit);
+
+impl std::fmt::Debug for Screening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Screening")
+    }
+}
+
+impl Reactor for Screening {
+    type TcpStream = Screened;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: Send + 'static>(
+        &self,
+        _socket: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        Err::<Screened, _>(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, period: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(period)
+    }
+
+    fn tcp_connect_addr(&self, address: SocketAddr) -> impl Future<Output = io::Result<Screened>> + Send + 'static {
+        let (connecting, limit) = (self.0.tcp_connect_addr(address), self.1.clone());
+        async move { Ok(Screened::new(AsyncTcpStream::Plain(connecting.await?), limit)) }
+    }
+}
