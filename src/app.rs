@@ -114,8 +114,8 @@ impl App {
             status: status.clone(),
             rendered: Arc::default(),
         };
-        let router =
-            http::router(users, health, metrics, passwords.policy, http.request_timeout, http.head, tasks.clone())?;
+        let timeouts = [http.request_timeout, http.body_timeout];
+        let router = http::router(users, health, metrics, passwords.policy, timeouts, http.head, tasks.clone())?;
         let relay = Relay::new(broker.clone(), database.direct_url.options(), outbox_filled, status.clone());
         let consumer = Consumer::new(broker, status.clone());
         let pools = [pool, probe_pool, scrape_pool];

@@ -16,6 +16,7 @@ mod api {
     mod examples;
     mod fairness;
     mod faults;
+    mod floods;
     mod grouped_writes;
     mod heads;
     mod lifecycle;

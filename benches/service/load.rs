@@ -11,6 +11,8 @@ use crate::comparison::{Call, Load};
 
 /// Clients of `pgbench`: where its throughput is at its best on two cores.
 const PGBENCH_CLIENTS: u32 = 64;
+/// Transactions of each client before a measurement: a number and not a time, so that there are some on a slow machine too.
+const WARM_UP: &str = "100";
 
 /// What a run of a load generator came to. Latencies are in microseconds.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -63,8 +65,28 @@ pub async fn wrk(address: &str, load: Load, users: u32, time: Duration) -> Outco
     Ok(run)
 }
 
-/// Runs the statement of `call` again and again, prepared; `scratch` takes its log.
+/// Runs the statement of `call` again and again, prepared, for `time` after its clients have logged in; `scratch` takes its log.
 pub async fn pgbench(url: &str, call: Call, users: u32, time: Duration, scratch: &Path) -> Outcome<Run> {
+    // Its own clock starts before the logins, which may take longer than `time`. They are not part of what it reports.
+    let warm_up = run_pgbench(url, call, users, &["--transactions", WARM_UP], scratch).await?;
+    take_latencies(scratch)?;
+    let logins = after(&warm_up, "initial connection time = ")?;
+    let seconds = time.as_secs_f64() + 2.0 * logins / 1e3;
+    let text = run_pgbench(url, call, users, &["--time", &format!("{:.0}", seconds.ceil())], scratch).await?;
+    let requests = after(&text, "number of transactions actually processed: ")?;
+    let throughput = after(&text, "tps = ")?;
+    let latencies = take_latencies(scratch)?;
+    let percentile = |percent: usize| latencies.get(latencies.len() * percent / 100).copied().unwrap_or(f64::NAN);
+    Ok(Run { requests, seconds: requests / throughput, p50: percentile(50), p99: percentile(99), errors: 0.0 })
+}
+
+/// The number in the report's line that begins so.
+fn after(report: &str, beginning: &str) -> Outcome<f64> {
+    let number = report.lines().find_map(|line| line.strip_prefix(beginning)?.split(' ').next()?.parse().ok());
+    number.ok_or_else(|| format!("pgbench said nothing after `{}`: {report}", beginning.trim()).into())
+}
+
+async fn run_pgbench(url: &str, call: Call, users: u32, length: &[&str], scratch: &Path) -> Outcome<String> {
     let script = match call {
         Call::Put => "benches/service/update.sql",
         Call::List => "benches/service/list.sql",
@@ -72,29 +94,18 @@ pub async fn pgbench(url: &str, call: Call, users: u32, time: Duration, scratch:
         _ => return Err("pgbench has no statement for this".into()),
     };
     let prefix = scratch.join("pgbench");
-    let text = output_of(
+    output_of(
         Command::new("pgbench")
             .args(["--no-vacuum", "--protocol", "prepared", "--jobs", &threads(), "--file", script])
-            .args(["--client", &PGBENCH_CLIENTS.to_string(), "--time", &time.as_secs().to_string()])
+            .args(["--client", &PGBENCH_CLIENTS.to_string()])
+            .args(length)
             .args(["--define", &format!("users={users}")])
             // A twentieth of the latencies is enough for percentiles, and writing them costs little.
             .args(["--log", "--sampling-rate", "0.05", "--log-prefix"])
             .arg(&prefix)
             .arg(url),
     )
-    .await?;
-    let transactions = text
-        .lines()
-        .find_map(|line| line.strip_prefix("number of transactions actually processed: "))
-        .ok_or_else(|| format!("pgbench said {text}"))?;
-    let throughput = text
-        .lines()
-        .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok())
-        .ok_or_else(|| format!("pgbench said {text}"))?;
-    let requests = transactions.parse::<f64>()?;
-    let latencies = take_latencies(scratch)?;
-    let percentile = |percent: usize| latencies.get(latencies.len() * percent / 100).copied().unwrap_or(f64::NAN);
-    Ok(Run { requests, seconds: requests / throughput, p50: percentile(50), p99: percentile(99), errors: 0.0 })
+    .await
 }
 
 /// The third field of each line of its logs is a transaction's time.

@@ -17,10 +17,12 @@ mod report;
 mod stage;
 
 use std::error::Error;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use futures_util::FutureExt;
 
 use self::comparison::{COMPARISONS, Comparison};
 use self::report::Report;
@@ -80,15 +82,19 @@ async fn main() -> Outcome<()> {
             // In a different order each time, because a measurement may affect the next one.
             let candidates = comparison.candidates.iter().cycle().skip(round as usize - 1);
             for candidate in candidates.take(comparison.candidates.len()) {
-                let sample = stage.measure(*candidate, comparison.load, plan).await?;
+                let measured = AssertUnwindSafe(stage.measure(*candidate, comparison.load, plan)).catch_unwind().await;
+                let measured = measured.unwrap_or_else(|_panic| Err("it panicked, see above".into()));
+                let result = match &measured {
+                    Ok(sample) => format!("{:>9.0}/s", sample.throughput),
+                    Err(error) => format!("FAILED: {error}"),
+                };
                 eprintln!(
-                    "  {:>3} of {runs}  {:<34} {:<40} {:>9.0}/s",
+                    "  {:>3} of {runs}  {:<34} {:<40} {result}",
                     report.samples() + 1,
                     comparison.load.to_string(),
                     candidate.name(),
-                    sample.throughput
                 );
-                report.add(comparison, *candidate, sample);
+                report.add(comparison, *candidate, measured);
             }
         }
     }

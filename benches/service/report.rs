@@ -32,7 +32,8 @@ struct Setting {
 struct Measured {
     load: Load,
     candidate: Candidate,
-    sample: Sample,
+    /// Or why there is none.
+    sample: Result<Sample, String>,
 }
 
 pub struct Report {
@@ -48,6 +49,9 @@ pub struct Row {
     pub candidate: &'static str,
     #[serde(flatten)]
     pub median: Sample,
+    /// Why its last failed measurement failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// One candidate held against another, the median of the rounds' ratios; or against a limit, the median of the rounds.
@@ -82,7 +86,8 @@ impl Report {
         Ok(Self { setting, measured: Vec::new() })
     }
 
-    pub fn add(&mut self, comparison: &Comparison, candidate: Candidate, sample: Sample) {
+    pub fn add(&mut self, comparison: &Comparison, candidate: Candidate, measured: Outcome<Sample>) {
+        let sample = measured.map_err(|error| error.to_string());
         self.measured.push(Measured { load: comparison.load, candidate, sample });
     }
 
@@ -90,9 +95,14 @@ impl Report {
         self.measured.len()
     }
 
+    fn all_of(&self, load: Load, candidate: Candidate) -> impl Iterator<Item = &Result<Sample, String>> {
+        let found = self.measured.iter().filter(move |one| one.load == load && one.candidate == candidate);
+        found.map(|one| &one.sample)
+    }
+
+    /// One a round; not a number where it failed.
     fn of(&self, load: Load, candidate: Candidate) -> Vec<Sample> {
-        let found = self.measured.iter().filter(|one| one.load == load && one.candidate == candidate);
-        found.map(|one| one.sample).collect()
+        self.all_of(load, candidate).map(|sample| *sample.as_ref().unwrap_or(&Sample::NONE)).collect()
     }
 
     fn rows(&self) -> Vec<Row> {
@@ -102,10 +112,11 @@ impl Report {
                 load: load.to_string(),
                 candidate: candidate.name(),
                 median: median_sample(&self.of(load, *candidate)),
+                failure: self.all_of(load, *candidate).filter_map(|sample| sample.as_ref().err()).last().cloned(),
             })
         });
         // Of what was not chosen there is none.
-        rows.filter(|row| !row.median.throughput.is_nan()).collect()
+        rows.filter(|row| row.failure.is_some() || !row.median.throughput.is_nan()).collect()
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
@@ -158,7 +169,13 @@ impl Report {
             let cpu = cpu.map_or("-".to_owned(), |cpu| format!("{cpu:.1} µs"));
             let memory = peak_memory.map_or("-".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
             let (p50, p99) = (milliseconds(p50), milliseconds(p99));
-            _ = writeln!(text, "| {} | {throughput:.0} | {p50} | {p99} | {cpu} | {memory} |", row.candidate);
+            if !throughput.is_nan() {
+                _ = writeln!(text, "| {} | {throughput:.0} | {p50} | {p99} | {cpu} | {memory} |", row.candidate);
+            }
+            if let Some(failure) = row.failure {
+                let reason = failure.lines().next().unwrap_or_default().replace('|', "\\|");
+                _ = writeln!(text, "| {} **failed** | {reason} | | | | |", row.candidate);
+            }
         }
         text += "\n| | of | ratio | aim |\n|---|---|---:|---|\n";
         for Verdict { load, of, against, figure, value, aim, reached } in self.verdicts() {
@@ -186,7 +203,8 @@ impl Report {
         let json = serde_json::json!({ "setting": &self.setting, "rows": &rows, "verdicts": &verdicts });
         fs::write(folder.join("report.json"), serde_json::to_string_pretty(&json)?)?;
         fs::write(folder.join("report.md"), self.text())?;
-        chart::draw(&folder.join("report.svg"), &rows)
+        let measured: Vec<_> = rows.into_iter().filter(|row| !row.median.throughput.is_nan()).collect();
+        chart::draw(&folder.join("report.svg"), &measured)
     }
 }
 
@@ -204,7 +222,7 @@ fn figure_of(figure: Figure, sample: &Sample) -> f64 {
 }
 
 fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut figures: Vec<_> = figures.collect();
+    let mut figures: Vec<_> = figures.filter(|figure| !figure.is_nan()).collect();
     figures.sort_unstable_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

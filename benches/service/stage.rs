@@ -33,6 +33,11 @@ pub struct Sample {
     pub peak_memory: Option<u64>,
 }
 
+impl Sample {
+    /// Of a measurement that failed.
+    pub const NONE: Self = Self { throughput: f64::NAN, p50: f64::NAN, p99: f64::NAN, cpu: None, peak_memory: None };
+}
+
 /// A service and its database.
 pub struct Place {
     pub world: World,
@@ -152,7 +157,6 @@ impl Stage {
 
     async fn of_pgbench(&self, world: &World, users: u32, call: Call, plan: Plan) -> Outcome<Sample> {
         let url = &world.database_url;
-        load::pgbench(url, call, users, plan.warm_up, &self.scratch).await?;
         let run = load::pgbench(url, call, users, plan.measured, &self.scratch).await?;
         if call == Call::Put {
             sqlx::raw_sql("TRUNCATE outbox").execute(&world.pool).await?;

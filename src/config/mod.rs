@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use self::reader::{Reader, parse_bool, parse_host, parse_hosts, parse_networks};
+use self::reader::{Reader, parse_bool, parse_count, parse_host, parse_hosts, parse_networks};
 use crate::database::{DatabaseUrl, Route};
 use crate::domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy};
 use crate::http::HeadRules;
@@ -35,6 +35,8 @@ pub struct HttpConfig {
     pub address: SocketAddr,
     /// For one request, including its body.
     pub request_timeout: Duration,
+    /// For more bytes of a body.
+    pub body_timeout: Duration,
     pub limits: Limits,
     pub head: HeadRules,
 }
@@ -165,19 +167,23 @@ impl Reader {
             ));
         }
         let request_timeout = self.milliseconds("REQUEST_TIMEOUT_MS", 10_000, 1);
+        let trusted_proxies = self.optional("TRUSTED_PROXIES", parse_networks).unwrap_or_default();
+        let body_timeout = self.milliseconds("BODY_READ_TIMEOUT_MS", 5_000, 1);
         let limits = Limits {
             header_read: self.milliseconds("HEADER_READ_TIMEOUT_MS", 10_000, 1),
             keep_alive: self.milliseconds("KEEP_ALIVE_TIMEOUT_MS", 75_000, 1),
             write: self.milliseconds("WRITE_TIMEOUT_MS", 30_000, 1),
             max_connections: self.number("MAX_CONNECTIONS", 16_384, 1, 1_000_000),
+            max_per_address: self.optional("MAX_CONNECTIONS_PER_ADDRESS", parse_count),
+            shared_addresses: trusted_proxies.clone(),
         };
         let allowed_hosts = self.optional("ALLOWED_HOSTS", parse_hosts);
         let head = HeadRules {
             // On loopback, an unexpected host name belongs to a web page whose DNS was rebound to this address.
             allowed_hosts: allowed_hosts.or_else(|| host.is_loopback().then(Vec::new)),
-            trusted_proxies: self.optional("TRUSTED_PROXIES", parse_networks).unwrap_or_default(),
+            trusted_proxies,
         };
-        HttpConfig { address: SocketAddr::new(host, port), request_timeout, limits, head }
+        HttpConfig { address: SocketAddr::new(host, port), request_timeout, body_timeout, limits, head }
     }
 
     fn database(&mut self) -> Option<DatabaseConfig> {

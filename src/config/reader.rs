@@ -62,6 +62,10 @@ pub fn parse_hosts(value: &str) -> Result<Vec<String>, String> {
         .collect()
 }
 
+pub fn parse_count(value: &str) -> Result<usize, String> {
+    value.parse().ok().filter(|count| *count > 0).ok_or_else(|| format!("must be a whole number from 1, not `{value}`"))
+}
+
 pub fn parse_networks(value: &str) -> Result<Vec<IpNet>, String> {
     let network = |text: &str| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     let networks = value.split(',').map(|text| network(text.trim()));

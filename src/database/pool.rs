@@ -132,6 +132,10 @@ impl Database {
         timeout(OPERATION_TIMEOUT, retried).await.map_err(|_elapsed| DatabaseError::Timeout)?
     }
 
+    pub fn max_connections(&self) -> usize {
+        usize::try_from(self.pool.options().get_max_connections()).unwrap_or(usize::MAX)
+    }
+
     /// How many connections are idle, and how many in use.
     pub fn connections(&self) -> (f64, f64) {
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);

@@ -24,6 +24,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::durations::RequestDurations;
+use self::extract::raw_body::BodyLimits;
 pub use self::head::HeadRules;
 pub use self::state::AppState;
 use self::state::Shared;
@@ -49,12 +50,13 @@ pub fn router(
     health: HealthService,
     metrics: MetricsService,
     password_policy: PasswordPolicy,
-    request_timeout: Duration,
+    [request_timeout, body_timeout]: [Duration; 2],
     head: HeadRules,
     tasks: TaskTracker,
 ) -> serde_json::Result<Router> {
     let openapi = openapi_document(password_policy)?;
-    let state = Arc::new(Shared { users, health, metrics, password_policy, openapi });
+    let state =
+        Arc::new(Shared { users, health, metrics, password_policy, bodies: BodyLimits::new(body_timeout), openapi });
     let (api, _document) = api().split_for_parts();
     let trace = Trace { time_limit: request_timeout, head, durations: RequestDurations::default(), tasks };
     Ok(layered(api.merge(docs::router()), trace).with_state(state))

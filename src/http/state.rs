@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::extract::raw_body::BodyLimits;
 use crate::domain::user::PasswordPolicy;
 use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
@@ -15,6 +16,7 @@ pub struct Shared {
     pub health: HealthService,
     pub metrics: MetricsService,
     pub password_policy: PasswordPolicy,
+    pub bodies: BodyLimits,
     /// The OpenAPI document, rendered once.
     pub openapi: String,
 }

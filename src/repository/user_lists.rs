@@ -1,6 +1,6 @@
 //! Pages of the list of users. Waiting requests for the same page share one query.
 //!
-//! One query per page runs at a time, on the pool. A request joins only a query that has not been sent yet, so it sees everything
+//! One query per page runs at a time, on the pool, and a few in all. A request joins only a query that has not been sent yet, so it sees everything
 //! committed before it began, and only its own query's error.
 
 use std::collections::HashMap;
@@ -8,12 +8,17 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::users;
 use crate::database::caller::{Caller, ask};
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
 use crate::domain::page::Page;
 use crate::domain::user::UserPage;
+
+/// One in so many of the pool's connections may read lists at a time.
+const SHARE: usize = 4;
 
 type Answer = Result<Arc<UserPage>, DatabaseError>;
 type Callers = Vec<Caller<Arc<UserPage>>>;
@@ -24,11 +29,14 @@ pub struct UserLists {
     database: Database,
     /// The pages being read, and who waits for the next query of each.
     waiting: Arc<Mutex<HashMap<Page, Callers>>>,
+    /// For queries that run: a page far from the start takes long, and others need the pool's connections too.
+    slots: Arc<Semaphore>,
 }
 
 impl UserLists {
     pub fn new(database: Database) -> Self {
-        Self { database, waiting: Arc::default() }
+        let slots = Arc::new(Semaphore::new(database.max_connections().div_ceil(SHARE)));
+        Self { database, waiting: Arc::default(), slots }
     }
 
     pub async fn get(&self, page: Page) -> Answer {
@@ -47,6 +55,8 @@ impl UserLists {
 
     /// By its own query.
     pub async fn get_alone(&self, page: Page) -> Answer {
+        let slot = timeout(OPERATION_TIMEOUT, self.slots.acquire()).await;
+        let _slot = slot.map_err(|_elapsed| DatabaseError::Overloaded)?.map_err(|_closed| DatabaseError::Overloaded)?;
         self.database.read(|connection| Box::pin(users::list(connection, page))).await.map(Arc::new)
     }
 

@@ -13,16 +13,18 @@
 //! - **Failures stay apart.** A group that the server refuses is rolled back and written one by one. Only a failure that no write
 //!   would survive reaches all; as with any write, the outcome is then unknown.
 //! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not been sent, it is dropped.
-//! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by [`QUEUE_CAPACITY`].
+//! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by [`QUEUE_CAPACITY`] and [`MOST_PER_USER`].
 //!
 //! `tests/api/grouped_writes.rs` compares them with single writes.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use metrics::{Counter, counter};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +43,8 @@ const LANES: usize = 2;
 const LARGEST_GROUP: usize = 128;
 /// Writes that may wait for each lane.
 pub const QUEUE_CAPACITY: usize = 8_192;
+/// Changes of one user that may wait: each waits for the one before, so more would only fill the lane.
+const MOST_PER_USER: u32 = 64;
 /// Waiting writes from which a lane chooses its next group.
 const WINDOW: usize = 1_024;
 
@@ -53,7 +57,12 @@ pub struct UserWrites(Mode);
 #[derive(Clone)]
 enum Mode {
     OneByOne(Database),
-    Grouped { queues: [mpsc::Sender<Pending>; LANES], stop: CancellationToken, tasks: TaskTracker },
+    Grouped {
+        queues: [mpsc::Sender<Pending>; LANES],
+        per_user: Arc<PerUser>,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    },
 }
 
 impl UserWrites {
@@ -83,23 +92,25 @@ impl UserWrites {
             tasks.spawn(lane.run(stop.clone()));
             queue
         });
-        Self(Mode::Grouped { queues, stop, tasks })
+        Self(Mode::Grouped { queues, per_user: Arc::default(), stop, tasks })
     }
 
     /// Writes a change and its event; `None` when there is no such user.
     ///
     /// # Errors
-    /// [`DatabaseError::Overloaded`] when too many writes wait: nothing was changed. Else as [`Database::run`].
+    /// [`DatabaseError::Overloaded`] when too many writes wait, in all or for this user: nothing was changed. Else as
+    /// [`Database::run`].
     pub async fn write(&self, change: Change) -> Answer {
-        let queues = match &self.0 {
+        let (queues, per_user) = match &self.0 {
             Mode::OneByOne(database) => {
                 let alone = database
                     .run(move |connection| Box::pin(async move { user_changes::write(connection, &change).await }));
                 // Boxed, because grouped writes would carry its size too.
                 return alone.boxed().await;
             }
-            Mode::Grouped { queues, .. } => queues,
+            Mode::Grouped { queues, per_user, .. } => (queues, per_user),
         };
+        let _counted = per_user.count(change.id).ok_or(DatabaseError::Overloaded)?;
         let queue = &queues[lane_of(&change)];
         ask(|caller| Ok(queue.try_send(Pending { change, caller })?)).await
     }
@@ -110,6 +121,39 @@ impl UserWrites {
             stop.cancel();
             tasks.close();
             tasks.wait().await;
+        }
+    }
+}
+
+/// How many changes of each user wait.
+#[derive(Default)]
+struct PerUser(Mutex<HashMap<UserId, u32>>);
+
+impl PerUser {
+    /// Counts one more until the guard is dropped; `None` if there are as many as may be.
+    fn count(self: &Arc<Self>, id: UserId) -> Option<Counted> {
+        let mut counts = self.0.lock();
+        let count = counts.entry(id).or_default();
+        if *count >= MOST_PER_USER {
+            return None;
+        }
+        *count += 1;
+        Some(Counted { per_user: self.clone(), id })
+    }
+}
+
+struct Counted {
+    per_user: Arc<PerUser>,
+    id: UserId,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut count) = self.per_user.0.lock().entry(self.id) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
     }
 }

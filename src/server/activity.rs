@@ -32,6 +32,8 @@ pub enum Overdue {
 const HEAD: u8 = 0;
 const SERVING: u8 = 1;
 const IDLE: u8 = 2;
+/// The service waits for more of a request's body.
+const BODY: u8 = 3;
 
 /// What the listener asks of a connection.
 const GO_ON: u8 = 0;
@@ -92,7 +94,14 @@ impl Activity {
 
     /// A request is with the service.
     pub fn serving(&self) {
-        self.phase.store(SERVING, Relaxed);
+        self.enter(SERVING);
+    }
+
+    /// The service has asked for more of the body: it has to wait for the client, or not.
+    pub fn asked_for_body(&self, waits: bool) {
+        let (from, to) = if waits { (SERVING, BODY) } else { (BODY, SERVING) };
+        // Not once it has answered: the rest of a body that nobody wants is read after that.
+        _ = self.phase.compare_exchange(from, to, Relaxed, Relaxed);
     }
 
     /// The service has answered.
@@ -100,8 +109,8 @@ impl Activity {
         self.enter(IDLE);
     }
 
-    /// How long the connection has had no request at the service: idle, sending a head, or not reading its response. `None` while
-    /// the service works on one.
+    /// How long the service has waited for the client: for a request, for the rest of its head, for its body since its head came, or
+    /// for the client to read its response. `None` while the service works on a request.
     pub fn waiting_for(&self) -> Option<Duration> {
         let waiting = self.phase.load(Relaxed) != SERVING;
         waiting.then(|| Duration::from_millis(self.now().saturating_sub(self.since.load(Relaxed))))

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::activity::{Activity, Observed, Overdue};
+use super::body::RequestBody;
 use super::limits::Limits;
 
 /// Largest request line and headers together, in bytes; also the read buffer for bodies.
@@ -40,7 +41,7 @@ enum End {
 pub async fn serve<I, S, B>(io: I, peer: SocketAddr, service: S, activity: Arc<Activity>, limits: &Limits)
 where
     I: AsyncRead + AsyncWrite + Unpin,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
     B: Body + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
@@ -49,6 +50,7 @@ where
     let service = service_fn(move |mut request: Request<Incoming>| {
         noted.serving();
         request.extensions_mut().insert(Peer(peer));
+        let request = request.map(|body| RequestBody::new(body, noted.clone()));
         let (answer, noted) = (service.call(request), noted.clone());
         async move {
             let answer = answer.await;

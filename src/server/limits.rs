@@ -1,6 +1,9 @@
 //! Limits for clients' connections.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 /// Time limits of a connection, and how many there may be.
 #[derive(Clone, Debug)]
@@ -13,4 +16,26 @@ pub struct Limits {
     pub write: Duration,
     /// Open at once.
     pub max_connections: usize,
+    /// Of these, for one client's address (of IPv6, its /64). Half of all if it is not set.
+    pub max_per_address: Option<usize>,
+    /// Addresses that may have all: many clients stand behind them.
+    pub shared_addresses: Vec<IpNet>,
+}
+
+impl Limits {
+    /// Who counts as one client; `None` for an address that many share.
+    pub fn client(&self, address: IpAddr) -> Option<IpAddr> {
+        let address = address.to_canonical();
+        if self.shared_addresses.iter().any(|shared| shared.contains(&address)) {
+            return None;
+        }
+        Some(match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        })
+    }
+
+    pub fn per_client(&self) -> usize {
+        self.max_per_address.unwrap_or(self.max_connections.div_ceil(2))
+    }
 }

@@ -2,6 +2,7 @@
 //! framing only; routes, bodies and errors belong to `http`.
 
 mod activity;
+mod body;
 mod connection;
 mod descriptors;
 mod limits;
@@ -14,16 +15,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::service::Service;
 use hyper::{Request, Response};
 use metrics::counter;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+pub use self::body::RequestBody;
 pub use self::connection::Peer;
 pub use self::descriptors::connections_allowed;
 pub use self::limits::Limits;
@@ -39,29 +41,42 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Between two log lines about the connection limit.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// Serves until `stop`, then finishes what is in flight.
 pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let open = Arc::new(Open::new(limits.max_connections));
+    let open = Arc::new(Open::new(limits.max_connections, limits.per_client()));
     let limits = Arc::new(limits);
-    let mut crowd = Crowd::default();
-    while let Some((stream, peer)) = stop.run_until_cancelled(accept(&listener)).await {
-        let place = open.place().await;
-        crowd.note(open.take_displaced(), place.is_none(), limits.max_connections);
-        let Some(place) = place else { continue };
-        prepare(&stream);
-        let (service, limits) = (service.clone(), limits.clone());
+    let mut reports = interval(REPORT_EVERY);
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = accept(&listener) => accepted,
+            _ = reports.tick() => {
+                report(&open, &limits);
+                continue;
+            }
+            () = stop.cancelled() => break,
+        };
+        let client = limits.client(peer.ip());
+        let place = open.try_place(client);
+        let (open, service, limits) = (open.clone(), service.clone(), limits.clone());
         tokio::spawn(async move {
-            connection::serve(stream, peer, service, place.activity().clone(), &limits).await;
-            drop(place);
+            // Here, for one client that has to wait must not hold up the others.
+            let place = match place {
+                Some(place) => Some(place),
+                None => open.place(client).await,
+            };
+            if let Some(place) = place {
+                prepare(&stream);
+                connection::serve(stream, peer, service, place.activity().clone(), &limits).await;
+            }
         });
     }
     drop(listener);
@@ -100,31 +115,16 @@ fn prepare(stream: &TcpStream) {
     }
 }
 
-/// Connections closed or refused at the limit since the last log line.
-#[derive(Default)]
-struct Crowd {
-    displaced: u64,
-    refused: u64,
-    reported: Option<Instant>,
-}
-
-impl Crowd {
-    fn note(&mut self, displaced: u64, refused: bool, max_connections: usize) {
-        if refused {
-            counter!("http_connections_refused_total").increment(1);
-        }
-        self.displaced += displaced;
-        self.refused += u64::from(refused);
-        let is_due = self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY);
-        if self.displaced + self.refused > 0 && is_due {
-            let (displaced, refused) = (self.displaced, self.refused);
-            warn!(
-                displaced,
-                refused,
-                max_connections,
-                "As many connections are open as may be (MAX_CONNECTIONS, ulimit -n): idle ones are closed, or new ones"
-            );
-            *self = Self { reported: Some(Instant::now()), ..Self::default() };
-        }
+/// Tells of connections closed or refused at the limit since the last time.
+fn report(open: &Open, limits: &Limits) {
+    let (displaced, refused) = open.take_counts();
+    if displaced + refused > 0 {
+        warn!(
+            displaced,
+            refused,
+            max_connections = limits.max_connections,
+            max_connections_per_address = limits.per_client(),
+            "As many connections are open as may be (MAX_CONNECTIONS, ulimit -n): idle ones are closed, or new ones"
+        );
     }
 }

@@ -1,15 +1,18 @@
-//! Open connections: never more than the limit. The longest idle ones make room for new ones.
+//! Open connections: never more than the limit, in all and for one client. Those that have waited longest for their client make room
+//! for new ones.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::activity::{Activity, SPARED};
 
@@ -18,60 +21,112 @@ const DISPLACED_AT_ONCE: usize = 32;
 /// How long a new connection waits for a place, and the shortest pause between two scans.
 const ROOM_WAIT: Duration = Duration::from_millis(1_500);
 const RETRY: Duration = Duration::from_millis(10);
+/// New connections that wait for a place: in all, and of one client. Each has a file descriptor.
+const MAX_WAITING: usize = 32;
+const MAX_WAITING_PER_CLIENT: usize = 8;
 
 pub struct Open {
     max: usize,
+    max_per_client: usize,
     connections: Mutex<Connections>,
     one_less: Notify,
-    /// Since the last call of [`Self::take_displaced`].
+    /// Since the last call of [`Self::take_counts`].
     displaced: AtomicU64,
+    refused: AtomicU64,
 }
 
 #[derive(Default)]
 struct Connections {
-    by_number: HashMap<u64, Arc<Activity>>,
+    by_number: HashMap<u64, Connection>,
+    /// Those that many clients share are not counted.
+    per_client: HashMap<IpAddr, Counts>,
+    waiting: usize,
     opened: u64,
+    scanned: Option<Instant>,
+    /// The service is stopping.
+    closed: bool,
+}
+
+struct Connection {
+    client: Option<IpAddr>,
+    activity: Arc<Activity>,
+}
+
+/// A client's connections.
+#[derive(Default)]
+struct Counts {
+    open: usize,
+    waiting: usize,
 }
 
 impl Open {
-    pub fn new(max: usize) -> Self {
-        Self { max, connections: Mutex::default(), one_less: Notify::new(), displaced: AtomicU64::new(0) }
+    pub fn new(max: usize, max_per_client: usize) -> Self {
+        let (connections, one_less) = (Mutex::default(), Notify::new());
+        let (displaced, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { max, max_per_client, connections, one_less, displaced, refused }
     }
 
     fn count(&self) -> usize {
         self.connections.lock().by_number.len()
     }
 
-    /// A place for one more connection. If all are taken, closes those that have waited longest. `None` if all are being served,
-    /// or no place becomes free in time.
-    pub async fn place(self: &Arc<Self>) -> Option<Place> {
-        if self.count() >= self.max {
-            timeout(ROOM_WAIT, self.make_room()).await.ok()??;
+    /// A place for one more connection of `client`, at once.
+    pub fn try_place(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Place> {
+        let mut connections = self.connections.lock();
+        if connections.closed || connections.by_number.len() >= self.max || self.is_at_its_limit(&connections, client) {
+            return None;
         }
         let activity = Arc::new(Activity::new());
-        let mut connections = self.connections.lock();
         connections.opened += 1;
         let number = connections.opened;
-        connections.by_number.insert(number, activity.clone());
+        connections.by_number.insert(number, Connection { client, activity: activity.clone() });
+        connections.count(client, |counts| counts.open += 1);
         gauge!("http_connections").increment(1.0);
         Some(Place { open: self.clone(), number, activity })
     }
 
-    async fn make_room(&self) -> Option<()> {
+    /// Like [`Self::try_place`], but closes those that have waited longest for their client, and waits for one to be gone. `None` if
+    /// all are being served, too many wait already, or no place becomes free in time.
+    pub async fn place(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Place> {
+        let waiting = Waiting::start(self.clone(), client);
+        let place = match &waiting {
+            Some(_) => timeout(ROOM_WAIT, self.make_room(client)).await.ok().flatten(),
+            None => None,
+        };
+        if place.is_none() {
+            counter!("http_connections_refused_total").increment(1);
+            self.refused.fetch_add(1, Relaxed);
+        }
+        place
+    }
+
+    async fn make_room(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Place> {
         loop {
-            let spared_for = self.displace_idle()?;
+            if let Some(place) = self.try_place(client) {
+                return Some(place);
+            }
+            let spared_for = self.displace(client)?;
             // One that ends by itself is just as good.
             _ = timeout(spared_for, self.one_less.notified()).await;
-            if self.count() < self.max {
-                return Some(());
-            }
         }
     }
 
-    /// Closes those that have waited longest. Returns how long to pause before the next scan; `None` if all are being served.
-    fn displace_idle(&self) -> Option<Duration> {
-        let connections = self.connections.lock();
-        let waiting = connections.by_number.values().filter_map(|activity| Some((activity.waiting_for()?, activity)));
+    fn is_at_its_limit(&self, connections: &Connections, client: Option<IpAddr>) -> bool {
+        let counts = client.and_then(|client| connections.per_client.get(&client));
+        counts.is_some_and(|counts| counts.open >= self.max_per_client)
+    }
+
+    /// Closes those that have waited longest, of `client` alone if it has all that it may. Returns how long to pause before the next
+    /// scan; `None` if all are being served.
+    fn displace(&self, client: Option<IpAddr>) -> Option<Duration> {
+        let mut connections = self.connections.lock();
+        if connections.scanned.is_some_and(|scanned| scanned.elapsed() < RETRY) {
+            return Some(RETRY);
+        }
+        connections.scanned = Some(Instant::now());
+        let of_client_alone = self.is_at_its_limit(&connections, client);
+        let chosen = connections.by_number.values().filter(|it| !of_client_alone || it.client == client);
+        let waiting = chosen.filter_map(|it| Some((it.activity.waiting_for()?, &it.activity)));
         let mut waiting: Vec<_> = waiting.collect();
         if waiting.len() > DISPLACED_AT_ONCE {
             waiting.select_nth_unstable_by(DISPLACED_AT_ONCE, |(one, _), (other, _)| other.cmp(one));
@@ -85,18 +140,38 @@ impl Open {
         Some(SPARED.saturating_sub(longest).max(RETRY))
     }
 
-    /// How many were closed to make room since the last call.
-    pub fn take_displaced(&self) -> u64 {
-        self.displaced.swap(0, Relaxed)
+    /// How many were closed to make room, and how many new ones found none, since the last call.
+    pub fn take_counts(&self) -> (u64, u64) {
+        (self.displaced.swap(0, Relaxed), self.refused.swap(0, Relaxed))
     }
 
     /// Asks all to finish, and waits until they have.
     pub async fn finish(&self) {
-        for activity in self.connections.lock().by_number.values() {
-            activity.finish();
-        }
+        self.connections.lock().close();
         while self.count() > 0 {
             self.one_less.notified().await;
+        }
+    }
+}
+
+impl Connections {
+    fn close(&mut self) {
+        self.closed = true;
+        for connection in self.by_number.values() {
+            connection.activity.finish();
+        }
+    }
+
+    fn count(&mut self, client: Option<IpAddr>, change: impl FnOnce(&mut Counts)) {
+        let Some(client) = client else { return };
+        match self.per_client.entry(client) {
+            Entry::Vacant(none) => change(none.insert(Counts::default())),
+            Entry::Occupied(mut counts) => {
+                change(counts.get_mut());
+                if counts.get().open + counts.get().waiting == 0 {
+                    counts.remove();
+                }
+            }
         }
     }
 }
@@ -116,8 +191,41 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.open.connections.lock().by_number.remove(&self.number);
+        let mut connections = self.open.connections.lock();
+        let client = connections.by_number.remove(&self.number).and_then(|connection| connection.client);
+        connections.count(client, |counts| counts.open -= 1);
+        drop(connections);
         gauge!("http_connections").decrement(1.0);
         self.open.one_less.notify_one();
+    }
+}
+
+/// A new connection that waits for a place.
+struct Waiting {
+    open: Arc<Open>,
+    client: Option<IpAddr>,
+}
+
+impl Waiting {
+    /// `None` if too many wait.
+    fn start(open: Arc<Open>, client: Option<IpAddr>) -> Option<Self> {
+        let mut connections = open.connections.lock();
+        let of_client =
+            client.and_then(|client| connections.per_client.get(&client)).map_or(0, |counts| counts.waiting);
+        if connections.waiting >= MAX_WAITING || of_client >= MAX_WAITING_PER_CLIENT {
+            return None;
+        }
+        connections.waiting += 1;
+        connections.count(client, |counts| counts.waiting += 1);
+        drop(connections);
+        Some(Self { open, client })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut connections = self.open.connections.lock();
+        connections.waiting -= 1;
+        connections.count(self.client, |counts| counts.waiting -= 1);
     }
 }

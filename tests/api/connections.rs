@@ -85,12 +85,15 @@ async fn a_client_that_does_not_read_its_answers_is_cut_off() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_refused_counted_and_logged() {
-    let (_world, app) = start_with(&[("MAX_CONNECTIONS", "8"), ("REQUEST_TIMEOUT_MS", "600000")]).await;
-    // Each of them is being served: its body is on the way.
+    let settings = [("MAX_CONNECTIONS", "8"), ("MAX_CONNECTIONS_PER_ADDRESS", "8"), ("REQUEST_TIMEOUT_MS", "600000")];
+    let (world, app) = start_with(&settings).await;
+    let mut lock = world.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE users").execute(&mut *lock).await.unwrap();
+    // Each of them is being served: it waits for the lock.
     let mut busy = Vec::new();
     let opened = eventually("a refusal", async || {
         let mut stream = connect(&app).await;
-        stream.write_all(b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n").await.ok()?;
+        stream.write_all(b"DELETE /users/1 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.ok()?;
         let refused = timeout(Duration::from_millis(200), stream.read_u8()).await.is_ok();
         if !refused {
             busy.push(stream);
@@ -101,6 +104,7 @@ async fn connections_beyond_the_limit_are_refused_counted_and_logged() {
     assert!(opened <= 8, "{opened}");
     let line = app.log.wait_for(CROWDED, |_| true).await;
     assert_eq!(line["max_connections"], 8);
+    lock.rollback().await.unwrap();
     drop(busy);
     let refused = eventually("a metric", async || {
         let metrics = app.request(reqwest::Method::GET, "/metrics").send().await.ok()?.text().await.ok()?;

@@ -115,8 +115,8 @@ async fn assert_sent(app: &App, example: &Example) {
 }
 
 /// Those whose cause is the server's condition; each has a test of its own.
-const CONDITIONS: [&str; 5] =
-    ["internal_error", "database_unavailable", "not_ready", "time_limit_exceeded", "overloaded"];
+const CONDITIONS: [&str; 6] =
+    ["internal_error", "database_unavailable", "not_ready", "time_limit_exceeded", "overloaded", "body_timeout"];
 
 async fn of(app: &App, wanted: impl Fn(&str) -> bool) -> Vec<Example> {
     let examples: Vec<_> = errors(&document(app).await).into_iter().filter(|example| wanted(&example.code)).collect();
@@ -200,6 +200,22 @@ async fn the_time_limit_that_the_document_shows_is_sent() {
         assert_sent(&app, &example).await;
     }
     lock.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_time_limit_of_a_body_that_the_document_shows_is_sent() {
+    let (_world, app) = start_with(&[("BODY_READ_TIMEOUT_MS", "300")]).await;
+    for Example { method, path, code, value, .. } in of(&app, |code| code == "body_timeout").await {
+        let mut stream = TcpStream::connect(&app.address).await.unwrap();
+        let media_type = "Content-Type: application/json";
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{media_type}\r\nContent-Length: 9\r\n\r\n{{");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let body = answer.split_once("\r\n\r\n").unwrap().1.replace("within 300 ms", "within 5000 ms");
+        assert_eq!(normalised(serde_json::from_str(&body).unwrap()), normalised(value), "{code} at {method} {path}");
+    }
 }
 
 #[tokio::test]

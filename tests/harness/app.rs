@@ -108,6 +108,11 @@ impl App {
         self.client.request(method, format!("http://{}{path}", self.address))
     }
 
+    /// A GET on a connection of its own.
+    pub fn fresh(&self, path: &str) -> reqwest::RequestBuilder {
+        reqwest::Client::new().get(format!("http://{}{path}", self.address))
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path)).await
     }
@@ -205,6 +210,14 @@ impl Answer {
             assert_no_secret("an answer", &text);
             Self { status, headers, body: serde_json::from_str(&text).unwrap_or_default(), text }
         }
+    }
+
+    /// `None` if the connection is refused or broken.
+    pub async fn try_of(request: reqwest::RequestBuilder) -> Option<Self> {
+        let response = request.timeout(Duration::from_secs(30)).send().await.ok()?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.ok()?;
+        Some(Self { status, headers, body: serde_json::from_str(&text).unwrap_or_default(), text })
     }
 
     #[track_caller]

@@ -1,12 +1,10 @@
-//! JSON bodies: reads within the size limit, parses, and reports every error at once.
+//! JSON bodies: parses, and reports every error at once.
 
 use std::marker::PhantomData;
 use std::{fmt, str};
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use secrecy::SecretString;
 use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -15,14 +13,9 @@ use serde_json::value::RawValue;
 
 use crate::domain::user::PasswordPolicy;
 use crate::domain::violation::Violation;
-use crate::http::problem::types::{
-    BAD_REQUEST, MALFORMED_JSON, PAYLOAD_TOO_LARGE, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,
-};
+use crate::http::problem::types::{BAD_REQUEST, MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED};
 use crate::http::problem::{FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem};
 use crate::http::state::AppState;
-
-/// Largest body, in bytes.
-pub const MAX_BYTES: usize = 65_536;
 
 /// A request body. It takes its fields by name; a field left over is an error.
 pub trait FromFields: Sized {
@@ -39,7 +32,7 @@ impl<T: FromFields> FromRequest<AppState> for Body<T> {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         check_media_type(request.headers())?;
         check_encoding(request.headers())?;
-        let body = read(request).await?;
+        let body = state.bodies.read(request).await?;
         parse(&body, state.password_policy).map(Self)
     }
 }
@@ -67,26 +60,6 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     }
     let problem = Problem::new(&UNSUPPORTED_MEDIA_TYPE, "Send the body as it is, without Content-Encoding.");
     Err(problem.with_header("accept-encoding", "identity"))
-}
-
-async fn read(request: Request) -> Result<Bytes, Problem> {
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|length: u64| length > MAX_BYTES as u64) {
-        return Err(too_large());
-    }
-    match Limited::new(request.into_body(), MAX_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(ended_early().with_cause(error.as_ref())),
-    }
-}
-
-pub fn too_large() -> Problem {
-    Problem::new(&PAYLOAD_TOO_LARGE, format!("The body is larger than {MAX_BYTES} bytes."))
-}
-
-pub fn ended_early() -> Problem {
-    Problem::new(&UNREADABLE_BODY, "The body ended early.")
 }
 
 /// Reads a body as `T`.

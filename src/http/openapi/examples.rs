@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::domain::user::PasswordPolicy;
 use crate::http::extract::json;
 use crate::http::extract::query::{NoQuery, Parameters};
+use crate::http::extract::raw_body;
 use crate::http::head::HeadRules;
 use crate::http::health;
 use crate::http::problem::Problem;
@@ -20,8 +21,9 @@ use crate::monitoring::health::{DatabaseState, Health};
 use crate::monitoring::state::Link;
 
 const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
-/// The setting's default.
+/// The settings' defaults.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The health of a service whose database is away.
 const WITHOUT_DATABASE: Health = Health {
@@ -53,8 +55,9 @@ pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
         invalid_query(operation),
     ];
     let others = [
-        json::too_large(),
-        json::ended_early(),
+        raw_body::too_large(),
+        raw_body::ended_early(),
+        raw_body::too_slow(BODY_TIMEOUT),
         health::not_ready(WITHOUT_DATABASE),
         Problem::user_not_found(),
         Problem::database_unavailable(),

@@ -81,6 +81,12 @@ problem_types! {
         "The path does not take this method",
         "The `Allow` header lists the methods that the path takes.",
     );
+    BODY_TIMEOUT = problem_type(
+        "body_timeout",
+        StatusCode::REQUEST_TIMEOUT,
+        "The body came too slowly",
+        "No more bytes of the body came within the service's time limit for them. Nothing was changed.",
+    );
     PAYLOAD_TOO_LARGE = problem_type(
         "payload_too_large",
         StatusCode::PAYLOAD_TOO_LARGE,
@@ -129,8 +135,8 @@ problem_types! {
     OVERLOADED = transient(
         "overloaded",
         "The service is saturated",
-        "All cores are busy hashing passwords, or too many reads wait for the database. Nothing was changed: repeat the request \
-         a little later.",
+        "All cores are busy hashing passwords, or too many requests wait: in all, of this client, or for this user. Nothing was \
+         changed: repeat the request a little later.",
         1,
     );
     NOT_READY = transient(

@@ -19,8 +19,9 @@ use super::extract::json::Body;
 use super::extract::query::{NoQuery, Parameters};
 use super::problem::Problem;
 use super::problem::types::{
-    DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, OVERLOADED, PAYLOAD_TOO_LARGE, ProblemType,
-    TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND, VALIDATION_FAILED, codes,
+    BODY_TIMEOUT, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, OVERLOADED, PAYLOAD_TOO_LARGE,
+    ProblemType, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND, VALIDATION_FAILED,
+    codes,
 };
 use super::state::AppState;
 use crate::domain::page::Page;
@@ -29,8 +30,8 @@ use crate::trace_id::TraceId;
 
 /// Problems of every route of users.
 const ALWAYS: [&ProblemType; 4] = [&INVALID_QUERY, &DATABASE_UNAVAILABLE, &INTERNAL_ERROR, &TIME_LIMIT_EXCEEDED];
-const OF_A_BODY: [&ProblemType; 5] =
-    [&MALFORMED_JSON, &UNREADABLE_BODY, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
+const OF_A_BODY: [&ProblemType; 6] =
+    [&MALFORMED_JSON, &UNREADABLE_BODY, &BODY_TIMEOUT, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
 
 pub const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
@@ -70,7 +71,7 @@ async fn create(
 /// In the order of their ids, a page at a time.
 #[utoipa::path(
     get, path = "/users", tag = "users", operation_id = "list_users",
-    extensions(("x-problems" = json!(codes(&[&ALWAYS[..]].concat())))),
+    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &[&OVERLOADED]].concat())))),
     params(ListUsers),
     responses((
         status = 200, description = "One page of users", body = Vec<UserBody>,

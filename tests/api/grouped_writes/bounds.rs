@@ -81,7 +81,7 @@ async fn writes_past_the_queues_bound_are_refused_at_once_and_leave_nothing_behi
 async fn what_waits_when_the_lanes_close_is_still_written() {
     let world = world().await;
     let grouped = UserWrites::grouped(&database(&world, Route::Direct));
-    let names: Vec<_> = (0..300).map(|number| number.to_string()).collect();
+    let names: Vec<_> = (0..60).map(|number| number.to_string()).collect();
     let writes = join_all(names.iter().map(|name| grouped.write(rename(1, name))));
     let (answers, ()) = tokio::join!(writes, grouped.close());
     assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(Option::is_some)));
@@ -96,14 +96,14 @@ async fn updates_at_once_are_as_many_versions_and_events_in_few_statements() {
     let app = App::launch(&world, &[("GROUP_COMMIT", "true"), ("RABBITMQ_URL", "amqp://127.0.0.1:1")]).await;
     app.until_ready("degraded").await;
     let bodies: Vec<_> = (1..=100).map(|number| json!({"name": format!("Имя {number}")})).collect();
-    let of_one = join_all(bodies.iter().map(|body| app.put("/users/1", body))).await;
+    let of_one = join_all(bodies[..60].iter().map(|body| app.put("/users/1", body))).await;
     assert!(of_one.iter().all(|answer| answer.status == 200));
     let of_many = (2..=100).map(|user| (format!("/users/{user}"), &bodies[user - 1])).collect::<Vec<_>>();
     let of_many = join_all(of_many.iter().map(|(path, body)| app.put(path, body))).await;
     assert!(of_many.iter().all(|answer| answer.status == 200));
-    assert_eq!(world.value::<i64>("SELECT version FROM users WHERE id = 1").await, 101);
+    assert_eq!(world.value::<i64>("SELECT version FROM users WHERE id = 1").await, 61);
     assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
-    assert_eq!(app.metric("grouped_writes_total").await, 199);
+    assert_eq!(app.metric("grouped_writes_total").await, 159);
     let statements = app.metric("write_groups_total").await;
-    assert!(statements < 199, "{statements}");
+    assert!(statements < 159, "{statements}");
 }
