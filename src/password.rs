@@ -1,8 +1,11 @@
-//! Password hashing: argon2id, on at most one thread per core, at low priority, so that other requests hardly notice. A leaf:
-//! imports nothing of ours.
+//! Password hashing: argon2id, on at most one thread per core, at low priority, so that other requests hardly notice. Callers who
+//! wait are served in turn ([`turns`]). A leaf: imports nothing of ours.
+
+mod turns;
 
 use std::error::Error;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +14,11 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tokio::time::timeout;
 use tracing::warn;
+
+use self::turns::Turns;
 
 /// Memory of one hash, in KiB. With [`ITERATIONS`] and [`LANES`]: OWASP Password Storage Cheat Sheet, argon2id.
 const MEMORY_KIB: u32 = 19_456;
@@ -37,18 +41,28 @@ impl PasswordHash {
 
 #[derive(Debug, thiserror::Error)]
 pub enum HashError {
-    #[error("no hashing slot came free in time")]
+    #[error("too many passwords wait to be hashed")]
     Overloaded,
+    #[error("the client hung up while its password waited to be hashed")]
+    CallerGone,
     #[error("argon2 failed")]
     Argon2(#[source] Box<dyn Error + Send + Sync>),
     #[error("the hashing task failed")]
     Task(#[source] JoinError),
 }
 
+/// Who asks for a hash.
+pub struct Caller<G> {
+    /// Those of one address share its turns.
+    pub address: Option<IpAddr>,
+    /// Resolves when nobody waits for the result any more.
+    pub gone: G,
+}
+
 /// Hashes passwords on its own threads, at most one per core.
 #[derive(Clone)]
 pub struct PasswordHasher {
-    slots: Arc<Semaphore>,
+    turns: Turns,
     width: usize,
     longest_wait: Duration,
     threads: Arc<Threads>,
@@ -60,8 +74,8 @@ impl PasswordHasher {
     pub fn new(longest_wait: Duration) -> io::Result<Self> {
         let width = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = Arc::new(Threads::up_to(width)?);
-        let slots = Arc::new(Semaphore::new(width));
-        Ok(Self { slots, width, longest_wait, threads, workspaces: Workspaces::default() })
+        let turns = Turns::new(width);
+        Ok(Self { turns, width, longest_wait, threads, workspaces: Workspaces::default() })
     }
 
     pub const fn longest_wait(&self) -> Duration {
@@ -71,22 +85,28 @@ impl PasswordHasher {
     /// How many slots are free, and how many busy.
     pub fn slots(&self) -> (f64, f64) {
         let of = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        let free = self.slots.available_permits();
+        let free = self.turns.free();
         (of(free), of(self.width - free))
     }
 
     /// # Errors
-    /// [`HashError::Overloaded`] when no slot comes free in time.
-    pub async fn hash(&self, password: SecretString) -> Result<PasswordHash, HashError> {
-        let slot = timeout(self.longest_wait, self.slots.clone().acquire_owned())
-            .await
-            .map_err(|_elapsed| HashError::Overloaded)?
-            .map_err(|_closed| HashError::Overloaded)?;
+    /// [`HashError::Overloaded`] when too many wait, or no slot comes free in time; [`HashError::CallerGone`].
+    pub async fn hash(
+        &self,
+        password: SecretString,
+        caller: Caller<impl Future<Output = ()>>,
+    ) -> Result<PasswordHash, HashError> {
+        let turn = tokio::select! {
+            biased;
+            turn = timeout(self.longest_wait, self.turns.wait(caller.address)) => turn.ok().flatten(),
+            () = caller.gone => return Err(HashError::CallerGone),
+        };
+        let turn = turn.ok_or(HashError::Overloaded)?;
         let workspaces = self.workspaces.clone();
         let hashed = self.threads.handle.spawn_blocking(move || {
             let hash = workspaces.with(|memory| hash(&password, memory));
             // The slot stays with the work: a caller that gives up does not free it while the core is still busy.
-            drop(slot);
+            drop(turn);
             hash.map_err(HashError::Argon2)
         });
         hashed.await.map_err(HashError::Task)?
@@ -177,13 +197,17 @@ mod tests {
     use argon2::{Argon2, PasswordVerifier};
     use secrecy::ExposeSecret;
 
-    use super::{HashError, PasswordHasher};
+    use super::{Caller, HashError, PasswordHasher};
+
+    fn caller() -> Caller<impl Future<Output = ()>> {
+        Caller { address: None, gone: std::future::pending() }
+    }
 
     #[tokio::test]
     async fn a_hash_is_a_salted_argon2id_phc_string_that_verifies() {
         let hasher = PasswordHasher::new(Duration::from_mins(1)).unwrap();
-        let first = hasher.hash("secret123".into()).await.unwrap().into_phc();
-        let second = hasher.hash("secret123".into()).await.unwrap().into_phc();
+        let first = hasher.hash("secret123".into(), caller()).await.unwrap().into_phc();
+        let second = hasher.hash("secret123".into(), caller()).await.unwrap().into_phc();
         assert!(first.expose_secret().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", first.expose_secret());
         assert_ne!(first.expose_secret(), second.expose_secret());
         let verify = |password: &str| {
@@ -198,7 +222,7 @@ mod tests {
     async fn working_memory_is_used_again() {
         let hasher = PasswordHasher::new(Duration::from_mins(1)).unwrap();
         for _ in 0..3 {
-            hasher.hash("secret123".into()).await.unwrap();
+            hasher.hash("secret123".into(), caller()).await.unwrap();
         }
         assert_eq!(hasher.workspaces.0.lock().len(), 1);
     }
@@ -206,8 +230,10 @@ mod tests {
     #[tokio::test]
     async fn a_caller_who_finds_every_slot_taken_is_told_so_after_the_wait() {
         let hasher = PasswordHasher::new(Duration::from_millis(1)).unwrap();
-        let all = u32::try_from(hasher.slots.available_permits()).unwrap();
-        let _taken = hasher.slots.clone().acquire_many_owned(all).await.unwrap();
-        assert!(matches!(hasher.hash("secret123".into()).await, Err(HashError::Overloaded)));
+        let mut taken = Vec::new();
+        for _ in 0..hasher.width {
+            taken.push(hasher.turns.wait(None).await);
+        }
+        assert!(matches!(hasher.hash("secret123".into(), caller()).await, Err(HashError::Overloaded)));
     }
 }

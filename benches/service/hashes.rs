@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use user_management_api::password::PasswordHasher;
+use user_management_api::password::{Caller, PasswordHasher};
 
 use crate::stage::Sample;
 use crate::{Outcome, Plan};
@@ -31,7 +31,9 @@ fn hash_for(time: Duration) -> Outcome<Vec<Duration>> {
     let (began, mut times) = (Instant::now(), Vec::new());
     while began.elapsed() < time {
         let start = Instant::now();
-        runtime.block_on(hasher.hash("correct horse battery staple".into()))?;
+        runtime.block_on(
+            hasher.hash("correct horse battery staple".into(), Caller { address: None, gone: std::future::pending() }),
+        )?;
         times.push(start.elapsed());
     }
     Ok(times)

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, Version, header};
+use axum::http::{Extensions, HeaderMap, HeaderName, Version, header};
 use ipnet::IpNet;
 
 use super::problem::Problem;
@@ -69,10 +69,9 @@ impl HeadRules {
     }
 
     /// The peer's address; behind trusted proxies, the address that the outermost of them saw.
-    pub fn client_address(&self, request: &Request) -> Option<IpAddr> {
-        let Peer(peer) = request.extensions().get::<Peer>()?;
-        let peer = peer.ip().to_canonical();
-        Some(if self.trusts(peer) { self.forwarded_for(request.headers()).unwrap_or(peer) } else { peer })
+    pub fn client_address(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
+        let peer = extensions.get::<Peer>()?.address.ip().to_canonical();
+        Some(if self.trusts(peer) { self.forwarded_for(headers).unwrap_or(peer) } else { peer })
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -158,8 +157,9 @@ mod tests {
             let rules = HeadRules { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..HeadRules::default() };
             let mut request =
                 forwarded.iter().fold(Request::get("/"), |request, value| request.header("x-forwarded-for", *value));
-            request = request.extension(Peer(SocketAddr::new(peer.parse().unwrap(), 1)));
-            rules.client_address(&request.body(Body::empty()).unwrap()).unwrap().to_string()
+            request = request.extension(Peer::at(SocketAddr::new(peer.parse().unwrap(), 1)));
+            let request = request.body(Body::empty()).unwrap();
+            rules.client_address(request.extensions(), request.headers()).unwrap().to_string()
         };
         assert_eq!(client("192.0.2.1", &["203.0.113.9"]), "192.0.2.1");
         assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");

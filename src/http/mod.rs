@@ -55,8 +55,15 @@ pub fn router(
     tasks: TaskTracker,
 ) -> serde_json::Result<Router> {
     let openapi = openapi_document(password_policy)?;
-    let state =
-        Arc::new(Shared { users, health, metrics, password_policy, bodies: BodyLimits::new(body_timeout), openapi });
+    let state = Arc::new(Shared {
+        users,
+        health,
+        metrics,
+        password_policy,
+        bodies: BodyLimits::new(body_timeout),
+        head: head.clone(),
+        openapi,
+    });
     let (api, _document) = api().split_for_parts();
     let trace = Trace { time_limit: request_timeout, head, durations: RequestDurations::default(), tasks };
     Ok(layered(api.merge(docs::router()), trace).with_state(state))

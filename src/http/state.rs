@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::extract::raw_body::BodyLimits;
+use super::head::HeadRules;
 use crate::domain::user::PasswordPolicy;
 use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
@@ -17,6 +18,7 @@ pub struct Shared {
     pub metrics: MetricsService,
     pub password_policy: PasswordPolicy,
     pub bodies: BodyLimits,
+    pub head: HeadRules,
     /// The OpenAPI document, rendered once.
     pub openapi: String,
 }

@@ -113,7 +113,7 @@ impl RequestLog {
     fn start(request: &Request, trace: &Arc<Trace>) -> Self {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let matched = request.extensions().get::<MatchedPath>().cloned();
-        let client_address = trace.head.client_address(request);
+        let client_address = trace.head.client_address(request.extensions(), request.headers());
         let (trace, started) = (trace.clone(), Instant::now());
         let log = Self { method, uri, client_address, matched, trace, started, ended: false };
         let (method, path, client_address) = (log.method.as_str(), log.path(), client_address.map(display));

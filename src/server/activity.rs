@@ -4,12 +4,14 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::limits::Limits;
@@ -49,6 +51,10 @@ pub struct Activity {
     stuck_since: AtomicU64,
     order: AtomicU8,
     waker: AtomicWaker,
+    /// Somebody wants to know whether the client hangs up; whether it has; and who waits for that.
+    watched: AtomicBool,
+    has_hung_up: AtomicBool,
+    hang_up: Notify,
 }
 
 impl Activity {
@@ -60,6 +66,9 @@ impl Activity {
             stuck_since: AtomicU64::new(0),
             order: AtomicU8::new(GO_ON),
             waker: AtomicWaker::new(),
+            watched: AtomicBool::new(false),
+            has_hung_up: AtomicBool::new(false),
+            hang_up: Notify::new(),
         }
     }
 
@@ -106,7 +115,28 @@ impl Activity {
 
     /// The service has answered.
     pub fn answered(&self) {
+        self.watched.store(false, Relaxed);
         self.enter(IDLE);
+    }
+
+    /// Waits until the client has closed its half of the connection. It may still read: only a request that has to wait for others
+    /// should take that for a client who has gone.
+    pub async fn hung_up(&self) {
+        // Looked for only now, because it costs a system call.
+        self.watched.store(true, Relaxed);
+        self.waker.wake();
+        loop {
+            let hang_up = self.hang_up.notified();
+            if self.has_hung_up.load(Relaxed) {
+                return;
+            }
+            hang_up.await;
+        }
+    }
+
+    fn note_hang_up(&self) {
+        self.has_hung_up.store(true, Relaxed);
+        self.hang_up.notify_waiters();
     }
 
     /// How long the service has waited for the client: for a request, for the rest of its head, for its body since its head came, or
@@ -168,12 +198,12 @@ impl Activity {
 }
 
 /// I/O that records its activity.
-pub struct Observed<I> {
-    pub io: I,
+pub struct Observed {
+    pub io: TcpStream,
     pub activity: Arc<Activity>,
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Observed<I> {
+impl AsyncRead for Observed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
@@ -184,7 +214,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Observed<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Observed<I> {
+impl AsyncWrite for Observed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.activity.wrote(written.is_pending());
@@ -205,7 +235,14 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Observed<I> {
         self.io.is_write_vectored()
     }
 
+    /// Called each time that the connection is polled.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.activity.watched.load(Relaxed) {
+            let mut byte = [0];
+            if let Poll::Ready(Ok(0) | Err(_)) = self.io.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+                self.activity.note_hang_up();
+            }
+        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 

@@ -14,7 +14,7 @@ use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use metrics::counter;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -25,9 +25,24 @@ use super::limits::Limits;
 /// Largest request line and headers together, in bytes; also the read buffer for bodies.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
-/// The remote address of a request's connection; stored in the request's extensions.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
+/// The other end of a request's connection; stored in the request's extensions.
+#[derive(Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    activity: Arc<Activity>,
+}
+
+impl Peer {
+    #[cfg(test)]
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address, activity: Arc::new(Activity::new()) }
+    }
+
+    /// Waits until the client has closed its half of the connection.
+    pub async fn hung_up(self) {
+        self.activity.hung_up().await;
+    }
+}
 
 /// Why a connection ended.
 enum End {
@@ -38,9 +53,8 @@ enum End {
 }
 
 /// Serves until the client or one of the limits ends it.
-pub async fn serve<I, S, B>(io: I, peer: SocketAddr, service: S, activity: Arc<Activity>, limits: &Limits)
+pub async fn serve<S, B>(io: TcpStream, peer: SocketAddr, service: S, activity: Arc<Activity>, limits: &Limits)
 where
-    I: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
     B: Body + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -49,7 +63,7 @@ where
     let noted = activity.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         noted.serving();
-        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(Peer { address: peer, activity: noted.clone() });
         let request = request.map(|body| RequestBody::new(body, noted.clone()));
         let (answer, noted) = (service.call(request), noted.clone());
         async move {

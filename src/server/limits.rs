@@ -26,16 +26,19 @@ impl Limits {
     /// Who counts as one client; `None` for an address that many share.
     pub fn client(&self, address: IpAddr) -> Option<IpAddr> {
         let address = address.to_canonical();
-        if self.shared_addresses.iter().any(|shared| shared.contains(&address)) {
-            return None;
-        }
-        Some(match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        })
+        let is_shared = self.shared_addresses.iter().any(|shared| shared.contains(&address));
+        (!is_shared).then(|| client_of(address))
     }
 
     pub fn per_client(&self) -> usize {
         self.max_per_address.unwrap_or(self.max_connections.div_ceil(2))
+    }
+}
+
+/// The address that stands for a client: of IPv6 the network, for one client has all of a /64.
+pub fn client_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }

@@ -28,7 +28,7 @@ use tracing::{debug, warn};
 pub use self::body::RequestBody;
 pub use self::connection::Peer;
 pub use self::descriptors::connections_allowed;
-pub use self::limits::Limits;
+pub use self::limits::{Limits, client_of};
 use self::open::Open;
 
 /// A vanished peer is noticed after 60 s and four unanswered probes, 10 s apart.

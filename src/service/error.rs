@@ -33,7 +33,7 @@ impl From<DatabaseError> for ServiceError {
 impl From<HashError> for ServiceError {
     fn from(error: HashError) -> Self {
         match error {
-            HashError::Overloaded => Self::Overloaded(Box::new(error)),
+            HashError::Overloaded | HashError::CallerGone => Self::Overloaded(Box::new(error)),
             HashError::Argon2(_) | HashError::Task(_) => Self::Internal(Box::new(error)),
         }
     }

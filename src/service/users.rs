@@ -14,6 +14,7 @@ use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
 use crate::domain::event::{EventType, NewEvent};
 use crate::domain::page::Page;
 use crate::domain::user::{NewUser, User, UserChanges, UserId, UserPage};
+pub use crate::password::Caller;
 use crate::password::PasswordHasher;
 use crate::repository::user_changes::{Change, Operation, Written};
 use crate::repository::user_reads::UserReads;
@@ -40,9 +41,14 @@ pub struct UserService {
 impl UserService {
     /// # Errors
     /// [`ServiceError::Overloaded`] if no core becomes free in time to hash; [`ServiceError::DatabaseUnavailable`].
-    pub async fn create(&self, new: NewUser, trace_id: TraceId) -> Result<User, ServiceError> {
+    pub async fn create(
+        &self,
+        new: NewUser,
+        trace_id: TraceId,
+        caller: Caller<impl Future<Output = ()>>,
+    ) -> Result<User, ServiceError> {
         let began = Instant::now();
-        let password = self.hasher.hash(new.password).await?.into_phc();
+        let password = self.hasher.hash(new.password, caller).await?.into_phc();
         let service = self.clone();
         run_to_completion(&self.tasks, async move {
             let event = NewEvent::new(EventType::Created, trace_id);
@@ -68,14 +74,20 @@ impl UserService {
 
     /// Changes the given fields. If none differs, nothing is written and there is no event. A given password always counts as a
     /// change.
-    pub async fn update(&self, id: UserId, changes: UserChanges, trace_id: TraceId) -> Result<User, ServiceError> {
+    pub async fn update(
+        &self,
+        id: UserId,
+        changes: UserChanges,
+        trace_id: TraceId,
+        caller: Caller<impl Future<Output = ()>>,
+    ) -> Result<User, ServiceError> {
         let began = Instant::now();
         let UserChanges { name, surname, password } = changes;
         let password = match password {
             Some(password) => {
                 // Hashing is expensive: do not hash for a user who does not exist.
                 self.get(id).await?;
-                Some(self.hasher.hash(password).await?.into_phc())
+                Some(self.hasher.hash(password, caller).await?.into_phc())
             }
             None => None,
         };

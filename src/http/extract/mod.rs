@@ -1,5 +1,6 @@
 //! What requests are read from: JSON bodies and query strings.
 
+pub mod client;
 pub mod json;
 pub mod query;
 pub mod raw_body;

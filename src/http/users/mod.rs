@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use self::dto::UserBody;
 pub use self::dto::{CreateUser, ListUsers, UpdateUser, describe_limits};
+use super::extract::client::Client;
 use super::extract::json::Body;
 use super::extract::query::{NoQuery, Parameters};
 use super::problem::Problem;
@@ -58,10 +59,11 @@ pub fn router() -> OpenApiRouter<AppState> {
 async fn create(
     State(state): State<AppState>,
     Extension(trace_id): Extension<TraceId>,
+    client: Client,
     _: Parameters<NoQuery>,
     Body(request): Body<CreateUser>,
 ) -> Result<impl IntoResponse, Problem> {
-    let user = state.users.create(request.into(), trace_id).await?;
+    let user = state.users.create(request.into(), trace_id, client.into_caller()).await?;
     let location = [(header::LOCATION, format!("/users/{}", user.id))];
     Ok((StatusCode::CREATED, location, user_body(&user)))
 }
@@ -148,11 +150,12 @@ async fn get(
 async fn update(
     State(state): State<AppState>,
     Extension(trace_id): Extension<TraceId>,
+    client: Client,
     id: UserPath,
     _: Parameters<NoQuery>,
     Body(request): Body<UpdateUser>,
 ) -> Result<impl IntoResponse, Problem> {
-    Ok(user_body(&state.users.update(id.0, request.into(), trace_id).await?))
+    Ok(user_body(&state.users.update(id.0, request.into(), trace_id, client.into_caller()).await?))
 }
 
 /// Delete a user

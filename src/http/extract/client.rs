@@ -1,0 +1,38 @@
+//! Who has sent a request, for the turns of what is scarce.
+
+use std::net::IpAddr;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use crate::http::state::AppState;
+use crate::server::{Peer, client_of};
+use crate::service::users::Caller;
+
+/// The client of a request.
+pub struct Client {
+    address: Option<IpAddr>,
+    peer: Option<Peer>,
+}
+
+impl FromRequestParts<AppState> for Client {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Self::Rejection> {
+        let address = state.head.client_address(&parts.extensions, &parts.headers).map(client_of);
+        Ok(Self { address, peer: parts.extensions.get::<Peer>().cloned() })
+    }
+}
+
+impl Client {
+    pub fn into_caller(self) -> Caller<impl Future<Output = ()>> {
+        let Self { address, peer } = self;
+        let gone = async move {
+            match peer {
+                Some(peer) => peer.hung_up().await,
+                None => std::future::pending().await,
+            }
+        };
+        Caller { address, gone }
+    }
+}

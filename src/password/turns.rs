@@ -1,0 +1,181 @@
+//! Whose hash is next. Those who wait stand in a queue for each caller, and a free slot goes to the callers in turn, so that a caller
+//! who asks for many waits for them alone.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// Most that wait: of one caller, and in all.
+const MAX_OF_CALLER: usize = 256;
+const MAX_WAITING: usize = 1_024;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Turns(Arc<Mutex<State>>);
+
+struct State {
+    free: usize,
+    /// Never empty.
+    queues: HashMap<Option<IpAddr>, VecDeque<oneshot::Sender<Turn>>>,
+    /// Who waits, the next one first.
+    callers: VecDeque<Option<IpAddr>>,
+    waiting: usize,
+}
+
+/// A slot; goes to the next one when it is dropped.
+pub struct Turn(Option<Turns>);
+
+impl Turns {
+    pub fn new(slots: usize) -> Self {
+        let state = State { free: slots, queues: HashMap::new(), callers: VecDeque::new(), waiting: 0 };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    pub fn free(&self) -> usize {
+        self.0.lock().free
+    }
+
+    /// Waits for a slot; `None` at once if too many wait. One who is dropped while it waits is passed over.
+    pub async fn wait(&self, caller: Option<IpAddr>) -> Option<Turn> {
+        let turn = {
+            let mut state = self.0.lock();
+            if state.free > 0 {
+                state.free -= 1;
+                return Some(Turn(Some(self.clone())));
+            }
+            state.enqueue(caller)?
+        };
+        turn.await.ok()
+    }
+
+    /// Hands a slot on.
+    fn pass_on(self) {
+        loop {
+            let mut state = self.0.lock();
+            let Some(next) = state.next() else {
+                state.free += 1;
+                return;
+            };
+            drop(state);
+            match next.send(Turn(Some(self.clone()))) {
+                Ok(()) => return,
+                // It has gone. Its turn must not hand the slot on as well.
+                Err(mut unused) => _ = unused.0.take(),
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(turns) = self.0.take() {
+            turns.pass_on();
+        }
+    }
+}
+
+impl State {
+    fn enqueue(&mut self, caller: Option<IpAddr>) -> Option<oneshot::Receiver<Turn>> {
+        let waits = |queue: &VecDeque<_>| queue.len();
+        if self.waiting >= MAX_WAITING || self.queues.get(&caller).map_or(0, waits) >= MAX_OF_CALLER {
+            self.forget_those_who_have_gone();
+        }
+        if self.waiting >= MAX_WAITING || self.queues.get(&caller).map_or(0, waits) >= MAX_OF_CALLER {
+            return None;
+        }
+        let (give, turn) = oneshot::channel();
+        let queue = self.queues.entry(caller).or_default();
+        if queue.is_empty() {
+            self.callers.push_back(caller);
+        }
+        queue.push_back(give);
+        self.waiting += 1;
+        Some(turn)
+    }
+
+    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+        let caller = self.callers.pop_front()?;
+        let queue = self.queues.get_mut(&caller)?;
+        let next = queue.pop_front()?;
+        self.waiting -= 1;
+        if queue.is_empty() {
+            self.queues.remove(&caller);
+        } else {
+            self.callers.push_back(caller);
+        }
+        Some(next)
+    }
+
+    fn forget_those_who_have_gone(&mut self) {
+        self.queues.retain(|_, queue| {
+            queue.retain(|waiting| !waiting.is_closed());
+            !queue.is_empty()
+        });
+        self.callers.retain(|caller| self.queues.contains_key(caller));
+        self.waiting = self.queues.values().map(VecDeque::len).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+
+    use super::{MAX_OF_CALLER, Turn, Turns};
+
+    fn caller(number: u8) -> IpAddr {
+        Ipv4Addr::new(192, 0, 2, number).into()
+    }
+
+    /// One who waits; polled once, so that it stands in its queue.
+    fn waiting(turns: &Turns, number: u8) -> BoxFuture<'static, Option<Turn>> {
+        let turns = turns.clone();
+        let mut wait = async move { turns.wait(Some(caller(number))).await }.boxed();
+        assert!((&mut wait).now_or_never().is_none(), "{number} has a turn already");
+        wait
+    }
+
+    #[test]
+    fn callers_take_turns_whoever_waits_longer() {
+        let turns = Turns::new(1);
+        let first = turns.wait(Some(caller(1))).now_or_never().flatten().unwrap();
+        let [greedy, more] = [1, 1].map(|number| waiting(&turns, number));
+        let modest = waiting(&turns, 2);
+        drop(first);
+        let turn = greedy.now_or_never().flatten().unwrap();
+        drop(turn);
+        let turn = modest.now_or_never().flatten().expect("the other caller's turn");
+        drop(turn);
+        drop(more.now_or_never().flatten().unwrap());
+        assert_eq!(turns.free(), 1);
+    }
+
+    #[test]
+    fn one_who_has_gone_is_passed_over_and_no_slot_is_lost() {
+        let turns = Turns::new(1);
+        let first = turns.wait(Some(caller(1))).now_or_never().flatten().unwrap();
+        let (gone, stays, given) = (waiting(&turns, 1), waiting(&turns, 1), waiting(&turns, 1));
+        drop(gone);
+        drop(first);
+        drop(stays.now_or_never().flatten().expect("the turn of the one who has gone"));
+        // It was given a turn, and never took it.
+        drop(given);
+        assert_eq!(turns.free(), 1);
+    }
+
+    #[test]
+    fn a_caller_with_too_many_waiting_is_refused_at_once_and_others_are_not() {
+        let turns = Turns::new(1);
+        let _first = turns.wait(Some(caller(1))).now_or_never().flatten().unwrap();
+        let mut all: Vec<_> = (0..MAX_OF_CALLER).map(|_| waiting(&turns, 1)).collect();
+        assert!(turns.wait(Some(caller(1))).now_or_never().expect("an answer at once").is_none());
+        drop(waiting(&turns, 2));
+        all.pop();
+        drop(waiting(&turns, 1));
+    }
+}
