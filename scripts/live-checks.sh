@@ -53,7 +53,7 @@ HEARD
 echo 'ok - the subscriber of the guide hears of each change, in order'
 
 "$tools/bin/python" tests/browser/docs.py "http://$address" "${SCREENSHOTS:-}"
-"$tools/bin/schemathesis" run "http://$address/openapi.json" --checks all --max-examples 50 --seed 1
+"$tools/bin/schemathesis" --config-file tests/schemathesis.toml run "http://$address/openapi.json" --checks all --max-examples 50 --seed 1
 if grep '"level":"error"' "$log"; then
   echo 'the service logged errors' >&2
   exit 1

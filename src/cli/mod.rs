@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use self::dlq::DlqCommand;
 use self::outbox::OutboxCommand;
@@ -139,6 +139,13 @@ async fn serve() -> Result<(), AnyError> {
         let app = App::build(config, collected).await?;
         let address = app.local_addr()?;
         info!(version = env!("CARGO_PKG_VERSION"), %address, docs = %format_args!("http://{address}/docs"), "Listening");
+        if !address.ip().is_loopback() {
+            warn!(
+                %address,
+                "Anybody who can reach this address can read and change all users: there is no authentication yet. Let something \
+                 in front of the service keep strangers out"
+            );
+        }
         Ok(app.run(stop.orderly).await?)
     };
     tokio::select! {

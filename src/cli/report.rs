@@ -6,6 +6,8 @@ use comfy_table::presets::NOTHING;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::telemetry::invisible::{escaped, is_invisible};
+
 #[derive(Clone, Copy, Default, ValueEnum)]
 pub enum Format {
     #[default]
@@ -30,7 +32,10 @@ impl Report {
     /// The report as text, with a line break at its end.
     pub fn text(&self, format: Format) -> String {
         match format {
-            Format::Json => format!("{}\n", self.value),
+            Format::Json => {
+                let json = self.value.to_string();
+                format!("{}\n", String::from_utf8_lossy(&escaped(json.as_bytes())))
+            }
             Format::Table => table(&self.value),
         }
     }
@@ -67,7 +72,9 @@ fn aligned(rows: Vec<Vec<String>>) -> String {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect(),
+        Value::String(text) => {
+            text.chars().map(|letter| if letter.is_control() || is_invisible(letter) { '?' } else { letter }).collect()
+        }
         Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
@@ -89,6 +96,6 @@ mod tests {
     #[test]
     fn an_empty_list_of_rows_is_no_lines_and_control_characters_are_harmless() {
         assert_eq!(table(&json!({"count": 0, "messages": []})), "count     0\n");
-        assert_eq!(table(&json!({"reason": "Ж\u{1b}[2J"})), "reason  Ж?[2J\n");
+        assert_eq!(table(&json!({"reason": "Ж\u{1b}[2J\u{202e}\u{2028}"})), "reason  Ж?[2J??\n");
     }
 }

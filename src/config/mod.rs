@@ -177,10 +177,9 @@ impl Reader {
             max_per_address: self.optional("MAX_CONNECTIONS_PER_ADDRESS", parse_count),
             shared_addresses: trusted_proxies.clone(),
         };
-        let allowed_hosts = self.optional("ALLOWED_HOSTS", parse_hosts);
         let head = HeadRules {
-            // On loopback, an unexpected host name belongs to a web page whose DNS was rebound to this address.
-            allowed_hosts: allowed_hosts.or_else(|| host.is_loopback().then(Vec::new)),
+            // Where nobody has to log in, an unexpected host name belongs to a web page whose DNS was rebound to this address.
+            allowed_hosts: self.optional("ALLOWED_HOSTS", parse_hosts).unwrap_or(Some(Vec::new())),
             trusted_proxies,
         };
         HttpConfig { address: SocketAddr::new(host, port), request_timeout, body_timeout, limits, head }

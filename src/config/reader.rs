@@ -18,7 +18,10 @@ impl Reader {
     /// `None` if it is unset, empty or wrong; a wrong one is recorded as an error.
     pub fn optional<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         let value = self.settings.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())?;
-        parse(value).map_err(|fault| self.faults.push(format!("{name}: {fault}"))).ok()
+        // Something with a password, pasted into the wrong place, is not repeated.
+        let may_hold_a_secret = value.contains("://") || value.contains('@');
+        let shown = |fault: String| if may_hold_a_secret { fault.replace(value, "…") } else { fault };
+        parse(value).map_err(|fault| self.faults.push(format!("{name}: {}", shown(fault.to_string())))).ok()
     }
 
     pub fn required<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
@@ -52,14 +55,20 @@ pub fn parse_host(value: &str) -> Result<IpAddr, String> {
     }
 }
 
-pub fn parse_hosts(value: &str) -> Result<Vec<String>, String> {
+/// `None` for `*`, any name.
+pub fn parse_hosts(value: &str) -> Result<Option<Vec<String>>, String> {
+    if value == "*" {
+        return Ok(None);
+    }
     let names = value.split(',').map(|name| name.trim().to_ascii_lowercase());
     let is_name = |name: &String| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
     };
     names
-        .map(|name| Some(name).filter(is_name).ok_or("must be host names without ports, separated by commas".into()))
-        .collect()
+        .map(|name| Some(name).filter(is_name))
+        .collect::<Option<_>>()
+        .map(Some)
+        .ok_or("must be host names without ports, separated by commas, or *".into())
 }
 
 pub fn parse_count(value: &str) -> Result<usize, String> {

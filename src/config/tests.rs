@@ -77,17 +77,28 @@ fn required_settings_that_are_missing_or_empty_are_named() {
 }
 
 #[test]
+fn a_url_in_the_wrong_setting_is_not_repeated() {
+    let names = ["PORT", "HOST", "LOG_LEVEL", "LOG_FORMAT", "AMQP_QUEUE_TYPE", "MIGRATE_ON_START", "TRUSTED_PROXIES"];
+    let error = read(&names.map(|name| (name, "amqp://u:hunter22@h"))).unwrap_err().to_string();
+    for name in names {
+        assert!(error.contains(name), "{name}: {error}");
+    }
+    assert!(!error.contains("hunter22"), "{error}");
+}
+
+#[test]
 fn debug_output_masks_secrets() {
     let config = read(&[("DATABASE_URL", "postgresql://u:hunter22@h/d"), ("RABBITMQ_URL", "amqp://u:hunter22@h/%2f")]);
     assert!(!format!("{config:?}").contains("hunter22"));
 }
 
 #[test]
-fn on_loopback_no_host_name_is_taken_that_is_not_asked_for() {
+fn no_host_name_is_taken_that_is_not_asked_for() {
     let allowed = |settings: &[(&str, &str)]| read(settings).unwrap().http.head.allowed_hosts;
     let elsewhere = [("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")];
     assert_eq!(allowed(&[]), Some(Vec::new()));
-    assert_eq!(allowed(&elsewhere), None);
+    assert_eq!(allowed(&elsewhere), Some(Vec::new()));
+    assert_eq!(allowed(&[("ALLOWED_HOSTS", "*")]), None);
     assert_eq!(allowed(&[("ALLOWED_HOSTS", "API.example, b")]), Some(vec!["api.example".to_owned(), "b".to_owned()]));
     assert!(allowed(&[&elsewhere[..], &[("ALLOWED_HOSTS", "api.example")]].concat()).is_some());
 }

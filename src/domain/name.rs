@@ -10,6 +10,8 @@ use super::violation::Violation;
 
 /// Longest name or surname, in characters, as it is stored.
 pub const NAME_MAX_CHARS: usize = 255;
+/// Longest raw text, in characters, before it is trimmed and composed: four of them can become one.
+pub const NAME_MAX_RAW_CHARS: usize = 1_024;
 
 /// A name or surname: trimmed, in Unicode's normal form C, 1 to 255 characters, at least one of them visible, none a control
 /// character or one that turns the direction of text. `Debug` does not show it: it is personal.
@@ -20,6 +22,12 @@ impl Name {
     /// # Errors
     /// `blank`, `control_character`, `bidi_control` or `too_long`.
     pub fn parse(raw: &str) -> Result<Self, Violation> {
+        if raw.chars().nth(NAME_MAX_RAW_CHARS).is_some() {
+            return Err(Violation {
+                code: "too_long",
+                detail: format!("Must be at most {NAME_MAX_CHARS} characters long."),
+            });
+        }
         let name = ComposingNormalizerBorrowed::new_nfc().normalize(raw.trim());
         let violation = |code, detail: &str| Err(Violation { code, detail: detail.to_owned() });
         if !name.chars().any(is_visible_or_control) {
@@ -72,6 +80,8 @@ mod tests {
         assert_eq!(Name::parse("  Иван\u{3000}\n").unwrap().as_str(), "Иван");
         assert!(Name::parse(&"я".repeat(255)).is_ok());
         assert_eq!(code(&"я".repeat(256)), "too_long");
+        assert!(Name::parse(&format!("{:1024}", "Иван")).is_ok());
+        assert_eq!(code(&" ".repeat(1_025)), "too_long");
         for raw in ["a\0b", "a\nb", "\u{85}a\u{7f}", "a\u{9f}b"] {
             assert_eq!(code(raw), "control_character", "{raw:?}");
         }

@@ -8,15 +8,17 @@ use axum::http::{Extensions, HeaderMap, HeaderName, Version, header};
 use ipnet::IpNet;
 
 use super::problem::Problem;
-use super::problem::types::{BAD_REQUEST, MISDIRECTED_REQUEST, URI_TOO_LONG};
+use super::problem::types::{BAD_REQUEST, EXPECTATION_FAILED, HEAD_TOO_LARGE, MISDIRECTED_REQUEST, URI_TOO_LONG};
 use crate::server::Peer;
 
 /// Longest path with query, in bytes.
 const MAX_TARGET_BYTES: usize = 8_192;
+/// Largest request line and headers together, in bytes; hyper refuses those that are half as large again, without a problem document.
+const MAX_HEAD_BYTES: usize = 32 << 10;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Which hosts are accepted, and which proxies are trusted about the client's address.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct HeadRules {
     /// Accepted host names, in lower case, besides IP addresses and `localhost`. `None` accepts any.
     pub allowed_hosts: Option<Vec<String>>,
@@ -24,15 +26,22 @@ pub struct HeadRules {
     pub trusted_proxies: Vec<IpNet>,
 }
 
+impl Default for HeadRules {
+    fn default() -> Self {
+        Self { allowed_hosts: Some(Vec::new()), trusted_proxies: Vec::new() }
+    }
+}
+
 impl HeadRules {
     /// # Errors
-    /// 400, 414 or 421, with the reason.
+    /// 400, 414, 417, 421 or 431, with the reason.
     pub fn check(&self, request: &Request) -> Result<(), Problem> {
         let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
         if target > MAX_TARGET_BYTES {
             let detail = format!("Path and query are longer than {MAX_TARGET_BYTES} bytes.");
             return Err(Problem::new(&URI_TOO_LONG, detail));
         }
+        check_headers(request.headers(), target)?;
         if let Some(authority) = request.uri().authority() {
             self.check_name(authority)?;
         }
@@ -96,6 +105,26 @@ impl HeadRules {
     }
 }
 
+/// Checks what needs no rules: size, and what asks for more than the service does.
+fn check_headers(headers: &HeaderMap, target: usize) -> Result<(), Problem> {
+    // `: ` and the line's end.
+    let lines: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if target + lines > MAX_HEAD_BYTES {
+        let detail = format!("The request's head is larger than {MAX_HEAD_BYTES} bytes.");
+        return Err(Problem::new(&HEAD_TOO_LARGE, detail));
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && !(coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none())
+    {
+        return Err(Problem::new(&BAD_REQUEST, "The only Transfer-Encoding that the service takes is chunked, once."));
+    }
+    if headers.get_all(header::EXPECT).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Problem::new(&EXPECTATION_FAILED, "The only Expect that the service takes is 100-continue."));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -121,7 +150,8 @@ mod tests {
         for host in ["evil.example", "localhost.evil.example", "api.example.", "127.0.0.1.nip.io", "127.1"] {
             assert_eq!(code(&rules, &[host]), Some("misdirected_request"), "{host}");
         }
-        assert_eq!(code(&HeadRules::default(), &["anything.example:80"]), None);
+        let any = HeadRules { allowed_hosts: None, ..HeadRules::default() };
+        assert_eq!(code(&any, &["anything.example:80"]), None);
     }
 
     #[test]

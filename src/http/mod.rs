@@ -62,11 +62,10 @@ pub fn router(
         password_policy,
         bodies: BodyLimits::new(body_timeout),
         head: head.clone(),
-        openapi,
     });
     let (api, _document) = api().split_for_parts();
     let trace = Trace { time_limit: request_timeout, head, durations: RequestDurations::default(), tasks };
-    Ok(layered(api.merge(docs::router()), trace).with_state(state))
+    Ok(layered(api.merge(docs::router(openapi)), trace).with_state(state))
 }
 
 /// `trace` is outermost: it sees every response, including those to panics and timeouts, and writes the body of every error.

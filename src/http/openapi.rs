@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
-use super::problem::types::{BAD_REQUEST, MISDIRECTED_REQUEST, PROBLEM_TYPES, ProblemType, URI_TOO_LONG};
+use super::problem::types::{
+    BAD_REQUEST, EXPECTATION_FAILED, HEAD_TOO_LARGE, MISDIRECTED_REQUEST, PROBLEM_TYPES, ProblemType, URI_TOO_LONG,
+};
 use super::problem::{PROBLEM_JSON, ProblemBody};
 use super::users;
 use crate::domain::user::PasswordPolicy;
@@ -31,7 +33,8 @@ pub struct ApiDoc;
 /// The member of an operation that lists its own problem codes. It is removed from the served document.
 const PROBLEMS: &str = "x-problems";
 /// Problems of any request.
-const ANYWHERE: [&ProblemType; 3] = [&BAD_REQUEST, &URI_TOO_LONG, &MISDIRECTED_REQUEST];
+const ANYWHERE: [&ProblemType; 5] =
+    [&BAD_REQUEST, &URI_TOO_LONG, &EXPECTATION_FAILED, &MISDIRECTED_REQUEST, &HEAD_TOO_LARGE];
 
 /// Removes and returns an operation's own problems.
 ///

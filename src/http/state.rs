@@ -19,6 +19,4 @@ pub struct Shared {
     pub password_policy: PasswordPolicy,
     pub bodies: BodyLimits,
     pub head: HeadRules,
-    /// The OpenAPI document, rendered once.
-    pub openapi: String,
 }

@@ -24,6 +24,8 @@ use crate::trace_id::TraceId;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+/// Keeps other sites from embedding responses, and from measuring them. <https://fetch.spec.whatwg.org/#cross-origin-resource-policy-header>
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Log target of successful probes and scrapes, which come every few seconds and say nothing new. Shown by `LOG_LEVEL=debug` or
 /// `LOG_LEVEL=info,probes=debug`.
@@ -70,8 +72,11 @@ pub async fn trace(State(trace): State<Arc<Trace>>, mut request: Request, next: 
             headers.insert(TRACE_ID, value);
         }
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
         if is_of_users {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+        } else if !headers.contains_key(header::CACHE_CONTROL) {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         response
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The line with DEL, C1 controls, line separators, and the characters of Unicode's `Bidi_Control` as `\uXXXX`, which in a JSON
+/// The line with DEL, C1 controls, line separators, tags, and the characters of Unicode's `Bidi_Control` as `\uXXXX`, which in a JSON
 /// string means the same.
 pub fn escaped(line: &[u8]) -> Cow<'_, [u8]> {
     // Branch-free, so that the compiler can vectorize it: nearly every line returns here.
@@ -15,7 +15,9 @@ pub fn escaped(line: &[u8]) -> Cow<'_, [u8]> {
             let mut shown = String::with_capacity(line.len() + 64);
             for letter in text.chars() {
                 if is_invisible(letter) {
-                    _ = write!(shown, "\\u{:04x}", u32::from(letter));
+                    for unit in letter.encode_utf16(&mut [0; 2]) {
+                        _ = write!(shown, "\\u{unit:04x}");
+                    }
                 } else {
                     shown.push(letter);
                 }
@@ -26,10 +28,11 @@ pub fn escaped(line: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-fn is_invisible(letter: char) -> bool {
+/// Whether the character is invisible, and changes how what is around it looks or is read.
+pub fn is_invisible(letter: char) -> bool {
     matches!(
         letter,
-        '\u{7F}'..='\u{9F}' | '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}'
+        '\u{7F}'..='\u{9F}' | '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{E0000}'..='\u{E007F}'
     )
 }
 
@@ -41,9 +44,9 @@ mod tests {
 
     #[test]
     fn what_would_change_how_a_line_looks_is_escaped() {
-        let line = "{\"path\":\"a\u{7f}\u{9b}31m\u{202e}b\u{2066}\u{61c}\u{2028}\"}";
+        let line = "{\"path\":\"a\u{7f}\u{9b}31m\u{202e}b\u{2066}\u{61c}\u{2028}\u{e0041}\"}";
         let shown = String::from_utf8(escaped(line.as_bytes()).into_owned()).unwrap();
-        assert_eq!(shown, r#"{"path":"a\u007f\u009b31m\u202eb\u2066\u061c\u2028"}"#);
+        assert_eq!(shown, r#"{"path":"a\u007f\u009b31m\u202eb\u2066\u061c\u2028\udb40\udc41"}"#);
         let read: serde_json::Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(read, serde_json::from_str::<serde_json::Value>(line).unwrap());
     }

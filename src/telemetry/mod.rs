@@ -1,7 +1,7 @@
 //! Logs: one line per event on stdout, written by a separate thread behind a bounded buffer. A reader that stalls costs lines,
 //! never requests.
 
-mod invisible;
+pub mod invisible;
 mod json;
 pub mod writer;
 

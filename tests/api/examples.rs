@@ -77,9 +77,12 @@ async fn provoke(app: &App, example: &Example) -> Value {
     let mut body = example.body.as_ref().map(|body| body.to_string().into_bytes()).unwrap_or_default();
     let (mut target, mut host, mut media_type) =
         (path.clone(), "Host: localhost\r\n", "Content-Type: application/json\r\n");
+    let long = format!("Host: localhost\r\nX-Long: {}\r\n", "x".repeat(33_000));
     let mut length = None;
     match code.as_str() {
         "bad_request" => host = "",
+        "expectation_failed" => host = "Host: localhost\r\nExpect: tea\r\n",
+        "head_too_large" => host = &long,
         "misdirected_request" => host = "Host: example.com\r\n",
         "uri_too_long" => target = format!("{path}?{}", "x".repeat(10_000)),
         "invalid_query" => target = format!("{path}?limit=0"),

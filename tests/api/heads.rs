@@ -40,14 +40,48 @@ async fn on_loopback_a_host_name_that_is_not_allowed_is_421() {
 }
 
 #[tokio::test]
-async fn off_loopback_any_host_name_is_taken_unless_some_are_set() {
+async fn off_loopback_host_names_are_refused_too_unless_they_are_set() {
     let world = World::new().await;
     let elsewhere = [("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")];
     let app = App::start_with(&world, &elsewhere).await;
-    assert_eq!(answer_to(&app, "/users", &["Host: any.example"]).await.0, 200);
-    let app = App::start_with(&world, &[&elsewhere[..], &[("ALLOWED_HOSTS", "users.example")]].concat()).await;
-    assert_eq!(answer_to(&app, "/users", &["Host: any.example"]).await.0, 421);
+    let answer = answer_to(&app, "/users", &["Host: any.example"]).await;
+    assert_eq!(answer, (421, "misdirected_request".to_owned()));
     assert_eq!(answer_to(&app, "/users", &["Host: 127.0.0.1"]).await.0, 200);
+    let lines = app.log.lines();
+    let warns =
+        |line: &&serde_json::Value| line["event"].as_str().unwrap().starts_with("Anybody who can reach this address");
+    assert_eq!(lines.iter().find(warns).expect("a warning")["level"], "warning");
+    for allowed in ["*", "any.example"] {
+        let app = App::start_with(&world, &[&elsewhere[..], &[("ALLOWED_HOSTS", allowed)]].concat()).await;
+        assert_eq!(answer_to(&app, "/users", &["Host: any.example"]).await.0, 200, "{allowed}");
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_encoding_or_expectation_that_the_service_does_not_know_is_refused() {
+    let (_world, app) = start().await;
+    let answers = [
+        ("Transfer-Encoding: gzip, chunked", 400, "bad_request"),
+        ("Transfer-Encoding: chunked, chunked", 400, "bad_request"),
+        ("Expect: tea", 417, "expectation_failed"),
+        ("Expect: 100-Continue", 200, ""),
+    ];
+    for (header, status, code) in answers {
+        assert_eq!(
+            answer_to(&app, "/users", &["Host: localhost", header]).await,
+            (status, code.to_owned()),
+            "{header}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_head_over_32_kib_is_431_and_one_below_is_read() {
+    let (_world, app) = start().await;
+    let with = |bytes: usize| format!("X-Long: {}", "x".repeat(bytes));
+    let answer = answer_to(&app, "/users", &["Host: localhost", &with(32_800)]).await;
+    assert_eq!(answer, (431, "head_too_large".to_owned()));
+    assert_eq!(answer_to(&app, "/users", &["Host: localhost", &with(32_600)]).await.0, 200);
 }
 
 #[tokio::test]

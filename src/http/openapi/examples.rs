@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 
@@ -45,7 +45,17 @@ pub fn example(kind: &'static ProblemType, problems: &[Problem], path: &str) -> 
 pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
     let loopback = HeadRules { allowed_hosts: Some(Vec::new()), ..HeadRules::default() };
     let too_long = format!("/?{}", "x".repeat(10_000));
+    let with = |name: &str, value: &str| {
+        let mut request = request("/", Some("localhost"));
+        let header = (HeaderName::from_bytes(name.as_bytes()).ok(), HeaderValue::from_str(value).ok());
+        if let (Some(name), Some(value)) = header {
+            request.headers_mut().insert(name, value);
+        }
+        loopback.check(&request).err()
+    };
     let refused = [
+        with("expect", "tea"),
+        with("x-long", &"x".repeat(33_000)),
         loopback.check(&request("/", None)).err(),
         loopback.check(&request("/", Some("example.com"))).err(),
         loopback.check(&request(&too_long, Some("localhost"))).err(),

@@ -43,7 +43,8 @@ problem_types! {
         "bad_request",
         StatusCode::BAD_REQUEST,
         "The request cannot be understood",
-        "The path or a header is not well formed, a header is given twice, or `Host` is missing. Nothing was changed.",
+        "The path or a header is not well formed, a header is given twice, `Host` is missing, or `Transfer-Encoding` is not \
+         `chunked`. Nothing was changed.",
     );
     MALFORMED_JSON = problem_type(
         "malformed_json",
@@ -103,14 +104,26 @@ problem_types! {
         "misdirected_request",
         StatusCode::MISDIRECTED_REQUEST,
         "The request is for another host",
-        "`Host` is neither an IP address, nor `localhost`, nor a name of the setting `ALLOWED_HOSTS`. A service that listens on \
-         loopback takes no others, for a web page could send them. Nothing was changed.",
+        "`Host` is neither an IP address, nor `localhost`, nor a name of the setting `ALLOWED_HOSTS`. The service takes no others, \
+         for a web page could send them. Nothing was changed.",
     );
     URI_TOO_LONG = problem_type(
         "uri_too_long",
         StatusCode::URI_TOO_LONG,
         "The path is too long",
         "Path and query may be 8,192 bytes at most. Nothing was changed.",
+    );
+    EXPECTATION_FAILED = problem_type(
+        "expectation_failed",
+        StatusCode::EXPECTATION_FAILED,
+        "The expectation cannot be met",
+        "The header `Expect` asks for something else than `100-continue`. Nothing was changed.",
+    );
+    HEAD_TOO_LARGE = problem_type(
+        "head_too_large",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "The head of the request is too large",
+        "Request line and headers may be 32,768 bytes at most. Nothing was changed.",
     );
     VALIDATION_FAILED = problem_type(
         "validation_failed",
