@@ -113,9 +113,9 @@ exec_command() {
 }
 
 test_settings() {
-  printf 'TEST_DATABASE_URL=postgresql://postgres:postgres@127.0.0.1:%s/postgres\n' "$PG_PORT"
-  printf 'TEST_RABBITMQ_URL=amqp://guest:guest@127.0.0.1:%s/\n' "$AMQP_PORT"
-  printf 'TEST_RABBITMQ_MANAGEMENT_URL=http://guest:guest@127.0.0.1:%s/\n' "$MANAGEMENT_PORT"
+  printf 'TEST_DATABASE_URL=postgresql://postgres:%s@127.0.0.1:%s/postgres\n' "$PG_PASSWORD" "$PG_PORT"
+  printf 'TEST_RABBITMQ_URL=amqp://guest:%s@127.0.0.1:%s/\n' "$AMQP_PASSWORD" "$AMQP_PORT"
+  printf 'TEST_RABBITMQ_MANAGEMENT_URL=http://guest:%s@127.0.0.1:%s/\n' "$AMQP_PASSWORD" "$MANAGEMENT_PORT"
 }
 
 # start_test_servers test|chaos|bench [POSTGRES_VERSION]: throw-away ones, for what cargo runs here.

@@ -84,7 +84,7 @@ start_servers() {
 use_private_pair() {
   read_ports "$1"
   # shellcheck disable=SC2153 # read_ports sets them
-  use_servers "postgresql://postgres:postgres@127.0.0.1:$PG_PORT/userdb" "amqp://guest:guest@127.0.0.1:$AMQP_PORT/" \
+  use_servers "postgresql://postgres:$PG_PASSWORD@127.0.0.1:$PG_PORT/userdb" "amqp://guest:$AMQP_PASSWORD@127.0.0.1:$AMQP_PORT/" \
     "http://127.0.0.1:$MANAGEMENT_PORT"
 }
 
@@ -92,7 +92,8 @@ use_local() {
   local pair
   pair=$(data_root)/dev
   mkdir -p "$pair"
-  chmod 755 "$(data_root)" "$pair"
+  chmod 755 "$(data_root)"
+  chmod 711 "$pair"
   touch "$record/local"
   if pair_is_up "$pair"; then say "PostgreSQL and RabbitMQ are up already"; else start_pair "$pair" dev; fi
   use_private_pair "$pair"
@@ -204,7 +205,7 @@ or choose another port, as in PORT=8001 ./setup.sh"
 service_pid() {
   local pid
   pid=$(sed -n 2p "$1")
-  if alive "$pid" && grep -qz 'user-management-api$' "/proc/$pid/cmdline" 2>/dev/null; then echo "$pid"; fi
+  if alive "$pid" && [ -O "/proc/$pid" ] && grep -qz 'user-management-api$' "/proc/$pid/cmdline" 2>/dev/null; then echo "$pid"; fi
 }
 
 stop_services() {
@@ -268,7 +269,7 @@ show_status() {
       use_private_pair "$pair"
       row PostgreSQL up "$DATABASE_URL" "$(postgres_pid "$pair")" "$pair/postgres/{data,log}"
       row RabbitMQ up "$RABBITMQ_URL" "$(rabbitmq_pid "$pair")" "$pair/rabbitmq/{mnesia,log}"
-      row management up "http://guest:guest@${MANAGEMENT_URL#*//}" "$(rabbitmq_pid "$pair")" -
+      row management up "$MANAGEMENT_URL" "$(rabbitmq_pid "$pair")" -
     else
       row PostgreSQL down - - "$pair/postgres/{data,log}"
       row RabbitMQ down - - "$pair/rabbitmq/{mnesia,log}" && all=3

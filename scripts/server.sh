@@ -47,13 +47,13 @@ rabbitmqctl() {
 standby() {
   local pair=$folder/standby source bin
   bin=$(postgres_bin)
-  source="host=127.0.0.1 port=$PG_PORT user=postgres password=postgres"
-  mkdir -p "$pair/postgres"
+  source="host=127.0.0.1 port=$PG_PORT user=postgres"
+  mkdir -p "$pair/postgres/data"
+  prepare_postgres_folder "$pair/postgres"
+  give_to_postgres "$pair/postgres/data"
   choose_ports "$pair"
   read_ports "$pair"
-  : >"$pair/postgres/log"
-  [ "$(id -u)" != 0 ] || chown -R "$(postgres_user)" "$pair/postgres"
-  folder=$pair/postgres postgres_program pg_basebackup -D "$pair/postgres/data" -R -c fast -d "$source"
+  PGPASSWORD=$PG_PASSWORD folder=$pair/postgres postgres_program pg_basebackup -D "$pair/postgres/data" -R -c fast -d "$source"
   : >"$pair/postgres/initialised"
   start_postgres "$pair" chaos || fail "the standby did not start: see $pair/postgres/log"
   printf '%s %s\n' "$pair" "$PG_PORT"
@@ -65,6 +65,7 @@ cluster() {
   for node in "${nodes[@]}"; do
     local at=$folder/cluster/$node
     mkdir -p "$at/rabbitmq"
+    cp -p "$folder/secrets" "$at/secrets"
     choose_ports "$at"
     sed -i "s/^EPMD_PORT=.*/EPMD_PORT=$epmd/" "$at/ports"
     echo "rabbit$node" >"$at/node"

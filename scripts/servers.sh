@@ -34,18 +34,43 @@ data_root() {
   printf '%s' "$root"
 }
 
+random_word() { od -An -N 16 -t x1 /dev/urandom | tr -d ' \n'; }
+
+# need_secrets FOLDER: the pair's passwords, made once. Whoever logs in to PostgreSQL as a superuser runs programs as its user.
+need_secrets() {
+  if [ ! -f "$1/secrets" ]; then
+    # Before, all pairs had the same.
+    [ ! -f "$1/postgres/initialised" ] || : >"$1/known-passwords"
+    (umask 077 && printf 'PG_PASSWORD=%s\nAMQP_PASSWORD=%s\n' "$(random_word)" "$(random_word)" >"$1/secrets.new")
+    mv "$1/secrets.new" "$1/secrets"
+  fi
+  # shellcheck disable=SC1091
+  . "$1/secrets"
+}
+
+# Gives a file or folder to PostgreSQL's user alone. It lies in a folder of ours: in one of another user's, a link could be in
+# its place.
+give_to_postgres() {
+  chmod u=rwX,go= "$1"
+  [ "$(id -u)" != 0 ] || chown "$(postgres_user)" "$1"
+}
+
 choose_ports() {
   local name
   for name in PG_PORT AMQP_PORT MANAGEMENT_PORT DIST_PORT EPMD_PORT CTL_PORT; do
     free_port "$name"
     printf '%s=%s\n' "$name" "${!name}"
   done >"$1/ports.new"
+  chmod 600 "$1/ports.new"
   mv "$1/ports.new" "$1/ports"
 }
 
+# read_ports FOLDER: and passwords.
 read_ports() {
   # shellcheck disable=SC1091
   . "$1/ports"
+  # shellcheck disable=SC1091
+  [ ! -f "$1/secrets" ] || . "$1/secrets"
 }
 
 ports_are_free() {
@@ -55,14 +80,25 @@ ports_are_free() {
   done
 }
 
-# processes_of FOLDER [PROCESS_ID]: those of the pair, or of the one whether it is the pair's.
+# processes_of FOLDER [PROCESS_ID]: those of the pair, or of the one whether it is the pair's. Only ours and PostgreSQL's: anybody
+# can give a process of theirs the same environment.
 processes_of() {
+  local pid owners
+  owners=" $(id -u) $(id -u "$(postgres_user)") "
   # shellcheck disable=SC2086 # a pattern
-  grep -lzxF "SETUP_PAIR=$1" /proc/${2:-[0-9]*}/environ 2>/dev/null | cut -d / -f 3 || true
+  while read -r pid; do
+    [[ $owners != *" $(stat -c %u "/proc/$pid" 2>/dev/null) "* ]] || echo "$pid"
+  done < <(grep -lzxF "SETUP_PAIR=$1" /proc/${2:-[0-9]*}/environ 2>/dev/null | cut -d / -f 3)
 }
 
-postgres_pid() { processes_of "$1" "$(head -n 1 "$1/postgres/data/postmaster.pid" 2>/dev/null || echo none)"; }
-rabbitmq_pid() { processes_of "$1" "$(tr -d '[:space:]' 2>/dev/null <"$1/rabbitmq/pid" || echo none)"; }
+# The process id in a file's first line, which another user may have written.
+pid_in() {
+  local pid
+  pid=$(head -n 1 "$1" 2>/dev/null | tr -d '[:space:]')
+  if [[ $pid =~ ^[0-9]{1,9}$ ]]; then echo "$pid"; else echo none; fi
+}
+postgres_pid() { processes_of "$1" "$(pid_in "$1/postgres/data/postmaster.pid")"; }
+rabbitmq_pid() { processes_of "$1" "$(pid_in "$1/rabbitmq/pid")"; }
 
 pair_is_up() {
   [ -f "$1/ports" ] || return 1
@@ -76,11 +112,13 @@ start_pair() {
   local pair=$1 kind=$2 version=${3:-} attempt
   begin "PostgreSQL and RabbitMQ"
   stop_pair "$pair" quietly
+  need_secrets "$pair"
+  [ ! -f "$pair/ports" ] || chmod 600 "$pair/ports"
   for attempt in 1 2 3; do
     # Stable ports are convenient, as long as nobody took them meanwhile.
     if [ "$attempt" = 1 ] && [ -f "$pair/ports" ] && read_ports "$pair" && ports_are_free; then :; else choose_ports "$pair"; fi
     start_rabbitmq "$pair"
-    if start_postgres "$pair" "$kind" "$version" && await rabbitmq_answers "$pair"; then
+    if start_postgres "$pair" "$kind" "$version" && await rabbitmq_answers "$pair" && change_known_passwords "$pair"; then
       finish "PostgreSQL $(cat "$pair/postgres/data/PG_VERSION") on 127.0.0.1:$PG_PORT, RabbitMQ on 127.0.0.1:$AMQP_PORT"
       return
     fi
@@ -101,25 +139,54 @@ start_postgres() {
     bin=$(find /usr/lib/postgresql "$(data_root)/packages/postgresql" -path "*/$made_by/bin" -print -quit 2>/dev/null || true)
     [ -n "$bin" ] || fail "$folder/data was made by PostgreSQL $made_by, which is not here any more: install it, or give the data up by ./setup.sh down --purge"
   fi
-  mkdir -p "$folder"
+  prepare_postgres_folder "$folder"
   if [ ! -f "$folder/initialised" ]; then
     rm -rf "$folder/data"
-    echo postgres >"$folder/password"
-    : >"$folder/log"
-    [ "$(id -u)" != 0 ] || chown -R "$(postgres_user)" "$folder"
+    mkdir "$folder/data"
+    give_to_postgres "$folder/data"
+    # shellcheck disable=SC2153 # read_ports sets it
+    (umask 077 && printf '%s\n' "$PG_PASSWORD" >"$folder/password")
+    give_to_postgres "$folder/password"
     postgres_program initdb -D "$folder/data" -U postgres --auth=scram-sha-256 --pwfile="$folder/password" -E UTF8 \
       --locale=C.UTF-8 -N || return
+    rm -f "$folder/password"
     : >"$folder/initialised"
   fi
   options="-p $PG_PORT -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300 -c log_timezone=UTC"
   # Nothing in a throw-away server is worth a wait for the disk, unless it is to be killed.
   [ "$kind" != test ] || options+=' -c fsync=off -c synchronous_commit=off -c full_page_writes=off'
-  : >"$folder/log"
   postgres_program pg_ctl start --wait --silent -D "$folder/data" -l "$folder/log" -o "$options" || return
   if [ "$kind" = dev ] && [ ! -f "$folder/created" ]; then
-    PGPASSWORD=postgres postgres_program psql -q -h 127.0.0.1 -p "$PG_PORT" -U postgres -d postgres -c 'CREATE DATABASE userdb' || return
+    PGPASSWORD=$PG_PASSWORD
+    [ ! -f "$pair/known-passwords" ] || PGPASSWORD=postgres
+    export PGPASSWORD
+    postgres_program psql -q -h 127.0.0.1 -p "$PG_PORT" -U postgres -d postgres -c 'CREATE DATABASE userdb' || return
+    unset PGPASSWORD
     : >"$folder/created"
   fi
+}
+
+# prepare_postgres_folder FOLDER: ours, with a log that is PostgreSQL's.
+prepare_postgres_folder() {
+  mkdir -p "$1"
+  [ "$(id -u)" != 0 ] || chown 0:0 "$1"
+  chmod 711 "$1"
+  rm -f "$1/log" "$1/password"
+  : >"$1/log"
+  give_to_postgres "$1/log"
+}
+
+# change_known_passwords FOLDER: of a pair from before they were made at random.
+change_known_passwords() {
+  local pair=$1 folder=$1/postgres bin
+  [ -f "$pair/known-passwords" ] || return 0
+  bin=$(postgres_bin)
+  (umask 077 && printf "ALTER ROLE postgres PASSWORD '%s'\n" "$PG_PASSWORD" >"$folder/password")
+  give_to_postgres "$folder/password"
+  PGPASSWORD=postgres postgres_program psql -q -h 127.0.0.1 -p "$PG_PORT" -U postgres -d postgres -f "$folder/password" || return
+  rm -f "$folder/password"
+  printf '%s' "$AMQP_PASSWORD" | (rabbitmq_program "$pair" rabbitmqctl --quiet change_password guest) || return
+  rm -f "$pair/known-passwords"
 }
 
 # A program of PostgreSQL, as its user: with the caller's $pair, $folder and $bin.
@@ -178,13 +245,14 @@ rabbitmq_program() {
 start_rabbitmq() {
   local pair=$1 folder=$1/rabbitmq
   mkdir -p "$folder"
+  chmod 700 "$folder"
   rm -f "$folder/pid"
   : >"$folder/out" # else the last start's success is taken for this one's
   echo '[rabbitmq_management].' >"$folder/enabled_plugins"
   # The node is at localhost, which not every container's /etc/hosts knows.
   echo '{host, {127,0,0,1}, ["localhost"]}. {lookup, [file, native]}.' >"$folder/inetrc"
   printf '%s\n' "listeners.tcp.default = 127.0.0.1:$AMQP_PORT" "management.tcp.ip = 127.0.0.1" \
-    "management.tcp.port = $MANAGEMENT_PORT" "disk_free_limit.absolute = 100MB" >"$folder/rabbitmq.conf"
+    "management.tcp.port = $MANAGEMENT_PORT" "disk_free_limit.absolute = 100MB" "default_pass = $AMQP_PASSWORD" >"$folder/rabbitmq.conf"
   [ ! -f "$pair/cluster.conf" ] || cat "$pair/cluster.conf" >>"$folder/rabbitmq.conf"
   rabbitmq_program "$pair" rabbitmq-server </dev/null >"$folder/out" 2>&1 7>&- 8>&- 9>&- &
   rabbitmq_launcher=$!
@@ -203,10 +271,12 @@ start_pgbouncer() {
   local pair=$1 folder=$1/pgbouncer pooler_port
   free_port pooler_port
   mkdir -p "$folder"
-  [ "$(id -u)" != 0 ] || chown "$(postgres_user)" "$folder"
+  chmod 711 "$folder"
+  : >"$folder/pgbouncer.ini"
+  give_to_postgres "$folder/pgbouncer.ini"
   cat >"$folder/pgbouncer.ini" <<CONFIGURATION
 [databases]
-* = host=127.0.0.1 port=$PG_PORT user=postgres password=postgres
+* = host=127.0.0.1 port=$PG_PORT user=postgres password=$PG_PASSWORD
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = $pooler_port
@@ -221,7 +291,7 @@ CONFIGURATION
     </dev/null >"$folder/log" 2>&1 9>&- &
   disown
   await port_answers 127.0.0.1 "$pooler_port" || fail "pgbouncer did not start: see $folder/log"
-  export TEST_POOLER_URL=postgresql://postgres:postgres@127.0.0.1:$pooler_port/postgres
+  export TEST_POOLER_URL=postgresql://postgres:$PG_PASSWORD@127.0.0.1:$pooler_port/postgres
 }
 
 # stop_pair FOLDER [quietly]: cleanly, with what was left behind.
@@ -285,7 +355,7 @@ start_throw_away_pair() {
   discard_abandoned "$root"
   need_servers "${2:-}"
   throw_away=$(mktemp -d "$root/test-XXXXXX")
-  chmod 755 "$throw_away"
+  chmod 711 "$throw_away"
   echo $$ >"$throw_away/owner"
   start_pair "$throw_away" "$@"
 }

@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::api::commands::run;
-use crate::harness::{World, management, management_put};
+use crate::harness::{World, as_login, management, management_put};
 
 /// The report with these settings over the world's: whether the service could run, and the finding of that name.
 async fn check(world: &World, settings: &[(&str, &str)], name: &str) -> (bool, Value) {
@@ -58,7 +58,7 @@ async fn a_database_that_cannot_be_used_is_said_so_with_what_to_do() {
     };
     let away = "postgresql://u:hunter22@127.0.0.1:1/d";
     assert_failed(&world, &[("DATABASE_URL", away)], "database", "start PostgreSQL there").await;
-    let stranger = with("postgres:postgres@", "postgres:hunter22@");
+    let stranger = as_login(&world.database_url, "postgres", "hunter22");
     assert_failed(&world, &[("DATABASE_URL", &stranger)], "database", "correct user and password in DATABASE_URL")
         .await;
     let missing = with("/test_", "/missing_");
@@ -73,7 +73,7 @@ async fn a_database_with_somebody_elses_users_or_without_grants_is_refused() {
     let role = format!("guest_{}", uuid::Uuid::new_v4().simple());
     let create = sqlx::AssertSqlSafe(format!("CREATE ROLE {role} LOGIN PASSWORD 'hunter22'"));
     sqlx::query(create).execute(&world.pool).await.unwrap();
-    let url = world.database_url.replacen("postgres:postgres@", &format!("{role}:hunter22@"), 1);
+    let url = as_login(&world.database_url, &role, "hunter22");
     let settings = [("DATABASE_URL", url.as_str()), ("DATABASE_DIRECT_URL", &url)];
     let grant = sqlx::AssertSqlSafe(format!("GRANT SELECT ON _sqlx_migrations TO {role}"));
     sqlx::query(grant).execute(&world.pool).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_database_with_somebody_elses_users_or_without_grants_is_refused() {
 async fn a_broker_that_refuses_us_is_said_so_and_nothing_is_published() {
     let world = World::new().await;
     let with = |url: &str| [("RABBITMQ_URL", url.to_owned())];
-    let stranger = world.broker_url.replacen("guest:guest@", "guest:hunter22@", 1);
+    let stranger = as_login(&world.broker_url, "guest", "hunter22");
     for (url, to_do) in [
         ("amqp://u:hunter22@127.0.0.1:1/", "start RabbitMQ there"),
         (stranger.as_str(), "correct user, password and virtual host"),
@@ -109,7 +109,7 @@ async fn a_broker_that_refuses_us_is_said_so_and_nothing_is_published() {
     management_put(&format!("/api/users/{name}"), &json!({"password": "narrow", "tags": ""})).await;
     let permissions = format!("/api/permissions/{}/{name}", world.virtual_host);
     management_put(&permissions, &json!({"configure": "^user_events", "write": "^nothing$", "read": ".*"})).await;
-    let url = world.broker_url.replacen("guest:guest@", &format!("{name}:narrow@"), 1);
+    let url = as_login(&world.broker_url, &name, "narrow");
     assert_failed(&world, &[("RABBITMQ_URL", &url)], "permissions", "rabbitmqctl set_permissions").await;
     let advised =
         json!({"configure": "^user_events", "write": "^(user_events|amq\\.default$)", "read": "^user_events"});

@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{App, Observer, World, eventually, management, management_put, start, until};
+use crate::harness::{App, Observer, World, as_login, eventually, management, management_put, start, until};
 
 const WAITS: &str = "A message that cannot be read waits: the dead-letter queue does not take it";
 
@@ -16,7 +16,7 @@ async fn stranger(world: &World) -> (String, Observer) {
     management_put(&format!("/api/users/{name}"), &json!({"password": "bob", "tags": ""})).await;
     let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
     management_put(&format!("/api/permissions/{}/{name}", world.virtual_host), &all).await;
-    let url = world.broker_url.replacen("guest:guest@", &format!("{name}:bob@"), 1);
+    let url = as_login(&world.broker_url, &name, "bob");
     let observer = Observer::at(&url).await;
     (name, observer)
 }

@@ -32,7 +32,9 @@ pub use self::process::command;
 pub use self::proxy::Proxy;
 pub use self::readers::Readers;
 pub use self::replica::{Digest, Replica, TROUBLES_FILE};
-pub use self::servers::{QUEUE_TYPE, World, management, management_json, management_post, management_put};
+pub use self::servers::{
+    QUEUE_TYPE, World, as_login, management, management_at, management_json, management_post, management_put,
+};
 pub use self::stranger::{Stranger, headers, long, nested, short};
 
 /// Longest wait for anything; far more than it should take, so that a slow machine causes no failures.

@@ -202,6 +202,21 @@ impl World {
     }
 }
 
+/// A server's URL for another login.
+pub fn as_login(url: &str, user: &str, password: &str) -> String {
+    let mut url = url::Url::parse(url).unwrap();
+    url.set_username(user).unwrap();
+    url.set_password(Some(password)).unwrap();
+    url.into()
+}
+
+/// The management API of another node than the shared one, with the same login.
+pub fn management_at(port: u16, path: &str) -> url::Url {
+    let mut url = url::Url::parse(&SERVERS.management).unwrap().join(path).unwrap();
+    url.set_port(Some(port)).unwrap();
+    url
+}
+
 /// A call of RabbitMQ's management API.
 pub async fn management(method: reqwest::Method, path: &str) -> reqwest::Response {
     call_management(method, path, &serde_json::json!({})).await

@@ -127,6 +127,21 @@ processes_here() { grep -lzF "SETUP_PAIR=$(readlink -f "$CHECKOUT")" /proc/[0-9]
   [[ $output == *"nothing was started"* ]]
 }
 
+@test "what the private servers hold is their owner's alone, with passwords that nobody else knows" {
+  run -0 --separate-stderr ./setup.sh up
+  eval "$output"
+  run ! psql "${DATABASE_URL/postgres:*@/postgres:postgres@}" -c 'SELECT 1'
+  psql "$DATABASE_URL" -c 'SELECT 1'
+  pair=$(find "$(readlink -f .local/data || readlink -f .local)" -maxdepth 1 -name dev) 2>/dev/null
+  [ -n "$pair" ] || pair=$(readlink -f .local/dev)
+  [ "$(stat -c %a "$pair/secrets") $(stat -c %a "$pair/ports") $(stat -c %a "$pair/rabbitmq")" = '600 600 700' ]
+  # Nothing of it can be read by others, and nothing that we write lies in a folder of PostgreSQL's user.
+  [ -z "$(find "$pair/rabbitmq" "$pair/postgres/data" -maxdepth 0 -perm /077)" ]
+  [ "$(stat -c %u "$pair/postgres")" = "$(id -u)" ]
+  [ ! -e "$pair/postgres/password" ]
+  run -0 ./setup.sh down
+}
+
 @test "Ctrl-C stops the service and its servers, and says so" {
   port=$(free_port)
   serve "$port"
@@ -205,12 +220,13 @@ processes_here() { grep -lzF "SETUP_PAIR=$(readlink -f "$CHECKOUT")" /proc/[0-9]
   eval "$(cd "$mine" && ./setup.sh up)"
   mine_port=${DATABASE_URL##*:} mine_port=${mine_port%/*}
   printf 'DATABASE_URL=%s\nRABBITMQ_URL=%s\n' "${DATABASE_URL/postgresql:/postgresql+asyncpg:}" "$RABBITMQ_URL" >.env
+  password=${DATABASE_URL#*postgres:} password=${password%@*}
   unset DATABASE_URL RABBITMQ_URL
   port=$(free_port)
   serve "$port"
   answers "$port"
   grep -q 'using DATABASE_URL of .env (postgresql+asyncpg://postgres:\*\*\*@' "serve-$port.log"
-  run ! grep -q 'postgres:postgres' "serve-$port.log"
+  run ! grep -qF "$password" "serve-$port.log"
   run -0 ./setup.sh status
   [[ $output != *PostgreSQL* ]]
   # Commands go where the service goes, whatever was started from here before.
@@ -226,7 +242,7 @@ processes_here() { grep -lzF "SETUP_PAIR=$(readlink -f "$CHECKOUT")" /proc/[0-9]
   mine=$BATS_TEST_TMPDIR/mine
   new_checkout "$mine"
   eval "$(cd "$mine" && ./setup.sh up)"
-  export DATABASE_URL=${DATABASE_URL/postgres:postgres@/postgres:hunter22@}
+  export DATABASE_URL=${DATABASE_URL/postgres:*@/postgres:hunter22@}
   run -1 env PORT="$(free_port)" ./setup.sh
   [[ $output == *"password authentication failed"*"correct user and password in DATABASE_URL"* ]]
   [[ $output != *hunter22* && $output != *Listening* ]]

@@ -6,11 +6,11 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::chaos::trial::Trial;
-use crate::harness::{Control, Node, Proxy, World, eventually, until};
+use crate::harness::{Control, Node, Proxy, World, eventually, management_at, until};
 
 /// The number of the node that leads a queue, according to the node `asked`.
 async fn leader_of(queue: &str, virtual_host: &str, asked: &Node) -> Option<usize> {
-    let url = format!("http://guest:guest@127.0.0.1:{}/api/queues/{virtual_host}/{queue}", asked.management_port);
+    let url = management_at(asked.management_port, &format!("/api/queues/{virtual_host}/{queue}"));
     let answer: Value = reqwest::get(url).await.ok()?.json().await.ok()?;
     answer["leader"].as_str()?.strip_prefix("rabbit")?.split('@').next()?.parse().ok()
 }
@@ -20,12 +20,12 @@ async fn the_node_that_leads_the_queue_is_killed_three_times_and_nothing_is_lost
     let nodes = Control::of_shared_servers().cluster().await;
     let mut world = World::new().await;
     let virtual_host = world.virtual_host.clone();
-    let url = format!("http://guest:guest@127.0.0.1:{}/api/vhosts/{virtual_host}", nodes[0].management_port);
+    let url = management_at(nodes[0].management_port, &format!("/api/vhosts/{virtual_host}"));
     reqwest::Client::new().put(url).send().await.unwrap().error_for_status().unwrap();
     // Stands for a load balancer: connects to any node that answers.
     let ports: Vec<u16> = nodes.iter().map(|node| node.amqp_port).collect();
     let balancer = Proxy::before_any_of(&ports).await;
-    world.broker_url = balancer.url(&format!("amqp://guest:guest@127.0.0.1:1/{virtual_host}"));
+    world.broker_url = balancer.url(&world.broker_url);
     let mut trial = Trial::start_with(world, 2, &[("AMQP_QUEUE_TYPE", "quorum")]).await;
     let load = trial.load(300);
     for _ in 0..3 {
