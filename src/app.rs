@@ -86,6 +86,9 @@ impl App {
         let others = usize::try_from(database.max_connections + OTHER_CONNECTIONS).unwrap_or(usize::MAX);
         let max_connections = server::connections_allowed(http.limits.max_connections, others);
         let limits = Limits { max_connections, ..http.limits };
+        if broker.url.is_plain_to_another_machine() {
+            warn!("RabbitMQ is on another machine, and RABBITMQ_URL does not encrypt: use amqps://");
+        }
         let status = Arc::new(Status::default());
         let outbox_filled = Arc::new(Notify::new());
         let pool = Database::new(database.url.options(), database.max_connections, database.route);
@@ -200,7 +203,15 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
     let mut backoff = Backoff::default();
     loop {
         let outcome = if database.migrate_on_start {
-            schema::migrate(&options).await.map(|()| true)
+            match schema::migrate(&options).await {
+                Ok(()) => Ok(true),
+                // A login that owns nothing may not even look for what to do.
+                Err(error) if error.is_not_allowed() => match schema::is_current_at(&options).await {
+                    Ok(true) => Ok(true),
+                    _pending_or_unknown => Err(error),
+                },
+                Err(error) => Err(error),
+            }
         } else {
             schema::is_current_at(&options).await
         };

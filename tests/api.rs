@@ -19,6 +19,7 @@ mod api {
     mod floods;
     mod grouped_writes;
     mod heads;
+    mod least_privilege;
     mod lifecycle;
     mod metrics;
     mod migrations;

@@ -8,8 +8,8 @@ use crate::database::{DatabaseError, DatabaseUrl, Route, run_once};
 use crate::domain::event::EventType;
 use crate::error_chain::Chain;
 use crate::messaging::broker::{self, Broker};
-use crate::messaging::session::SessionError;
-use crate::messaging::{preflight as broker_preflight, topology};
+use crate::messaging::preflight::{self as broker_preflight, Refused};
+use crate::messaging::topology;
 
 /// PostgreSQL versions that the tests run on.
 const VERSIONS: std::ops::RangeInclusive<i32> = 15..=18;
@@ -71,7 +71,7 @@ async fn check_database(
     };
     let user = options.get_username();
     findings.push(server(setting, url, user, &preflight));
-    findings.push(schema(user, preflight.schema, migrate_on_start));
+    findings.push(schema(user, &preflight.schema, migrate_on_start));
 }
 
 fn server(setting: &str, url: &DatabaseUrl, user: &str, preflight: &Preflight) -> Finding {
@@ -92,7 +92,7 @@ fn server(setting: &str, url: &DatabaseUrl, user: &str, preflight: &Preflight) -
     }
 }
 
-fn schema(user: &str, schema: Schema, migrate_on_start: bool) -> Finding {
+fn schema(user: &str, schema: &Schema, migrate_on_start: bool) -> Finding {
     let grant = "or use the login that owns the tables";
     match schema {
         Schema::Ready => Finding::ok("migrations", "all applied"),
@@ -103,10 +103,10 @@ fn schema(user: &str, schema: Schema, migrate_on_start: bool) -> Finding {
             format!("pending, and {user} may not create tables"),
             format!("GRANT CREATE, USAGE ON SCHEMA public TO {user}; {grant}"),
         ),
-        Schema::NotGranted => Finding::failed(
+        Schema::NotGranted(missing) => Finding::failed(
             "migrations",
-            format!("all applied, but {user} may not read and write the tables"),
-            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {user}; {grant}"),
+            format!("{user} may not do all that the service does"),
+            format!("GRANT {} TO {user}; {grant}", missing.join(&format!(" TO {user}; GRANT "))),
         ),
         Schema::Foreign => Finding::failed(
             "migrations",
@@ -155,24 +155,41 @@ async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
         }
     };
     findings.push(Finding::ok("broker", format!("RabbitMQ at {url:?}, logged in as {}", url.user())));
+    if url.is_plain_to_another_machine() {
+        let to_do = "use amqps://, or keep the network between the two to yourself";
+        let found = "the login and all events go to another machine in plain text";
+        findings.push(Finding { result: Outcome::Warning, ..Finding::failed("encryption", found, to_do) });
+    }
     let keys = [EventType::Created, EventType::Updated, EventType::Deleted].map(EventType::as_str);
     findings.push(match broker_preflight::permissions(broker, &connection, &keys).await {
-        Ok(()) => Finding::ok("permissions", "may declare, bind and publish"),
-        Err(error) => Finding::failed("permissions", Chain(&error).to_string(), permissions_to_grant(broker, &error)),
+        Ok(refused) if refused.is_empty() => Finding::ok("permissions", "may do all that the service does"),
+        Ok(refused) => {
+            let found: Vec<_> = refused.iter().map(ToString::to_string).collect();
+            Finding::failed("permissions", found.join("; "), permissions_to_grant(broker, &refused))
+        }
+        Err(error) => {
+            let to_do = "see the message; AMQP_QUEUE_TYPE=classic is for brokers without quorum queues";
+            Finding::failed("permissions", Chain(&error).to_string(), to_do)
+        }
     });
     broker::close(connection).await;
 }
 
-fn permissions_to_grant(broker: &Broker, error: &SessionError) -> String {
+/// A command for each kind of permission that is missing. Each sets all permissions of its kind anew.
+fn permissions_to_grant(broker: &Broker, refused: &[Refused]) -> String {
     let (vhost, user, ours) = (broker.url.vhost(), broker.url.user(), topology::EXCHANGE);
-    if Chain(error).to_string().contains("topic") {
-        format!(
+    let mut commands = Vec::new();
+    if refused.iter().any(|refused| matches!(refused, Refused::Topic(_))) {
+        commands.push(format!(
             "rabbitmqctl set_topic_permissions -p {vhost} {user} {ours} '^user\\.' '.*', or clear_topic_permissions"
-        )
-    } else if error.is_refused() {
-        // `dlq redrive` publishes to the default exchange.
-        format!("rabbitmqctl set_permissions -p {vhost} {user} '^{ours}' '^({ours}|amq\\.default$)' '^{ours}'")
-    } else {
-        "see the message; AMQP_QUEUE_TYPE=classic is for brokers without quorum queues".to_owned()
+        ));
     }
+    if refused.iter().any(|refused| !matches!(refused, Refused::Topic(_))) {
+        // `dlq redrive` publishes to the default exchange.
+        commands.push(format!(
+            "rabbitmqctl set_permissions -p {vhost} {user} '^{ours}' '^({ours}|amq\\.default$)' '^{ours}'; where operations \
+             declare the exchanges and queues, the first may be '^$'"
+        ));
+    }
+    commands.join("; ")
 }

@@ -56,7 +56,8 @@ async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
     off.fetch_one(connection).await
 }
 
-fn is_remote(host: &str) -> bool {
+/// Whether a host, as it stands in a URL, is another machine.
+pub fn is_remote(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     !host.starts_with('/') && host != "localhost" && !address.is_ok_and(|address| address.to_canonical().is_loopback())
 }

@@ -4,6 +4,26 @@ use sqlx::PgConnection;
 
 use super::schema;
 
+/// What a login needs that owns nothing: a privilege on a table, and the columns where it is not on all.
+/// `docs/operations.md` lists them for people.
+const GRANTS: [(&str, &str, &[&str]); 14] = [
+    ("_sqlx_migrations", "SELECT", &["version", "success"]),
+    // Not the password: nothing reads a hash.
+    ("users", "SELECT", &["id", "name", "surname", "version", "created_at", "updated_at"]),
+    ("users", "INSERT", &["name", "surname", "password"]),
+    ("users", "UPDATE", &["name", "surname", "password", "version", "updated_at"]),
+    ("users", "DELETE", &[]),
+    ("users_count", "SELECT", &[]),
+    ("users_count", "INSERT", &["users"]),
+    ("users_count", "UPDATE", &["users"]),
+    ("outbox", "SELECT", &[]),
+    ("outbox", "INSERT", &[]),
+    ("outbox", "DELETE", &[]),
+    ("outbox_quarantine", "SELECT", &[]),
+    ("outbox_quarantine", "INSERT", &[]),
+    ("outbox_quarantine", "DELETE", &[]),
+];
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preflight {
     /// PostgreSQL's version number: 170002 is 17.2.
@@ -12,12 +32,12 @@ pub struct Preflight {
     pub schema: Schema,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schema {
-    /// Every migration is applied, and the login may read and write the tables.
+    /// Every migration is applied, and the login may do what the service does.
     Ready,
-    /// Every migration is applied, but the login may not read and write the tables.
-    NotGranted,
+    /// The login lacks privileges: each as `SELECT (id, name) ON users`.
+    NotGranted(Vec<String>),
     /// Migrations are pending, and the login may create tables.
     Pending,
     /// Migrations are pending, and the login may not create tables.
@@ -37,22 +57,48 @@ pub async fn look(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
     .await?;
     let schema = if found.has_users && !found.is_migrated {
         Schema::Foreign
-    } else if !found.is_migrated || !schema::is_current(connection).await? {
+    } else if !found.is_migrated {
         if found.may_create { Schema::Pending } else { Schema::PendingAndNotAllowed }
-    } else if is_granted(connection).await? {
-        Schema::Ready
     } else {
-        Schema::NotGranted
+        look_at_migrated(connection, found.may_create).await?
     };
     Ok(Preflight { version: found.version, is_standby: found.is_standby, schema })
 }
 
-async fn is_granted(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"SELECT bool_and(has_table_privilege(name, privilege)) AS "granted!"
-           FROM unnest(ARRAY['users', 'outbox', 'outbox_quarantine', 'users_count']) AS name,
-                unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege"#
-    )
-    .fetch_one(connection)
-    .await
+async fn look_at_migrated(connection: &mut PgConnection, may_create: bool) -> sqlx::Result<Schema> {
+    let missing = missing_grants(connection).await?;
+    // Without the first, what is applied cannot be read.
+    if missing.iter().any(|grant| grant.contains(GRANTS[0].0)) {
+        return Ok(Schema::NotGranted(missing));
+    }
+    Ok(match (schema::is_current(connection).await?, may_create) {
+        (true, _) if missing.is_empty() => Schema::Ready,
+        (true, _) => Schema::NotGranted(missing),
+        (false, true) => Schema::Pending,
+        (false, false) => Schema::PendingAndNotAllowed,
+    })
+}
+
+/// Those of [`GRANTS`] that the login has not, by table, leaving out tables that are yet to be made.
+async fn missing_grants(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    let mut missing: Vec<(&str, Vec<String>)> = Vec::new();
+    for (table, privilege, columns) in GRANTS {
+        let is_granted = sqlx::query_scalar!(
+            r#"SELECT coalesce(CASE WHEN cardinality($3::text[]) = 0 THEN has_table_privilege(to_regclass($1), $2)
+                      ELSE (SELECT bool_and(has_column_privilege(to_regclass($1), column_name, $2))
+                            FROM unnest($3::text[]) AS column_name) END, true) AS "granted!""#,
+            table,
+            privilege,
+            &columns.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        );
+        if !is_granted.fetch_one(&mut *connection).await? {
+            let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+            let privilege = format!("{privilege}{columns}");
+            match missing.last_mut().filter(|(last, _)| *last == table) {
+                Some((_, privileges)) => privileges.push(privilege),
+                None => missing.push((table, vec![privilege])),
+            }
+        }
+    }
+    Ok(missing.into_iter().map(|(table, privileges)| format!("{} ON {table}", privileges.join(", "))).collect())
 }

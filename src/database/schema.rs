@@ -1,5 +1,7 @@
 //! The schema's version: applies the embedded migrations, and tells whether any is missing.
 
+use std::error::Error;
+
 use sqlx::PgConnection;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -27,6 +29,21 @@ impl SchemaError {
     /// Whether waiting may help: the database is away, and the migrations themselves did not fail.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Connect(DatabaseError::Timeout | DatabaseError::Unavailable(_)))
+    }
+}
+
+impl SchemaError {
+    /// Whether the login lacks a privilege.
+    pub fn is_not_allowed(&self) -> bool {
+        let mut error: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(cause) = error {
+            let driver = cause.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+            if driver.is_some_and(|driver| driver.code().as_deref() == Some("42501")) {
+                return true;
+            }
+            error = cause.source();
+        }
+        false
     }
 }
 

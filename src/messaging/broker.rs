@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,6 +14,7 @@ use tracing::warn;
 use super::session::{SessionError, with_timeout};
 use super::topology::{self, QueueType, REPLY_SUCCESS};
 use super::transport::{self, NO_LIMIT, SizeLimit};
+use crate::database::dangers::is_remote;
 
 /// In seconds. lapin gives up on a silent peer after 8 s (twice this), and checks every 2 s (half of this). Short, because a leader
 /// that is cut off from the broker stops all events.
@@ -55,6 +56,11 @@ impl BrokerUrl {
 
     pub fn vhost(&self) -> &str {
         &self.0.vhost
+    }
+
+    /// Whether the login and the events go to another machine without TLS.
+    pub fn is_plain_to_another_machine(&self) -> bool {
+        self.0.scheme == AMQPScheme::AMQP && is_remote(&self.0.authority.host)
     }
 }
 
@@ -139,6 +145,13 @@ mod tests {
         assert_eq!(shown("amqp://localhost"), "localhost:5672//");
         assert_eq!(shown("amqps://h/%2f"), "h:5671//");
         assert_eq!(shown("amqp://h/team"), "h:5672/team");
+    }
+
+    #[test]
+    fn only_plain_text_to_another_machine_is_warned_of() {
+        let warns = |url: &str| url.parse::<BrokerUrl>().unwrap().is_plain_to_another_machine();
+        assert!(warns("amqp://u:p@rabbitmq") && warns("amqp://192.0.2.1"));
+        assert!(!warns("amqps://rabbitmq") && !warns("amqp://localhost") && !warns("amqp://[::1]:5672/"));
     }
 
     #[test]

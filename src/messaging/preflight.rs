@@ -1,28 +1,115 @@
 //! Whether the broker grants what the service needs; for the `check` command.
 
-use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Connection};
+use std::fmt;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Connection, Event};
+use tokio::time::timeout;
 
 use super::broker::{self, ANSWER_TIMEOUT, Broker};
 use super::session::{SessionError, with_timeout};
-use super::topology::EXCHANGE;
+use super::topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, EXCHANGE, QUEUE};
 
-/// Declares the topology as the service does at its start, and publishes a message with each routing key in a transaction that it
-/// rolls back. The broker checks the login's permissions, and no queue gets a message.
+/// What the login may not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Something is missing, and the login may not declare it.
+    Declare,
+    Write(&'static str),
+    /// Publish with this routing key.
+    Topic(String),
+    Read(&'static str),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Declare => f.write_str("an exchange or queue is missing, and the login may not declare it"),
+            Self::Write(exchange) => write!(f, "may not write to {exchange}"),
+            Self::Topic(key) => write!(f, "may not publish {key}"),
+            Self::Read(queue) => write!(f, "may not read {queue}"),
+        }
+    }
+}
+
+/// Declares the topology as the service does at its start, and looks for each permission that the service uses. No queue gets a
+/// message, and none is taken from one.
 ///
 /// # Errors
-/// The broker's first refusal.
-pub async fn permissions(broker: &Broker, connection: &Connection, routing_keys: &[&str]) -> Result<(), SessionError> {
-    broker.declare_topology(connection).await?;
-    for key in routing_keys {
-        let publishing = async {
-            let channel = connection.create_channel().await?;
-            channel.tx_select().await?;
-            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-            channel.basic_publish(EXCHANGE.into(), (*key).into(), options, b"", properties).await?;
-            channel.tx_rollback().await.map(|()| channel)
-        };
-        broker::close_channel(with_timeout(ANSWER_TIMEOUT, "publish", publishing).await?).await?;
+/// A failure of another kind.
+pub async fn permissions(
+    broker: &Broker,
+    connection: &Connection,
+    routing_keys: &[&str],
+) -> Result<Vec<Refused>, SessionError> {
+    match broker.declare_topology(connection).await {
+        Ok(()) => {}
+        Err(error) if error.is_missing_exchange() || error.is_refused() => return Ok(vec![Refused::Declare]),
+        Err(error) => return Err(error),
     }
-    Ok(())
+    let mut refused = Vec::new();
+    for key in routing_keys {
+        if let Err(error) = try_to_publish(broker, EXCHANGE, key).await {
+            // The broker says which of the two it is.
+            let is_topic = error.refusal()?.contains("topic");
+            refused.push(if is_topic { Refused::Topic((*key).to_owned()) } else { Refused::Write(EXCHANGE) });
+        }
+    }
+    for (exchange, name) in [(DEAD_LETTER_EXCHANGE, DEAD_LETTER_EXCHANGE), ("", "amq.default")] {
+        if let Err(error) = try_to_publish(broker, exchange, "").await {
+            error.refusal()?;
+            refused.push(Refused::Write(name));
+        }
+    }
+    for queue in [QUEUE, DEAD_LETTER_QUEUE] {
+        if !may_read(connection, queue).await? {
+            refused.push(Refused::Read(queue));
+        }
+    }
+    refused.dedup();
+    Ok(refused)
+}
+
+/// In a transaction that is rolled back. On a connection of its own: the broker says what it refuses by closing the channel, and what
+/// is sent after that may cost the connection.
+async fn try_to_publish(broker: &Broker, exchange: &str, key: &str) -> Result<(), SessionError> {
+    let connection = broker.connect("check").await?;
+    let mut events = connection.events_listener();
+    let publishing = async {
+        let channel = connection.create_channel().await?;
+        channel.tx_select().await?;
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        channel.basic_publish(exchange.into(), key.into(), options, b"", properties).await?;
+        channel.tx_rollback().await
+    };
+    let outcome = with_timeout(ANSWER_TIMEOUT, "publish", publishing).await;
+    if outcome.is_err() {
+        // Of the two, only this one is sure to be the broker's.
+        while let Ok(Some(event)) = timeout(ANSWER_TIMEOUT, events.next()).await {
+            if let Event::Error(error) = event {
+                return Err(error.into());
+            }
+        }
+    }
+    broker::close(connection).await;
+    outcome
+}
+
+/// Subscribes with an argument that the broker refuses after it has looked at the permission, so that no message is delivered: each
+/// delivery counts towards the queue's limit.
+async fn may_read(connection: &Connection, queue: &str) -> Result<bool, SessionError> {
+    let subscribing = async {
+        let channel = connection.create_channel().await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-priority".into(), AMQPValue::LongString("none".into()));
+        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments).await.map(|_| channel)
+    };
+    match with_timeout(ANSWER_TIMEOUT, "look for a permission", subscribing).await {
+        Ok(channel) => broker::close_channel(channel).await.map(|()| true),
+        Err(error) if error.is_refused() => Ok(false),
+        Err(error) if error.blames_the_message() => Ok(true),
+        Err(error) => Err(error),
+    }
 }

@@ -89,6 +89,16 @@ impl SessionError {
     }
 }
 
+impl SessionError {
+    /// What the broker said, if it refused something.
+    ///
+    /// # Errors
+    /// The error itself, if it is of another kind.
+    pub fn refusal(self) -> Result<String, Self> {
+        if self.is_refused() { Ok(Chain(&self).to_string()) } else { Err(self) }
+    }
+}
+
 impl From<sqlx::Error> for SessionError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error.into())

@@ -83,16 +83,15 @@ impl QueueType {
     }
 }
 
-/// Declares all exchanges, queues and bindings. Those that exist with other arguments are used as they are.
+/// Declares all exchanges, queues and bindings. Those that exist with other arguments, or that the login may not declare, are used as
+/// they are.
 pub async fn declare(connection: &Connection, queue_type: QueueType) -> lapin::Result<()> {
     declare_one(connection, EXCHANGE, &Entity::Exchange(ExchangeKind::Topic)).await?;
     declare_one(connection, DEAD_LETTER_EXCHANGE, &Entity::Exchange(ExchangeKind::Fanout)).await?;
     declare_one(connection, QUEUE, &Entity::Queue(queue_type.queue_arguments())).await?;
     declare_one(connection, DEAD_LETTER_QUEUE, &Entity::Queue(queue_type.dead_letter_queue_arguments())).await?;
-    let channel = connection.create_channel().await?;
-    bind(&channel, QUEUE, EXCHANGE, BINDING).await?;
-    bind(&channel, DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE, "").await?;
-    channel.close(REPLY_SUCCESS, "declared".into()).await
+    bind(connection, QUEUE, EXCHANGE, BINDING).await?;
+    bind(connection, DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE, "").await
 }
 
 /// Subscribes to the service's queue on a new channel, with at most `prefetch` unacknowledged messages.
@@ -104,9 +103,20 @@ pub async fn subscribe(connection: &Connection, prefetch: u16) -> lapin::Result<
     Ok((channel, consumer))
 }
 
-async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
+/// On its own channel, because a refusal closes it.
+async fn bind(connection: &Connection, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
+    let channel = connection.create_channel().await?;
     let options = QueueBindOptions::default();
-    channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default()).await
+    match channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default()).await {
+        Err(error) if is(&error, &AMQPSoftError::ACCESSREFUSED) => {
+            warn!(queue, exchange, "This login may not bind the queue, taking it for bound");
+            Ok(())
+        }
+        outcome => {
+            outcome?;
+            channel.close(REPLY_SUCCESS, "bound".into()).await
+        }
+    }
 }
 
 enum Entity {
@@ -114,12 +124,17 @@ enum Entity {
     Queue(FieldTable),
 }
 
-/// Declares an exchange or queue. If it exists with other arguments, uses it as it is: an operator's choice is no reason to stop.
+/// Declares an exchange or queue. If it exists with other arguments, or the login may not declare it, uses it as it is: an operator's
+/// choice is no reason to stop.
 async fn declare_one(connection: &Connection, name: &str, entity: &Entity) -> lapin::Result<()> {
     let mismatch = gauge!("topology_mismatch", "name" => name.to_owned());
     mismatch.set(0.0);
     match try_declare(connection, name, entity, false).await {
-        Err(error) if is_precondition_failed(&error) => {
+        Err(error) if is(&error, &AMQPSoftError::ACCESSREFUSED) => {
+            warn!(name, "This login may not declare it, using it as it is");
+            try_declare(connection, name, entity, true).await
+        }
+        Err(error) if is(&error, &AMQPSoftError::PRECONDITIONFAILED) => {
             mismatch.set(1.0);
             warn!(name, %error, "Declared by somebody else with other arguments, using it as it is");
             try_declare(connection, name, entity, true).await
@@ -145,7 +160,8 @@ async fn try_declare(connection: &Connection, name: &str, entity: &Entity, passi
     channel.close(REPLY_SUCCESS, "declared".into()).await
 }
 
-fn is_precondition_failed(error: &lapin::Error) -> bool {
+/// Whether the broker closed the channel for this reason.
+fn is(error: &lapin::Error, reason: &AMQPSoftError) -> bool {
     let ErrorKind::ProtocolError(error) = error.kind() else { return false };
-    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+    matches!(error.kind(), AMQPErrorKind::Soft(given) if given == reason)
 }

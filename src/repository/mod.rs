@@ -2,10 +2,16 @@
 
 /// One of sqlx's query macros. Puts the outbox's columns, except `seq`, where the SQL is interrupted by `columns`.
 macro_rules! outbox_query {
-    ($query:ident!($($row:ident,)? $sql:literal $(columns $rest:literal)* $(, $($arguments:tt)*)?)) => {
+    (
+        $query:ident!(
+            $($row:ident,)?
+            $sql:literal $(+ $more:literal)* $(columns $rest:literal)*
+            $(, $($arguments:tt)*)?
+        )
+    ) => {
         sqlx::$query!(
             $($row,)?
-            $sql $(+ "event_id, event_type, user_id, user_version, trace_id, occurred_at, payload" + $rest)*
+            $sql $(+ $more)* $(+ "event_id, event_type, user_id, user_version, trace_id, occurred_at, payload" + $rest)*
             $(, $($arguments)*)?
         )
     };

@@ -44,17 +44,34 @@ impl Operation {
         matches!(self, Self::Delete)
     }
 
-    /// Name, surname and password; `None` for those that stay.
-    fn columns(&self) -> [Option<&str>; 3] {
+    /// Operations of one kind may share a statement.
+    pub fn kind(&self) -> OperationKind {
         match self {
-            Self::Update { name, surname, password } => [
-                name.as_ref().map(Name::as_str),
-                surname.as_ref().map(Name::as_str),
-                password.as_ref().map(ExposeSecret::expose_secret),
-            ],
-            Self::Delete => [None; 3],
+            Self::Update { password: None, .. } => OperationKind::Update,
+            Self::Update { password: Some(_), .. } => OperationKind::UpdateWithPassword,
+            Self::Delete => OperationKind::Delete,
         }
     }
+
+    fn name(&self) -> Option<&str> {
+        if let Self::Update { name, .. } = self { name.as_ref().map(Name::as_str) } else { None }
+    }
+
+    fn surname(&self) -> Option<&str> {
+        if let Self::Update { surname, .. } = self { surname.as_ref().map(Name::as_str) } else { None }
+    }
+
+    fn password(&self) -> Option<&str> {
+        if let Self::Update { password, .. } = self { password.as_ref().map(ExposeSecret::expose_secret) } else { None }
+    }
+}
+
+/// Which statement writes an operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum OperationKind {
+    Update,
+    UpdateWithPassword,
+    Delete,
 }
 
 /// Result of a change.
@@ -104,7 +121,7 @@ pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Resu
     row.map_or(Ok(None), Row::written)
 }
 
-/// Writes changes of different users by one statement. They are all deletions, or all updates. Never waits for row locks, so that
+/// Writes changes of different users by one statement. They are all of one [`Operation::kind`]. Never waits for row locks, so that
 /// no change holds the others up and no two statements wait for each other. Users who do not exist are missing from the result.
 pub async fn write_together(
     connection: &mut PgConnection,
@@ -122,90 +139,118 @@ pub async fn write_together(
     rows.into_iter().map(outcome).collect()
 }
 
-async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Row>> {
-    let [name, surname, password] = change.operation.columns();
-    // `current` waits for the row's lock and then reads its newest state. So the comparison sees what the update will change, and
-    // of two partial updates racing on one user, both survive.
-    outbox_query!(query_as!(
-        Row,
-        r#"WITH current AS (
-               SELECT id, name, surname, created_at, updated_at FROM users WHERE id = $1 FOR NO KEY UPDATE
-           ), updated AS (
-               UPDATE users
-               SET name = coalesce($2, users.name), surname = coalesce($3, users.surname),
-                   password = coalesce($4, users.password), version = users.version + 1, updated_at = clock_timestamp()
-               FROM current
-               WHERE users.id = current.id
-                 AND ($4::text IS NOT NULL OR current.name <> $2 OR current.surname <> $3)
-               RETURNING users.id, users.name, users.surname, users.version, users.created_at, users.updated_at
-           ), event AS (
-               INSERT INTO outbox ("# columns r#")
-               SELECT $5, $6, id, version, $7, updated_at, row_to_json((SELECT data FROM (SELECT name, surname) AS data))
+/// The statement of an update; `$condition` says of a row whether it changes. Where no password is given, the column is not named: to
+/// read a hash needs a right that the service's login need not have.
+macro_rules! update_one {
+    ($set:literal, $condition:literal, $change:ident $(, $password:expr)?) => {
+        // `current` waits for the row's lock and then reads its newest state. So the comparison sees what the update will change,
+        // and of two partial updates racing on one user, both survive.
+        outbox_query!(query_as!(
+            Row,
+            r#"WITH current AS (
+                   SELECT id, name, surname, created_at, updated_at FROM users WHERE id = $1 FOR NO KEY UPDATE
+               ), updated AS (
+                   UPDATE users
+                   SET name = coalesce($2, users.name), surname = coalesce($3, users.surname),
+                       version = users.version + 1, updated_at = clock_timestamp()"# + $set +
+            r#"    FROM current
+                   WHERE users.id = current.id AND "# + $condition +
+            r#"    RETURNING users.id, users.name, users.surname, users.version, users.created_at, users.updated_at
+               ), event AS (
+                   INSERT INTO outbox ("# columns r#")
+                   SELECT $4, $5, id, version, $6, updated_at, row_to_json((SELECT data FROM (SELECT name, surname) AS data))
+                   FROM updated
+               )
+               SELECT id AS "id!", name AS "name?", surname AS "surname?", created_at AS "created_at?",
+                      updated_at AS "updated_at?", true AS "changed!"
                FROM updated
-           )
-           SELECT id AS "id!", name AS "name?", surname AS "surname?", created_at AS "created_at?",
-                  updated_at AS "updated_at?", true AS "changed!"
-           FROM updated
-           UNION ALL
-           SELECT id, name, surname, created_at, updated_at, false FROM current
-           WHERE NOT EXISTS (SELECT FROM updated)"#,
-        change.id.get(),
-        name,
-        surname,
-        password,
-        change.event.id,
-        change.event.event_type.as_str(),
-        change.event.trace_id.as_str(),
-    ))
-    .fetch_optional(connection)
-    .await
+               UNION ALL
+               SELECT id, name, surname, created_at, updated_at, false FROM current
+               WHERE NOT EXISTS (SELECT FROM updated)"#,
+            $change.id.get(),
+            $change.operation.name(),
+            $change.operation.surname(),
+            $change.event.id,
+            $change.event.event_type.as_str(),
+            $change.event.trace_id.as_str(),
+            $($password,)?
+        ))
+    };
 }
 
-/// The statement of [`update`] over arrays. Users in `asked` but not in `current` are left out.
+async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Row>> {
+    match change.operation.password() {
+        Some(password) => update_one!(", password = $7 ", "true ", change, password).fetch_optional(connection).await,
+        None => {
+            update_one!(" ", "(current.name <> $2 OR current.surname <> $3) ", change).fetch_optional(connection).await
+        }
+    }
+}
+
+/// [`update_one`] over arrays. Users in `asked` but not in `current` are left out.
+macro_rules! update_many {
+    ($set:literal, $condition:literal, $changes:ident, $unnest:literal, $columns:literal $(, $passwords:expr)?) => {
+        outbox_query!(query_as!(
+            Row,
+            r#"WITH change AS (
+                   SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::text[]"# + $unnest + r#")
+                       AS change (id, name, surname, event_id, trace_id"# + $columns + r#")
+               ), current AS (
+                   SELECT id, name, surname, created_at, updated_at FROM users
+                   WHERE id = ANY($1) AND created_at BETWEEN '0001-01-01' AND '9999-12-31'
+                     AND updated_at BETWEEN '0001-01-01' AND '9999-12-31'
+                   ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+               ), updated AS (
+                   UPDATE users
+                   SET name = coalesce(change.name, users.name), surname = coalesce(change.surname, users.surname),
+                       version = users.version + 1, updated_at = clock_timestamp()"# + $set +
+            r#"    FROM current JOIN change USING (id)
+                   -- The array once more, for its index: what `current` holds is not known to the planner.
+                   WHERE users.id = current.id AND users.id = ANY($1) AND "# + $condition +
+            r#"    RETURNING users.id, users.name, users.surname, users.version, users.updated_at,
+                             change.event_id, change.trace_id
+               ), event AS (
+                   INSERT INTO outbox ("# columns r#")
+                   SELECT event_id, $6, id, version, trace_id, updated_at,
+                          row_to_json((SELECT data FROM (SELECT name, surname) AS data))
+                   FROM updated
+               )
+               SELECT asked.id, coalesce(updated.name, current.name) AS "name?",
+                      coalesce(updated.surname, current.surname) AS "surname?", current.created_at AS "created_at?",
+                      coalesce(updated.updated_at, current.updated_at) AS "updated_at?", updated.id IS NOT NULL AS "changed!"
+               FROM users AS asked LEFT JOIN current USING (id) LEFT JOIN updated USING (id)
+               WHERE asked.id = ANY($1)"#,
+            &ids($changes),
+            of_each($changes, Operation::name) as Vec<Option<&str>>,
+            of_each($changes, Operation::surname) as Vec<Option<&str>>,
+            &event_ids($changes),
+            trace_ids($changes) as Vec<&str>,
+            EventType::Updated.as_str(),
+            $($passwords as Vec<Option<&str>>,)?
+        ))
+    };
+}
+
 async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<Row>> {
-    let column = |place: usize| changes.iter().map(move |change| change.operation.columns()[place]).collect::<Vec<_>>();
-    outbox_query!(query_as!(
-        Row,
-        r#"WITH change AS (
-               SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[])
-                   AS change (id, name, surname, password, event_id, trace_id)
-           ), current AS (
-               SELECT id, name, surname, created_at, updated_at FROM users
-               WHERE id = ANY($1) AND created_at BETWEEN '0001-01-01' AND '9999-12-31'
-                 AND updated_at BETWEEN '0001-01-01' AND '9999-12-31'
-               ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
-           ), updated AS (
-               UPDATE users
-               SET name = coalesce(change.name, users.name), surname = coalesce(change.surname, users.surname),
-                   password = coalesce(change.password, users.password), version = users.version + 1,
-                   updated_at = clock_timestamp()
-               FROM current JOIN change USING (id)
-               -- The array once more, for its index: what `current` holds is not known to the planner.
-               WHERE users.id = current.id AND users.id = ANY($1)
-                 AND (change.password IS NOT NULL OR current.name <> change.name OR current.surname <> change.surname)
-               RETURNING users.id, users.name, users.surname, users.version, users.updated_at,
-                         change.event_id, change.trace_id
-           ), event AS (
-               INSERT INTO outbox ("# columns r#")
-               SELECT event_id, $7, id, version, trace_id, updated_at,
-                      row_to_json((SELECT data FROM (SELECT name, surname) AS data))
-               FROM updated
-           )
-           SELECT asked.id, coalesce(updated.name, current.name) AS "name?",
-                  coalesce(updated.surname, current.surname) AS "surname?", current.created_at AS "created_at?",
-                  coalesce(updated.updated_at, current.updated_at) AS "updated_at?", updated.id IS NOT NULL AS "changed!"
-           FROM users AS asked LEFT JOIN current USING (id) LEFT JOIN updated USING (id)
-           WHERE asked.id = ANY($1)"#,
-        &ids(changes),
-        column(0) as Vec<Option<&str>>,
-        column(1) as Vec<Option<&str>>,
-        column(2) as Vec<Option<&str>>,
-        &event_ids(changes),
-        trace_ids(changes) as Vec<&str>,
-        EventType::Updated.as_str(),
-    ))
-    .fetch_all(connection)
-    .await
+    if changes.iter().all(|change| change.operation.password().is_none()) {
+        return update_many!(
+            " ",
+            "(current.name <> change.name OR current.surname <> change.surname) ",
+            changes,
+            "",
+            ""
+        )
+        .fetch_all(connection)
+        .await;
+    }
+    let passwords = of_each(changes, Operation::password);
+    update_many!(", password = change.password ", "true ", changes, ", $7::text[]", ", password", passwords)
+        .fetch_all(connection)
+        .await
+}
+
+fn of_each<'c>(changes: &'c [Change], column: fn(&'c Operation) -> Option<&'c str>) -> Vec<Option<&'c str>> {
+    changes.iter().map(|change| column(&change.operation)).collect()
 }
 
 async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Row>> {

@@ -274,13 +274,13 @@ fn is_refusal(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(_))
 }
 
-/// Takes the first pending change of each user who has none in `asides`, if it is of the same kind (deletion or update) as the
+/// Takes the first pending change of each user who has none in `asides`, if it is of the same kind as the
 /// first, up to [`LARGEST_GROUP`]. Changes whose callers are gone are dropped.
 fn next_group(pending: &mut Vec<Pending>, asides: &Asides) -> Vec<Pending> {
     let (mut group, mut left, mut users) = (Vec::<Pending>::new(), Vec::new(), HashSet::new());
     for write in pending.drain(..).filter(|write| !write.caller.has_gone()) {
         let is_next_of_user = !asides.holds(write.change.id) && users.insert(write.change.id);
-        let is_alike = |first: &Pending| first.change.operation.is_deletion() == write.change.operation.is_deletion();
+        let is_alike = |first: &Pending| first.change.operation.kind() == write.change.operation.kind();
         if is_next_of_user && group.len() < LARGEST_GROUP && group.first().is_none_or(is_alike) {
             group.push(write);
         } else {

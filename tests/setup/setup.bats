@@ -132,8 +132,8 @@ processes_here() { grep -lzF "SETUP_PAIR=$(readlink -f "$CHECKOUT")" /proc/[0-9]
   eval "$output"
   run ! psql "${DATABASE_URL/postgres:*@/postgres:postgres@}" -c 'SELECT 1'
   psql "$DATABASE_URL" -c 'SELECT 1'
-  pair=$(find "$(readlink -f .local/data || readlink -f .local)" -maxdepth 1 -name dev) 2>/dev/null
-  [ -n "$pair" ] || pair=$(readlink -f .local/dev)
+  pair=$(readlink -f .local/dev)
+  [ ! -e .local/data ] || pair=$(readlink -f .local/data)/dev
   [ "$(stat -c %a "$pair/secrets") $(stat -c %a "$pair/ports") $(stat -c %a "$pair/rabbitmq")" = '600 600 700' ]
   # Nothing of it can be read by others, and nothing that we write lies in a folder of PostgreSQL's user.
   [ -z "$(find "$pair/rabbitmq" "$pair/postgres/data" -maxdepth 0 -perm /077)" ]
