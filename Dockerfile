@@ -2,6 +2,7 @@ FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 # The dependencies, in a layer of their own: it stands until Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
+COPY crates crates
 RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
     && cargo build --release --locked && rm -r src
 COPY migrations migrations

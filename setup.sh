@@ -35,6 +35,8 @@ Usage: ./setup.sh [COMMAND]
                  inject faults: each fault of the matrix as a test, then random faults for N minutes (10)
                  under W writes a second (1000) on R replicas (3), with a table at the end; S repeats a schedule;
                  --pgbouncer puts one, in transaction mode, before PostgreSQL; AMQP_QUEUE_TYPE is obeyed
+  siege [--seconds N]
+                 hostile clients of all kinds at once for N seconds (60), and honest ones beside them, who must hardly notice
   bench [--quick] [--only TEXT]
                  measure the service beside what bounds it, in turns (twelve minutes; --quick: two, one short round;
                  --only: what has TEXT in its name, such as PUT or backlog)
@@ -194,6 +196,26 @@ chaos() {
   exit "${interrupted:-$status}"
 }
 
+# siege [--seconds N]
+siege() {
+  local seconds=60
+  case ${1:-} in
+    '') ;;
+    --seconds) [[ ${2:-} =~ ^[1-9][0-9]{0,3}$ ]] || bad_usage "--seconds takes a whole number, not '${2:-}'" && seconds=$2 ;;
+    *) bad_usage "siege takes --seconds N, not '$1'" ;;
+  esac
+  need_cargo
+  need_compiler
+  ulimit -n 8192 2>/dev/null || fail "the hostile clients need 8192 open files: raise the hard limit (ulimit -Hn)"
+  start_test_servers chaos
+  begin "build (minutes, the first time)"
+  SQLX_OFFLINE=true run_child cargo test --profile chaos --locked --test chaos --no-run >&2 || fail "cargo build failed: see above"
+  finish built
+  SQLX_OFFLINE=true SIEGE_SECONDS=$seconds run_child cargo test --profile chaos --locked --test chaos -- --nocapture --exact \
+    chaos::siege::siege || fail "the siege: FAILED, see above"
+  say "the siege: passed"
+}
+
 # bench [--quick]
 bench() {
   need_cargo
@@ -224,7 +246,7 @@ main() {
     down) [ $# = 0 ] || [ "$*" = --purge ] || bad_usage "down takes --purge, not '$*'" ;;
     run | up | status) [ $# = 0 ] || bad_usage "$command takes no arguments" ;;
     bench) case ${1:-} in '' | --quick | --only) ;; *) bad_usage "bench takes --quick and --only TEXT, not '$1'" ;; esac ;;
-    chaos | exec) ;;
+    chaos | exec | siege) ;;
     *) bad_usage "there is no command '$command'" ;;
   esac
   mkdir -p "$record"

@@ -11,10 +11,10 @@ use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
@@ -45,6 +45,9 @@ const FINISH_RELAY: Duration = Duration::from_secs(7);
 const FINISH_CONSUMER: Duration = Duration::from_secs(3);
 const CLOSE_POOL: Duration = Duration::from_secs(1);
 
+/// How often free memory is given back to the system.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(5);
+
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error("cannot listen on {address} (set PORT for another port)")]
@@ -71,6 +74,7 @@ pub struct App {
     database: DatabaseConfig,
     relay: Relay,
     consumer: Consumer,
+    hasher: PasswordHasher,
     status: Arc<Status>,
     shutdown_delay: Duration,
     /// Work of requests that goes on when the client has gone away.
@@ -113,7 +117,7 @@ impl App {
             collected,
             database: pool.clone(),
             scrapes: scrape_pool.clone(),
-            hasher,
+            hasher: hasher.clone(),
             status: status.clone(),
             rendered: Arc::default(),
         };
@@ -132,6 +136,7 @@ impl App {
             database,
             relay,
             consumer,
+            hasher,
             status,
             shutdown_delay,
             tasks,
@@ -153,6 +158,7 @@ impl App {
         let mut http = tokio::spawn(server::serve(self.listener, service, self.limits, http_stop.clone()));
         let mut relay = tokio::spawn(relay_once_ready(self.relay, self.database, relay_stop.clone()));
         let mut consumer = tokio::spawn(self.consumer.run(consumer_stop.clone()));
+        let _trimming = AbortOnDropHandle::new(tokio::spawn(give_memory_back(self.hasher)));
 
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -239,6 +245,17 @@ async fn warn_of_dangers(database: &DatabaseConfig) {
                 warn!(error = %Chain(&error), "Whether PostgreSQL encrypts, or keeps what it commits, is not known");
             }
         }
+    }
+}
+
+/// After a flood, glibc's allocator would keep what it took.
+async fn give_memory_back(hasher: PasswordHasher) {
+    let mut tick = interval(GIVE_BACK_EVERY);
+    loop {
+        tick.tick().await;
+        hasher.free_idle_memory();
+        // It takes a few milliseconds. A panic there costs one turn.
+        _ = spawn_blocking(trim::give_memory_back).await;
     }
 }
 

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use argon2::password_hash::{self, phc};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
@@ -28,6 +28,9 @@ const LANES: u32 = 1;
 /// Niceness of the hashing threads, from 0 (normal) to 19 (lowest priority): they get little of a busy core, and all of an idle
 /// one.
 const NICENESS: i32 = 19;
+
+/// How long working memory is kept that no hash uses.
+const KEPT_IDLE: Duration = Duration::from_secs(10);
 
 /// An argon2id hash as a PHC string; `Debug` does not show it.
 pub struct PasswordHash(SecretString);
@@ -87,6 +90,11 @@ impl PasswordHasher {
         let of = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         let free = self.turns.free();
         (of(free), of(self.width - free))
+    }
+
+    /// Frees working memory that no hash has used for a while.
+    pub fn free_idle_memory(&self) {
+        self.workspaces.0.lock().retain(|idle| idle.since.elapsed() < KEPT_IDLE);
     }
 
     /// # Errors
@@ -149,17 +157,23 @@ fn lower_priority() {
     }
 }
 
-/// Reusable working memory of hashes, 19 MiB each. If it were freed, the allocator would keep it once for every thread that ever
-/// hashed. There are as many workspaces as hashes ever ran at once; none before the first hash.
+/// Reusable working memory of hashes, 19 MiB each. If it were freed after each, the allocator would keep it once for every thread that
+/// ever hashed. There are as many workspaces as hashes ran at once of late.
 #[derive(Clone, Default)]
-struct Workspaces(Arc<Mutex<Vec<Vec<Block>>>>);
+struct Workspaces(Arc<Mutex<Vec<Idle>>>);
+
+/// A workspace, and since when nothing uses it.
+struct Idle {
+    memory: Vec<Block>,
+    since: Instant,
+}
 
 impl Workspaces {
     fn with<T>(&self, work: impl FnOnce(&mut [Block]) -> T) -> T {
-        let idle = self.0.lock().pop();
+        let idle = self.0.lock().pop().map(|idle| idle.memory);
         let mut memory = idle.unwrap_or_else(|| vec![Block::new(); params().map_or(0, |params| params.block_count())]);
         let result = work(&mut memory);
-        self.0.lock().push(memory);
+        self.0.lock().push(Idle { memory, since: Instant::now() });
         result
     }
 }

@@ -7,6 +7,7 @@ mod harness;
 
 mod chaos {
     mod matrix;
+    mod siege;
     mod storm;
     mod trial;
 }

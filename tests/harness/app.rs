@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::log::Log;
-use super::process::{Process, command, isolated};
+use super::process::{Process, command, with_open_files};
 use super::servers::World;
 use super::{Observer, audit, until};
 
@@ -79,9 +79,7 @@ impl App {
 
     /// Like [`Self::start`], with a limit of open files.
     pub async fn start_with_open_files(world: &World, limit: u32) -> Self {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\""), env!("CARGO_BIN_EXE_user-management-api")]);
-        let app = Self::spawn(isolated(shell, &[&world.settings()[..], &DEFAULTS].concat())).await;
+        let app = Self::spawn(with_open_files(limit, &[&world.settings()[..], &DEFAULTS].concat())).await;
         app.until_ready("ready").await;
         app
     }

@@ -12,6 +12,13 @@ pub fn command(settings: &[(&str, &str)]) -> Command {
     isolated(Command::new(env!("CARGO_BIN_EXE_user-management-api")), settings)
 }
 
+/// The same, with a limit of open files.
+pub fn with_open_files(limit: u32, settings: &[(&str, &str)]) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\""), env!("CARGO_BIN_EXE_user-management-api")]);
+    isolated(shell, settings)
+}
+
 pub fn isolated(mut command: Command, settings: &[(&str, &str)]) -> Command {
     // A folder without a developer's own .env.
     command.env_clear().envs(settings.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::process::{Process, command};
+use super::process::{Process, command, with_open_files};
 use super::servers::World;
 use super::{PATIENCE, until};
 
@@ -62,7 +63,19 @@ impl Replica {
     /// Starts it without waiting until it is ready.
     pub async fn launch(world: &World, settings: &[(&str, &str)], digest: &Arc<Digest>) -> Self {
         let settings = [&world.settings()[..], &[("PORT", "0")], settings].concat();
-        let mut process = command(&settings).stdout(Stdio::piped()).spawn().unwrap();
+        Self::spawn(command(&settings), digest).await
+    }
+
+    /// Like [`Self::start`], with a limit of open files.
+    pub async fn start_with_open_files(world: &World, limit: u32, digest: &Arc<Digest>) -> Self {
+        let settings = [&world.settings()[..], &[("PORT", "0")]].concat();
+        let replica = Self::spawn(with_open_files(limit, &settings), digest).await;
+        until("a replica that is ready", async || replica.is("ready").await).await;
+        replica
+    }
+
+    async fn spawn(mut command: Command, digest: &Arc<Digest>) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let (found, address) = oneshot::channel();
         let digest = digest.clone();
