@@ -117,7 +117,7 @@ impl Screen {
         let channel = u16::from_be_bytes([high, low]);
         let size = u32::from_be_bytes(size) as usize;
         match kind {
-            METHOD | HEADER if self.frame.len() == FRAME_HEAD && size > 0 => return,
+            METHOD | HEADER if self.frame.len() == FRAME_HEAD => return,
             METHOD => {
                 if let Some(payload) = self.frame.get_mut(FRAME_HEAD..FRAME_HEAD + size)
                     && make_readable(payload)

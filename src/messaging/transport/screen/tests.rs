@@ -151,6 +151,14 @@ fn a_message_over_the_limit_is_passed_on_without_its_body() {
 }
 
 #[test]
+fn frames_that_are_empty_or_too_short_for_what_they_say_pass_as_they_came() {
+    let stream =
+        [frame(METHOD, b""), frame(HEADER, b""), frame(METHOD, &[0, 60, 0, 60]), frame(HEADER, &[0; 11])].concat();
+    let stream = [stream, frame(BODY, b""), deliver(b"user.created")].concat();
+    assert_eq!(screened(&stream, NO_LIMIT), stream);
+}
+
+#[test]
 fn what_is_no_frame_comes_through_at_the_end() {
     let (mut screen, mut out) = (Screen::default(), Vec::new());
     screen.pass(b"AMQP\0\0\x09\x01", NO_LIMIT, &mut out);
