@@ -1,6 +1,6 @@
 //! Checks on the head of every request before routing: host, length of the target, client address.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
@@ -93,7 +93,7 @@ impl HeadRules {
         let mut client = None;
         for value in headers.get_all(FORWARDED_FOR).iter().rev() {
             for address in value.as_bytes().rsplit(|byte| *byte == b',') {
-                let address = str::from_utf8(address).ok().and_then(|address| address.trim().parse::<IpAddr>().ok());
+                let address = str::from_utf8(address).ok().and_then(|address| parse_address(address.trim()));
                 let Some(address) = address else { return client };
                 client = Some(address.to_canonical());
                 if !self.trusts(address.to_canonical()) {
@@ -103,6 +103,11 @@ impl HeadRules {
         }
         client
     }
+}
+
+/// An address, behind which some proxies write the port.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 /// Checks what needs no rules: size, and what asks for more than the service does.
@@ -197,6 +202,8 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9, 10.0.0.2"]), "203.0.113.9");
         assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9", "10.0.0.2"]), "203.0.113.9");
         assert_eq!(client("10.0.0.1", &["made up, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(client("10.0.0.1", &["203.0.113.9:5678"]), "203.0.113.9");
+        assert_eq!(client("10.0.0.1", &["[2001:db8::1]:5678"]), "2001:db8::1");
         assert_eq!(client("10.0.0.1", &["\u{ff}, 203.0.113.9"]), "203.0.113.9");
         assert_eq!(client("10.0.0.1", &["\u{ff}", "10.0.0.2"]), "10.0.0.2");
         assert_eq!(client("::ffff:10.0.0.1", &["2001:db8::1"]), "2001:db8::1");

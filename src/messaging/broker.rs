@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::session::{SessionError, with_timeout};
 use super::topology::{self, QueueType, REPLY_SUCCESS};
-use super::transport::{self, NO_LIMIT, SizeLimit};
+use super::transport::{self, NO_LIMIT};
 use crate::database::dangers::is_remote;
 
 /// In seconds. lapin gives up on a silent peer after 8 s (twice this), and checks every 2 s (half of this). Short, because a leader
@@ -82,11 +82,11 @@ impl Broker {
     /// # Errors
     /// When the broker refuses it, or is silent for five seconds.
     pub async fn connect(&self, name: &str) -> Result<Connection, SessionError> {
-        self.connect_limited(name, SizeLimit::new(NO_LIMIT)).await
+        self.connect_limited(name, NO_LIMIT).await
     }
 
-    /// Like [`Self::connect`], without bodies over the limit.
-    pub async fn connect_limited(&self, name: &str, limit: SizeLimit) -> Result<Connection, SessionError> {
+    /// Like [`Self::connect`], without bodies over `largest` bytes.
+    pub async fn connect_limited(&self, name: &str, largest: u64) -> Result<Connection, SessionError> {
         let uri = &self.url.0;
         // lapin's own connect has no timeout and blocks a thread for as long as a silent peer stays open, so probe first.
         let address = (uri.authority.host.as_str(), uri.authority.port);
@@ -94,7 +94,7 @@ impl Broker {
         with_timeout(ANSWER_TIMEOUT, "connect to RabbitMQ", probe).await?;
         let name = format!("{} {name}", env!("CARGO_PKG_NAME"));
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        with_timeout(ANSWER_TIMEOUT, "log in to RabbitMQ", transport::connect(uri.clone(), properties, limit)).await
+        with_timeout(ANSWER_TIMEOUT, "log in to RabbitMQ", transport::connect(uri.clone(), properties, largest)).await
     }
 
     /// Opens a channel whose publishes are confirmed.

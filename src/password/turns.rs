@@ -83,7 +83,8 @@ impl State {
         if self.waiting >= MAX_WAITING || self.queues.get(&caller).map_or(0, waits) >= MAX_OF_CALLER {
             self.forget_those_who_have_gone();
         }
-        if self.waiting >= MAX_WAITING || self.queues.get(&caller).map_or(0, waits) >= MAX_OF_CALLER {
+        let of_caller = self.queues.get(&caller).map_or(0, waits);
+        if of_caller >= MAX_OF_CALLER || (self.waiting >= MAX_WAITING && !self.make_room(of_caller + 1)) {
             return None;
         }
         let (give, turn) = oneshot::channel();
@@ -107,6 +108,15 @@ impl State {
             self.callers.push_back(caller);
         }
         Some(next)
+    }
+
+    /// Refuses the last one of the longest queue, if that is longer than `length`: a few callers with many waiting do not keep the
+    /// others out.
+    fn make_room(&mut self, length: usize) -> bool {
+        let longest = self.queues.values_mut().max_by_key(|queue| queue.len());
+        let is_longer = longest.filter(|queue| queue.len() > length).and_then(VecDeque::pop_back).is_some();
+        self.waiting -= usize::from(is_longer);
+        is_longer
     }
 
     fn forget_those_who_have_gone(&mut self) {
@@ -166,6 +176,17 @@ mod tests {
         // It was given a turn, and never took it.
         drop(given);
         assert_eq!(turns.free(), 1);
+    }
+
+    #[test]
+    fn when_too_many_wait_in_all_a_new_caller_takes_the_place_of_one_of_the_longest_queue() {
+        let turns = Turns::new(1);
+        let _first = turns.wait(Some(caller(0))).now_or_never().flatten().unwrap();
+        let mut all: Vec<_> =
+            (1..=4).flat_map(|number| vec![number; MAX_OF_CALLER]).map(|it| waiting(&turns, it)).collect();
+        let _modest = waiting(&turns, 5);
+        let refused = all.iter_mut().filter_map(FutureExt::now_or_never).collect::<Vec<_>>();
+        assert!(refused.len() == 1 && refused[0].is_none());
     }
 
     #[test]

@@ -57,12 +57,20 @@ impl UserLists {
     pub async fn get_alone(&self, page: Page) -> Answer {
         let slot = timeout(OPERATION_TIMEOUT, self.slots.acquire()).await;
         let _slot = slot.map_err(|_elapsed| DatabaseError::Overloaded)?.map_err(|_closed| DatabaseError::Overloaded)?;
+        self.read(page).await
+    }
+
+    async fn read(&self, page: Page) -> Answer {
         self.database.read(|connection| Box::pin(users::list(connection, page))).await.map(Arc::new)
     }
 
     async fn read_while_wanted(self, page: Page) {
-        while let Some(callers) = self.take_callers(page) {
-            let answer = self.get_alone(page).await;
+        loop {
+            // Before the callers are taken: those who have gone by then cost no query.
+            let slot = self.slots.clone().acquire_owned().await;
+            let Some(callers) = self.take_callers(page) else { return };
+            let answer = self.read(page).await;
+            drop(slot);
             for caller in callers {
                 caller.tell(answer.clone());
             }

@@ -102,12 +102,14 @@ impl Open {
 
     async fn make_room(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Place> {
         loop {
+            // From here on, for one may end meanwhile.
+            let one_less = self.one_less.notified();
             if let Some(place) = self.try_place(client) {
                 return Some(place);
             }
             let spared_for = self.displace(client)?;
             // One that ends by itself is just as good.
-            _ = timeout(spared_for, self.one_less.notified()).await;
+            _ = timeout(spared_for, one_less).await;
         }
     }
 
@@ -148,8 +150,12 @@ impl Open {
     /// Asks all to finish, and waits until they have.
     pub async fn finish(&self) {
         self.connections.lock().close();
-        while self.count() > 0 {
-            self.one_less.notified().await;
+        loop {
+            let one_less = self.one_less.notified();
+            if self.count() == 0 {
+                return;
+            }
+            one_less.await;
         }
     }
 }
@@ -196,7 +202,8 @@ impl Drop for Place {
         connections.count(client, |counts| counts.open -= 1);
         drop(connections);
         gauge!("http_connections").decrement(1.0);
-        self.open.one_less.notify_one();
+        // All: the place may not be for the first, whose client has all that it may.
+        self.open.one_less.notify_waiters();
     }
 }
 

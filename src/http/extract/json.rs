@@ -32,7 +32,7 @@ impl<T: FromFields> FromRequest<AppState> for Body<T> {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         check_media_type(request.headers())?;
         check_encoding(request.headers())?;
-        let body = state.bodies.read(request).await?;
+        let body = state.bodies.read(request, &state.head).await?;
         parse(&body, state.password_policy).map(Self)
     }
 }

@@ -1,6 +1,7 @@
 //! The bytes of a body: how many, how fast, and how many of all unfinished bodies together.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -8,16 +9,19 @@ use axum::extract::Request;
 use axum::http::header;
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
+use crate::http::head::HeadRules;
 use crate::http::problem::Problem;
 use crate::http::problem::types::{BODY_TIMEOUT, OVERLOADED, PAYLOAD_TOO_LARGE, UNREADABLE_BODY};
+use crate::server::client_of;
 
 /// Largest body, in bytes.
 pub const MAX_BYTES: usize = 65_536;
-/// Most bytes of memory for all bodies of which a part has come.
+/// Most bytes of memory for bodies of which a part has come: for all, and for those of one client.
 const MAX_UNFINISHED: usize = 64 << 20;
+const MAX_UNFINISHED_OF_CLIENT: usize = 8 << 20;
 /// First size of a buffer for a body that comes in parts, in bytes.
 const FIRST_SIZE: usize = 1 << 10;
 
@@ -25,39 +29,45 @@ const FIRST_SIZE: usize = 1 << 10;
 pub struct BodyLimits {
     /// For the next bytes of a body.
     timeout: Duration,
-    /// Bytes that unfinished bodies may still take.
-    unfinished: Arc<Semaphore>,
+    unfinished: Mutex<Taken>,
+}
+
+/// Bytes that unfinished bodies take, in all and by client.
+#[derive(Default)]
+struct Taken {
+    total: usize,
+    by_client: HashMap<Option<IpAddr>, usize>,
 }
 
 impl BodyLimits {
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, unfinished: Arc::new(Semaphore::new(MAX_UNFINISHED)) }
+        Self { timeout, unfinished: Mutex::default() }
     }
 
-    /// Reads a body to its end.
+    /// Reads a body to its end. `head` tells whose it is.
     ///
     /// # Errors
     /// `payload_too_large`, `body_timeout`, `unreadable_body`, or `overloaded` if too many bodies are unfinished.
-    pub async fn read(&self, request: Request) -> Result<Bytes, Problem> {
-        let declared =
-            request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    pub async fn read(&self, request: Request, head: &HeadRules) -> Result<Bytes, Problem> {
+        let (parts, mut body) = request.into_parts();
+        let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         if declared.is_some_and(|length: u64| length > MAX_BYTES as u64) {
             return Err(too_large());
         }
-        let mut body = request.into_body();
         let first = self.next(&mut body).await?.unwrap_or_default();
         // Most bodies come whole.
         if body.is_end_stream() && first.len() <= MAX_BYTES {
             return Ok(first);
         }
         // Copied: a slice of the connection's buffer would keep all of it in memory.
-        let mut read = Unfinished { bytes: Vec::new(), permit: None, limits: self };
+        let client = head.client_address(&parts.extensions, &parts.headers).map(client_of);
+        let mut read = Unfinished { bytes: Vec::new(), taken: 0, client, limits: self };
         read.add(&first)?;
         drop(first);
         while let Some(more) = self.next(&mut body).await? {
             read.add(&more)?;
         }
-        Ok(read.bytes.into())
+        Ok(std::mem::take(&mut read.bytes).into())
     }
 
     /// The next bytes; `None` at the end.
@@ -86,8 +96,9 @@ pub fn too_slow(limit: Duration) -> Problem {
 /// A body of which a part has come.
 struct Unfinished<'a> {
     bytes: Vec<u8>,
-    /// For its capacity.
-    permit: Option<OwnedSemaphorePermit>,
+    /// Its share of what is taken.
+    taken: usize,
+    client: Option<IpAddr>,
     limits: &'a BodyLimits,
 }
 
@@ -100,22 +111,37 @@ impl Unfinished<'_> {
         let capacity = self.bytes.capacity();
         if wanted > capacity {
             let grown = wanted.max(capacity * 2).clamp(FIRST_SIZE, MAX_BYTES);
-            self.take_permit(grown - capacity)?;
+            self.take(grown - capacity)?;
             self.bytes.reserve_exact(grown - self.bytes.len());
         }
         self.bytes.extend_from_slice(more);
         Ok(())
     }
 
-    fn take_permit(&mut self, bytes: usize) -> Result<(), Problem> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let more = self.limits.unfinished.clone().try_acquire_many_owned(bytes);
-        let more = more.map_err(|_none_left| Problem::new(&OVERLOADED, "Too many bodies are on their way."))?;
-        match &mut self.permit {
-            Some(permit) => permit.merge(more),
-            None => self.permit = Some(more),
+    fn take(&mut self, bytes: usize) -> Result<(), Problem> {
+        let mut all = self.limits.unfinished.lock();
+        let total = all.total + bytes;
+        let of_client = all.by_client.entry(self.client).or_default();
+        if total > MAX_UNFINISHED || *of_client + bytes > MAX_UNFINISHED_OF_CLIENT {
+            return Err(Problem::new(&OVERLOADED, "Too many bodies are on their way."));
         }
+        *of_client += bytes;
+        all.total = total;
+        self.taken += bytes;
         Ok(())
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let mut all = self.limits.unfinished.lock();
+        all.total -= self.taken;
+        if let Some(of_client) = all.by_client.get_mut(&self.client) {
+            *of_client -= self.taken;
+            if *of_client == 0 {
+                all.by_client.remove(&self.client);
+            }
+        }
     }
 }
 

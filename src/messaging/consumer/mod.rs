@@ -25,7 +25,7 @@ use super::dead_letters;
 use super::message::{self, ReceivedEvent};
 use super::session::{SessionError, supervise, with_timeout};
 use super::topology::CONSUMER_TAG;
-use super::transport::{self, Mark, SizeLimit};
+use super::transport::{self, Mark};
 use crate::monitoring::state::{Link, Status};
 
 /// What the broker sends ahead. Anybody may publish messages of any size: at most 16 MiB of them are in memory at a time.
@@ -80,49 +80,54 @@ impl Consumer {
     }
 
     async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
-        // A connection of its own: the broker blocks connections that publish.
-        let limit = SizeLimit::new(USUAL.largest);
-        let connecting = self.broker.connect_limited("consumer", limit.clone());
-        let Some(connection) = stop.run_until_cancelled(connecting).await.transpose()? else {
-            return Ok(());
-        };
-        let outcome = self.subscribe_until(&connection, &limit, stop).await;
-        self.status.consumer.store(Link::Down);
-        // NaN rather than an outdated value.
-        gauge!("dead_letters").set(f64::NAN);
-        if outcome.is_ok() {
-            broker::close(connection).await;
+        loop {
+            let intake = if self.careful_until.is_some() { CAREFUL } else { USUAL };
+            // A connection of its own: the broker blocks connections that publish.
+            let connecting = self.broker.connect_limited("consumer", intake.largest);
+            let Some(connection) = stop.run_until_cancelled(connecting).await.transpose()? else {
+                return Ok(());
+            };
+            let outcome = self.subscribe_until(&connection, &intake, stop).await;
+            self.status.consumer.store(Link::Down);
+            // NaN rather than an outdated value.
+            gauge!("dead_letters").set(f64::NAN);
+            match outcome? {
+                // Not closed in order: the answer would come behind all that the broker has sent ahead, which may be gigabytes.
+                Ended::TooLarge => {
+                    warn!(bytes = USUAL.largest, "A message is larger than any event: taking fewer messages at a time");
+                }
+                Ended::Calm => broker::close(connection).await,
+                Ended::Stopped | Ended::Cancelled => {
+                    broker::close(connection).await;
+                    return Ok(());
+                }
+            }
         }
-        outcome
     }
 
-    /// Subscribes, and again each time somebody deletes the queue or the intake changes.
+    /// Subscribes, and again each time somebody deletes the queue.
     async fn subscribe_until(
         &mut self,
         connection: &Connection,
-        limit: &SizeLimit,
+        intake: &Intake,
         stop: &CancellationToken,
-    ) -> Result<(), SessionError> {
+    ) -> Result<Ended, SessionError> {
         loop {
             self.broker.declare_topology(connection).await?;
-            let intake = if self.careful_until.is_some() { CAREFUL } else { USUAL };
-            limit.set(intake.largest);
             let (channel, deliveries) = self.broker.subscribe(connection, intake.prefetch).await?;
             let subscribed = Instant::now();
             self.status.consumer.store(Link::Up);
             info!("Consumer subscribed");
             let ended = self.consume(connection, &channel, deliveries, stop).await?;
+            if matches!(ended, Ended::TooLarge) {
+                return Ok(ended);
+            }
             // A dropped channel would still be closing when the connection closes, which lapin does not handle.
             broker::close_channel(channel).await?;
             match ended {
-                Ended::Stopped => return Ok(()),
                 Ended::Cancelled if subscribed.elapsed() < SHORT_LIVED => return Err(SessionError::Closed),
                 Ended::Cancelled => warn!("Queue deleted, declaring it again"),
-                Ended::TooLarge => {
-                    warn!(bytes = USUAL.largest, "A message is larger than any event: taking fewer messages at a time");
-                    self.careful_until = Some(Instant::now() + CAREFUL_FOR);
-                }
-                Ended::Calm => self.careful_until = None,
+                ended => return Ok(ended),
             }
         }
     }
@@ -150,13 +155,19 @@ impl Consumer {
                     let event = match transport::mark(&delivery.properties) {
                         None => message::parse(&delivery.data),
                         Some(Mark::Unreadable(reason)) => Err(reason),
-                        Some(Mark::TooLarge(_)) if calm.is_none() => break Ended::TooLarge,
+                        Some(Mark::TooLarge(_)) if calm.is_none() => {
+                            self.careful_until = Some(Instant::now() + CAREFUL_FOR);
+                            break Ended::TooLarge;
+                        }
                         Some(Mark::TooLarge(bytes)) => {
                             self.careful_until = Some(Instant::now() + CAREFUL_FOR);
                             reject(&delivery, bytes).await?;
                             continue;
                         }
                     };
+                    if delivery.data.len() as u64 > USUAL.largest {
+                        self.careful_until = Some(Instant::now() + CAREFUL_FOR);
+                    }
                     match event {
                         Ok(event) => {
                             log(&event, &self.deduplicator.note(&event));
@@ -170,10 +181,18 @@ impl Consumer {
                 }
                 Some(tag) = dead_letters.written() => acks.release(tag).await?,
                 () = sleep_until(acks.due), if !acks.waiting.is_empty() => acks.flush().await?,
-                () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() => break Ended::Calm,
+                // Not while a large one waits to become a dead letter: it would come again.
+                () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() && !acks.holds_any() => {
+                    self.careful_until = None;
+                    break Ended::Calm;
+                }
                 () = stop.cancelled() => break Ended::Stopped,
             }
         };
+        if matches!(ended, Ended::TooLarge) {
+            acks.flush().await?;
+            return Ok(ended);
+        }
         let cancelling = channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default());
         with_timeout(ANSWER_TIMEOUT, "cancel the subscription", cancelling).await?;
         // A letter that is written but not acknowledged would be written again.

@@ -5,9 +5,6 @@ mod screen;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -26,26 +23,12 @@ pub use self::screen::{MARK, Mark, NO_LIMIT, mark};
 /// Bytes read from the socket at a time.
 const READ_SIZE: usize = 64 << 10;
 
-/// The largest body that a connection takes, in bytes; cheap to clone. It may be changed while the connection is open.
-#[derive(Clone)]
-pub struct SizeLimit(Arc<AtomicU64>);
-
-impl SizeLimit {
-    pub fn new(bytes: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(bytes)))
-    }
-
-    pub fn set(&self, bytes: u64) {
-        self.0.store(bytes, Relaxed);
-    }
-}
-
 /// Opens a connection whose incoming frames are screened.
-pub async fn connect(uri: AMQPUri, properties: ConnectionProperties, limit: SizeLimit) -> lapin::Result<Connection> {
-    let screening = Runtime::new(RuntimeParts::new(Tokio::current(), Screening(Tokio::current(), limit.clone())));
+pub async fn connect(uri: AMQPUri, properties: ConnectionProperties, largest: u64) -> lapin::Result<Connection> {
+    let screening = Runtime::new(RuntimeParts::new(Tokio::current(), Screening(Tokio::current(), largest)));
     let open = async move |uri: AMQPUri, _runtime| {
         let io = uri.connect_with_config_async(TLSConfig::default(), &Runtime::new(Tokio::current())).await?;
-        Ok(AsyncTcpStream::Plain(Screened::new(io, limit.clone())))
+        Ok(AsyncTcpStream::Plain(Screened::new(io, largest)))
     };
     Connection::connector(uri, screening, open, properties).await
 }
@@ -55,7 +38,8 @@ type Io = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 /// A socket whose incoming bytes go through a screen.
 struct Screened {
     io: Io,
-    limit: SizeLimit,
+    /// The largest body that is taken, in bytes.
+    largest: u64,
     screen: Screen,
     /// What the screen has passed on, and how much of it lapin has read.
     passed: Vec<u8>,
@@ -64,15 +48,15 @@ struct Screened {
 }
 
 impl Screened {
-    fn new(io: Io, limit: SizeLimit) -> Self {
+    fn new(io: Io, largest: u64) -> Self {
         let (passed, incoming) = (Vec::with_capacity(READ_SIZE), vec![0; READ_SIZE].into());
-        Self { io, limit, screen: Screen::default(), passed, read: 0, incoming }
+        Self { io, largest, screen: Screen::default(), passed, read: 0, incoming }
     }
 }
 
 impl AsyncRead for Screened {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Self { io, limit, screen, passed, read, incoming } = &mut *self;
+        let Self { io, largest, screen, passed, read, incoming } = &mut *self;
         while *read == passed.len() {
             passed.clear();
             passed.shrink_to(READ_SIZE);
@@ -84,7 +68,7 @@ impl AsyncRead for Screened {
                     return Poll::Ready(Ok(0));
                 }
             }
-            screen.pass(&incoming[..count], limit.0.load(Relaxed), passed);
+            screen.pass(&incoming[..count], *largest, passed);
         }
         let waiting = &passed[*read..];
         let count = waiting.len().min(buffer.len());
@@ -118,7 +102,7 @@ impl AsyncWrite for Screened {
 
 /// Tokio's reactor with another type of stream, which is all that lapin asks of it here: [`connect`] opens the streams.
 #[derive(Clone)]
-struct Screening(Tokio, SizeLimit);
+struct Screening(Tokio, u64);
 
 impl std::fmt::Debug for Screening {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -146,7 +130,7 @@ impl Reactor for Screening {
     }
 
     fn tcp_connect_addr(&self, address: SocketAddr) -> impl Future<Output = io::Result<Screened>> + Send + 'static {
-        let (connecting, limit) = (self.0.tcp_connect_addr(address), self.1.clone());
-        async move { Ok(Screened::new(AsyncTcpStream::Plain(connecting.await?), limit)) }
+        let (connecting, largest) = (self.0.tcp_connect_addr(address), self.1);
+        async move { Ok(Screened::new(AsyncTcpStream::Plain(connecting.await?), largest)) }
     }
 }

@@ -23,9 +23,9 @@ const PROPERTIES: &str = "x-unreadable-properties";
 /// The size of a body that was left out, in bytes.
 const BODY_SIZE: &str = "x-unreadable-body-size";
 
-/// Most levels of tables and arrays in headers, and values in all; a message that has died a hundred times has five levels.
+/// Most levels of tables and arrays in headers, and values in all; a message that has died twenty times has four levels and 200 values.
 const MAX_DEPTH: u32 = 32;
-const MAX_VALUES: u32 = 1_024;
+const MAX_VALUES: u32 = 256;
 /// Longest property list. A longer one is not even kept: what the broker or a dead letter adds must still fit into a frame, or lapin
 /// or the broker ends the connection.
 const MAX_PROPERTIES: usize = 32 << 10;
@@ -61,6 +61,10 @@ const BODY: u8 = 3;
 /// Type, channel and size, before the payload; and the byte behind it.
 const FRAME_HEAD: usize = 7;
 const FRAME_END: usize = 1;
+/// Class, weight and body's size, before the properties and their flags.
+const HEAD_FIXED: usize = 12;
+/// Tells lapin that the broker is alive.
+const HEARTBEAT: [u8; 8] = [8, 0, 0, 0, 0, 0, 0, 0xCE];
 
 #[derive(Default)]
 pub struct Screen {
@@ -106,6 +110,7 @@ impl Screen {
     /// Length of the current frame, as far as it must be seen.
     fn wanted(&self) -> usize {
         match self.frame.first_chunk::<FRAME_HEAD>() {
+            Some(&[HEADER, _, _, size @ ..]) if is_too_long(size) => FRAME_HEAD + HEAD_FIXED,
             Some(&[METHOD | HEADER, _, _, size @ ..]) => FRAME_HEAD + u32::from_be_bytes(size) as usize + FRAME_END,
             _ => FRAME_HEAD,
         }
@@ -126,12 +131,19 @@ impl Screen {
                 }
                 out.extend_from_slice(&self.frame);
             }
-            HEADER => self.pass_head(channel, limit, out),
+            HEADER if self.frame.len() < FRAME_HEAD + size => {
+                self.pass_head(channel, limit, true, out);
+                self.rest = size - HEAD_FIXED + FRAME_END;
+                self.passes = false;
+            }
+            HEADER => self.pass_head(channel, limit, false, out),
             _ => {
                 let left_out = self.left_out.get_mut(&channel).filter(|left| kind == BODY && **left > 0);
                 self.passes = left_out.is_none();
                 if let Some(left) = left_out {
                     *left = left.saturating_sub(size as u64);
+                    // The broker sends none beside the body, and lapin sees none of that.
+                    out.extend_from_slice(&HEARTBEAT);
                 } else {
                     out.extend_from_slice(&self.frame);
                 }
@@ -141,17 +153,17 @@ impl Screen {
         self.frame.clear();
     }
 
-    /// Passes a message's head on, or another in its place.
-    fn pass_head(&mut self, channel: u16, limit: u64, out: &mut Vec<u8>) {
-        let payload = &self.frame[FRAME_HEAD..self.frame.len() - FRAME_END];
+    /// Passes a message's head on, or another in its place. Of one whose properties are too long, only what is before them is here.
+    fn pass_head(&mut self, channel: u16, limit: u64, are_too_long: bool, out: &mut Vec<u8>) {
+        let end = if are_too_long { 0 } else { FRAME_END };
+        let payload = &self.frame[FRAME_HEAD..self.frame.len() - end];
         let garbled = self.garbled.remove(&channel);
-        let Some((fixed, properties)) = payload.split_first_chunk::<12>() else {
+        let Some((fixed, properties)) = payload.split_first_chunk::<HEAD_FIXED>() else {
             return out.extend_from_slice(&self.frame);
         };
         let [class_and_weight @ .., _, _, _, _, _, _, _, _] = fixed;
         let body_size = u64::from_be_bytes(*fixed.last_chunk().unwrap_or(&[0; 8]));
         let is_too_large = body_size > limit;
-        let are_too_long = properties.len() > MAX_PROPERTIES;
         let reason = if is_too_large {
             "it is too large"
         } else if are_too_long {
@@ -181,6 +193,11 @@ impl Screen {
         put_long(out, &replaced);
         out.push(0xCE);
     }
+}
+
+/// Whether a head of this size has properties that are too long.
+fn is_too_long(size: [u8; 4]) -> bool {
+    u32::from_be_bytes(size) as usize > HEAD_FIXED + MAX_PROPERTIES
 }
 
 /// Appends the length, in four bytes, and the bytes.
