@@ -75,7 +75,7 @@ run() {
   need_compiler
   build
   # Names every bad setting. The servers' own are not known yet where they are ours.
-  env DATABASE_URL="${DATABASE_URL:-postgresql://localhost}" RABBITMQ_URL="${RABBITMQ_URL:-amqp://localhost}" \
+  DATABASE_URL=${DATABASE_URL:-postgresql://localhost} RABBITMQ_URL=${RABBITMQ_URL:-amqp://localhost} \
     "$binary" check --settings >/dev/null || exit
   start_servers
   if [ "$backend" = url ]; then

@@ -83,6 +83,7 @@ start_servers() {
 
 use_private_pair() {
   read_ports "$1"
+  [ -n "${PG_PASSWORD:-}" ] || fail "these servers were started by an older setup.sh: ./setup.sh down, and start them again"
   # shellcheck disable=SC2153 # read_ports sets them
   use_servers "postgresql://postgres:$PG_PASSWORD@127.0.0.1:$PG_PORT/userdb" "amqp://guest:$AMQP_PASSWORD@127.0.0.1:$AMQP_PORT/" \
     "http://127.0.0.1:$MANAGEMENT_PORT"

@@ -60,7 +60,8 @@ standby() {
 }
 
 cluster() {
-  local node nodes=(1 2 3) epmd cookie=$RANDOM$RANDOM$RANDOM$RANDOM
+  local node nodes=(1 2 3) epmd cookie
+  cookie=$(random_word)
   free_port epmd
   for node in "${nodes[@]}"; do
     local at=$folder/cluster/$node

@@ -14,7 +14,10 @@ as_postgres() {
   shift
   if [ "$(id -u)" = 0 ]; then
     user=$(postgres_user)
-    setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups env HOME="$home" "$@"
+    # Not with root's environment: whoever is a superuser of PostgreSQL can read it.
+    setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups env -i HOME="$home" PATH="$PATH" LANG="${LANG:-C}" \
+      ${LD_LIBRARY_PATH:+LD_LIBRARY_PATH="$LD_LIBRARY_PATH"} ${SETUP_PAIR:+SETUP_PAIR="$SETUP_PAIR"} \
+      ${PGPASSWORD:+PGPASSWORD="$PGPASSWORD"} "$@"
   else
     "$@"
   fi
@@ -40,8 +43,11 @@ random_word() { od -An -N 16 -t x1 /dev/urandom | tr -d ' \n'; }
 need_secrets() {
   if [ ! -f "$1/secrets" ]; then
     # Before, all pairs had the same.
-    [ ! -f "$1/postgres/initialised" ] || : >"$1/known-passwords"
-    (umask 077 && printf 'PG_PASSWORD=%s\nAMQP_PASSWORD=%s\n' "$(random_word)" "$(random_word)" >"$1/secrets.new")
+    if [ -f "$1/postgres/initialised" ] || [ -d "$1/rabbitmq/mnesia" ]; then : >"$1/known-passwords"; fi
+    local postgres rabbitmq
+    postgres=$(random_word) rabbitmq=$(random_word)
+    [ "${#postgres} ${#rabbitmq}" = '32 32' ] || fail "there is no randomness for passwords: /dev/urandom"
+    (umask 077 && printf 'PG_PASSWORD=%s\nAMQP_PASSWORD=%s\n' "$postgres" "$rabbitmq" >"$1/secrets.new") || fail "cannot write $1/secrets"
     mv "$1/secrets.new" "$1/secrets"
   fi
   # shellcheck disable=SC1091
@@ -91,17 +97,21 @@ processes_of() {
   done < <(grep -lzxF "SETUP_PAIR=$1" /proc/${2:-[0-9]*}/environ 2>/dev/null | cut -d / -f 3)
 }
 
-# The process id in a file's first line, which another user may have written.
-pid_in() {
-  local pid
-  pid=$(head -n 1 "$1" 2>/dev/null | tr -d '[:space:]')
-  if [[ $pid =~ ^[0-9]{1,9}$ ]]; then echo "$pid"; else echo none; fi
+# first_word_of FOLDER FILE: the number in the first line of a file of PostgreSQL's data. Read as its user, who could have put a link
+# there, or a pipe.
+first_word_of() {
+  local word
+  word=$(as_postgres "$1" timeout 2 head -c 20 "$1/data/$2" 2>/dev/null | head -n 1 | tr -d '[:space:]') || true
+  [[ ! $word =~ ^[0-9]{1,9}$ ]] || echo "$word"
 }
-postgres_pid() { processes_of "$1" "$(pid_in "$1/postgres/data/postmaster.pid")"; }
-rabbitmq_pid() { processes_of "$1" "$(pid_in "$1/rabbitmq/pid")"; }
+
+or_none() { if [[ $1 =~ ^[0-9]{1,9}$ ]]; then echo "$1"; else echo none; fi; }
+postgres_pid() { processes_of "$1" "$(or_none "$(first_word_of "$1/postgres" postmaster.pid)")"; }
+rabbitmq_pid() { processes_of "$1" "$(or_none "$(tr -d '[:space:]' 2>/dev/null <"$1/rabbitmq/pid" || true)")"; }
 
 pair_is_up() {
-  [ -f "$1/ports" ] || return 1
+  # One with passwords that all know is started again, which changes them.
+  [ -f "$1/ports" ] && [ -f "$1/secrets" ] && [ ! -f "$1/known-passwords" ] || return 1
   read_ports "$1"
   [ -n "$(postgres_pid "$1")" ] && [ -n "$(rabbitmq_pid "$1")" ] &&
     port_answers 127.0.0.1 "$PG_PORT" && port_answers 127.0.0.1 "$AMQP_PORT" && port_answers 127.0.0.1 "$MANAGEMENT_PORT"
@@ -119,7 +129,7 @@ start_pair() {
     if [ "$attempt" = 1 ] && [ -f "$pair/ports" ] && read_ports "$pair" && ports_are_free; then :; else choose_ports "$pair"; fi
     start_rabbitmq "$pair"
     if start_postgres "$pair" "$kind" "$version" && await rabbitmq_answers "$pair" && change_known_passwords "$pair"; then
-      finish "PostgreSQL $(cat "$pair/postgres/data/PG_VERSION") on 127.0.0.1:$PG_PORT, RabbitMQ on 127.0.0.1:$AMQP_PORT"
+      finish "PostgreSQL $(first_word_of "$pair/postgres" PG_VERSION) on 127.0.0.1:$PG_PORT, RabbitMQ on 127.0.0.1:$AMQP_PORT"
       return
     fi
     [ "$attempt" = 3 ] || stop_pair "$pair" quietly
@@ -134,7 +144,7 @@ start_postgres() {
   local pair=$1 kind=$2 bin folder=$1/postgres options made_by
   bin=$(postgres_bin "${3:-}")
   # Another major version's program cannot read what is there.
-  made_by=$(cat "$folder/data/PG_VERSION" 2>/dev/null || true)
+  made_by=$(first_word_of "$folder" PG_VERSION)
   if [ -z "${3:-}" ] && [ -n "$made_by" ] && [ "${bin%/"$made_by"/bin}" = "$bin" ]; then
     bin=$(find /usr/lib/postgresql "$(data_root)/packages/postgresql" -path "*/$made_by/bin" -print -quit 2>/dev/null || true)
     [ -n "$bin" ] || fail "$folder/data was made by PostgreSQL $made_by, which is not here any more: install it, or give the data up by ./setup.sh down --purge"
@@ -157,11 +167,7 @@ start_postgres() {
   [ "$kind" != test ] || options+=' -c fsync=off -c synchronous_commit=off -c full_page_writes=off'
   postgres_program pg_ctl start --wait --silent -D "$folder/data" -l "$folder/log" -o "$options" || return
   if [ "$kind" = dev ] && [ ! -f "$folder/created" ]; then
-    PGPASSWORD=$PG_PASSWORD
-    [ ! -f "$pair/known-passwords" ] || PGPASSWORD=postgres
-    export PGPASSWORD
-    postgres_program psql -q -h 127.0.0.1 -p "$PG_PORT" -U postgres -d postgres -c 'CREATE DATABASE userdb' || return
-    unset PGPASSWORD
+    as_superuser -c 'CREATE DATABASE userdb' || return
     : >"$folder/created"
   fi
 }
@@ -171,22 +177,31 @@ prepare_postgres_folder() {
   mkdir -p "$1"
   [ "$(id -u)" != 0 ] || chown 0:0 "$1"
   chmod 711 "$1"
+  # It was PostgreSQL's user's once, who may have left links.
+  find "$1" -maxdepth 1 -type l -delete
   rm -f "$1/log" "$1/password"
   : >"$1/log"
   give_to_postgres "$1/log"
 }
 
-# change_known_passwords FOLDER: of a pair from before they were made at random.
+# change_known_passwords FOLDER: of a pair from before they were made at random. May be run again after a crash in the middle.
 change_known_passwords() {
   local pair=$1 folder=$1/postgres bin
   [ -f "$pair/known-passwords" ] || return 0
   bin=$(postgres_bin)
-  (umask 077 && printf "ALTER ROLE postgres PASSWORD '%s'\n" "$PG_PASSWORD" >"$folder/password")
-  give_to_postgres "$folder/password"
-  PGPASSWORD=postgres postgres_program psql -q -h 127.0.0.1 -p "$PG_PORT" -U postgres -d postgres -f "$folder/password" || return
+  (umask 077 && printf "ALTER ROLE postgres PASSWORD '%s'\n" "$PG_PASSWORD" >"$folder/password") || return
+  give_to_postgres "$folder/password" || return
+  as_superuser -v ON_ERROR_STOP=1 -f "$folder/password" || return
   rm -f "$folder/password"
   printf '%s' "$AMQP_PASSWORD" | (rabbitmq_program "$pair" rabbitmqctl --quiet change_password guest) || return
   rm -f "$pair/known-passwords"
+}
+
+# as_superuser ARGUMENTS…: psql, with the password of before if there is one: with the caller's $pair, $folder and $bin.
+as_superuser() {
+  local -a psql=(psql -X -q -h 127.0.0.1 -p "$PG_PORT" -U postgres -d postgres)
+  PGPASSWORD=$PG_PASSWORD postgres_program "${psql[@]}" "$@" ||
+    { [ -f "$pair/known-passwords" ] && PGPASSWORD=postgres postgres_program "${psql[@]}" "$@"; }
 }
 
 # A program of PostgreSQL, as its user: with the caller's $pair, $folder and $bin.
@@ -245,8 +260,15 @@ rabbitmq_program() {
 start_rabbitmq() {
   local pair=$1 folder=$1/rabbitmq
   mkdir -p "$folder"
-  chmod 700 "$folder"
-  rm -f "$folder/pid"
+  chmod -R go= "$folder"
+  # Anew, for somebody may have them open from before.
+  rm -f "$folder/pid" "$folder/rabbitmq.conf"
+  # Erlang's own cookie is made of little more than the time.
+  if [ "$(stat -c %s "$folder/.erlang.cookie" 2>/dev/null)" != 32 ]; then
+    rm -f "$folder/.erlang.cookie"
+    (umask 077 && random_word >"$folder/.erlang.cookie")
+    chmod 400 "$folder/.erlang.cookie"
+  fi
   : >"$folder/out" # else the last start's success is taken for this one's
   echo '[rabbitmq_management].' >"$folder/enabled_plugins"
   # The node is at localhost, which not every container's /etc/hosts knows.
@@ -281,12 +303,16 @@ start_pgbouncer() {
 listen_addr = 127.0.0.1
 listen_port = $pooler_port
 unix_socket_dir =
-auth_type = any
+auth_type = scram-sha-256
+auth_file = $folder/users
 pool_mode = transaction
 default_pool_size = 20
 max_client_conn = 1000
 server_login_retry = 0.1
 CONFIGURATION
+  : >"$folder/users"
+  give_to_postgres "$folder/users"
+  printf '"postgres" "%s"\n' "$PG_PASSWORD" >"$folder/users"
   SETUP_PAIR=$pair as_postgres "$folder" setsid "$(command -v pgbouncer)" "$folder/pgbouncer.ini" \
     </dev/null >"$folder/log" 2>&1 9>&- &
   disown

@@ -1,14 +1,17 @@
 //! The bytes of a body: how many, how fast, and how many of all unfinished bodies together.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::header;
 use http_body_util::BodyExt;
-use hyper::body::Body;
+use hyper::body::{Body, Frame};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -73,7 +76,10 @@ impl BodyLimits {
     /// The next bytes; `None` at the end.
     async fn next(&self, body: &mut axum::body::Body) -> Result<Option<Bytes>, Problem> {
         loop {
-            let frame = timeout(self.timeout, body.frame()).await.map_err(|_elapsed| too_slow(self.timeout))?;
+            let frame = match soon(body).await {
+                Some(frame) => frame,
+                None => timeout(self.timeout, body.frame()).await.map_err(|_elapsed| too_slow(self.timeout))?,
+            };
             match frame.transpose().map_err(|error| ended_early().with_cause(&error))? {
                 None => return Ok(None),
                 Some(frame) => {
@@ -85,6 +91,23 @@ impl BodyLimits {
             }
         }
     }
+}
+
+type NextFrame = Option<Result<Frame<Bytes>, axum::Error>>;
+
+/// The next frame if it is here, or comes as soon as the connection has been read. A timer costs more than to look twice.
+async fn soon(body: &mut axum::body::Body) -> Option<NextFrame> {
+    let mut looks = 0;
+    poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+        Poll::Ready(frame) => Poll::Ready(Some(frame)),
+        Poll::Pending if looks > 0 => Poll::Ready(None),
+        Poll::Pending => {
+            looks += 1;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await
 }
 
 /// The body did not go on within `limit`.

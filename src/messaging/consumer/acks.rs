@@ -11,7 +11,7 @@ use crate::messaging::broker::ANSWER_TIMEOUT;
 use crate::messaging::session::{SessionError, with_timeout};
 
 /// Acknowledge after this many messages, or this much time, whichever comes first.
-const ACK_EVERY: usize = 50;
+const ACK_EVERY: usize = 100;
 const ACK_WITHIN: Duration = Duration::from_millis(50);
 
 /// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them is held.
