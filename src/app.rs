@@ -9,6 +9,7 @@ use axum::Router;
 use futures_util::future::join;
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
@@ -45,8 +46,10 @@ const FINISH_RELAY: Duration = Duration::from_secs(7);
 const FINISH_CONSUMER: Duration = Duration::from_secs(3);
 const CLOSE_POOL: Duration = Duration::from_secs(1);
 
-/// How often free memory is given back to the system.
+/// How often free memory is given back to the system, and of which share of a core, one in so many, the service makes use while there
+/// is little to do.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(5);
+const QUIET: u32 = 5;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -248,15 +251,26 @@ async fn warn_of_dangers(database: &DatabaseConfig) {
     }
 }
 
-/// After a flood, glibc's allocator would keep what it took.
+/// After a flood, glibc's allocator would keep what it took. While there is much to do, it is needed again at once.
 async fn give_memory_back(hasher: PasswordHasher) {
     let mut tick = interval(GIVE_BACK_EVERY);
+    let mut used_before = processor_time();
     loop {
         tick.tick().await;
         hasher.free_idle_memory();
-        // It takes a few milliseconds. A panic there costs one turn.
-        _ = spawn_blocking(trim::give_memory_back).await;
+        let used = processor_time();
+        if used.saturating_sub(used_before) < GIVE_BACK_EVERY / QUIET {
+            // It takes a few milliseconds. A panic there costs one turn.
+            _ = spawn_blocking(trim::give_memory_back).await;
+        }
+        used_before = used;
     }
+}
+
+/// That of all threads since the start.
+fn processor_time() -> Duration {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(used.tv_sec.try_into().unwrap_or_default(), used.tv_nsec.try_into().unwrap_or_default())
 }
 
 fn ended_early(task: &'static str, ended: Result<Result<(), AppError>, JoinError>) -> AppError {
