@@ -3,8 +3,10 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-/// Reserved for everything but clients: files, threads, the broker, name lookups.
-const RESERVE: usize = 64;
+use super::open::MAX_WAITING;
+
+/// Reserved for everything but open connections: files, threads, the broker, name lookups, connections that wait for a place.
+const RESERVE: usize = 64 + MAX_WAITING;
 
 /// How many of `wanted` connections the open-files limit allows beside `others`. Raises the soft limit first, as far as needed and
 /// the hard one allows.

@@ -29,7 +29,7 @@ pub use self::body::RequestBody;
 pub use self::connection::Peer;
 pub use self::descriptors::connections_allowed;
 pub use self::limits::{Limits, client_of};
-use self::open::Open;
+use self::open::{Admission, Open};
 
 /// A vanished peer is noticed after 60 s and four unanswered probes, 10 s apart.
 const PROBE_AFTER: Duration = Duration::from_mins(1);
@@ -64,14 +64,17 @@ where
             }
             () = stop.cancelled() => break,
         };
-        let client = limits.client(peer.ip());
-        let place = open.try_place(client);
-        let (open, service, limits) = (open.clone(), service.clone(), limits.clone());
+        let admission = open.admit(limits.client(peer.ip()));
+        if matches!(admission, Admission::Refused) {
+            continue;
+        }
+        let (service, limits) = (service.clone(), limits.clone());
         tokio::spawn(async move {
             // Here, for one client that has to wait must not hold up the others.
-            let place = match place {
-                Some(place) => Some(place),
-                None => open.place(client).await,
+            let place = match admission {
+                Admission::Placed(place) => Some(place),
+                Admission::Waits(waiting) => waiting.place().await,
+                Admission::Refused => None,
             };
             if let Some(place) = place {
                 prepare(&stream);

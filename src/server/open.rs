@@ -22,7 +22,7 @@ const DISPLACED_AT_ONCE: usize = 32;
 const ROOM_WAIT: Duration = Duration::from_millis(1_500);
 const RETRY: Duration = Duration::from_millis(10);
 /// New connections that wait for a place: in all, and of one client. Each has a file descriptor.
-const MAX_WAITING: usize = 32;
+pub const MAX_WAITING: usize = 32;
 const MAX_WAITING_PER_CLIENT: usize = 8;
 
 pub struct Open {
@@ -70,8 +70,8 @@ impl Open {
         self.connections.lock().by_number.len()
     }
 
-    /// A place for one more connection of `client`, at once.
-    pub fn try_place(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Place> {
+    /// A place for one more connection of `client`, if there is one.
+    fn try_place(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Place> {
         let mut connections = self.connections.lock();
         if connections.closed || connections.by_number.len() >= self.max || self.is_at_its_limit(&connections, client) {
             return None;
@@ -85,19 +85,21 @@ impl Open {
         Some(Place { open: self.clone(), number, activity })
     }
 
-    /// Like [`Self::try_place`], but closes those that have waited longest for their client, and waits for one to be gone. `None` if
-    /// all are being served, too many wait already, or no place becomes free in time.
-    pub async fn place(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Place> {
-        let waiting = Waiting::start(self.clone(), client);
-        let place = match &waiting {
-            Some(_) => timeout(ROOM_WAIT, self.make_room(client)).await.ok().flatten(),
-            None => None,
-        };
-        if place.is_none() {
-            counter!("http_connections_refused_total").increment(1);
-            self.refused.fetch_add(1, Relaxed);
+    /// What becomes of a new connection of `client`.
+    pub fn admit(self: &Arc<Self>, client: Option<IpAddr>) -> Admission {
+        if let Some(place) = self.try_place(client) {
+            return Admission::Placed(place);
         }
-        place
+        if let Some(waiting) = Waiting::start(self.clone(), client) {
+            return Admission::Waits(waiting);
+        }
+        self.note_refused();
+        Admission::Refused
+    }
+
+    fn note_refused(&self) {
+        counter!("http_connections_refused_total").increment(1);
+        self.refused.fetch_add(1, Relaxed);
     }
 
     async fn make_room(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Place> {
@@ -207,8 +209,16 @@ impl Drop for Place {
     }
 }
 
+/// What becomes of a new connection. Decided at once: each that is not refused has a file descriptor.
+pub enum Admission {
+    Placed(Place),
+    Waits(Waiting),
+    /// Too many wait already.
+    Refused,
+}
+
 /// A new connection that waits for a place.
-struct Waiting {
+pub struct Waiting {
     open: Arc<Open>,
     client: Option<IpAddr>,
 }
@@ -226,6 +236,16 @@ impl Waiting {
         connections.count(client, |counts| counts.waiting += 1);
         drop(connections);
         Some(Self { open, client })
+    }
+
+    /// Closes those that have waited longest for their client, and waits for one to be gone. `None` if all are being served, or no
+    /// place becomes free in time.
+    pub async fn place(self) -> Option<Place> {
+        let place = timeout(ROOM_WAIT, self.open.make_room(self.client)).await.ok().flatten();
+        if place.is_none() {
+            self.open.note_refused();
+        }
+        place
     }
 }
 
