@@ -1,5 +1,5 @@
 //! Password hashing: argon2id, on at most one thread per core, at low priority, so that other requests hardly notice. Callers who
-//! wait are served in turn ([`turns`]). A leaf: imports nothing of ours.
+//! wait are served in turn (`turns`). A leaf: imports nothing of ours.
 
 mod turns;
 

@@ -13,7 +13,7 @@
 //! - **Failures stay apart.** A group that the server refuses is rolled back and written one by one. Only a failure that no write
 //!   would survive reaches all; as with any write, the outcome is then unknown.
 //! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not been sent, it is dropped.
-//! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by [`QUEUE_CAPACITY`] and [`MOST_PER_USER`].
+//! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by [`QUEUE_CAPACITY`], and 64 changes of one user.
 //!
 //! `tests/api/grouped_writes.rs` compares them with single writes.
 
