@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::harness::{Answer, App, World, new_user, start, start_with, until};
+use crate::harness::{Answer, App, World, new_user, start_with, until};
 
 const MIB: u64 = 1 << 20;
 const POST: &str = "POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
@@ -136,7 +136,7 @@ async fn a_trusted_proxy_may_have_all_places() {
 
 #[tokio::test]
 async fn of_one_users_changes_64_wait_and_the_rest_is_refused_at_once() {
-    let (world, app) = start().await;
+    let (world, app) = start_with(&[("GROUP_COMMIT", "true")]).await;
     let (hot, other) = (app.create_user("Анна").await, app.create_user("Борис").await);
     let mut lock = world.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM users WHERE id = $1 FOR UPDATE").bind(hot).execute(&mut *lock).await.unwrap();
