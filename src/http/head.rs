@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::problem::Problem;
 use super::problem::types::{BAD_REQUEST, EXPECTATION_FAILED, HEAD_TOO_LARGE, MISDIRECTED_REQUEST, URI_TOO_LONG};
-use crate::server::Peer;
+use crate::server::{Peer, client_of};
 
 /// Longest path with query, in bytes.
 const MAX_TARGET_BYTES: usize = 8_192;
@@ -81,6 +81,11 @@ impl HeadRules {
     pub fn client_address(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         let peer = extensions.get::<Peer>()?.address.ip().to_canonical();
         Some(if self.trusts(peer) { self.forwarded_for(headers).unwrap_or(peer) } else { peer })
+    }
+
+    /// Who counts as one client in the limits for one.
+    pub fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
+        self.client_address(extensions, headers).map(client_of)
     }
 
     fn trusts(&self, address: IpAddr) -> bool {

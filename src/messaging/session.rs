@@ -87,9 +87,7 @@ impl SessionError {
             Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
         )
     }
-}
 
-impl SessionError {
     /// What the broker said, if it refused something.
     ///
     /// # Errors

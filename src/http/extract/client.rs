@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use crate::http::state::AppState;
-use crate::server::{Peer, client_of};
+use crate::server::Peer;
 use crate::service::users::Caller;
 
 /// The client of a request.
@@ -19,7 +19,7 @@ impl FromRequestParts<AppState> for Client {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Self::Rejection> {
-        let address = state.head.client_address(&parts.extensions, &parts.headers).map(client_of);
+        let address = state.head.client(&parts.extensions, &parts.headers);
         Ok(Self { address, peer: parts.extensions.get::<Peer>().cloned() })
     }
 }

@@ -18,7 +18,6 @@ use tokio::time::timeout;
 use crate::http::head::HeadRules;
 use crate::http::problem::Problem;
 use crate::http::problem::types::{BODY_TIMEOUT, OVERLOADED, PAYLOAD_TOO_LARGE, UNREADABLE_BODY};
-use crate::server::client_of;
 
 /// Largest body, in bytes.
 pub const MAX_BYTES: usize = 65_536;
@@ -63,7 +62,7 @@ impl BodyLimits {
             return Ok(first);
         }
         // Copied: a slice of the connection's buffer would keep all of it in memory.
-        let client = head.client_address(&parts.extensions, &parts.headers).map(client_of);
+        let client = head.client(&parts.extensions, &parts.headers);
         let mut read = Unfinished { bytes: Vec::new(), taken: 0, client, limits: self };
         read.add(&first)?;
         drop(first);

@@ -101,14 +101,8 @@ impl AsyncWrite for Screened {
 }
 
 /// Tokio's reactor with another type of stream, which is all that lapin asks of it here: [`connect`] opens the streams.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Screening(Tokio, u64);
-
-impl std::fmt::Debug for Screening {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Screening")
-    }
-}
 
 impl Reactor for Screening {
     type TcpStream = Screened;
