@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::harness::{App, Stranger, World, command, eventually, headers, long, nested, short, start_with};
 
 const QUEUE_TYPES: [&str; 2] = ["quorum", "classic"];
+const LETTER: &str = "Message cannot be read, it is in the dead-letter queue";
 const LOST: &str = "Session lost, starting it again";
 
 async fn dlq(world: &World, arguments: &[&str]) -> Value {
@@ -107,6 +108,24 @@ async fn a_trace_id_that_is_none_goes_to_the_dead_letters_and_not_into_the_log()
     next_is_logged(&app, &mut stranger).await;
     let longest = app.log.text().lines().map(str::len).max();
     assert!(longest < Some(10_000), "{longest:?}");
+}
+
+#[tokio::test]
+async fn a_large_message_does_not_repeat_the_dead_letters_that_are_being_written() {
+    let (world, app) = start_with(&[]).await;
+    let mut stranger = Stranger::at(&world).await;
+    // Opens the connection of the dead letters.
+    stranger.publish("user_events", b"user.created", &[0, 0], b"none").await;
+    dead_letters(&world, 1).await;
+    for _ in 0..50 {
+        stranger.send("user_events", b"user.created", &[0, 0], b"none").await;
+    }
+    stranger.send("user_events", b"user.created", &[0, 0], &vec![b'y'; 2 << 20]).await;
+    next_is_logged(&app, &mut stranger).await;
+    // The last one to come, if not the last one to be written.
+    stranger.send("user_events", b"user.created", &[0, 0], b"]").await;
+    app.log.wait_for(LETTER, |line| line["reason"].as_str().unwrap().ends_with("column 1")).await;
+    assert_eq!(dlq(&world, &["list"]).await["total"], 53);
 }
 
 #[tokio::test]

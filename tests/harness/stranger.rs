@@ -53,6 +53,7 @@ impl Stranger {
         let url = Url::parse(&world.broker_url).unwrap();
         let address = (url.host_str().unwrap(), url.port().unwrap_or(5672));
         let mut this = Self(TcpStream::connect(address).await.unwrap());
+        this.0.set_nodelay(true).unwrap();
         let login = format!("\0{}\0{}", url.username(), url.password().unwrap());
         let start = [&long(b"")[..], &short(b"PLAIN"), &long(login.as_bytes()), &short(b"en_US")].concat();
         this.0.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
@@ -72,6 +73,12 @@ impl Stranger {
 
     /// Publishes a message, and waits for the broker's confirm. `properties` begins with its flags.
     pub async fn publish(&mut self, exchange: &str, routing_key: &[u8], properties: &[u8], body: &[u8]) {
+        self.send(exchange, routing_key, properties, body).await;
+        self.until((60, 80)).await;
+    }
+
+    /// Publishes a message.
+    pub async fn send(&mut self, exchange: &str, routing_key: &[u8], properties: &[u8], body: &[u8]) {
         let arguments = [&[0, 0][..], &short(exchange.as_bytes()), &short(routing_key), &[0]].concat();
         self.method(1, (60, 40, &arguments)).await;
         let size = u64::try_from(body.len()).unwrap().to_be_bytes();
@@ -79,7 +86,6 @@ impl Stranger {
         for piece in body.chunks(131_072 - 8) {
             self.frame(3, 1, piece).await;
         }
-        self.until((60, 80)).await;
     }
 
     async fn method(&mut self, channel: u16, (class, id, arguments): Method<'_>) {

@@ -39,8 +39,9 @@ const USUAL: Intake = Intake { prefetch: 200, largest: 32 << 10 };
 /// From a message that is too large for the usual intake until none has come for a while.
 const CAREFUL: Intake = Intake { prefetch: 12, largest: 1 << 20 };
 const CAREFUL_FOR: Duration = Duration::from_secs(30);
-/// How long a subscription that ends waits for the dead letters that it has begun to write.
-const FINISH_LETTERS: Duration = Duration::from_secs(1);
+/// How long a subscription that ends waits for the dead letters that it has begun to write, which opens a connection first.
+const FINISH_LETTERS: Duration = Duration::from_secs(5);
+const FINISH_AT_STOP: Duration = Duration::from_secs(1);
 
 /// How often dead letters are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
@@ -189,14 +190,13 @@ impl Consumer {
                 () = stop.cancelled() => break Ended::Stopped,
             }
         };
-        if matches!(ended, Ended::TooLarge) {
-            acks.flush().await?;
-            return Ok(ended);
+        // Not where the answer would come behind all that the broker has sent ahead.
+        if !matches!(ended, Ended::TooLarge) {
+            let cancelling = channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default());
+            with_timeout(ANSWER_TIMEOUT, "cancel the subscription", cancelling).await?;
         }
-        let cancelling = channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default());
-        with_timeout(ANSWER_TIMEOUT, "cancel the subscription", cancelling).await?;
         // A letter that is written but not acknowledged would be written again.
-        let end = Instant::now() + FINISH_LETTERS;
+        let end = Instant::now() + if matches!(ended, Ended::Stopped) { FINISH_AT_STOP } else { FINISH_LETTERS };
         while acks.holds_any()
             && let Ok(Some(tag)) = timeout_at(end, dead_letters.written()).await
         {
