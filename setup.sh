@@ -185,7 +185,7 @@ chaos() {
   finish built
   if [ $matrix = yes ]; then
     say "the matrix: each fault by itself"
-    run_child cargo test --profile chaos --locked --test api -- fault replicas poison events:: lifecycle:: dead_letters:: fairness:: || status=1
+    run_child cargo test --profile chaos --locked --test api -- fault database_states replicas poison events:: lifecycle:: dead_letters:: fairness:: || status=1
     [ -n "$interrupted" ] || run_child cargo test --profile chaos --locked --test chaos -- --nocapture --test-threads=1 matrix || status=1
   fi
   if [ -z "$interrupted" ] && ((minutes > 0)); then

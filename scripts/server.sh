@@ -45,7 +45,8 @@ rabbitmqctl() {
 }
 
 standby() {
-  local pair=$folder/standby source bin
+  local pair source bin
+  pair=$folder/standby-$(random_word)
   bin=$(postgres_bin)
   source="host=127.0.0.1 port=$PG_PORT user=postgres"
   mkdir -p "$pair/postgres/data"

@@ -10,6 +10,7 @@ use futures_util::future::join;
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rustix::time::{ClockId, clock_gettime};
+use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
@@ -99,8 +100,7 @@ impl App {
         let status = Arc::new(Status::default());
         let outbox_filled = Arc::new(Notify::new());
         let pool = Database::new(database.url.options(), database.max_connections, database.route);
-        let [probe_pool, scrape_pool] =
-            std::array::from_fn(|_| Database::new(database.url.options(), 1, database.route));
+        let [probe_pool, scrape_pool] = std::array::from_fn(|_| pool.beside(1));
         let hasher = PasswordHasher::new(passwords.hash_wait).map_err(AppError::Threads)?;
         let reads =
             if database.coalesce_reads { UserReads::coalesced(&pool) } else { UserReads::one_by_one(pool.clone()) };
@@ -121,6 +121,7 @@ impl App {
             database: pool.clone(),
             scrapes: scrape_pool.clone(),
             hasher: hasher.clone(),
+            health: health.clone(),
             status: status.clone(),
             rendered: Arc::default(),
         };
@@ -211,20 +212,7 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
     let options = database.direct_url.options();
     let mut backoff = Backoff::default();
     loop {
-        let outcome = if database.migrate_on_start {
-            match schema::migrate(&options).await {
-                Ok(()) => Ok(true),
-                // A login that owns nothing may not even look for what to do.
-                Err(error) if error.is_not_allowed() => match schema::is_current_at(&options).await {
-                    Ok(true) => Ok(true),
-                    _pending_or_unknown => Err(error),
-                },
-                Err(error) => Err(error),
-            }
-        } else {
-            schema::is_current_at(&options).await
-        };
-        match outcome {
+        match bring_up_to_date(&options, database.migrate_on_start).await {
             Ok(true) => {
                 warn_of_dangers(database).await;
                 return Ok(());
@@ -236,6 +224,22 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
             Err(error) => return Err(error),
         }
         sleep(backoff.next_pause()).await;
+    }
+}
+
+/// Whether the schema is current, perhaps after migrating.
+async fn bring_up_to_date(options: &PgConnectOptions, migrate: bool) -> Result<bool, SchemaError> {
+    if !migrate {
+        return schema::is_current_at(options).await;
+    }
+    match schema::migrate(options).await {
+        Ok(()) => Ok(true),
+        // A login that owns nothing may not even look for what to do, and a standby does not let anybody.
+        Err(error) if error.is_not_allowed() => match schema::is_current_at(options).await {
+            Ok(true) => Ok(true),
+            _pending_or_unknown => Err(error),
+        },
+        Err(error) => Err(error),
     }
 }
 

@@ -10,6 +10,7 @@ mod api {
     mod commands;
     mod connections;
     mod database_faults;
+    mod database_states;
     mod dead_letters;
     mod errors;
     mod events;

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::report::Report;
 use crate::database::preflight::{self, Preflight, Schema};
+use crate::database::schema::UTF8;
 use crate::database::{DatabaseError, DatabaseUrl, Route, run_once};
 use crate::domain::event::EventType;
 use crate::error_chain::Chain;
@@ -83,6 +84,18 @@ fn server(setting: &str, url: &DatabaseUrl, user: &str, preflight: &Preflight) -
             format!("{found}: a standby, which takes no writes"),
             format!("point {setting} to the primary"),
         )
+    } else if preflight.is_read_only {
+        Finding::failed(
+            "database",
+            format!("{found}: set to read-only"),
+            format!("ALTER DATABASE or ALTER ROLE {user} … RESET default_transaction_read_only"),
+        )
+    } else if preflight.encoding != UTF8 {
+        Finding::failed(
+            "database",
+            format!("{found}: its encoding is {}, which cannot hold every name", preflight.encoding),
+            format!("create a database with ENCODING 'UTF8' TEMPLATE template0, and name it in {setting}"),
+        )
     } else if VERSIONS.contains(&major) {
         Finding::ok("database", found)
     } else {
@@ -120,7 +133,10 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
     let options = url.options();
     let (user, database) = (options.get_username(), options.get_database().unwrap_or(options.get_username()));
     let driver = match error {
-        DatabaseError::Unavailable(error) | DatabaseError::Statement(error) => Some(&**error),
+        DatabaseError::Unavailable(error)
+        | DatabaseError::ReadOnly(error)
+        | DatabaseError::NotMigrated(error)
+        | DatabaseError::Statement(error) => Some(&**error),
         DatabaseError::Timeout | DatabaseError::Overloaded => None,
     };
     let state = driver.and_then(sqlx::Error::as_database_error).and_then(sqlx::error::DatabaseError::code);
@@ -130,7 +146,12 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
              without DATABASE_URL and RABBITMQ_URL, ./setup.sh starts servers of its own"
         ),
         (Some("3D000"), _) => format!("create it (CREATE DATABASE \"{database}\"), or name another in {setting}"),
+        (Some("55000"), _) => format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS true"),
+        (Some("42501"), _) => format!("GRANT CONNECT ON DATABASE \"{database}\" TO {user}"),
         (Some("53300"), _) => "wait, or raise max_connections".to_owned(),
+        (Some("08P01"), _) => {
+            "if a pooler such as pgbouncer is there: set DATABASE_DIRECT_URL to PostgreSQL itself, beside it".to_owned()
+        }
         (_, Some(sqlx::Error::Io(_)) | None) => {
             format!("start PostgreSQL there, or correct host and port in {setting}")
         }

@@ -1,6 +1,9 @@
 //! Database errors, and whether waiting may help.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use sqlx::postgres::PgDatabaseError;
 
 /// `Clone`, because every caller of a batch gets a copy.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -11,6 +14,12 @@ pub enum DatabaseError {
     /// Like [`Self::Timeout`], with the cause from the driver or the server.
     #[error(transparent)]
     Unavailable(Arc<sqlx::Error>),
+    /// The server takes no writes: a standby, or set to read-only. Nothing was changed.
+    #[error(transparent)]
+    ReadOnly(Arc<sqlx::Error>),
+    /// A table is missing: migrations are pending. Nothing was changed.
+    #[error(transparent)]
+    NotMigrated(Arc<sqlx::Error>),
     /// Too many operations wait for the database, or too little time is left. This one was not sent.
     #[error("too many operations wait for the database")]
     Overloaded,
@@ -21,8 +30,41 @@ pub enum DatabaseError {
 
 impl From<sqlx::Error> for DatabaseError {
     fn from(error: sqlx::Error) -> Self {
-        if is_transient(&error) { Self::Unavailable(Arc::new(error)) } else { Self::Statement(Arc::new(error)) }
+        let shared = Arc::new(error);
+        match state(&shared).as_deref() {
+            Some("25006") => Self::ReadOnly(shared),
+            Some("42P01") => Self::NotMigrated(shared),
+            _ if is_transient(&shared) => Self::Unavailable(shared),
+            _ => Self::Statement(shared),
+        }
     }
+}
+
+impl DatabaseError {
+    /// For an error of connecting: whatever it is, the statement was not at fault.
+    pub fn of_connecting(error: sqlx::Error) -> Self {
+        Self::Unavailable(Arc::new(error))
+    }
+
+    /// Whether the server refused before it did anything, and because of the session: it leads to a standby, or has planned for tables
+    /// that have changed since. Another session may do better.
+    pub fn blames_the_session(&self) -> bool {
+        match self {
+            Self::ReadOnly(_) => true,
+            Self::Unavailable(error) => has_outdated_plan(error),
+            _ => false,
+        }
+    }
+}
+
+fn state(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error()?.code()
+}
+
+/// "cached plan must not change result type", in whatever language the server says it.
+fn has_outdated_plan(error: &sqlx::Error) -> bool {
+    let refusal = error.as_database_error().and_then(|refusal| refusal.try_downcast_ref::<PgDatabaseError>());
+    refusal.is_some_and(|refusal| refusal.code() == "0A000" && refusal.routine() == Some("RevalidateCachedQuery"))
 }
 
 /// Whether an error is about the server or the network, not about the statement.
@@ -30,7 +72,9 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     match error {
         E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
-        E::Database(refusal) => refusal.code().is_some_and(|state| is_transient_state(&state)),
+        E::Database(refusal) => {
+            has_outdated_plan(error) || refusal.code().is_some_and(|state| is_transient_state(&state))
+        }
         _ => false,
     }
 }
@@ -44,7 +88,9 @@ fn is_transient_state(state: &str) -> bool {
         "53", // insufficient resources
         "57", // operator intervention: shutdown, start-up, statement_timeout
     ];
-    const STATES: [&str; 6] = [
+    const STATES: [&str; 8] = [
+        "26000", // no such prepared statement: a pooler in between
+        "42P05", // it exists already: likewise
         "25006", // read-only transaction: a standby that is about to be promoted
         "3D000", // the database does not exist yet
         "40001", // serialization failure
@@ -59,8 +105,7 @@ fn is_transient_state(state: &str) -> bool {
 pub fn is_dead_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() != std::io::ErrorKind::ConnectionRefused,
-        sqlx::Error::Database(refusal) => refusal.code().is_some_and(|state| state == "57P01" || state == "57P02"),
-        _ => false,
+        error => matches!(state(error).as_deref(), Some("57P01" | "57P02")),
     }
 }
 
@@ -68,7 +113,6 @@ pub fn is_dead_connection(error: &sqlx::Error) -> bool {
 pub fn is_starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() == std::io::ErrorKind::ConnectionRefused,
-        sqlx::Error::Database(refusal) => refusal.code().is_some_and(|state| state == "57P03"),
-        _ => false,
+        error => state(error).as_deref() == Some("57P03"),
     }
 }

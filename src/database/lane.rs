@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::error::{DatabaseError, is_dead_connection, is_starting};
 use super::pool::{ACQUIRE_TIMEOUT, Database, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, run_on};
+use super::trust::Trust;
 
 /// A connection is replaced at this age, so that a host name that has moved is looked up again.
 const LONGEST_LIFE: Duration = Duration::from_mins(30);
@@ -22,6 +23,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Lane {
     options: PgConnectOptions,
     route: Route,
+    trust: Trust,
     /// Taken out while in use, so that an abandoned operation drops its connection.
     idle: Option<Idle>,
 }
@@ -44,7 +46,7 @@ impl Lane {
             }
             Route::TransactionPooler => (*database.options).clone(),
         };
-        Self { options, route: database.route, idle: None }
+        Self { options, route: database.route, trust: database.trust.clone(), idle: None }
     }
 
     /// Runs a read until `deadline`. Tries again if the connection turns out to be dead, as it does after a restart of the server.
@@ -75,12 +77,27 @@ impl Lane {
     pub async fn write<T>(
         &mut self,
         deadline: Instant,
-        operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+        operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
     ) -> Result<T, DatabaseError> {
-        timeout_at(deadline, self.run(operation)).await.map_err(|_elapsed| DatabaseError::Timeout)?
+        timeout_at(deadline, self.run(&operation)).await.map_err(|_elapsed| DatabaseError::Timeout)?
     }
 
+    /// Again on a new connection, if the server refused before it did anything and the session was the reason.
     async fn run<T>(
+        &mut self,
+        operation: &(impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync),
+    ) -> Result<T, DatabaseError> {
+        let (began, mut is_last) = (Instant::now(), false);
+        loop {
+            match self.attempt(operation).await {
+                Err(error) if error.blames_the_session() && !is_last => self.trust.doubt(began).await,
+                settled => return settled,
+            }
+            is_last = true;
+        }
+    }
+
+    async fn attempt<T>(
         &mut self,
         operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
     ) -> Result<T, DatabaseError> {
@@ -88,7 +105,8 @@ impl Lane {
             (idle.connection, idle.opened)
         } else {
             let connected = timeout(ACQUIRE_TIMEOUT, self.connect()).await;
-            (connected.map_err(|_elapsed| DatabaseError::Timeout)??, Instant::now())
+            let connection = connected.map_err(|_elapsed| DatabaseError::Timeout)?;
+            (connection.map_err(DatabaseError::of_connecting)?, Instant::now())
         };
         let result = run_on(&mut connection, self.route, operation).await;
         let usable = match &result {
@@ -106,6 +124,7 @@ impl Lane {
     async fn take_idle(&mut self) -> Option<Idle> {
         let mut idle = self.idle.take()?;
         let alive = idle.opened.elapsed() < LONGEST_LIFE
+            && self.trust.covers(idle.opened)
             && (idle.since.elapsed() < TEST_AFTER_IDLE
                 || timeout(TEST_TIMEOUT, idle.connection.ping()).await.is_ok_and(|answer| answer.is_ok()));
         alive.then_some(idle)

@@ -8,6 +8,7 @@ pub(crate) mod lane;
 mod pool;
 pub(crate) mod preflight;
 pub(crate) mod schema;
+mod trust;
 mod url;
 
 pub use self::error::DatabaseError;

@@ -9,9 +9,10 @@ use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, Postgres};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::error::{DatabaseError, is_dead_connection};
+use super::trust::Trust;
 
 /// Longest wait for a free connection, including connecting.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,7 +37,7 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Databas
     timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options))
         .await
         .map_err(|_elapsed| DatabaseError::Timeout)?
-        .map_err(DatabaseError::from)
+        .map_err(DatabaseError::of_connecting)
 }
 
 /// Runs `operation` on a connection opened for it.
@@ -69,6 +70,7 @@ pub struct Database {
     /// For connections beside the pool, with the same limits.
     pub(crate) options: Arc<PgConnectOptions>,
     pub(crate) route: Route,
+    pub(crate) trust: Trust,
 }
 
 impl Database {
@@ -78,39 +80,65 @@ impl Database {
             Route::Direct => options.options(SERVER_LIMITS),
             Route::TransactionPooler => options.statement_cache_capacity(0),
         };
+        Self::with(options, max_connections, route, Trust::default())
+    }
+
+    /// Another pool for the same server.
+    #[must_use]
+    pub fn beside(&self, max_connections: u32) -> Self {
+        Self::with((*self.options).clone(), max_connections, self.route, self.trust.clone())
+    }
+
+    fn with(options: PgConnectOptions, max_connections: u32, route: Route, trust: Trust) -> Self {
+        let trusted = trust.clone();
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
-            .before_acquire(|connection, usage| {
+            .before_acquire(move |connection, usage| {
+                let is_trusted = Instant::now().checked_sub(usage.age).is_none_or(|opened| trusted.covers(opened));
                 Box::pin(async move {
-                    Ok(usage.idle_for < TEST_AFTER_IDLE
-                        || timeout(TEST_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok()))
+                    Ok(is_trusted
+                        && (usage.idle_for < TEST_AFTER_IDLE
+                            || timeout(TEST_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok())))
                 })
             })
             .connect_lazy_with(options.clone());
-        Self { pool, options: Arc::new(options), route }
+        Self { pool, options: Arc::new(options), route, trust }
     }
 
-    /// Runs `operation` on a connection of the pool.
+    /// Runs `operation` on a connection of the pool. Again on a new one, if the server refused before it did anything and the session
+    /// was the reason.
     ///
     /// # Errors
     /// [`DatabaseError::Timeout`] after 2.5 s in all; else what the driver reports. After a timeout or a broken
     /// connection, whether a write was committed is not known.
     pub async fn run<T>(
         &self,
+        operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
+    ) -> Result<T, DatabaseError> {
+        let attempts = async {
+            let (began, mut is_last) = (Instant::now(), false);
+            loop {
+                match self.attempt(&operation).await {
+                    Err(error) if error.blames_the_session() && !is_last => self.trust.doubt(began).await,
+                    settled => return settled,
+                }
+                is_last = true;
+            }
+        };
+        timeout(OPERATION_TIMEOUT, attempts).await.map_err(|_elapsed| DatabaseError::Timeout)?
+    }
+
+    async fn attempt<T>(
+        &self,
         operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
     ) -> Result<T, DatabaseError> {
-        let bounded = async {
-            let mut guard = ConnectionGuard { connection: self.pool.acquire().await?, completed: false };
-            let result = run_on(&mut guard.connection, self.route, operation).await;
-            guard.completed = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
-            result
-        };
-        timeout(OPERATION_TIMEOUT, bounded)
-            .await
-            .map_err(|_elapsed| DatabaseError::Timeout)?
-            .map_err(DatabaseError::from)
+        let connection = self.pool.acquire().await.map_err(DatabaseError::of_connecting)?;
+        let mut guard = ConnectionGuard { connection, completed: false };
+        let result = run_on(&mut guard.connection, self.route, operation).await;
+        guard.completed = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
+        Ok(result?)
     }
 
     /// Like [`Self::run`], for reads: tries again if the pool's connections turn out to be dead, as they do after a restart of the
@@ -130,6 +158,20 @@ impl Database {
             self.run(&operation).await
         };
         timeout(OPERATION_TIMEOUT, retried).await.map_err(|_elapsed| DatabaseError::Timeout)?
+    }
+
+    /// Whether the server takes writes; asked again on a new connection if an older one says no.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn takes_writes(&self) -> Result<bool, DatabaseError> {
+        let began = Instant::now();
+        let ask = || self.read(|connection| Box::pin(takes_writes(connection))).boxed();
+        if ask().await? {
+            return Ok(true);
+        }
+        self.trust.doubt(began).await;
+        ask().await
     }
 
     pub fn max_connections(&self) -> usize {
@@ -183,6 +225,13 @@ async fn in_transaction<T>(
         Err(_) => return result,
     };
     result
+}
+
+/// Whether the session's server takes writes: it is no standby, and not set to read-only.
+async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(r#"SELECT current_setting('transaction_read_only') = 'off' AS "takes_writes!""#)
+        .fetch_one(connection)
+        .await
 }
 
 /// Closes its connection unless the operation ran to its end: an abandoned one may be waiting for a dead peer, and would never

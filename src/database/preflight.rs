@@ -29,6 +29,9 @@ pub struct Preflight {
     /// PostgreSQL's version number: 170002 is 17.2.
     pub version: i32,
     pub is_standby: bool,
+    /// Whether the session is set to read-only, though the server is none.
+    pub is_read_only: bool,
+    pub encoding: String,
     pub schema: Schema,
 }
 
@@ -49,6 +52,8 @@ pub enum Schema {
 pub async fn look(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
     let found = sqlx::query!(
         r#"SELECT current_setting('server_version_num')::int AS "version!", pg_is_in_recovery() AS "is_standby!",
+                  current_setting('transaction_read_only') = 'on' AS "is_read_only!",
+                  current_setting('server_encoding') AS "encoding!",
                   coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS "may_create!",
                   to_regclass('users') IS NOT NULL AS "has_users!",
                   to_regclass('_sqlx_migrations') IS NOT NULL AS "is_migrated!""#
@@ -62,7 +67,8 @@ pub async fn look(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
     } else {
         look_at_migrated(connection, found.may_create).await?
     };
-    Ok(Preflight { version: found.version, is_standby: found.is_standby, schema })
+    let (version, is_standby, is_read_only) = (found.version, found.is_standby, found.is_read_only);
+    Ok(Preflight { version, is_standby, is_read_only, encoding: found.encoding, schema })
 }
 
 async fn look_at_migrated(connection: &mut PgConnection, may_create: bool) -> sqlx::Result<Schema> {

@@ -23,18 +23,23 @@ pub enum SchemaError {
     Connect(#[from] DatabaseError),
     #[error(transparent)]
     Migrate(MigrateError),
+    #[error("the database's encoding is {0}, which cannot hold every name: create one with ENCODING 'UTF8'")]
+    Encoding(String),
 }
 
 impl SchemaError {
     /// Whether waiting may help: the database is away, and the migrations themselves did not fail.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Connect(DatabaseError::Timeout | DatabaseError::Unavailable(_)))
+        matches!(self, Self::Connect(error) if !matches!(error, DatabaseError::Statement(_)))
     }
 }
 
 impl SchemaError {
-    /// Whether the login lacks a privilege.
+    /// Whether the login lacks a privilege, or the server takes no writes.
     pub fn is_not_allowed(&self) -> bool {
+        if matches!(self, Self::Connect(DatabaseError::ReadOnly(_))) {
+            return true;
+        }
         let mut error: Option<&(dyn Error + 'static)> = Some(self);
         while let Some(cause) = error {
             let driver = cause.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
@@ -51,11 +56,12 @@ impl SchemaError {
 /// lock. A schema newer than the binary is left alone, so that a rolled-back binary starts.
 ///
 /// # Errors
-/// [`SchemaError::Migrate`] if a migration fails, or if an applied one was edited.
+/// [`SchemaError::Migrate`] if a migration fails, or if an applied one was edited; [`SchemaError::Encoding`].
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
+    require_utf8(options).await?;
     let connection = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
     let limited = options.clone().options([("lock_timeout", LOCK_TIMEOUT), ("statement_timeout", STATEMENT_TIMEOUT)]);
-    let connection = connection.connect_with(limited).await.map_err(DatabaseError::from)?;
+    let connection = connection.connect_with(limited).await.map_err(DatabaseError::of_connecting)?;
     let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
     migrator.set_ignore_missing(true);
     let outcome = migrator.run(&connection).await;
@@ -74,8 +80,22 @@ fn is_missing_table(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("42P01")
 }
 
+/// The database must be able to hold every name.
+async fn require_utf8(options: &PgConnectOptions) -> Result<(), SchemaError> {
+    let encoding = run_once(options, Route::Direct, |connection| Box::pin(encoding(connection))).await?;
+    if encoding == UTF8 { Ok(()) } else { Err(SchemaError::Encoding(encoding)) }
+}
+
+pub const UTF8: &str = "UTF8";
+
+/// How the database stores text.
+async fn encoding(connection: &mut PgConnection) -> sqlx::Result<String> {
+    sqlx::query_scalar!(r#"SELECT current_setting('server_encoding') AS "encoding!""#).fetch_one(connection).await
+}
+
 /// [`is_current`], on a new connection.
 pub async fn is_current_at(options: &PgConnectOptions) -> Result<bool, SchemaError> {
+    require_utf8(options).await?;
     Ok(run_once(options, Route::Direct, |connection| Box::pin(is_current(connection))).await?)
 }
 

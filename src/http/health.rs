@@ -31,7 +31,7 @@ pub fn router() -> OpenApiRouter<AppState> {
 #[serde(rename_all = "snake_case")]
 enum Readiness {
     Ready,
-    /// Reads and writes work; events wait in the outbox until the broker is back
+    /// Reads work. Writes too, unless the database is read-only; their events wait in the outbox until the broker is back
     Degraded,
 }
 
@@ -39,6 +39,8 @@ enum Readiness {
 #[serde(rename_all = "snake_case")]
 enum DatabaseState {
     Up,
+    /// It takes no writes: a standby, or set to read-only
+    ReadOnly,
     Down,
 }
 
@@ -99,6 +101,7 @@ impl From<Health> for Checks {
     fn from(health: Health) -> Self {
         let (database, schema) = match health.database {
             health::DatabaseState::Current => (DatabaseState::Up, SchemaState::Current),
+            health::DatabaseState::ReadOnly => (DatabaseState::ReadOnly, SchemaState::Current),
             health::DatabaseState::MigrationsPending => (DatabaseState::Up, SchemaState::Pending),
             health::DatabaseState::Down => (DatabaseState::Down, SchemaState::Unknown),
         };
@@ -139,7 +142,8 @@ async fn live() -> Json<Alive> {
 
 /// Readiness
 ///
-/// Without RabbitMQ it is `degraded` and still ready: writes work, and their events wait in the outbox.
+/// Without RabbitMQ it is `degraded` and still ready: writes work, and their events wait in the outbox. With a database
+/// that takes no writes it is `degraded` too: reads work.
 #[utoipa::path(
     get, path = "/health/ready", tag = "health", operation_id = "ready",
     extensions(("x-problems" = json!(codes(&[&NOT_READY, &TIME_LIMIT_EXCEEDED])))),

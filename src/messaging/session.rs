@@ -32,6 +32,12 @@ pub enum SessionError {
     Encode(#[from] serde_json::Error),
     #[error("PostgreSQL")]
     Database(#[source] DatabaseError),
+    /// Its lock would not be this replica's alone, so another could lead at the same time.
+    #[error(
+        "the session has not the settings that the relay asked for, so a pooler in between shares it with others: set \
+         DATABASE_DIRECT_URL to PostgreSQL itself"
+    )]
+    Shared,
 }
 
 impl SessionError {
@@ -41,7 +47,7 @@ impl SessionError {
             Self::Broker(_) | Self::Closed | Self::Refused => "broker",
             Self::Timeout(_) => "timeout",
             Self::Encode(_) => "event",
-            Self::Database(_) => "database",
+            Self::Database(_) | Self::Shared => "database",
         }
     }
 

@@ -46,7 +46,7 @@ const CONSUMED: Labels = &[("result", &["new", "duplicate", "stale", "dead_lette
 const LOST_SESSIONS: Labels =
     &[("session", &["relay", "consumer"]), ("cause", &["broker", "timeout", "event", "database"])];
 
-const METRICS: [Metric; 30] = [
+const METRICS: [Metric; 31] = [
     histogram("http_request_duration_seconds", "Requests by method, route template and status"),
     gauge("http_connections", "Connections of clients that are open"),
     counter(
@@ -77,6 +77,7 @@ const METRICS: [Metric; 30] = [
     gauge("dead_letters", "Messages in the dead-letter queue; not a number while the broker is away"),
     gauge("broker_connected", "1 while the connection, of publisher or consumer, is up"),
     gauge("broker_blocked", "1 while the broker, short of memory or disk, takes no publishes"),
+    gauge("database_read_only", "1 while the database takes no writes; not a number while it is away"),
     gauge("database_connections", "Connections of the requests' pool, by state"),
     counter("coalesced_reads_total", "Reads of users by id that the lanes took from their queue", &[]),
     counter("coalesced_queries_total", "Queries that answered them", &[]),

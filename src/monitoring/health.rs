@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::timeout;
 
 use super::in_turn::InTurn;
 use super::state::{Link, Status};
-use crate::database::{Database, schema};
+use crate::database::{Database, DatabaseError, schema};
 
 /// A probe wants its answer sooner than a client.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -15,7 +16,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
     Ready,
-    /// Reads and writes work; events wait in the outbox until the broker is back.
+    /// Reads work. Writes too, unless the database is read-only; their events wait in the outbox until the broker is back.
     Degraded,
     Unavailable,
 }
@@ -25,6 +26,8 @@ pub enum Readiness {
 pub enum DatabaseState {
     Down,
     MigrationsPending,
+    /// It takes no writes: a standby, or set to read-only.
+    ReadOnly,
     Current,
 }
 
@@ -44,9 +47,14 @@ pub struct Health {
 
 impl Health {
     pub fn readiness(self) -> Readiness {
-        if self.is_draining || self.database != DatabaseState::Current {
+        let takes_writes = match self.database {
+            DatabaseState::Down | DatabaseState::MigrationsPending => return Readiness::Unavailable,
+            DatabaseState::ReadOnly => false,
+            DatabaseState::Current => true,
+        };
+        if self.is_draining {
             Readiness::Unavailable
-        } else if self.publisher == Link::Up && self.consumer == Link::Up {
+        } else if takes_writes && self.publisher == Link::Up && self.consumer == Link::Up {
             Readiness::Ready
         } else {
             Readiness::Degraded
@@ -69,7 +77,7 @@ impl HealthService {
 
     pub async fn look(&self) -> Health {
         Health {
-            database: self.seen.look(self.look_at_database()).await,
+            database: self.database().await,
             publisher: self.status.publisher.load(),
             consumer: self.status.consumer_link(),
             relay_leads: self.status.relay_leads.load(),
@@ -77,11 +85,21 @@ impl HealthService {
         }
     }
 
+    /// The state of the database alone.
+    pub async fn database(&self) -> DatabaseState {
+        self.seen.look(self.look_at_database().boxed()).await
+    }
+
     async fn look_at_database(&self) -> DatabaseState {
-        let is_current = self.database.read(|connection| Box::pin(schema::is_current(connection)));
-        match timeout(PROBE_TIMEOUT, is_current).await {
-            Ok(Ok(true)) => DatabaseState::Current,
-            Ok(Ok(false)) => DatabaseState::MigrationsPending,
+        let looking = async {
+            let is_current = self.database.read(|connection| Box::pin(schema::is_current(connection))).await?;
+            let takes_writes = self.database.takes_writes().await?;
+            Ok::<_, DatabaseError>((is_current, takes_writes))
+        };
+        match timeout(PROBE_TIMEOUT, looking).await {
+            Ok(Ok((false, _))) => DatabaseState::MigrationsPending,
+            Ok(Ok((true, false))) => DatabaseState::ReadOnly,
+            Ok(Ok((true, true))) => DatabaseState::Current,
             Ok(Err(_)) | Err(_) => DatabaseState::Down,
         }
     }

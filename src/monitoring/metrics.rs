@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::join;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 
+use super::health::{DatabaseState, HealthService};
 use super::in_turn::InTurn;
 use super::state::{Link, Status};
 use crate::database::Database;
@@ -25,6 +28,7 @@ pub struct MetricsService {
     /// For the scrape's own query.
     pub scrapes: Database,
     pub hasher: PasswordHasher,
+    pub health: HealthService,
     pub status: Arc<Status>,
     pub rendered: Arc<InTurn<Bytes>>,
 }
@@ -32,12 +36,16 @@ pub struct MetricsService {
 impl MetricsService {
     /// Prometheus' text format.
     pub async fn render(&self) -> Bytes {
-        self.rendered.look(async { self.measure().await.into() }).await
+        self.rendered.look(async { self.measure().await.into() }.boxed()).await
     }
 
     async fn measure(&self) -> String {
-        self.measure_outbox().await;
         let flag = |set: bool| f64::from(u8::from(set));
+        let ((), database) = join(self.measure_outbox(), self.health.database()).await;
+        gauge!("database_read_only").set(match database {
+            DatabaseState::Down => f64::NAN,
+            state => flag(state == DatabaseState::ReadOnly),
+        });
         gauge!("relay_leader").set(flag(self.status.relay_leads.load()));
         let (publisher, consumer) = (self.status.publisher.load(), self.status.consumer_link());
         gauge!("broker_connected", "connection" => "publisher").set(flag(publisher != Link::Down));

@@ -43,6 +43,7 @@ impl Asides {
             let written = async {
                 let _slot = slots.acquire().await;
                 let write = database.run(move |connection| {
+                    let changes = changes.clone();
                     Box::pin(async move { user_changes::write(connection, &changes[place]).await })
                 });
                 write.await

@@ -13,7 +13,7 @@ use sqlx::types::Json;
 use crate::database::{DatabaseError, connect};
 use crate::domain::event::OutboxEvent;
 
-/// Names the relay's lock among a database's advisory locks; any constant that nobody else uses.
+/// Names the relay's lock among a database's advisory locks; any constant that nobody else uses. See [`relay_lock`].
 const RELAY_LOCK: i64 = 0x7573_6572_6576_7473;
 /// A leader that says nothing for this long is frozen or cut off: the server ends its session, and with it the lock.
 const LEASE: &str = "10s";
@@ -28,6 +28,8 @@ pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, D
         ("tcp_keepalives_idle", "5"),
         ("tcp_keepalives_interval", "2"),
         ("tcp_keepalives_count", "3"),
+        // Nor a session that waits for a lock when its leader dies: the server looks for its client meanwhile.
+        ("client_connection_check_interval", "2s"),
         // Plan once, with the index: for an empty outbox a sequential scan is cheaper, and that plan would remain when there are
         // 300,000 rows.
         ("plan_cache_mode", "force_generic_plan"),
@@ -64,15 +66,39 @@ pub async fn server_started(connection: &mut PgConnection) -> sqlx::Result<DateT
     sqlx::query_scalar!(r#"SELECT pg_postmaster_start_time() AS "started!""#).fetch_one(connection).await
 }
 
-/// Takes the leader's lock if it is free, for as long as the connection lives. Never on a standby server, which grants locks too:
-/// its events are published on the primary.
-pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"SELECT CASE WHEN pg_is_in_recovery() THEN false ELSE pg_try_advisory_lock($1) END AS "locked!""#,
+/// Result of asking for the leader's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Election {
+    /// The lock is held for as long as the connection lives.
+    Won,
+    /// Another replica has it.
+    Lost,
+    /// The server takes no writes, so nobody leads on it: what it has published could not be deleted. A standby grants locks too.
+    ReadOnly,
+}
+
+/// The key of the lock of this outbox: a database may hold several, in different schemas, and each has a leader.
+async fn relay_lock(connection: &mut PgConnection) -> sqlx::Result<i64> {
+    let key = sqlx::query_scalar!(
+        r#"SELECT hashtextextended(relnamespace::regnamespace::text, $1) AS "key!"
+           FROM pg_class WHERE oid = to_regclass('outbox') AND relnamespace <> 'public'::regnamespace"#,
         RELAY_LOCK
-    )
-    .fetch_one(connection)
-    .await
+    );
+    Ok(key.fetch_optional(connection).await?.unwrap_or(RELAY_LOCK))
+}
+
+/// Takes the leader's lock if it is free.
+pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<Election> {
+    let lock = relay_lock(connection).await?;
+    let locked = sqlx::query_scalar!(
+        "SELECT CASE WHEN current_setting('transaction_read_only') = 'off' THEN pg_try_advisory_lock($1) END",
+        lock
+    );
+    Ok(match locked.fetch_one(connection).await? {
+        Some(true) => Election::Won,
+        Some(false) => Election::Lost,
+        None => Election::ReadOnly,
+    })
 }
 
 /// Where to start reading.
@@ -222,6 +248,7 @@ pub struct OutboxState {
 
 /// What waits, what is in quarantine, the room it takes, and who leads.
 pub async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
+    let lock = relay_lock(connection).await?;
     sqlx::query_as!(
         OutboxState,
         r#"SELECT waiting.pending AS "pending!", waiting.oldest_age_seconds AS "oldest_age_seconds!",
@@ -236,7 +263,7 @@ pub async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
                       WHERE locktype = 'advisory' AND granted AND objsubid = 1
                             AND pg_locks.database = pg_stat_activity.datid AND datname = current_database()
                             AND (classid::bigint << 32) | objid::bigint = $1) AS leader ON true"#,
-        RELAY_LOCK
+        lock
     )
     .fetch_one(connection)
     .await

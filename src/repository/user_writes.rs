@@ -103,8 +103,11 @@ impl UserWrites {
     pub async fn write(&self, change: Change) -> Answer {
         let (queues, per_user) = match &self.0 {
             Mode::OneByOne(database) => {
-                let alone = database
-                    .run(move |connection| Box::pin(async move { user_changes::write(connection, &change).await }));
+                let change = Arc::new(change);
+                let alone = database.run(move |connection| {
+                    let change = change.clone();
+                    Box::pin(async move { user_changes::write(connection, &change).await })
+                });
                 // Boxed, because grouped writes would carry its size too.
                 return alone.boxed().await;
             }
@@ -248,6 +251,7 @@ impl GroupLane {
         self.groups.increment(1);
         let changes = changes.clone();
         let written = self.lane.write(deadline, move |connection| {
+            let (changes, places) = (changes.clone(), places.clone());
             Box::pin(async move { user_changes::write_together(connection, &changes[places]).await })
         });
         written.await

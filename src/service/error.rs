@@ -13,6 +13,12 @@ pub enum ServiceError {
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] DatabaseError),
     /// Nothing was changed.
+    #[error("the database takes no writes")]
+    DatabaseReadOnly(#[source] DatabaseError),
+    /// Nothing was changed.
+    #[error("the database's schema is not current")]
+    SchemaNotCurrent(#[source] DatabaseError),
+    /// Nothing was changed.
     #[error("the service is saturated")]
     Overloaded(#[source] Box<dyn Error + Send + Sync>),
     /// A bug in the service.
@@ -24,6 +30,8 @@ impl From<DatabaseError> for ServiceError {
     fn from(error: DatabaseError) -> Self {
         match error {
             DatabaseError::Timeout | DatabaseError::Unavailable(_) => Self::DatabaseUnavailable(error),
+            DatabaseError::ReadOnly(_) => Self::DatabaseReadOnly(error),
+            DatabaseError::NotMigrated(_) => Self::SchemaNotCurrent(error),
             DatabaseError::Overloaded => Self::Overloaded(Box::new(error)),
             DatabaseError::Statement(_) => Self::Internal(Box::new(error)),
         }

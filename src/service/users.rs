@@ -52,8 +52,13 @@ impl UserService {
         let service = self.clone();
         run_to_completion(&self.tasks, async move {
             let event = NewEvent::new(EventType::Created, trace_id);
+            let row = Arc::new((new.name, new.surname, password, event));
             let insert = service.database.run(move |connection| {
-                Box::pin(async move { users::insert(connection, &new.name, &new.surname, &password, &event).await })
+                let row = row.clone();
+                Box::pin(async move {
+                    let (name, surname, password, event) = &*row;
+                    users::insert(connection, name, surname, password, event).await
+                })
             });
             let user = service.in_time(began, insert).await?;
             service.outbox_filled.notify_one();

@@ -118,8 +118,15 @@ async fn assert_sent(app: &App, example: &Example) {
 }
 
 /// Those whose cause is the server's condition; each has a test of its own.
-const CONDITIONS: [&str; 6] =
-    ["internal_error", "database_unavailable", "not_ready", "time_limit_exceeded", "overloaded", "body_timeout"];
+const CONDITIONS: [&str; 7] = [
+    "internal_error",
+    "database_unavailable",
+    "database_read_only",
+    "not_ready",
+    "time_limit_exceeded",
+    "overloaded",
+    "body_timeout",
+];
 
 async fn of(app: &App, wanted: impl Fn(&str) -> bool) -> Vec<Example> {
     let examples: Vec<_> = errors(&document(app).await).into_iter().filter(|example| wanted(&example.code)).collect();
@@ -190,6 +197,17 @@ async fn the_errors_of_a_database_that_is_away_that_the_document_shows_are_sent(
             normalised(provoke(&app, &example).await) == normalised(example.value.clone())
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn the_errors_of_a_read_only_database_that_the_document_shows_are_sent() {
+    let world = World::new().await;
+    let url = format!("{}?options=-c%20default_transaction_read_only%3Don", world.database_url);
+    let app = App::launch(&world, &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)]).await;
+    app.until_ready("degraded").await;
+    for example in of(&app, |code| code == "database_read_only").await {
+        assert_sent(&app, &example).await;
     }
 }
 

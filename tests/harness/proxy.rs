@@ -25,6 +25,7 @@ enum Mode {
 pub struct Proxy {
     address: SocketAddr,
     mode: watch::Sender<Mode>,
+    upstreams: watch::Sender<Vec<String>>,
 }
 
 impl Proxy {
@@ -43,13 +44,14 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (mode, modes) = watch::channel(Mode::Open);
+        let (upstreams, servers) = watch::channel(upstreams);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 client.set_nodelay(true).unwrap();
-                tokio::spawn(carry(client, upstreams.clone(), modes.clone()));
+                tokio::spawn(carry(client, servers.borrow().clone(), modes.clone()));
             }
         });
-        Self { address, mode }
+        Self { address, mode, upstreams }
     }
 
     /// `url`, by way of the proxy.
@@ -58,6 +60,11 @@ impl Proxy {
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(self.address.port())).unwrap();
         url.to_string()
+    }
+
+    /// Leads new connections to another server. Those that are open stay.
+    pub fn lead_to(&self, port: u16) {
+        self.upstreams.send_replace(vec![format!("127.0.0.1:{port}")]);
     }
 
     pub fn close(&self) {

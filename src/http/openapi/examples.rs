@@ -71,6 +71,7 @@ pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
         health::not_ready(WITHOUT_DATABASE),
         Problem::user_not_found(),
         Problem::database_unavailable(),
+        Problem::database_read_only(),
         Problem::overloaded(),
         Problem::internal(),
         Problem::too_slow(REQUEST_TIMEOUT),

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use self::types::{
-    DATABASE_UNAVAILABLE, INTERNAL_ERROR, OVERLOADED, PROBLEM_TYPES, ProblemType, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
+    DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, OVERLOADED, PROBLEM_TYPES, ProblemType,
+    TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
 };
 use crate::domain::violation::Violation;
 use crate::error_chain::Chain;
@@ -96,6 +97,18 @@ impl Problem {
     pub fn database_unavailable() -> Self {
         let detail = "The database did not answer. A write may have been committed: read the user before you repeat it. A read \
                       can be repeated a little later.";
+        Self::new(&DATABASE_UNAVAILABLE, detail)
+    }
+
+    pub fn database_read_only() -> Self {
+        let detail = "The database takes no writes: it is a standby, or it was set to read-only. Nothing was changed. Reads work; \
+                      repeat a write a little later.";
+        Self::new(&DATABASE_READ_ONLY, detail)
+    }
+
+    pub fn schema_not_current() -> Self {
+        let detail = "The database's schema is not current: migrations are pending. `user-management-api migrate` applies them. \
+                      Nothing was changed.";
         Self::new(&DATABASE_UNAVAILABLE, detail)
     }
 
@@ -186,6 +199,8 @@ impl From<ServiceError> for Problem {
         let problem = match &error {
             ServiceError::UserNotFound => Self::user_not_found(),
             ServiceError::DatabaseUnavailable(_) => Self::database_unavailable(),
+            ServiceError::DatabaseReadOnly(_) => Self::database_read_only(),
+            ServiceError::SchemaNotCurrent(_) => Self::schema_not_current(),
             ServiceError::Overloaded(_) => Self::overloaded(),
             ServiceError::Internal(_) => Self::internal(),
         };

@@ -141,8 +141,14 @@ problem_types! {
     DATABASE_UNAVAILABLE = transient(
         "database_unavailable",
         "The database is unavailable",
-        "The database is away or too slow. A write may have been committed, and if it was, its event is too: read the user \
+        "The database is away or too slow, or its schema is not current; `detail` says which. A write may have been committed, and if it was, its event is too: read the user \
          before you repeat it. A read can be repeated a little later.",
+        1,
+    );
+    DATABASE_READ_ONLY = transient(
+        "database_read_only",
+        "The database takes no writes",
+        "The database is a standby, or was set to read-only. Nothing was changed. Reads work; repeat a write a little later.",
         1,
     );
     OVERLOADED = transient(

@@ -20,9 +20,9 @@ use super::extract::json::Body;
 use super::extract::query::{NoQuery, Parameters};
 use super::problem::Problem;
 use super::problem::types::{
-    BODY_TIMEOUT, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, OVERLOADED, PAYLOAD_TOO_LARGE,
-    ProblemType, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND, VALIDATION_FAILED,
-    codes,
+    BODY_TIMEOUT, DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, OVERLOADED,
+    PAYLOAD_TOO_LARGE, ProblemType, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND,
+    VALIDATION_FAILED, codes,
 };
 use super::state::AppState;
 use crate::domain::page::Page;
@@ -33,6 +33,8 @@ use crate::trace_id::TraceId;
 const ALWAYS: [&ProblemType; 4] = [&INVALID_QUERY, &DATABASE_UNAVAILABLE, &INTERNAL_ERROR, &TIME_LIMIT_EXCEEDED];
 const OF_A_BODY: [&ProblemType; 6] =
     [&MALFORMED_JSON, &UNREADABLE_BODY, &BODY_TIMEOUT, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
+
+const OF_A_WRITE: [&ProblemType; 2] = [&OVERLOADED, &DATABASE_READ_ONLY];
 
 pub const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
@@ -52,7 +54,7 @@ pub fn router() -> OpenApiRouter<AppState> {
 /// Publishes `user.created`.
 #[utoipa::path(
     post, path = "/users", tag = "users", operation_id = "create_user",
-    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_BODY, &[&OVERLOADED]].concat())))),
+    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_BODY, &OF_A_WRITE].concat())))),
     request_body(content = CreateUser, example = json!({"name": "Иван", "surname": "Иванов", "password": "secret123"})),
     responses((status = 201, description = "The user as stored", body = UserBody, headers(("Location" = String, description = "Path of the new user"))))
 )]
@@ -142,7 +144,7 @@ async fn get(
 /// that is given always counts as a change.
 #[utoipa::path(
     put, path = "/users/{id}", tag = "users", operation_id = "update_user",
-    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_BODY, &[&USER_NOT_FOUND, &OVERLOADED]].concat())))),
+    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_BODY, &OF_A_WRITE, &[&USER_NOT_FOUND]].concat())))),
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
     request_body(content = UpdateUser, example = json!({"name": "Петр", "surname": "Петров"})),
     responses((status = 200, description = "The user as stored", body = UserBody))
@@ -163,7 +165,7 @@ async fn update(
 /// Publishes `user.deleted`.
 #[utoipa::path(
     delete, path = "/users/{id}", tag = "users", operation_id = "delete_user",
-    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &[&USER_NOT_FOUND, &OVERLOADED]].concat())))),
+    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_WRITE, &[&USER_NOT_FOUND]].concat())))),
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
     responses((status = 204, description = "The user is gone"))
 )]

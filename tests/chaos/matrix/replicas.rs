@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use user_management_api::database::DatabaseUrl;
-use user_management_api::repository::outbox;
+use user_management_api::repository::outbox::{self, Election};
 
 use crate::chaos::trial::Trial;
-use crate::harness::{Control, World, eventually, until};
+use crate::harness::{Control, Proxy, Replica, World, eventually, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {
@@ -72,6 +73,43 @@ async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
     fs::remove_file(clock).unwrap();
 }
 
+/// As a name does that is changed late, or a balancer that finds the primary late: no connection is cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_leads_to_a_standby_and_then_to_the_primary_is_followed_within_seconds() {
+    let world = World::new().await;
+    let direct = world.database_url.clone();
+    let primary = reqwest::Url::parse(&direct).unwrap().port().unwrap();
+    let (standby, port) = Control::of_shared_servers().standby().await;
+    let proxy = Proxy::before(&direct).await;
+    let url = proxy.url(&direct);
+    let settings = [("DATABASE_URL", url.as_str()), ("DATABASE_DIRECT_URL", &url)];
+    let mut trial = Trial::start_with(world, 0, &[]).await;
+    proxy.lead_to(port);
+    for _ in 0..2 {
+        let replica = Replica::launch(&trial.world, &settings, &trial.digest).await;
+        until("it knows that it leads to a standby", async || {
+            replica.health().await["checks"]["database"] == "read_only"
+        })
+        .await;
+        trial.addresses.write().unwrap().push(replica.address.clone());
+        trial.replicas.push(replica);
+    }
+    let load = trial.load(200);
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(load.tally.accepted(), 0);
+    proxy.lead_to(primary);
+    let began = Instant::now();
+    until("writes that succeed", async || load.tally.accepted() > 0).await;
+    let written = began.elapsed();
+    until("a leader", async || trial.replicas[0].leads().await || trial.replicas[1].leads().await).await;
+    eprintln!("  written after {written:?}, a leader after {:?}", began.elapsed());
+    assert!(written < Duration::from_secs(3) && began.elapsed() < Duration::from_secs(6));
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(load.tally.unanswered.load(Relaxed), 0, "every request is answered");
+    assert_eq!(trial.finish(load).await, 0, "nothing is repeated");
+    standby.signal("postgres", "INT").await;
+}
+
 #[tokio::test]
 async fn on_a_standby_nobody_leads_until_it_is_promoted() {
     let world = World::new().await;
@@ -80,8 +118,8 @@ async fn on_a_standby_nobody_leads_until_it_is_promoted() {
     url.set_port(Some(port)).unwrap();
     let options = url.as_str().parse::<DatabaseUrl>().unwrap().options();
     let mut connection = outbox::connect_relay(&options).await.unwrap();
-    assert!(!outbox::try_lead(&mut connection).await.unwrap());
+    assert_eq!(outbox::try_lead(&mut connection).await.unwrap(), Election::ReadOnly);
     sqlx::query("SELECT pg_promote()").execute(&mut connection).await.unwrap();
-    assert!(outbox::try_lead(&mut connection).await.unwrap());
+    assert_eq!(outbox::try_lead(&mut connection).await.unwrap(), Election::Won);
     standby.signal("postgres", "INT").await;
 }

@@ -1,0 +1,53 @@
+//! Since when connections may be used. A name or a balancer that leads elsewhere than it did closes no connection: those that were opened
+//! before go on to lead to a standby.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_utils::atomic::AtomicCell;
+use tokio::time::{Instant, sleep_until};
+
+/// A server that takes no writes is asked by new connections this often, and not for each request.
+const DOUBT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Shared by all that connect to one address; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Trust(Arc<AtomicCell<Option<Instant>>>);
+
+impl Trust {
+    /// Whether a connection may be used that was opened then.
+    pub fn covers(&self, opened: Instant) -> bool {
+        self.0.load().is_none_or(|since| opened >= since)
+    }
+
+    /// For an operation that began then, on a session that could not do it. When this returns, the next connection is a newer one.
+    pub async fn doubt(&self, began: Instant) {
+        while let Some(since) = self.0.load().filter(|since| since.elapsed() < DOUBT_INTERVAL) {
+            if since > began {
+                return;
+            }
+            sleep_until(since + DOUBT_INTERVAL).await;
+        }
+        self.0.store(Some(Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::{DOUBT_INTERVAL, Trust};
+
+    #[tokio::test]
+    async fn what_ran_at_a_doubt_may_go_on_at_once_and_what_began_later_half_a_second_after_it() {
+        let (trust, began) = (Trust::default(), Instant::now());
+        assert!(trust.covers(began));
+        trust.doubt(began).await;
+        assert!(!trust.covers(began) && trust.covers(Instant::now()));
+        trust.doubt(began).await;
+        let later = Instant::now();
+        assert!(later - began < DOUBT_INTERVAL);
+        trust.doubt(later).await;
+        assert!(began.elapsed() >= DOUBT_INTERVAL && !trust.covers(later));
+    }
+}
