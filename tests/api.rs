@@ -18,6 +18,7 @@ mod api {
     mod fairness;
     mod faults;
     mod floods;
+    mod foreign_rows;
     mod grouped_writes;
     mod heads;
     mod least_privilege;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::report::Report;
-use crate::database::preflight::{self, Preflight, Schema};
+use crate::database::preflight::{self, Preflight, Schema, Sequences};
 use crate::database::schema::UTF8;
 use crate::database::{DatabaseError, DatabaseUrl, Route, run_once};
 use crate::domain::event::EventType;
@@ -73,6 +73,25 @@ async fn check_database(
     let user = options.get_username();
     findings.push(server(setting, url, user, &preflight));
     findings.push(schema(user, &preflight.schema, migrate_on_start));
+    findings.extend(preflight.sequences.map(|sequences| self::sequences(&sequences)));
+}
+
+fn sequences(found: &Sequences) -> Finding {
+    if found.ids_are_taken {
+        Finding::failed(
+            "sequences",
+            "that of the users' ids is behind the ids that are taken",
+            "SELECT setval(pg_get_serial_sequence('users', 'id'), (SELECT max(id) FROM users))",
+        )
+    } else if found.outbox_cache != 1 {
+        Finding::failed(
+            "sequences",
+            format!("that of the outbox has a cache of {}, which puts events out of order", found.outbox_cache),
+            "ALTER TABLE outbox ALTER seq SET CACHE 1",
+        )
+    } else {
+        Finding::ok("sequences", "as they should be")
+    }
 }
 
 fn server(setting: &str, url: &DatabaseUrl, user: &str, preflight: &Preflight) -> Finding {
@@ -136,6 +155,7 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
         DatabaseError::Unavailable(error)
         | DatabaseError::ReadOnly(error)
         | DatabaseError::NotMigrated(error)
+        | DatabaseError::IdTaken(error)
         | DatabaseError::Statement(error) => Some(&**error),
         DatabaseError::Timeout | DatabaseError::Overloaded => None,
     };

@@ -20,6 +20,9 @@ pub enum DatabaseError {
     /// A table is missing: migrations are pending. Nothing was changed.
     #[error(transparent)]
     NotMigrated(Arc<sqlx::Error>),
+    /// The next id is taken: somebody has written users without drawing their ids. Nothing was changed.
+    #[error(transparent)]
+    IdTaken(Arc<sqlx::Error>),
     /// Too many operations wait for the database, or too little time is left. This one was not sent.
     #[error("too many operations wait for the database")]
     Overloaded,
@@ -33,6 +36,9 @@ impl From<sqlx::Error> for DatabaseError {
         let shared = Arc::new(error);
         match state(&shared).as_deref() {
             Some("25006") => Self::ReadOnly(shared),
+            Some("23505") if is_taken_id(&shared) => Self::IdTaken(shared),
+            // Ids up to the largest that there can be.
+            Some("2200H") => Self::IdTaken(shared),
             Some("42P01") => Self::NotMigrated(shared),
             _ if is_transient(&shared) => Self::Unavailable(shared),
             _ => Self::Statement(shared),
@@ -57,6 +63,10 @@ impl DatabaseError {
     }
 }
 
+fn is_taken_id(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|refusal| refusal.constraint() == Some("users_pkey"))
+}
+
 fn state(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error()?.code()
 }
@@ -73,7 +83,9 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
         E::Database(refusal) => {
-            has_outdated_plan(error) || refusal.code().is_some_and(|state| is_transient_state(&state))
+            // Somebody has set the outbox's sequence back.
+            let is_taken_place = refusal.constraint() == Some("outbox_pkey");
+            is_taken_place || has_outdated_plan(error) || refusal.code().is_some_and(|state| is_transient_state(&state))
         }
         _ => false,
     }

@@ -4,9 +4,9 @@ use sqlx::PgConnection;
 
 use super::schema;
 
-/// What a login needs that owns nothing: a privilege on a table, and the columns where it is not on all.
+/// What a login needs that owns nothing: a privilege on a table or a sequence, and the columns where it is not on all.
 /// `docs/operations.md` lists them for people.
-const GRANTS: [(&str, &str, &[&str]); 14] = [
+const GRANTS: [(&str, &str, &[&str]); 18] = [
     ("_sqlx_migrations", "SELECT", &["version", "success"]),
     // Not the password: nothing reads a hash.
     ("users", "SELECT", &["id", "name", "surname", "version", "created_at", "updated_at"]),
@@ -22,6 +22,11 @@ const GRANTS: [(&str, &str, &[&str]); 14] = [
     ("outbox_quarantine", "SELECT", &[]),
     ("outbox_quarantine", "INSERT", &[]),
     ("outbox_quarantine", "DELETE", &[]),
+    // To lift them after a restore.
+    ("SEQUENCE users_id_seq", "SELECT", &[]),
+    ("SEQUENCE users_id_seq", "UPDATE", &[]),
+    ("SEQUENCE outbox_seq_seq", "SELECT", &[]),
+    ("SEQUENCE outbox_seq_seq", "UPDATE", &[]),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +38,16 @@ pub struct Preflight {
     pub is_read_only: bool,
     pub encoding: String,
     pub schema: Schema,
+    /// If the schema is ready.
+    pub sequences: Option<Sequences>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequences {
+    /// Whether the next id of a user is one that is taken, or would be soon.
+    pub ids_are_taken: bool,
+    /// Should be 1: more would put events out of order.
+    pub outbox_cache: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +83,22 @@ pub async fn look(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
         look_at_migrated(connection, found.may_create).await?
     };
     let (version, is_standby, is_read_only) = (found.version, found.is_standby, found.is_read_only);
-    Ok(Preflight { version, is_standby, is_read_only, encoding: found.encoding, schema })
+    let sequences = if schema == Schema::Ready { Some(look_at_sequences(connection).await?) } else { None };
+    Ok(Preflight { version, is_standby, is_read_only, encoding: found.encoding, schema, sequences })
+}
+
+async fn look_at_sequences(connection: &mut PgConnection) -> sqlx::Result<Sequences> {
+    sqlx::query_as!(
+        Sequences,
+        r#"SELECT CASE WHEN has_sequence_privilege(ids, 'SELECT')
+                       THEN coalesce((SELECT max(id) FROM users), 0) > coalesce(pg_sequence_last_value(ids), 0)
+                       ELSE false END AS "ids_are_taken!",
+                  (SELECT seqcache FROM pg_sequence
+                   WHERE seqrelid = pg_get_serial_sequence('outbox', 'seq')::regclass) AS "outbox_cache!"
+           FROM CAST(pg_get_serial_sequence('users', 'id') AS regclass) AS ids"#
+    )
+    .fetch_one(connection)
+    .await
 }
 
 async fn look_at_migrated(connection: &mut PgConnection, may_create: bool) -> sqlx::Result<Schema> {
@@ -90,7 +120,9 @@ async fn missing_grants(connection: &mut PgConnection) -> sqlx::Result<Vec<Strin
     let mut missing: Vec<(&str, Vec<String>)> = Vec::new();
     for (table, privilege, columns) in GRANTS {
         let is_granted = sqlx::query_scalar!(
-            r#"SELECT coalesce(CASE WHEN cardinality($3::text[]) = 0 THEN has_table_privilege(to_regclass($1), $2)
+            r#"SELECT coalesce(CASE WHEN $1 LIKE 'SEQUENCE %'
+                      THEN has_sequence_privilege(to_regclass(substr($1, 10)), $2)
+                      WHEN cardinality($3::text[]) = 0 THEN has_table_privilege(to_regclass($1), $2)
                       ELSE (SELECT bool_and(has_column_privilege(to_regclass($1), column_name, $2))
                             FROM unnest($3::text[]) AS column_name) END, true) AS "granted!""#,
             table,

@@ -48,6 +48,8 @@ pub struct OutboxEvent {
     /// Its place in the outbox. A user's events have increasing places.
     pub seq: i64,
     pub id: Uuid,
+    /// Why it cannot be published.
+    pub fault: Option<&'static str>,
     pub event_type: String,
     pub user_id: i64,
     /// The user's version after the change.

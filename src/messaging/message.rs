@@ -98,6 +98,7 @@ mod tests {
         OutboxEvent {
             seq: 1,
             id: Uuid::now_v7(),
+            fault: None,
             event_type: "user.created".to_owned(),
             user_id: 7,
             version: 1,

@@ -1,7 +1,9 @@
 //! Keeps a session with the broker alive: when it ends, drops all of it, waits, and starts again.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -38,6 +40,13 @@ pub enum SessionError {
          DATABASE_DIRECT_URL to PostgreSQL itself"
     )]
     Shared,
+    #[error(
+        "the outbox's sequence has a cache of {0}, which puts events out of order: ALTER TABLE outbox ALTER seq SET CACHE 1"
+    )]
+    Unordered(i64),
+    /// A defect of the service: it ends this session, and nothing else. The log has its cause.
+    #[error("panicked")]
+    Panicked,
 }
 
 impl SessionError {
@@ -46,8 +55,8 @@ impl SessionError {
         match self {
             Self::Broker(_) | Self::Closed | Self::Refused => "broker",
             Self::Timeout(_) => "timeout",
-            Self::Encode(_) => "event",
-            Self::Database(_) | Self::Shared => "database",
+            Self::Encode(_) | Self::Panicked => "event",
+            Self::Database(_) | Self::Shared | Self::Unordered(_) => "database",
         }
     }
 
@@ -134,7 +143,8 @@ pub async fn supervise<T>(
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
-        match session(lasting, stop).await {
+        let outcome = AssertUnwindSafe(session(lasting, stop)).catch_unwind().await;
+        match outcome.unwrap_or(Err(SessionError::Panicked)) {
             Ok(()) => return,
             Err(error) if stop.is_cancelled() => {
                 warn!(session = name, error = %Chain(&error), "Session ended while stopping");
@@ -154,5 +164,26 @@ pub async fn supervise<T>(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::supervise;
+
+    #[tokio::test]
+    async fn a_panic_ends_a_session_and_not_the_process() {
+        let mut sessions = 0;
+        supervise("test", &CancellationToken::new(), &mut sessions, |sessions, _stop| {
+            Box::pin(async move {
+                *sessions += 1;
+                assert!(*sessions > 1, "the first panics");
+                Ok(())
+            })
+        })
+        .await;
+        assert_eq!(sessions, 2);
     }
 }

@@ -20,6 +20,7 @@ macro_rules! outbox_query {
 mod asides;
 pub mod outbox;
 pub(crate) mod quarantine;
+mod stored_time;
 pub mod user_changes;
 mod user_lists;
 pub mod user_reads;

@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::types::Json;
 
+use super::stored_time::StoredTime;
 use crate::database::{DatabaseError, connect};
 use crate::domain::event::OutboxEvent;
 
@@ -101,6 +102,30 @@ pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<Election> {
     })
 }
 
+/// How many values of the outbox's sequence a session takes at a time. More than one would put events of a user out of order.
+pub async fn sequence_cache(connection: &mut PgConnection) -> sqlx::Result<i64> {
+    let cache = sqlx::query_scalar!(
+        r#"SELECT seqcache AS "cache!" FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence('outbox', 'seq')::regclass"#
+    );
+    Ok(cache.fetch_optional(connection).await?.unwrap_or(1))
+}
+
+/// Lifts the outbox's sequence above the rows that wait, if a restore or somebody else has left it below: events yet to come would be
+/// read before them. Returns where it is then. Does nothing if the login may not change it.
+pub async fn lift_sequence(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
+    let lifted = sqlx::query_scalar!(
+        r#"WITH sequence AS (
+               SELECT id, coalesce(pg_sequence_last_value(id), 0) AS last
+               FROM CAST(pg_get_serial_sequence('outbox', 'seq') AS regclass) AS id
+               WHERE has_sequence_privilege(id, 'SELECT') AND has_sequence_privilege(id, 'UPDATE')
+           ), waiting AS (
+               SELECT id, (SELECT max(seq) FROM outbox WHERE seq > last) AS highest FROM sequence
+           )
+           SELECT setval(id, highest) AS "lifted!" FROM waiting WHERE highest IS NOT NULL"#
+    );
+    lifted.fetch_optional(connection).await
+}
+
 /// Where to start reading.
 #[derive(Clone, Debug)]
 pub struct ReadFrom {
@@ -159,7 +184,7 @@ pub async fn read(
     let mut rows = outbox_query!(query!(
         r#"SELECT NULL::bigint AS seq, NULL::uuid AS event_id, pg_current_snapshot()::text AS event_type,
                   NULL::bigint AS user_id, NULL::bigint AS user_version, NULL AS trace_id,
-                  NULL::timestamptz AS occurred_at, NULL::json AS "payload: Json<Box<RawValue>>",
+                  NULL::timestamptz AS "occurred_at: StoredTime", NULL::json AS "payload: Json<Box<RawValue>>",
                   NULL::bigint AS given_later
            UNION ALL
            (SELECT seq, "# columns r#",
@@ -186,18 +211,34 @@ pub async fn read(
     let given_later = rows.peek().and_then(|row| row.given_later);
     let snapshot = Snapshot::parse(&text, given_later).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let events = rows.map(|row| {
+        let (event_type, trace_id, occurred_at) = (row.event_type?, row.trace_id?, row.occurred_at?);
         Some(OutboxEvent {
             seq: row.seq?,
             id: row.event_id?,
-            event_type: row.event_type?,
+            fault: fault(&event_type, &trace_id, occurred_at),
+            event_type,
             user_id: row.user_id?,
             version: row.user_version?,
-            trace_id: row.trace_id?,
-            occurred_at: row.occurred_at?.into(),
+            trace_id,
+            occurred_at: occurred_at.into(),
             data: row.payload?.0,
         })
     });
     Ok((events.collect::<Option<_>>().ok_or_else(missing)?, snapshot))
+}
+
+/// Why a row, written by hand, is no event that could be published. Constraints keep such rows out, unless somebody has dropped them.
+fn fault(event_type: &str, trace_id: &str, occurred_at: StoredTime) -> Option<&'static str> {
+    let fits = |text: &str| (1..=255).contains(&text.len());
+    if !fits(event_type) {
+        Some("its event_type is not 1 to 255 bytes long")
+    } else if !fits(trace_id) {
+        Some("its trace_id is not 1 to 255 bytes long")
+    } else if !occurred_at.is_exact {
+        Some("its occurred_at is not between the years 1 and 9999")
+    } else {
+        None
+    }
 }
 
 /// Deletes events that the broker has confirmed.

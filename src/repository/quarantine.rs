@@ -4,6 +4,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::stored_time::StoredTime;
 use crate::domain::timestamp::Timestamp;
 
 /// Moves an event out of the outbox.
@@ -11,7 +12,8 @@ pub async fn quarantine(connection: &mut PgConnection, seq: i64, reason: &str) -
     outbox_query!(query!(
         "WITH event AS (DELETE FROM outbox WHERE seq = $1 RETURNING *)
          INSERT INTO outbox_quarantine (" columns ", reason)
-         SELECT " columns ", $2 FROM event",
+         SELECT " columns ", $2 FROM event
+         ON CONFLICT (event_id) DO UPDATE SET reason = excluded.reason",
         seq,
         reason
     ))
@@ -37,8 +39,9 @@ pub struct QuarantinedEvent {
 pub async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<QuarantinedEvent>> {
     sqlx::query_as!(
         QuarantinedEvent,
-        "SELECT event_id, event_type, user_id, user_version, trace_id, occurred_at, quarantined_at, reason
-         FROM outbox_quarantine ORDER BY quarantined_at, event_id"
+        r#"SELECT event_id, event_type, user_id, user_version, trace_id, occurred_at AS "occurred_at: StoredTime",
+                  quarantined_at AS "quarantined_at: StoredTime", reason
+           FROM outbox_quarantine ORDER BY quarantined_at, event_id"#
     )
     .fetch_all(connection)
     .await
@@ -59,7 +62,7 @@ pub async fn retry(
            )
            INSERT INTO outbox ("# columns r#")
            SELECT "# columns r#" FROM event
-           ORDER BY occurred_at, user_version
+           ORDER BY user_version, occurred_at
            RETURNING event_id"#,
         ids,
         event_type

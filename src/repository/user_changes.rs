@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::stored_time::StoredTime;
 use super::users::{UserRow, stored_id};
 use crate::domain::event::{EventType, NewEvent};
 use crate::domain::name::Name;
@@ -85,7 +85,7 @@ pub struct Written {
 /// Result of a change in a group.
 pub enum Together {
     Written(Written),
-    /// Nothing was written: somebody else has locked the user's row, or it holds a date that the driver cannot read.
+    /// Nothing was written: somebody else has locked the user's row.
     LeftOut,
 }
 
@@ -94,8 +94,8 @@ struct Row {
     id: i64,
     name: Option<String>,
     surname: Option<String>,
-    created_at: Option<DateTime<Utc>>,
-    updated_at: Option<DateTime<Utc>>,
+    created_at: Option<StoredTime>,
+    updated_at: Option<StoredTime>,
     changed: bool,
 }
 
@@ -107,7 +107,8 @@ impl Row {
         else {
             return Ok(None);
         };
-        Ok(Some(Written { user: UserRow { id, name, surname, created_at, updated_at }.try_into()?, changed }))
+        let user = UserRow { id, name, surname, created_at: created_at.into(), updated_at: updated_at.into() };
+        Ok(Some(Written { user: user.try_into()?, changed }))
     }
 }
 
@@ -161,8 +162,8 @@ macro_rules! update_one {
                    SELECT $4, $5, id, version, $6, updated_at, row_to_json((SELECT data FROM (SELECT name, surname) AS data))
                    FROM updated
                )
-               SELECT id AS "id!", name AS "name?", surname AS "surname?", created_at AS "created_at?",
-                      updated_at AS "updated_at?", true AS "changed!"
+               SELECT id AS "id!", name AS "name?", surname AS "surname?", created_at AS "created_at?: StoredTime",
+                      updated_at AS "updated_at?: StoredTime", true AS "changed!"
                FROM updated
                UNION ALL
                SELECT id, name, surname, created_at, updated_at, false FROM current
@@ -197,9 +198,7 @@ macro_rules! update_many {
                        AS change (id, name, surname, event_id, trace_id"# + $columns + r#")
                ), current AS (
                    SELECT id, name, surname, created_at, updated_at FROM users
-                   WHERE id = ANY($1) AND created_at BETWEEN '0001-01-01' AND '9999-12-31'
-                     AND updated_at BETWEEN '0001-01-01' AND '9999-12-31'
-                   ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+                   WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
                ), updated AS (
                    UPDATE users
                    SET name = coalesce(change.name, users.name), surname = coalesce(change.surname, users.surname),
@@ -216,8 +215,8 @@ macro_rules! update_many {
                    FROM updated
                )
                SELECT asked.id, coalesce(updated.name, current.name) AS "name?",
-                      coalesce(updated.surname, current.surname) AS "surname?", current.created_at AS "created_at?",
-                      coalesce(updated.updated_at, current.updated_at) AS "updated_at?", updated.id IS NOT NULL AS "changed!"
+                      coalesce(updated.surname, current.surname) AS "surname?", current.created_at AS "created_at?: StoredTime",
+                      coalesce(updated.updated_at, current.updated_at) AS "updated_at?: StoredTime", updated.id IS NOT NULL AS "changed!"
                FROM users AS asked LEFT JOIN current USING (id) LEFT JOIN updated USING (id)
                WHERE asked.id = ANY($1)"#,
             &ids($changes),
@@ -262,8 +261,8 @@ async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
                INSERT INTO outbox ("# columns r#")
                SELECT $2, $3, id, version + 1, $4, clock_timestamp(), 'null' FROM deleted
            )
-           SELECT id AS "id!", name AS "name?", surname AS "surname?", created_at AS "created_at?",
-                  updated_at AS "updated_at?", true AS "changed!"
+           SELECT id AS "id!", name AS "name?", surname AS "surname?", created_at AS "created_at?: StoredTime",
+                  updated_at AS "updated_at?: StoredTime", true AS "changed!"
            FROM deleted"#,
         change.id.get(),
         change.event.id,
@@ -282,9 +281,7 @@ async fn delete_together(connection: &mut PgConnection, changes: &[Change]) -> s
                SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS change (id, event_id, trace_id)
            ), current AS (
                SELECT id FROM users
-               WHERE id = ANY($1) AND created_at BETWEEN '0001-01-01' AND '9999-12-31'
-                 AND updated_at BETWEEN '0001-01-01' AND '9999-12-31'
-               ORDER BY id FOR UPDATE SKIP LOCKED
+               WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED
            ), deleted AS (
                DELETE FROM users USING current JOIN change USING (id)
                WHERE users.id = current.id AND users.id = ANY($1)
@@ -294,8 +291,8 @@ async fn delete_together(connection: &mut PgConnection, changes: &[Change]) -> s
                INSERT INTO outbox ("# columns r#")
                SELECT event_id, $4, id, version + 1, trace_id, clock_timestamp(), 'null' FROM deleted
            )
-           SELECT asked.id, deleted.name AS "name?", deleted.surname AS "surname?", deleted.created_at AS "created_at?",
-                  deleted.updated_at AS "updated_at?", true AS "changed!"
+           SELECT asked.id, deleted.name AS "name?", deleted.surname AS "surname?", deleted.created_at AS "created_at?: StoredTime",
+                  deleted.updated_at AS "updated_at?: StoredTime", true AS "changed!"
            FROM users AS asked LEFT JOIN deleted USING (id)
            WHERE asked.id = ANY($1)"#,
         &ids(changes),

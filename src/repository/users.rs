@@ -1,21 +1,22 @@
 //! The `users` table: new users, and reads. A user and its event are written by one statement: both are committed, or
 //! neither is.
 
-use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
 
+use super::stored_time::StoredTime;
 use crate::domain::event::NewEvent;
 use crate::domain::name::Name;
 use crate::domain::page::Page;
+use crate::domain::timestamp::Timestamp;
 use crate::domain::user::{User, UserId, UserPage};
 
 pub struct UserRow {
     pub id: i64,
     pub name: String,
     pub surname: String,
-    pub created_at: DateTime<Utc>,
-    pub updated_at: DateTime<Utc>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
 }
 
 impl TryFrom<UserRow> for User {
@@ -26,8 +27,8 @@ impl TryFrom<UserRow> for User {
             id: stored_id(id)?,
             name: Name::stored(name),
             surname: Name::stored(surname),
-            created_at: created_at.into(),
-            updated_at: updated_at.into(),
+            created_at,
+            updated_at,
         })
     }
 }
@@ -55,7 +56,7 @@ pub async fn insert(
                FROM created
            )
            SELECT id AS "id!", name AS "name!", surname AS "surname!",
-                  created_at AS "created_at!", updated_at AS "updated_at!"
+                  created_at AS "created_at!: StoredTime", updated_at AS "updated_at!: StoredTime"
            FROM created"#,
         name.as_str(),
         surname.as_str(),
@@ -69,30 +70,46 @@ pub async fn insert(
     .try_into()
 }
 
+/// Lifts the sequence of ids past those that are taken. `false` if the login may not.
+pub async fn draw_past_taken_ids(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let lifted = sqlx::query_scalar!(
+        r#"SELECT setval(sequence, greatest((SELECT max(id) FROM users), pg_sequence_last_value(sequence))) AS "to!"
+           FROM CAST(pg_get_serial_sequence('users', 'id') AS regclass) AS sequence
+           WHERE has_sequence_privilege(sequence, 'SELECT') AND has_sequence_privilege(sequence, 'UPDATE')"#
+    );
+    Ok(lifted.fetch_optional(connection).await?.is_some())
+}
+
 pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Option<User>> {
-    sqlx::query_as!(UserRow, "SELECT id, name, surname, created_at, updated_at FROM users WHERE id = $1", id.get())
-        .fetch_optional(connection)
-        .await?
-        .map(User::try_from)
-        .transpose()
+    let query = sqlx::query_as!(
+        UserRow,
+        r#"SELECT id, name, surname, created_at AS "created_at: StoredTime", updated_at AS "updated_at: StoredTime"
+           FROM users WHERE id = $1"#,
+        id.get()
+    );
+    query.fetch_optional(connection).await?.map(User::try_from).transpose()
 }
 
 /// Those that exist, in no order, each once.
 pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<User>> {
-    let query =
-        sqlx::query_as!(UserRow, "SELECT id, name, surname, created_at, updated_at FROM users WHERE id = ANY($1)", ids);
+    let query = sqlx::query_as!(
+        UserRow,
+        r#"SELECT id, name, surname, created_at AS "created_at: StoredTime", updated_at AS "updated_at: StoredTime"
+           FROM users WHERE id = ANY($1)"#,
+        ids
+    );
     query.fetch_all(connection).await?.into_iter().map(User::try_from).collect()
 }
 
 /// One page and the number of all users, from one snapshot.
 pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<UserPage> {
-    // The total is on every row, and on a row of its own if the page is empty.
+    // No path leads to a user whose id, written by hand, is not positive. The total is on every row, and on a row of its own if the page is empty.
     let rows = sqlx::query!(
         r#"WITH page AS (
-               SELECT id, name, surname, created_at, updated_at FROM users ORDER BY id LIMIT $1 OFFSET $2
+               SELECT id, name, surname, created_at, updated_at FROM users WHERE id > 0 ORDER BY id LIMIT $1 OFFSET $2
            )
            SELECT total.users AS "total!", page.id AS "id?", page.name AS "name?", page.surname AS "surname?",
-                  page.created_at AS "created_at?", page.updated_at AS "updated_at?"
+                  page.created_at AS "created_at?: StoredTime", page.updated_at AS "updated_at?: StoredTime"
            FROM (SELECT coalesce(sum(users), 0)::bigint AS users FROM users_count) AS total LEFT JOIN page ON true
            ORDER BY page.id"#,
         page.limit(),
@@ -106,8 +123,8 @@ pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<Use
             id: row.id?,
             name: row.name?,
             surname: row.surname?,
-            created_at: row.created_at?,
-            updated_at: row.updated_at?,
+            created_at: row.created_at?.into(),
+            updated_at: row.updated_at?.into(),
         })
     });
     Ok(UserPage::new(users.map(User::try_from).collect::<sqlx::Result<_>>()?, total))

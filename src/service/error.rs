@@ -16,6 +16,9 @@ pub enum ServiceError {
     #[error("the database takes no writes")]
     DatabaseReadOnly(#[source] DatabaseError),
     /// Nothing was changed.
+    #[error("the next id is taken")]
+    IdTaken(#[source] DatabaseError),
+    /// Nothing was changed.
     #[error("the database's schema is not current")]
     SchemaNotCurrent(#[source] DatabaseError),
     /// Nothing was changed.
@@ -31,6 +34,7 @@ impl From<DatabaseError> for ServiceError {
         match error {
             DatabaseError::Timeout | DatabaseError::Unavailable(_) => Self::DatabaseUnavailable(error),
             DatabaseError::ReadOnly(_) => Self::DatabaseReadOnly(error),
+            DatabaseError::IdTaken(_) => Self::IdTaken(error),
             DatabaseError::NotMigrated(_) => Self::SchemaNotCurrent(error),
             DatabaseError::Overloaded => Self::Overloaded(Box::new(error)),
             DatabaseError::Statement(_) => Self::Internal(Box::new(error)),

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::completion::run_to_completion;
 use super::error::ServiceError;
 use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
 use crate::domain::event::{EventType, NewEvent};
+use crate::domain::name::Name;
 use crate::domain::page::Page;
 use crate::domain::user::{NewUser, User, UserChanges, UserId, UserPage};
 pub use crate::password::Caller;
@@ -25,6 +27,9 @@ use crate::trace_id::TraceId;
 /// What hashing and the write may take, added to the longest wait for a hash; and the time below which a write is not tried.
 const AFTER_THE_HASH: Duration = Duration::from_millis(500);
 const TOO_SHORT: Duration = Duration::from_millis(50);
+
+/// Somebody may take ids while the sequence is lifted.
+const ATTEMPTS_TO_INSERT: u32 = 3;
 
 #[derive(Clone)]
 pub struct UserService {
@@ -53,19 +58,37 @@ impl UserService {
         run_to_completion(&self.tasks, async move {
             let event = NewEvent::new(EventType::Created, trace_id);
             let row = Arc::new((new.name, new.surname, password, event));
-            let insert = service.database.run(move |connection| {
+            let user = service.in_time(began, service.insert(row)).await?;
+            service.outbox_filled.notify_one();
+            info!(user_id = user.id.get(), "User created");
+            Ok(user)
+        })
+        .await
+    }
+
+    /// If somebody has written users without drawing their ids, lifts the sequence past them and tries again.
+    async fn insert(&self, row: Arc<(Name, Name, SecretString, NewEvent)>) -> Result<User, DatabaseError> {
+        let mut attempts_left = ATTEMPTS_TO_INSERT;
+        loop {
+            let insert = self.database.run(|connection| {
                 let row = row.clone();
                 Box::pin(async move {
                     let (name, surname, password, event) = &*row;
                     users::insert(connection, name, surname, password, event).await
                 })
             });
-            let user = service.in_time(began, insert).await?;
-            service.outbox_filled.notify_one();
-            info!(user_id = user.id.get(), "User created");
-            Ok(user)
-        })
-        .await
+            attempts_left -= 1;
+            match insert.await {
+                Err(error @ DatabaseError::IdTaken(_)) if attempts_left > 0 => {
+                    let lifting = self.database.run(|connection| Box::pin(users::draw_past_taken_ids(connection)));
+                    if !lifting.await? {
+                        return Err(error);
+                    }
+                    warn!("The next id was taken, so the sequence of ids was lifted past those that are there");
+                }
+                settled => return settled,
+            }
+        }
     }
 
     /// One page of users by id, and the number of all users.

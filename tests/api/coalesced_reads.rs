@@ -138,7 +138,11 @@ fn callers_who_go_away_take_nobody_along() {
 fn a_row_that_cannot_be_read_fails_the_reads_of_it_and_no_other() {
     let runtime = runtime();
     let world = runtime.block_on(world());
-    let poison = sqlx::query("UPDATE users SET updated_at = 'infinity' WHERE id = 2").execute(&world.pool);
+    let poison = "ALTER TABLE users RENAME TO people;
+                  CREATE FUNCTION readable(id bigint, name text) RETURNS text LANGUAGE plpgsql AS $$
+                  BEGIN IF id = 2 THEN RAISE 'unreadable'; END IF; RETURN name; END $$;
+                  CREATE VIEW users AS SELECT id, readable(id, name) AS name, surname, created_at, updated_at FROM people";
+    let poison = sqlx::raw_sql(poison).execute(&world.pool);
     runtime.block_on(poison).unwrap();
     let coalesced = runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
     check(8, &vec(1..=USERS, 1..50), |users| {

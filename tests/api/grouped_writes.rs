@@ -203,35 +203,3 @@ async fn a_write_that_the_database_refuses_fails_alone() {
     assert_eq!(versions, [21, 1, 21, 21, 21]);
     assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_cannot_be_read_is_written_once_and_fails_alone() {
-    let world = world().await;
-    sqlx::query("UPDATE users SET created_at = 'infinity' WHERE id = 2").execute(&world.pool).await.unwrap();
-    let grouped = UserWrites::grouped(&database(&world, Route::Direct));
-    let answers = join_all((1..=USERS).map(|user| grouped.write(rename(user, "1")))).await;
-    for (user, answer) in (1..=USERS).zip(answers) {
-        assert_eq!(answer.is_err(), user == 2, "user {user}");
-    }
-    assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unreadable_row_beside_a_refused_write_leaves_the_others_written() {
-    let world = world().await;
-    sqlx::raw_sql(REFUSE).execute(&world.pool).await.unwrap();
-    // Of one lane: 2 is refused, 4 cannot be read.
-    sqlx::query("UPDATE users SET created_at = 'infinity' WHERE id = 4").execute(&world.pool).await.unwrap();
-    add_users(&world, 1).await;
-    let grouped = UserWrites::grouped(&database(&world, Route::Direct));
-    for round in 1..=5 {
-        let name = round.to_string();
-        let answers = join_all((1..=USERS + 1).map(|user| grouped.write(rename(user, &name)))).await;
-        for (user, answer) in (1..=USERS + 1).zip(answers) {
-            let is_at_fault = matches!(answer, Err(DatabaseError::Statement(_)));
-            assert!(is_at_fault || answer.is_ok(), "user {user}: {}", seen(&answer));
-            assert_eq!(is_at_fault, user == 2 || user == 4, "user {user}");
-        }
-    }
-    assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
-}

@@ -106,6 +106,12 @@ impl Problem {
         Self::new(&DATABASE_READ_ONLY, detail)
     }
 
+    pub fn id_taken() -> Self {
+        let detail = "The database's sequence of ids is behind the ids that are taken, and the service may not lift it: \
+                      `user-management-api check` gives the statement. Nothing was changed.";
+        Self::new(&DATABASE_UNAVAILABLE, detail)
+    }
+
     pub fn schema_not_current() -> Self {
         let detail = "The database's schema is not current: migrations are pending. `user-management-api migrate` applies them. \
                       Nothing was changed.";
@@ -200,6 +206,7 @@ impl From<ServiceError> for Problem {
             ServiceError::UserNotFound => Self::user_not_found(),
             ServiceError::DatabaseUnavailable(_) => Self::database_unavailable(),
             ServiceError::DatabaseReadOnly(_) => Self::database_read_only(),
+            ServiceError::IdTaken(_) => Self::id_taken(),
             ServiceError::SchemaNotCurrent(_) => Self::schema_not_current(),
             ServiceError::Overloaded(_) => Self::overloaded(),
             ServiceError::Internal(_) => Self::internal(),

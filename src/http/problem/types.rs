@@ -141,7 +141,7 @@ problem_types! {
     DATABASE_UNAVAILABLE = transient(
         "database_unavailable",
         "The database is unavailable",
-        "The database is away or too slow, or its schema is not current; `detail` says which. A write may have been committed, and if it was, its event is too: read the user \
+        "The database is away or too slow, or its schema is not current, or its next id is taken; `detail` says which. A write may have been committed, and if it was, its event is too: read the user \
          before you repeat it. A read can be repeated a little later.",
         1,
     );

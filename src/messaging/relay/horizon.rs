@@ -75,17 +75,22 @@ impl Horizon {
         self.frontier
     }
 
-    /// Records what a read saw, up to its `last` row; `cut` if there were more.
-    pub fn note_read(&mut self, snapshot: &Snapshot, last: Option<i64>, cut: bool) {
-        let frontier = self.frontier;
+    /// Records what a read saw, up to its `last` row; `cut` if there were more, `whole` if it began at the first row.
+    pub fn note_read(&mut self, snapshot: &Snapshot, last: Option<i64>, cut: bool, whole: bool) {
+        let mut frontier = self.frontier;
         self.is_slow = false;
         self.running.retain(|number, _| snapshot.is_running(*number));
         let Some(last) = last else { return };
+        if whole && last < frontier {
+            // Somebody has set the sequence back, so those that run may have drawn any place.
+            frontier = 0;
+            self.running.clear();
+        }
         // New transactions have drawn no place before the current frontier, which moves with each row that is read.
         for number in snapshot.all_running() {
             self.running.entry(number).or_insert(frontier);
         }
-        self.frontier = if cut { last } else { frontier.max(last) };
+        self.frontier = if cut || whole { last } else { frontier.max(last) };
     }
 
     /// Records that rows were removed, from this place on.
@@ -161,7 +166,7 @@ mod tests {
                 self.numbers += 1;
                 (snapshot.given_later, self.last_ended) = (Some(self.numbers), self.numbers);
             }
-            horizon.note_read(&snapshot, rows.last().copied(), is_cut);
+            horizon.note_read(&snapshot, rows.last().copied(), is_cut, false);
             self.read.extend(&rows);
             // Whoever is published now has nothing before it that is not.
             let up_to = if is_cut { *rows.last().unwrap() } else { i64::MAX };
@@ -180,12 +185,23 @@ mod tests {
     }
 
     #[test]
+    fn a_read_of_the_whole_table_finds_a_sequence_that_was_set_back() {
+        let mut horizon = Horizon::default();
+        let seen = |running: &[i64]| Snapshot { next: 100, running: running.to_vec(), given_later: Some(100) };
+        horizon.note_read(&seen(&[]), Some(1_000), false, false);
+        horizon.note_read(&seen(&[7]), Some(5), false, true);
+        assert_eq!((horizon.frontier(), horizon.lowest_start()), (5, 0));
+        horizon.note_read(&seen(&[]), Some(6), false, false);
+        assert_eq!((horizon.frontier(), horizon.lowest_start()), (6, 6));
+    }
+
+    #[test]
     fn the_read_after_one_that_did_not_end_is_given_time() {
         let (mut horizon, now) = (Horizon::default(), Instant::now());
         let nothing = Snapshot { next: 1, running: Vec::new(), given_later: None };
         assert!(horizon.whole_read_is_due(now) && horizon.needs_patience());
         horizon.note_whole_read(now, std::time::Duration::ZERO);
-        horizon.note_read(&nothing, None, false);
+        horizon.note_read(&nothing, None, false, true);
         assert!(horizon.whole_read_is_due(now) && !horizon.needs_patience());
         horizon.note_slow_read();
         assert!(!horizon.whole_read_is_due(now) && horizon.needs_patience());

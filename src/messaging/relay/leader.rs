@@ -252,7 +252,10 @@ impl<'a> Leader<'a> {
             self.horizon.note_removed(Instant::now(), lowest);
         }
         if let Some(done) = read {
-            self.reads.finish(done, &mut self.schedule, self.horizon);
+            for event in self.reads.finish(done, &mut self.schedule, self.horizon) {
+                let reason = event.fault.unwrap_or_default().to_owned();
+                self.quarantined.push((Arc::new(event), reason));
+            }
         }
         Ok(())
     }

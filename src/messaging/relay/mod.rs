@@ -48,6 +48,19 @@ pub struct Relay {
     horizon: Horizon,
 }
 
+/// Events are read in the order of the outbox's sequence.
+async fn require_order(connection: &mut PgConnection) -> Result<(), SessionError> {
+    let cache = with_timeout(store::TIMEOUT, "look at the sequence", outbox::sequence_cache(connection)).await?;
+    if cache != 1 {
+        return Err(SessionError::Unordered(cache));
+    }
+    let lifting = outbox::lift_sequence(connection);
+    if let Some(to) = with_timeout(store::TIMEOUT, "lift the sequence", lifting).await? {
+        warn!(to, "The outbox's sequence was below events that wait, and was lifted");
+    }
+    Ok(())
+}
+
 impl Relay {
     pub fn new(broker: Broker, database: PgConnectOptions, outbox_filled: Arc<Notify>, status: Arc<Status>) -> Self {
         Self { broker, database, outbox_filled, status, horizon: Horizon::default() }
@@ -107,6 +120,7 @@ impl Relay {
         publisher: &mut Publisher,
         stop: &CancellationToken,
     ) -> Result<PgConnection, SessionError> {
+        self::require_order(&mut connection).await?;
         let started = outbox::server_started(&mut connection);
         self.horizon.begin_on(with_timeout(store::TIMEOUT, "look at the server", started).await?);
         info!("Relay leads");

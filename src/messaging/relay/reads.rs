@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::horizon::Horizon;
 use super::schedule::Schedule;
 use super::store::{Read, ReadDone, Rows, TIMEOUT};
+use crate::domain::event::OutboxEvent;
 use crate::repository::outbox::ReadFrom;
 
 /// Rows in one read.
@@ -61,22 +62,25 @@ impl Reads {
         Some(Read { rows, from, up_to: i64::MAX, known, limit, is_patient })
     }
 
-    /// Hands the rows to the schedule.
-    pub fn finish(&mut self, done: ReadDone, schedule: &mut Schedule, horizon: &mut Horizon) {
+    /// Hands the rows to the schedule, and returns those that cannot be published.
+    pub fn finish(&mut self, done: ReadDone, schedule: &mut Schedule, horizon: &mut Horizon) -> Vec<OutboxEvent> {
         let ReadDone { read, events, snapshot, took } = done;
-        let is_cut = events.len() == read.limit;
+        let (is_cut, last) = (events.len() == read.limit, events.last().map(|event| event.seq));
+        let (faulty, events): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| event.fault.is_some());
         if let Rows::Left(event_type) = read.rows {
             schedule.add_left(&event_type, events, !is_cut);
-            return;
+            return faulty;
         }
-        if let Rows::Whole = read.rows {
+        let is_whole = matches!(read.rows, Rows::Whole);
+        if is_whole {
             horizon.note_whole_read(self.began, took);
         }
-        horizon.note_read(&snapshot, events.last().map(|event| event.seq), is_cut);
+        horizon.note_read(&snapshot, last, is_cut, is_whole);
         self.are_due |= is_cut;
         for event in events {
             schedule.add(event);
         }
+        faulty
     }
 }
 

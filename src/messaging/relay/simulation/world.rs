@@ -23,6 +23,7 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn event(seq: i64, user_id: i64, event_type: &str) -> OutboxEvent {
     OutboxEvent {
         seq,
+        fault: None,
         id: Uuid::now_v7(),
         event_type: event_type.to_owned(),
         user_id,
