@@ -4,6 +4,9 @@
 #   scripts/server.sh FOLDER start postgres|rabbitmq           and waits until it answers
 #   scripts/server.sh FOLDER rabbitmqctl ARGUMENTS…
 #   scripts/server.sh FOLDER standby                           starts a standby of the PostgreSQL; prints folder and port
+#   scripts/server.sh FOLDER adopt DATA                        starts a server on a physical backup; prints folder and port
+#   scripts/server.sh FOLDER commands AT SERVICE COMMANDS      runs a guide's commands in the folder AT, with PostgreSQL's programs
+#                                                              and those of the folder SERVICE
 #   scripts/server.sh FOLDER cluster                           starts three RabbitMQ nodes; prints folder, AMQP port and
 #                                                              management port of each
 set -euo pipefail
@@ -52,12 +55,33 @@ standby() {
   mkdir -p "$pair/postgres/data"
   prepare_postgres_folder "$pair/postgres"
   give_to_postgres "$pair/postgres/data"
-  choose_ports "$pair"
-  read_ports "$pair"
   PGPASSWORD=$PG_PASSWORD folder=$pair/postgres postgres_program pg_basebackup -D "$pair/postgres/data" -R -c fast -d "$source"
-  : >"$pair/postgres/initialised"
-  start_postgres "$pair" chaos || fail "the standby did not start: see $pair/postgres/log"
-  printf '%s %s\n' "$pair" "$PG_PORT"
+  start_copy "$pair"
+}
+
+adopt() {
+  local pair
+  pair=$folder/restored-$(random_word)
+  prepare_postgres_folder "$pair/postgres"
+  mv "$1" "$pair/postgres/data"
+  give_to_postgres "$pair/postgres/data"
+  [ "$(id -u)" != 0 ] || chown -R "$(postgres_user)" "$pair/postgres/data"
+  start_copy "$pair"
+}
+
+# start_copy FOLDER: starts a server on the data in it; prints folder and port.
+start_copy() {
+  choose_ports "$1"
+  read_ports "$1"
+  : >"$1/postgres/initialised"
+  start_postgres "$1" chaos || fail "PostgreSQL did not start: see $1/postgres/log"
+  printf '%s %s\n' "$1" "$PG_PORT"
+}
+
+commands() {
+  export_package postgresql
+  cd "$1"
+  PATH=$2:$(postgres_bin):$PATH bash -euo pipefail -c "$3"
 }
 
 cluster() {

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::config::{Config, DatabaseConfig};
 use crate::database::schema::{self, SchemaError};
-use crate::database::{Database, dangers};
+use crate::database::{Database, dangers, identity};
 use crate::error_chain::Chain;
 use crate::http;
 use crate::messaging::consumer::Consumer;
@@ -214,6 +214,7 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
     loop {
         match bring_up_to_date(&options, database.migrate_on_start).await {
             Ok(true) => {
+                warn_of_another_server(&options).await;
                 warn_of_dangers(database).await;
                 return Ok(());
             }
@@ -240,6 +241,17 @@ async fn bring_up_to_date(options: &PgConnectOptions, migrate: bool) -> Result<b
             _pending_or_unknown => Err(error),
         },
         Err(error) => Err(error),
+    }
+}
+
+async fn warn_of_another_server(options: &PgConnectOptions) {
+    match identity::has_changed(options).await {
+        Ok(false) => {}
+        Ok(true) => warn!(
+            "The database's server is another one than at the last start, or was promoted or recovered: if changes may have been lost, \
+             stop the service and run `user-management-api after-restore`"
+        ),
+        Err(error) => warn!(error = %Chain(&error), "Whether the database was restored is not known"),
     }
 }
 

@@ -31,6 +31,7 @@ mod api {
     mod poison;
     mod read_faults;
     mod replicas;
+    mod restore;
     mod strangers;
     mod trace_id;
     mod users;

@@ -9,6 +9,10 @@ pub enum CommandError {
     Database(#[from] DatabaseError),
     #[error("migrations are pending: run `user-management-api migrate`")]
     Migrations,
+    #[error("a relay leads: stop the service, all replicas, and run this again")]
+    Running,
+    #[error("the database takes no writes: name the primary in DATABASE_URL, or in DATABASE_DIRECT_URL")]
+    ReadOnly,
     #[error(transparent)]
     Broker(#[from] SessionError),
 }

@@ -1,5 +1,6 @@
 //! The command line: read the settings, start what was asked for, turn the outcome into an exit code.
 
+mod after_restore;
 mod check;
 mod dlq;
 mod error;
@@ -15,6 +16,7 @@ use tokio::runtime::Runtime;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use self::after_restore::HowFar;
 use self::dlq::DlqCommand;
 use self::outbox::OutboxCommand;
 use self::report::{Format, Report};
@@ -50,6 +52,13 @@ enum Command {
         output: Output,
         #[command(subcommand)]
         command: OutboxCommand,
+    },
+    /// After a restored backup or a failover that lost changes: lift versions and ids beyond those that subscribers have seen
+    AfterRestore {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        command: HowFar,
     },
     /// Look at the messages that the consumer could not read, and hand them back to it
     Dlq {
@@ -109,6 +118,10 @@ async fn run(cli: Cli) -> Result<(), AnyError> {
         Command::Outbox { output, command } => {
             let (database, _log) = config::for_database(config::environment()?)?;
             print(output.format, &outbox::run(command, &database.direct_url).await?)
+        }
+        Command::AfterRestore { output, command } => {
+            let (database, _log) = config::for_database(config::environment()?)?;
+            print(output.format, &after_restore::run(command, &database.direct_url).await?)
         }
         Command::Dlq { output, command } => {
             let broker = config::for_broker(config::environment()?)?;

@@ -4,6 +4,7 @@
 pub(crate) mod caller;
 pub(crate) mod dangers;
 mod error;
+pub(crate) mod identity;
 pub(crate) mod lane;
 mod pool;
 pub(crate) mod preflight;

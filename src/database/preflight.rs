@@ -6,7 +6,7 @@ use super::schema;
 
 /// What a login needs that owns nothing: a privilege on a table or a sequence, and the columns where it is not on all.
 /// `docs/operations.md` lists them for people.
-const GRANTS: [(&str, &str, &[&str]); 18] = [
+const GRANTS: [(&str, &str, &[&str]); 21] = [
     ("_sqlx_migrations", "SELECT", &["version", "success"]),
     // Not the password: nothing reads a hash.
     ("users", "SELECT", &["id", "name", "surname", "version", "created_at", "updated_at"]),
@@ -22,6 +22,9 @@ const GRANTS: [(&str, &str, &[&str]); 18] = [
     ("outbox_quarantine", "SELECT", &[]),
     ("outbox_quarantine", "INSERT", &[]),
     ("outbox_quarantine", "DELETE", &[]),
+    ("known_server", "SELECT", &[]),
+    ("known_server", "INSERT", &[]),
+    ("known_server", "UPDATE", &[]),
     // To lift them after a restore.
     ("SEQUENCE users_id_seq", "SELECT", &[]),
     ("SEQUENCE users_id_seq", "UPDATE", &[]),

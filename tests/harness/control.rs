@@ -1,6 +1,7 @@
 //! The shared servers as processes, for tests that stop, freeze and kill them. Only `./setup.sh chaos` allows that.
 
 use std::env;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::process::Command;
@@ -44,6 +45,30 @@ impl Control {
         let described = self.run(&["standby"]).await;
         let (folder, port) = described.trim().split_once(' ').unwrap();
         (Self { folder: folder.to_owned() }, port.parse().unwrap())
+    }
+
+    /// Runs commands of a guide, in a folder, with PostgreSQL's programs and the service's.
+    pub async fn run_commands(&self, commands: &str, folder: &Path, database_url: &str) {
+        let mut command = Command::new("scripts/server.sh");
+        let service = Path::new(env!("CARGO_BIN_EXE_user-management-api")).parent().unwrap().to_str().unwrap();
+        command.args([&self.folder, "commands", folder.to_str().unwrap(), service, commands]);
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null()).env("DATABASE_URL", database_url);
+        command.env("DATABASE_DIRECT_URL", "");
+        let output = command.output().await.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{commands}: {}", String::from_utf8_lossy(&text));
+    }
+
+    /// Starts a server on a physical backup. Its port.
+    pub async fn adopt(&self, data: &Path) -> (Self, u16) {
+        let described = self.run(&["adopt", data.to_str().unwrap()]).await;
+        let (folder, port) = described.trim().split_once(' ').unwrap();
+        (Self { folder: folder.to_owned() }, port.parse().unwrap())
+    }
+
+    /// The folder of the shared PostgreSQL's data.
+    pub fn data(&self) -> PathBuf {
+        Path::new(&self.folder).join("postgres/data")
     }
 
     /// Three RabbitMQ nodes; they live as long as the shared servers.

@@ -5,6 +5,7 @@
 mod app;
 mod collector;
 mod control;
+mod copy;
 mod events;
 pub mod library;
 mod load;
@@ -25,6 +26,7 @@ use tokio::time::{Instant, interval};
 pub use self::app::{Answer, App, PASSWORD, new_user, start, start_audited, start_observed, start_with};
 pub use self::collector::{Collected, Collector};
 pub use self::control::{Control, Node};
+pub use self::copy::Copy;
 pub use self::events::Observer;
 pub use self::load::{Load, Tally, seed_users};
 pub use self::oracle::{Judgement, assert_delivered_exactly, audit, committed, judge};

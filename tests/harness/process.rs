@@ -61,4 +61,10 @@ impl Process {
     pub async fn kill(&mut self) {
         self.0.kill().await.unwrap();
     }
+
+    /// By SIGTERM.
+    pub async fn stop(&mut self) {
+        self.signal("TERM");
+        assert!(self.exit_status().await.success());
+    }
 }

@@ -6,3 +6,4 @@ mod database;
 mod network;
 mod relay;
 mod replicas;
+mod restore;
