@@ -41,22 +41,67 @@ finish() {
 # A setting of the environment or of ./.env, which is read and never run; else the default. As in the service, the
 # environment wins even where it is empty, and of two entries in .env the last.
 setting() {
-  local name=$1 value='' line
-  local entry="^[[:space:]]*(export[[:space:]]+)?${name}[[:space:]]*=[[:space:]]*(.*)$"
+  local name=$1 value=''
   if [ -n "${!name+set}" ]; then
     value=${!name}
-  elif [ -f .env ]; then
-    while IFS= read -r line || [ -n "$line" ]; do
-      [[ ${line%$'\r'} =~ $entry ]] || continue
-      value=${BASH_REMATCH[2]}
-      case $value in
-        \"*) value=${value#\"} value=${value%%\"*} ;;
-        \'*) value=${value#\'} value=${value%%\'*} ;;
-        *) value=${value%%[[:space:]]#*} value=${value%"${value##*[![:space:]]}"} ;;
-      esac
-    done <.env
+  else
+    read_env_file
+    value=${env_file[$name]:-}
   fi
   printf '%s' "${value:-${2:-}}"
+}
+
+declare -A env_file=()
+env_file_is_read=no
+
+# By the rules of src/config/env_file.rs; lines that are not well formed are the service's to name.
+read_env_file() {
+  local line name number=0
+  [ $env_file_is_read = no ] && [ -e .env ] || return 0
+  env_file_is_read=yes
+  [ ! -d .env ] || bad_setting '.env is a directory, and should be a file'
+  while IFS= read -r line || [ -n "$line" ]; do
+    number=$((number + 1))
+    [ $number != 1 ] || line=${line#$'\xef\xbb\xbf'}
+    [[ ${line%$'\r'} =~ ^[[:space:]]*(export[[:space:]]+)?([A-Za-z_.-][A-Za-z0-9_.-]*)[[:space:]]*=[[:space:]]*(.*)$ ]] || continue
+    name=${BASH_REMATCH[2]}
+    ! env_value "${BASH_REMATCH[3]}" || env_file[$name]=$REPLY
+  done <.env
+}
+
+# env_value TEXT: sets REPLY to the value that a line's text stands for; fails if its quote is not closed, or if something follows it.
+env_value() {
+  local text=${1%"${1##*[![:space:]]}"} quote='' letter name rest
+  REPLY=''
+  case $text in
+    \'*)
+      text=${text#\'}
+      [[ $text == *\'* ]] || return
+      REPLY=${text%%\'*} rest=${text#*\'}
+      [[ $rest =~ ^[[:space:]]*(#.*)?$ ]]
+      return
+      ;;
+    \"*) quote=\" text=${text#\"} ;;
+    *) text=${text%%[[:space:]]#*} text=${text%"${text##*[![:space:]]}"} ;;
+  esac
+  while [ -n "$text" ]; do
+    letter=${text:0:1}
+    if [ -n "$quote" ] && [ "$letter" = \" ]; then
+      [[ ${text:1} =~ ^[[:space:]]*(#.*)?$ ]]
+      return
+    elif [[ $text == '\$'* ]] || { [ -n "$quote" ] && [[ $text == \\\\* || $text == \\\"* ]]; }; then
+      REPLY+=${text:1:1} text=${text:2}
+    elif [ -n "$quote" ] && [[ $text == '\n'* ]]; then
+      REPLY+=$'\n' text=${text:2}
+    elif [[ $text =~ ^\$(\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*)) ]] &&
+      name=${BASH_REMATCH[2]}${BASH_REMATCH[3]} && [ -n "${!name+set}${env_file[$name]+set}" ]; then
+      text=${text#"${BASH_REMATCH[0]}"}
+      if [ -n "${!name+set}" ]; then REPLY+=${!name}; else REPLY+=${env_file[$name]}; fi
+    else
+      REPLY+=$letter text=${text:1}
+    fi
+  done
+  [ -z "$quote" ]
 }
 
 # shellcheck disable=SC2016 # expands in the inner shell

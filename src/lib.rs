@@ -16,7 +16,7 @@
 //!
 //! `main → cli → app → all` · `http → service, monitoring, server, domain` · `service → repository, database, domain, password` ·
 //! `messaging → repository, database, monitoring, domain` · `monitoring → repository, database, domain, password` ·
-//! `repository → database, domain` · `config` fills the settings of all. [`trace_id`], `backoff`, `error_chain` and the other leaves import
+//! `repository → database, domain` · `config` fills the settings of all. [`trace_id`], `backoff`, `error_chain`, `server_url` and the other leaves import
 //! nothing of ours. `axum` lives in `http`, `app` and `cli`, `utoipa` in `http`, `lapin` in `messaging`, SQL in `repository` and
 //! [`database`]. `tests/walls.rs` checks this, and that no file imports what imports it.
 //!
@@ -37,6 +37,7 @@ mod monitoring;
 pub mod password;
 pub mod repository;
 mod server;
+mod server_url;
 mod service;
 mod shutdown;
 pub mod telemetry;

@@ -33,6 +33,7 @@ mod api {
     mod replicas;
     mod restore;
     mod strangers;
+    mod tls;
     mod trace_id;
     mod users;
 }

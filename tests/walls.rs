@@ -5,19 +5,23 @@ use std::fs;
 use std::path::Path;
 
 /// A module of `src/`, and the other modules that it may import.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("trace_id", &[]),
     ("backoff", &[]),
     ("error_chain", &[]),
     ("password", &[]),
     ("shutdown", &[]),
+    ("server_url", &[]),
     ("domain", &["trace_id"]),
     ("telemetry", &["domain"]),
     ("monitoring", &["database", "repository", "domain", "password"]),
-    ("database", &["domain", "trace_id"]),
+    ("database", &["domain", "server_url", "trace_id"]),
     ("repository", &["database", "domain", "trace_id"]),
     ("service", &["repository", "database", "domain", "password", "trace_id"]),
-    ("messaging", &["backoff", "error_chain", "repository", "database", "domain", "monitoring", "trace_id"]),
+    (
+        "messaging",
+        &["backoff", "error_chain", "repository", "database", "domain", "monitoring", "server_url", "trace_id"],
+    ),
     ("server", &[]),
     ("http", &["error_chain", "service", "monitoring", "domain", "server", "trace_id"]),
     ("config", &["database", "domain", "http", "messaging", "server", "telemetry"]),

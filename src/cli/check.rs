@@ -1,5 +1,7 @@
 //! `check`: whether the service could run with these settings. Each finding says what to do.
 
+use std::error::Error;
+
 use serde::Serialize;
 
 use super::report::Report;
@@ -73,10 +75,10 @@ async fn check_database(
     let user = options.get_username();
     findings.push(server(setting, url, user, &preflight));
     findings.push(schema(user, &preflight.schema, migrate_on_start));
-    findings.extend(preflight.sequences.map(|sequences| self::sequences(&sequences)));
+    findings.extend(preflight.sequences.map(|sequences| self::sequences(user, &sequences)));
 }
 
-fn sequences(found: &Sequences) -> Finding {
+fn sequences(user: &str, found: &Sequences) -> Finding {
     if found.ids_are_taken {
         Finding::failed(
             "sequences",
@@ -89,6 +91,10 @@ fn sequences(found: &Sequences) -> Finding {
             format!("that of the outbox has a cache of {}, which puts events out of order", found.outbox_cache),
             "ALTER TABLE outbox ALTER seq SET CACHE 1",
         )
+    } else if !found.may_be_lifted {
+        let to_do = format!("GRANT SELECT, UPDATE ON SEQUENCE users_id_seq, outbox_seq_seq TO {user}");
+        let found = format!("{user} may not lift them where a restore leaves them behind");
+        Finding { result: Outcome::Warning, ..Finding::failed("sequences", found, to_do) }
     } else {
         Finding::ok("sequences", "as they should be")
     }
@@ -172,12 +178,22 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
         (Some("08P01"), _) => {
             "if a pooler such as pgbouncer is there: set DATABASE_DIRECT_URL to PostgreSQL itself, beside it".to_owned()
         }
+        _ if blames_a_certificate(error) => format!(
+            "name the authority that signed the server's certificate by ?sslrootcert=FILE in {setting}, and the host as the \
+             certificate does; where the server asks for a client's certificate, add sslcert= and sslkey="
+        ),
         (_, Some(sqlx::Error::Io(_)) | None) => {
             format!("start PostgreSQL there, or correct host and port in {setting}")
         }
         _ => format!("see the message, and correct {setting}"),
     };
     Finding::failed("database", format!("{url:?} as {user}: {}", Chain(error)), to_do)
+}
+
+/// rustls says which certificate it is in words alone.
+fn blames_a_certificate(error: &(dyn Error + 'static)) -> bool {
+    let text = Chain(error).to_string().to_ascii_lowercase();
+    ["certificate", "fatal alert", "no such file", "cannot read"].iter().any(|word| text.contains(word))
 }
 
 async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
@@ -188,6 +204,9 @@ async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
             let to_do = if error.is_refused() {
                 "correct user, password and virtual host in RABBITMQ_URL; if this is not the server that you meant, its host \
                  and port; without DATABASE_URL and RABBITMQ_URL, ./setup.sh starts servers of its own"
+            } else if blames_a_certificate(&error) {
+                "name the authority that signed the broker's certificate by ?cacertfile=FILE in RABBITMQ_URL, and the host as the \
+                 certificate does; where the broker asks for a client's certificate, add certfile= and keyfile="
             } else {
                 "start RabbitMQ there, or correct host and port in RABBITMQ_URL; the service starts without it and connects \
                  once it is there"

@@ -8,6 +8,7 @@ mod healthcheck;
 mod outbox;
 mod report;
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -21,7 +22,7 @@ use self::dlq::DlqCommand;
 use self::outbox::OutboxCommand;
 use self::report::{Format, Report};
 use crate::app::App;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Environment};
 use crate::database::{Route, schema};
 use crate::error_chain::Chain;
 use crate::monitoring::catalogue;
@@ -116,19 +117,19 @@ async fn run(cli: Cli) -> Result<(), AnyError> {
         Command::Migrate => migrate().await,
         Command::Openapi => openapi(),
         Command::Outbox { output, command } => {
-            let (database, _log) = config::for_database(config::environment()?)?;
+            let (database, _log) = config::for_database(settings()?)?;
             print(output.format, &outbox::run(command, &database.direct_url).await?)
         }
         Command::AfterRestore { output, command } => {
-            let (database, _log) = config::for_database(config::environment()?)?;
+            let (database, _log) = config::for_database(settings()?)?;
             print(output.format, &after_restore::run(command, &database.direct_url).await?)
         }
         Command::Dlq { output, command } => {
-            let broker = config::for_broker(config::environment()?)?;
+            let broker = config::for_broker(settings()?)?;
             print(output.format, &dlq::run(command, &broker).await?)
         }
         Command::Check { output, settings } => check(output, settings).await,
-        Command::Healthcheck => healthcheck::run(config::for_healthcheck(config::environment()?)?).await,
+        Command::Healthcheck => healthcheck::run(config::for_healthcheck(settings()?)?).await,
     }
 }
 
@@ -142,9 +143,22 @@ fn exit_code(error: &AnyError) -> u8 {
     }
 }
 
+/// Those of the environment; says on standard error what is odd about them.
+fn settings() -> Result<HashMap<String, String>, ConfigError> {
+    let Environment { settings, warnings } = config::environment()?;
+    for warning in warnings {
+        eprintln!("user-management-api: warning: {warning}");
+    }
+    Ok(settings)
+}
+
 async fn serve() -> Result<(), AnyError> {
-    let config = Config::from_settings(config::environment()?)?;
+    let Environment { settings, warnings } = config::environment()?;
+    let config = Config::from_settings(settings)?;
     let telemetry = telemetry::init(&config.log.level, config.log.format)?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
     let collected = catalogue::install()?;
     let _upkeep = AbortOnDropHandle::new(tokio::spawn(telemetry.run_upkeep(collected.clone())));
     let stop = shutdown::on_signal()?;
@@ -168,7 +182,7 @@ async fn serve() -> Result<(), AnyError> {
 }
 
 async fn migrate() -> Result<(), AnyError> {
-    let (database, log) = config::for_database(config::environment()?)?;
+    let (database, log) = config::for_database(settings()?)?;
     let _telemetry = telemetry::init(&log.level, log.format)?;
     schema::migrate(&database.direct_url.options()).await?;
     info!("The schema is current");
@@ -176,13 +190,13 @@ async fn migrate() -> Result<(), AnyError> {
 }
 
 fn openapi() -> Result<(), AnyError> {
-    let policy = config::for_openapi(config::environment()?)?;
+    let policy = config::for_openapi(settings()?)?;
     println!("{}", http::openapi_document(policy)?);
     Ok(())
 }
 
 async fn check(output: Output, settings_alone: bool) -> Result<(), AnyError> {
-    let Config { database, broker, .. } = Config::from_settings(config::environment()?)?;
+    let Config { database, broker, .. } = Config::from_settings(settings()?)?;
     if settings_alone {
         return Ok(());
     }

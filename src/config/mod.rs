@@ -1,14 +1,18 @@
 //! Settings: read once from the environment and `.env`, and checked together. The only reader of the environment; each module
 //! parses its own URL or directive.
 
+mod env_file;
 mod reader;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use self::env_file::EnvFile;
 use self::reader::{Reader, parse_bool, parse_count, parse_host, parse_hosts, parse_networks};
 use crate::database::{DatabaseUrl, Route};
 use crate::domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy};
@@ -82,25 +86,76 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Every setting; `.env.example` explains each.
+const NAMES: [&str; 25] = [
+    "ALLOWED_HOSTS",
+    "ALLOW_ANONYMOUS",
+    "AMQP_QUEUE_TYPE",
+    "BODY_READ_TIMEOUT_MS",
+    "COALESCE_READS",
+    "DATABASE_DIRECT_URL",
+    "DATABASE_MAX_CONNECTIONS",
+    "DATABASE_URL",
+    "GROUP_COMMIT",
+    "HEADER_READ_TIMEOUT_MS",
+    "HOST",
+    "KEEP_ALIVE_TIMEOUT_MS",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+    "MAX_CONNECTIONS",
+    "MAX_CONNECTIONS_PER_ADDRESS",
+    "MIGRATE_ON_START",
+    "PASSWORD_HASH_WAIT_MS",
+    "PASSWORD_MIN_LENGTH",
+    "PORT",
+    "RABBITMQ_URL",
+    "REQUEST_TIMEOUT_MS",
+    "SHUTDOWN_DELAY_MS",
+    "TRUSTED_PROXIES",
+    "WRITE_TIMEOUT_MS",
+];
+/// Names that are at least this alike, from 0 to 1, are taken for misspelt.
+const ALIKE: f64 = 0.85;
+/// Shorter names are like many others.
+const SHORTEST_ALIKE: usize = 8;
+
+/// What the process was started with.
+pub struct Environment {
+    pub settings: HashMap<String, String>,
+    /// Of what was left out, or is not what somebody may think.
+    pub warnings: Vec<String>,
+}
+
 /// The process's environment; `.env` in the working directory supplies what is unset.
-pub fn environment() -> Result<HashMap<String, String>, ConfigError> {
-    let mut settings = HashMap::new();
-    // By path: by name, dotenvy searches the parent folders and may find another project's `.env`.
-    match dotenvy::from_path_iter(".env") {
-        Ok(lines) => {
-            for (number, line) in lines.enumerate() {
-                // The error would repeat the line, and the line may hold a password.
-                let broken = |_| ConfigError(vec![format!(".env: entry {} is not of the form NAME=value", number + 1)]);
-                settings.extend([line.map_err(broken)?]);
-            }
+pub fn environment() -> Result<Environment, ConfigError> {
+    // Those that are not UTF-8 are none of ours.
+    let variables: HashMap<_, _> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    // In the working directory alone: a parent folder's is another project's.
+    let file = match fs::read(".env") {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            env_file::parse(&text, |name| variables.get(name).cloned(), |name| NAMES.contains(&name))
+                .map_err(ConfigError)?
         }
-        Err(error) if error.not_found() => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => EnvFile { entries: HashMap::new(), warnings: Vec::new() },
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            return Err(ConfigError(vec![".env: is a directory, and should be a file".to_owned()]));
+        }
         Err(error) => return Err(ConfigError(vec![format!(".env: {error}")])),
-    }
-    settings.extend(
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-    );
-    Ok(settings)
+    };
+    let EnvFile { entries: mut settings, mut warnings } = file;
+    settings.extend(variables);
+    warnings.extend(settings.keys().filter_map(|name| Some(format!("{name} is not a setting: {} is", meant(name)?))));
+    Ok(Environment { settings, warnings })
+}
+
+/// The setting whose misspelt name this seems to be.
+fn meant(name: &str) -> Option<&'static str> {
+    let alike = |known: &&&str| strsim::normalized_damerau_levenshtein(name, known) >= ALIKE;
+    let long_enough = |known: &&&str| known.len().min(name.len()) >= SHORTEST_ALIKE;
+    if NAMES.contains(&name) { None } else { NAMES.iter().filter(long_enough).find(alike).copied() }
 }
 
 impl Config {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, NAMES, meant};
 use crate::database::Route;
 
 const ORIGINAL: [(&str, &str); 3] = [
@@ -110,5 +110,30 @@ fn an_address_that_others_can_reach_needs_allow_anonymous() {
     assert!(read(&[("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")]).is_ok());
     for loopback in ["127.0.0.2", "::1", "localhost"] {
         assert!(read(&[("HOST", loopback)]).is_ok(), "{loopback}");
+    }
+}
+
+#[test]
+fn the_names_are_those_that_the_example_explains() {
+    let example = include_str!("../../.env.example");
+    let mut explained: Vec<_> = example
+        .lines()
+        .filter_map(|line| line.strip_prefix('#')?.split_once('='))
+        .map(|(name, _)| name)
+        .filter(|name| name.bytes().all(|letter| letter.is_ascii_uppercase() || letter == b'_'))
+        .collect();
+    explained.sort_unstable();
+    assert_eq!(explained, NAMES);
+}
+
+#[test]
+fn a_name_that_is_almost_one_of_ours_is_taken_for_misspelt_and_others_names_are_not() {
+    assert_eq!(meant("PASSWORD_MIN_LENGHT"), Some("PASSWORD_MIN_LENGTH"));
+    assert_eq!(meant("DATABSE_URL"), Some("DATABASE_URL"));
+    assert_eq!(meant("RABBIT_MQ_URL"), Some("RABBITMQ_URL"));
+    for others in
+        ["DATABASE_URL", "PORTS", "HOSTS", "HOSTNAME", "REDIS_URL", "DATABASE_NAME", "POSTGRES_PASSWORD", "LOG_FILE"]
+    {
+        assert_eq!(meant(others), None, "{others}");
     }
 }

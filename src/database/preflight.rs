@@ -4,9 +4,9 @@ use sqlx::PgConnection;
 
 use super::schema;
 
-/// What a login needs that owns nothing: a privilege on a table or a sequence, and the columns where it is not on all.
+/// What a login needs that owns nothing: a privilege on a table, and the columns where it is not on all.
 /// `docs/operations.md` lists them for people.
-const GRANTS: [(&str, &str, &[&str]); 21] = [
+const GRANTS: [(&str, &str, &[&str]); 14] = [
     ("_sqlx_migrations", "SELECT", &["version", "success"]),
     // Not the password: nothing reads a hash.
     ("users", "SELECT", &["id", "name", "surname", "version", "created_at", "updated_at"]),
@@ -22,14 +22,6 @@ const GRANTS: [(&str, &str, &[&str]); 21] = [
     ("outbox_quarantine", "SELECT", &[]),
     ("outbox_quarantine", "INSERT", &[]),
     ("outbox_quarantine", "DELETE", &[]),
-    ("known_server", "SELECT", &[]),
-    ("known_server", "INSERT", &[]),
-    ("known_server", "UPDATE", &[]),
-    // To lift them after a restore.
-    ("SEQUENCE users_id_seq", "SELECT", &[]),
-    ("SEQUENCE users_id_seq", "UPDATE", &[]),
-    ("SEQUENCE outbox_seq_seq", "SELECT", &[]),
-    ("SEQUENCE outbox_seq_seq", "UPDATE", &[]),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +41,8 @@ pub struct Preflight {
 pub struct Sequences {
     /// Whether the next id of a user is one that is taken, or would be soon.
     pub ids_are_taken: bool,
+    /// Whether the login may lift them.
+    pub may_be_lifted: bool,
     /// Should be 1: more would put events out of order.
     pub outbox_cache: i64,
 }
@@ -96,9 +90,11 @@ async fn look_at_sequences(connection: &mut PgConnection) -> sqlx::Result<Sequen
         r#"SELECT CASE WHEN has_sequence_privilege(ids, 'SELECT')
                        THEN coalesce((SELECT max(id) FROM users), 0) > coalesce(pg_sequence_last_value(ids), 0)
                        ELSE false END AS "ids_are_taken!",
-                  (SELECT seqcache FROM pg_sequence
-                   WHERE seqrelid = pg_get_serial_sequence('outbox', 'seq')::regclass) AS "outbox_cache!"
-           FROM CAST(pg_get_serial_sequence('users', 'id') AS regclass) AS ids"#
+                  (SELECT bool_and(has_sequence_privilege(sequence, 'SELECT') AND has_sequence_privilege(sequence, 'UPDATE'))
+                   FROM unnest(ARRAY[ids, places]) AS sequence) AS "may_be_lifted!",
+                  (SELECT seqcache FROM pg_sequence WHERE seqrelid = places) AS "outbox_cache!"
+           FROM CAST(pg_get_serial_sequence('users', 'id') AS regclass) AS ids,
+                CAST(pg_get_serial_sequence('outbox', 'seq') AS regclass) AS places"#
     )
     .fetch_one(connection)
     .await
@@ -123,9 +119,7 @@ async fn missing_grants(connection: &mut PgConnection) -> sqlx::Result<Vec<Strin
     let mut missing: Vec<(&str, Vec<String>)> = Vec::new();
     for (table, privilege, columns) in GRANTS {
         let is_granted = sqlx::query_scalar!(
-            r#"SELECT coalesce(CASE WHEN $1 LIKE 'SEQUENCE %'
-                      THEN has_sequence_privilege(to_regclass(substr($1, 10)), $2)
-                      WHEN cardinality($3::text[]) = 0 THEN has_table_privilege(to_regclass($1), $2)
+            r#"SELECT coalesce(CASE WHEN cardinality($3::text[]) = 0 THEN has_table_privilege(to_regclass($1), $2)
                       ELSE (SELECT bool_and(has_column_privilege(to_regclass($1), column_name, $2))
                             FROM unnest($3::text[]) AS column_name) END, true) AS "granted!""#,
             table,

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
+use crate::server_url;
+
 /// Where the database is and how to log in; `Debug` does not show the password.
 #[derive(Clone)]
 pub struct DatabaseUrl(PgConnectOptions);
@@ -16,8 +18,32 @@ impl DatabaseUrl {
     }
 }
 
+/// Those of libpq that sqlx obeys, with its own names for them; and `ssl`, as the original's driver spells `sslmode`.
+const PARAMETERS: [&str; 19] = [
+    "sslmode",
+    "ssl",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+    "statement-cache-capacity",
+    "ssl-mode",
+    "ssl-root-cert",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+];
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
 impl FromStr for DatabaseUrl {
-    type Err = &'static str;
+    type Err = String;
 
     /// Also accepts `postgresql+driver://`, as libraries in other languages write it. The error does not repeat the URL, because it
     /// holds a password.
@@ -26,13 +52,34 @@ impl FromStr for DatabaseUrl {
         let (scheme, rest) = raw.split_once("://").ok_or(EXPECTED)?;
         let scheme = scheme.split_once('+').map_or(scheme, |(scheme, _driver)| scheme);
         if !matches!(scheme, "postgresql" | "postgres") {
-            return Err(EXPECTED);
+            return Err(EXPECTED.to_owned());
         }
-        let options = PgConnectOptions::from_str(&format!("{scheme}://{rest}"))
+        let mut url = server_url::parse(&format!("{scheme}://{rest}"), EXPECTED)?;
+        server_url::require_known(&url, &PARAMETERS)?;
+        let parameters: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+        if !parameters.is_empty() {
+            let mut query = url.query_pairs_mut();
+            query.clear();
+            for (name, value) in &parameters {
+                let name = if name == "ssl" { "sslmode" } else { name };
+                if matches!(name, "sslmode" | "ssl-mode") && !SSL_MODES.contains(&&**value) {
+                    return Err(format!("`{name}` must be one of {}", SSL_MODES.join(", ")));
+                }
+                query.append_pair(name, value);
+            }
+        }
+        let mut options = PgConnectOptions::from_str(url.as_str())
             .map_err(|_details_may_hold_the_password| EXPECTED)?
             // A pooler refuses start-up parameters that it does not know.
             .extra_float_digits(None);
-        Ok(Self(options.application_name(env!("CARGO_PKG_NAME")).disable_statement_logging()))
+        // A literal of IPv6 is no name to be looked up.
+        if let Some(address) = options.get_host().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            options = options.clone().host(address);
+        }
+        if options.get_application_name().is_none() {
+            options = options.application_name(env!("CARGO_PKG_NAME"));
+        }
+        Ok(Self(options.disable_statement_logging()))
     }
 }
 
@@ -44,6 +91,8 @@ impl fmt::Debug for DatabaseUrl {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::postgres::PgSslMode;
+
     use super::DatabaseUrl;
 
     #[test]
@@ -51,6 +100,35 @@ mod tests {
         for url in ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+asyncpg://u:p@h:5432/d"] {
             assert_eq!(format!("{:?}", url.parse::<DatabaseUrl>().unwrap()), "h:5432/d", "{url}");
         }
+    }
+
+    #[test]
+    fn tls_is_asked_for_as_the_originals_driver_spells_it() {
+        let mode = |query: &str| {
+            format!("postgresql+asyncpg://u:p@h/d?{query}")
+                .parse::<DatabaseUrl>()
+                .map(|url| url.options().get_ssl_mode())
+        };
+        assert!(matches!(mode("ssl=verify-full").unwrap(), PgSslMode::VerifyFull));
+        assert!(matches!(mode("ssl=require").unwrap(), PgSslMode::Require));
+        assert!(mode("ssl=yes").unwrap_err().contains("verify-full"));
+        for unknown in ["SSLMODE=require", "target_session_attrs=read-write", "channel_binding=require"] {
+            let message = mode(unknown).unwrap_err();
+            assert!(message.contains(unknown.split('=').next().unwrap()), "{message}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_what_libpq_takes_them_for() {
+        let host = |url: &str| {
+            let options = url.parse::<DatabaseUrl>().unwrap().options();
+            let socket = options.get_socket().map(|path| path.display().to_string());
+            (options.get_host().to_owned(), options.get_port(), socket)
+        };
+        assert_eq!(host("postgresql://u:p@[::1]/d"), ("::1".to_owned(), 5432, None));
+        assert_eq!(host("postgresql://u:p@[::1]:5433/d"), ("::1".to_owned(), 5433, None));
+        assert_eq!(host("postgresql://u:p@/d?host=/run/postgresql").2.as_deref(), Some("/run/postgresql"));
+        assert!("postgresql://u:p@h1:1,h2:2/d".parse::<DatabaseUrl>().unwrap_err().contains("one name"));
     }
 
     #[test]

@@ -5,16 +5,19 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::warn;
+use url::Url;
 
 use super::session::{SessionError, with_timeout};
 use super::topology::{self, QueueType, REPLY_SUCCESS};
 use super::transport::{self, NO_LIMIT};
 use crate::database::dangers::is_remote;
+use crate::server_url;
 
 /// In seconds. lapin gives up on a silent peer after 8 s (twice this), and checks every 2 s (half of this). Short, because a leader
 /// that is cut off from the broker stops all events.
@@ -26,17 +29,35 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where the broker is and how to log in; `Debug` does not show the password.
 #[derive(Clone)]
-pub struct BrokerUrl(AMQPUri);
+pub struct BrokerUrl {
+    uri: AMQPUri,
+    tls: TlsFiles,
+}
+
+/// Files in PEM format, read anew for each connection, so that certificates can be renewed.
+#[derive(Clone, Default)]
+struct TlsFiles {
+    /// Of the authority that signed the broker's certificate, if not one that the system trusts.
+    authority: Option<String>,
+    /// The client's certificate and key.
+    client: Option<(String, String)>,
+}
+
+/// Those of lapin that it obeys, and RabbitMQ's for TLS, which it does not.
+/// <https://www.rabbitmq.com/docs/uri-query-parameters>
+const PARAMETERS: [&str; 8] =
+    ["heartbeat", "frame_max", "channel_max", "auth_mechanism", "cacertfile", "certfile", "keyfile", "verify"];
 
 impl FromStr for BrokerUrl {
-    type Err = &'static str;
+    type Err = String;
 
     /// The error says what is wrong without repeating the URL: it holds a password.
     fn from_str(raw: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "must be a URL such as amqp://user:password@host:5672/";
-        let mut uri = AMQPUri::from_str(raw).map_err(|_details_may_hold_the_password| EXPECTED)?;
+        let url = server_url::parse(raw, EXPECTED)?;
+        let mut uri = AMQPUri::from_str(url.as_str()).map_err(|_details_may_hold_the_password| EXPECTED)?;
+        server_url::require_known(&url, &PARAMETERS)?;
         // lapin drops an IPv6 literal, and reads the usual trailing `/` as a virtual host with an empty name.
-        let url = url::Url::parse(raw).map_err(|_| EXPECTED)?;
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or(EXPECTED)?;
         if host.starts_with('[') {
             host.trim_matches(['[', ']']).clone_into(&mut uri.authority.host);
@@ -45,28 +66,67 @@ impl FromStr for BrokerUrl {
             "/".clone_into(&mut uri.vhost);
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        Ok(Self(uri))
+        let tls = TlsFiles::of(&url, uri.scheme == AMQPScheme::AMQPS)?;
+        Ok(Self { uri, tls })
+    }
+}
+
+impl TlsFiles {
+    fn of(url: &Url, is_encrypted: bool) -> Result<Self, String> {
+        let value =
+            |wanted: &str| url.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned());
+        let (authority, certificate, key) = (value("cacertfile"), value("certfile"), value("keyfile"));
+        let verify = value("verify");
+        if verify.as_deref().is_some_and(|verify| verify != "verify_peer") {
+            return Err("`verify` must be verify_peer: the broker's certificate is always verified".to_owned());
+        }
+        if !is_encrypted && (authority.is_some() || certificate.is_some() || key.is_some() || verify.is_some()) {
+            return Err("names certificates, and does not encrypt: use amqps://".to_owned());
+        }
+        let client = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => return Err("`certfile` and `keyfile` go together".to_owned()),
+        };
+        Ok(Self { authority, client })
+    }
+
+    async fn read(&self) -> Result<OwnedTLSConfig, SessionError> {
+        let read = async |path: &String| {
+            tokio::fs::read(path).await.map_err(|source| SessionError::File { path: path.clone(), source })
+        };
+        let cert_chain = match &self.authority {
+            Some(path) => Some(String::from_utf8_lossy(&read(path).await?).into_owned()),
+            None => None,
+        };
+        let identity = match &self.client {
+            Some((certificate, key)) => {
+                Some(OwnedIdentity::PKCS8 { pem: read(certificate).await?, key: read(key).await? })
+            }
+            None => None,
+        };
+        Ok(OwnedTLSConfig { identity, cert_chain })
     }
 }
 
 impl BrokerUrl {
     pub fn user(&self) -> &str {
-        &self.0.authority.userinfo.username
+        &self.uri.authority.userinfo.username
     }
 
     pub fn vhost(&self) -> &str {
-        &self.0.vhost
+        &self.uri.vhost
     }
 
     /// Whether the login and the events go to another machine without TLS.
     pub fn is_plain_to_another_machine(&self) -> bool {
-        self.0.scheme == AMQPScheme::AMQP && is_remote(&self.0.authority.host)
+        self.uri.scheme == AMQPScheme::AMQP && is_remote(&self.uri.authority.host)
     }
 }
 
 impl fmt::Debug for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.0.authority.host, self.0.authority.port, self.0.vhost)
+        write!(f, "{}:{}/{}", self.uri.authority.host, self.uri.authority.port, self.uri.vhost)
     }
 }
 
@@ -87,14 +147,16 @@ impl Broker {
 
     /// Like [`Self::connect`], without bodies over `largest` bytes.
     pub async fn connect_limited(&self, name: &str, largest: u64) -> Result<Connection, SessionError> {
-        let uri = &self.url.0;
+        let BrokerUrl { uri, tls } = &self.url;
         // lapin's own connect has no timeout and blocks a thread for as long as a silent peer stays open, so probe first.
         let address = (uri.authority.host.as_str(), uri.authority.port);
         let probe = async { TcpStream::connect(address).await.map_err(lapin::Error::from) };
         with_timeout(ANSWER_TIMEOUT, "connect to RabbitMQ", probe).await?;
         let name = format!("{} {name}", env!("CARGO_PKG_NAME"));
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        with_timeout(ANSWER_TIMEOUT, "log in to RabbitMQ", transport::connect(uri.clone(), properties, largest)).await
+        let tls = tls.read().await?;
+        let connecting = transport::connect(uri.clone(), tls, properties, largest);
+        with_timeout(ANSWER_TIMEOUT, "log in to RabbitMQ", connecting).await
     }
 
     /// Opens a channel whose publishes are confirmed.
@@ -158,6 +220,16 @@ mod tests {
     fn an_ip_literal_is_the_host() {
         assert_eq!(shown("amqp://127.0.0.1:1/v"), "127.0.0.1:1/v");
         assert_eq!(shown("amqp://[::1]:5672/v"), "::1:5672/v");
+    }
+
+    #[test]
+    fn what_is_asked_of_tls_is_obeyed_or_refused_by_name() {
+        let refusal = |url: &str| url.parse::<BrokerUrl>().map(|_| ()).unwrap_err();
+        assert!("amqps://h/?cacertfile=a&certfile=b&keyfile=c&verify=verify_peer".parse::<BrokerUrl>().is_ok());
+        assert!(refusal("amqps://h/?verify=verify_none").contains("verify_peer"));
+        assert!(refusal("amqps://h/?certfile=b").contains("`keyfile`"));
+        assert!(refusal("amqp://h/?cacertfile=b").contains("amqps://"));
+        assert!(refusal("amqps://h/?fail_if_no_peer_cert=true").contains("`fail_if_no_peer_cert`"));
     }
 
     #[test]

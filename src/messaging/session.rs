@@ -1,5 +1,6 @@
 //! Keeps a session with the broker alive: when it ends, drops all of it, waits, and starts again.
 
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub enum SessionError {
     Broker(#[from] lapin::Error),
     #[error("timed out: {0}")]
     Timeout(&'static str),
+    #[error("cannot read {path}")]
+    File { path: String, source: io::Error },
     #[error("RabbitMQ closed the connection")]
     Closed,
     #[error("RabbitMQ refused a message")]
@@ -53,7 +56,7 @@ impl SessionError {
     /// The metrics' label value.
     const fn cause(&self) -> &'static str {
         match self {
-            Self::Broker(_) | Self::Closed | Self::Refused => "broker",
+            Self::Broker(_) | Self::File { .. } | Self::Closed | Self::Refused => "broker",
             Self::Timeout(_) => "timeout",
             Self::Encode(_) | Self::Panicked => "event",
             Self::Database(_) | Self::Shared | Self::Unordered(_) => "database",

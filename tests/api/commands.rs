@@ -33,15 +33,52 @@ async fn an_address_that_others_can_reach_is_refused_with_the_way_out() {
     assert!(app.address.starts_with("0.0.0.0:"));
 }
 
-#[tokio::test]
-async fn a_broken_env_file_is_named_without_being_repeated() {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken-env");
+fn folder_with_env(name: &str, text: &str) -> std::path::PathBuf {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(".env"), "PORT=8000\nhunter22 'is not closed\n").unwrap();
-    let output = command(&REQUIRED).current_dir(folder).output().await.unwrap();
+    std::fs::write(folder.join(".env"), text).unwrap();
+    folder
+}
+
+#[tokio::test]
+async fn a_line_of_ours_that_cannot_be_read_is_named_without_being_repeated() {
+    let folder = folder_with_env("broken-env", "PORT=8000\nDATABASE_URL='hunter22\n");
+    let output = command(&[]).current_dir(folder).output().await.unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(text.contains(".env") && !text.contains("hunter22"), "{text}");
+    assert!(text.contains(".env, line 2: DATABASE_URL") && !text.contains("hunter22"), "{text}");
+}
+
+#[tokio::test]
+async fn an_env_file_shared_with_other_tools_is_read_as_far_as_it_is_ours() {
+    let env = "\u{feff}PORT=from-the-file\nhunter22 'is not closed\nKEY=\"-----BEGIN\nPASSWORD_MIN_LENGHT=12\n\
+               RABBITMQ_URL=amqp://u:pa$word@h:port\nLOG_LEVEL='$HOME'\n";
+    let output = command(&REQUIRED[..1]).current_dir(folder_with_env("shared-env", env)).output().await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for said in ["from-the-file", "$HOME", "RABBITMQ_URL: "] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let well = env.replace("PORT=from-the-file\n", "").replace("LOG_LEVEL='$HOME'\n", "");
+    let folder = folder_with_env("shared-env-2", &well);
+    let output = command(&REQUIRED).args(["check", "--settings"]).current_dir(folder).output().await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    for said in
+        ["line 1: left out", "line 2: KEY is left out", "PASSWORD_MIN_LENGHT is not a setting: PASSWORD_MIN_LENGTH is"]
+    {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert!(!text.contains("hunter22"), "{text}");
+}
+
+#[tokio::test]
+async fn an_env_that_is_a_folder_is_said_so() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("folder-env");
+    std::fs::create_dir_all(folder.join(".env")).unwrap();
+    let output = command(&REQUIRED).current_dir(folder).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("is a directory"));
 }
 
 #[tokio::test]

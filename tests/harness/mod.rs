@@ -17,6 +17,7 @@ mod readers;
 mod replica;
 mod servers;
 mod stranger;
+mod tls;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -38,6 +39,7 @@ pub use self::servers::{
     QUEUE_TYPE, World, as_login, management, management_at, management_json, management_post, management_put,
 };
 pub use self::stranger::{Stranger, headers, long, nested, short};
+pub use self::tls::{Authority, Protocol};
 
 /// Longest wait for anything; far more than it should take, so that a slow machine causes no failures.
 pub const PATIENCE: Duration = Duration::from_secs(30);

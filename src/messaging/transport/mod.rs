@@ -13,7 +13,7 @@ use async_rs::util::RuntimeParts;
 use async_rs::{Runtime, Tokio};
 use futures_util::Stream;
 use futures_util::io::{AsyncRead, AsyncWrite};
-use lapin::tcp::{AMQPUriTcpExt, TLSConfig};
+use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
 
@@ -24,10 +24,15 @@ pub use self::screen::{MARK, Mark, NO_LIMIT, mark};
 const READ_SIZE: usize = 64 << 10;
 
 /// Opens a connection whose incoming frames are screened.
-pub async fn connect(uri: AMQPUri, properties: ConnectionProperties, largest: u64) -> lapin::Result<Connection> {
+pub async fn connect(
+    uri: AMQPUri,
+    tls: OwnedTLSConfig,
+    properties: ConnectionProperties,
+    largest: u64,
+) -> lapin::Result<Connection> {
     let screening = Runtime::new(RuntimeParts::new(Tokio::current(), Screening(Tokio::current(), largest)));
     let open = async move |uri: AMQPUri, _runtime| {
-        let io = uri.connect_with_config_async(TLSConfig::default(), &Runtime::new(Tokio::current())).await?;
+        let io = uri.connect_with_config_async(tls.as_ref(), &Runtime::new(Tokio::current())).await?;
         Ok(AsyncTcpStream::Plain(Screened::new(io, largest)))
     };
     Connection::connector(uri, screening, open, properties).await

@@ -1,0 +1,89 @@
+//! URLs of servers, as people write them. A leaf: imports nothing of ours. No error repeats a part that may hold a password.
+
+use url::Url;
+
+const PERCENT_ENCODE: &str =
+    "percent-encode what is special in user and password (/ as %2F, ? as %3F, # as %23, @ as %40)";
+const SEVERAL_HOSTS: &str =
+    "names several hosts: put one name before them, of a balancer or in DNS, that leads to the primary";
+
+/// Reads a URL; `expected` says what it should be. An empty host is `localhost`.
+pub fn parse(raw: &str, expected: &str) -> Result<Url, String> {
+    let (scheme, rest) = raw.split_once("://").ok_or(expected)?;
+    // Such as `u:pa` of `u:pa/ss@h`.
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+    // What comes before an `@` is user and password.
+    let is_cut =
+        path.contains('@') || !authority.contains('@') && query.split('=').next().unwrap_or_default().contains('@');
+    if is_cut || tail.contains('#') {
+        return Err(PERCENT_ENCODE.to_owned());
+    }
+    let (login, host) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+    if host.contains(',') {
+        return Err(SEVERAL_HOSTS.to_owned());
+    }
+    let default = if !login.is_empty() && (host.is_empty() || host.starts_with(':')) { "localhost" } else { "" };
+    Url::parse(&format!("{scheme}://{login}{default}{host}{tail}"))
+        .map_err(|_details_may_hold_the_password| expected.to_owned())
+}
+
+/// Each parameter must be one of those that are obeyed.
+///
+/// # Errors
+/// Names the first that is not.
+pub fn require_known(url: &Url, known: &[&str]) -> Result<(), String> {
+    for (name, value) in url.query_pairs() {
+        if known.contains(&&*name) || name.starts_with("options[") {
+            if matches!(&*name, "host" | "hostaddr") && value.contains(',') {
+                return Err(SEVERAL_HOSTS.to_owned());
+            }
+            continue;
+        }
+        if !name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-".contains(letter)) {
+            return Err(PERCENT_ENCODE.to_owned());
+        }
+        return Err(format!("the parameter `{name}` is not obeyed; those that are: {}", known.join(", ")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse, require_known};
+
+    #[test]
+    fn a_password_with_raw_special_characters_is_not_shown_and_the_message_says_how_to_write_it() {
+        for password in ["pa/xyz", "12/xyz", "pa?xyz", "12?xyz", "pa#xyz", "12#xyz", "1/2?3#xyz"] {
+            let refused = parse(&format!("amqp://u:{password}@h:1/v"), "expected").and_then(|url| {
+                require_known(&url, &["a"])?;
+                Ok(url)
+            });
+            let message = refused.unwrap_err();
+            assert!(message.contains("percent-encode") && !message.contains("xyz"), "{password}: {message}");
+        }
+        // These can only mean what they say.
+        assert_eq!(parse("amqp://u:a@b:c@h/v", "").unwrap().password(), Some("a%40b%3Ac"));
+        assert_eq!(parse("postgresql://h/d?user=a@b", "").unwrap().host_str(), Some("h"));
+    }
+
+    #[test]
+    fn several_hosts_are_refused_with_the_way_out() {
+        for url in ["postgresql://u:p@a,b/d", "postgresql://a:1,b:2/d", "postgresql:///d?host=a,b"] {
+            let message = parse(url, "").and_then(|url| require_known(&url, &["host"])).unwrap_err();
+            assert!(message.contains("one name before them"), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_empty_host_behind_a_login_is_the_local_one() {
+        assert_eq!(parse("postgresql://u:p@/d?host=/run", "").unwrap().host_str(), Some("localhost"));
+        assert_eq!(parse("postgresql://u:p@:5433/d", "").unwrap().port(), Some(5433));
+    }
+
+    #[test]
+    fn a_parameter_that_is_not_obeyed_is_named() {
+        let url = parse("amqp://h/?heartbeat=1&SSLMODE=require", "").unwrap();
+        assert!(require_known(&url, &["heartbeat"]).unwrap_err().contains("`SSLMODE`"));
+    }
+}
