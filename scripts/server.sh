@@ -4,6 +4,8 @@
 #   scripts/server.sh FOLDER start postgres|rabbitmq           and waits until it answers
 #   scripts/server.sh FOLDER rabbitmqctl ARGUMENTS…
 #   scripts/server.sh FOLDER standby                           starts a standby of the PostgreSQL; prints folder and port
+#   scripts/server.sh FOLDER pooler [LINE]                     starts pgbouncer in transaction mode, with a line of
+#                                                              configuration; prints its URL
 #   scripts/server.sh FOLDER adopt DATA                        starts a server on a physical backup; prints folder and port
 #   scripts/server.sh FOLDER commands AT SERVICE COMMANDS      runs a guide's commands in the folder AT, with PostgreSQL's programs
 #                                                              and those of the folder SERVICE
@@ -57,6 +59,12 @@ standby() {
   give_to_postgres "$pair/postgres/data"
   PGPASSWORD=$PG_PASSWORD folder=$pair/postgres postgres_program pg_basebackup -D "$pair/postgres/data" -R -c fast -d "$source"
   start_copy "$pair"
+}
+
+pooler() {
+  need_tool pgbouncer >&2
+  start_pgbouncer "$folder" "${1:-}"
+  printf '%s\n' "$TEST_POOLER_URL"
 }
 
 adopt() {

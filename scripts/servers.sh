@@ -288,10 +288,12 @@ rabbitmq_answers() {
   return 1
 }
 
-# start_pgbouncer FOLDER: in transaction mode before the pair's PostgreSQL; exports TEST_POOLER_URL.
+# start_pgbouncer FOLDER [LINE]: in transaction mode before the pair's PostgreSQL, with a further line of configuration; exports
+# TEST_POOLER_URL.
 start_pgbouncer() {
-  local pair=$1 folder=$1/pgbouncer pooler_port
+  local pair=$1 folder pooler_port
   free_port pooler_port
+  folder=$1/pgbouncer-$pooler_port
   mkdir -p "$folder"
   chmod 711 "$folder"
   : >"$folder/pgbouncer.ini"
@@ -309,6 +311,7 @@ pool_mode = transaction
 default_pool_size = 20
 max_client_conn = 1000
 server_login_retry = 0.1
+${2:-}
 CONFIGURATION
   : >"$folder/users"
   give_to_postgres "$folder/users"

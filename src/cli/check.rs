@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::report::Report;
 use crate::database::preflight::{self, Preflight, Schema, Sequences};
 use crate::database::schema::UTF8;
-use crate::database::{DatabaseError, DatabaseUrl, Route, run_once};
+use crate::database::{DatabaseError, DatabaseUrl, Route, keeps_settings, run_once};
 use crate::domain::event::EventType;
 use crate::error_chain::Chain;
 use crate::messaging::broker::{self, Broker};
@@ -74,6 +74,13 @@ async fn check_database(
     };
     let user = options.get_username();
     findings.push(server(setting, url, user, &preflight));
+    if route == Route::Direct && matches!(keeps_settings(&options).await, Ok(false)) {
+        findings.push(Finding::failed(
+            "sessions",
+            format!("a pooler in between shares them, so requests fail and no replica may publish events: {url:?}"),
+            format!("set DATABASE_DIRECT_URL to PostgreSQL itself; {setting} may lead through the pooler"),
+        ));
+    }
     findings.push(schema(user, &preflight.schema, migrate_on_start));
     findings.extend(preflight.sequences.map(|sequences| self::sequences(user, &sequences)));
 }
@@ -159,6 +166,7 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
     let (user, database) = (options.get_username(), options.get_database().unwrap_or(options.get_username()));
     let driver = match error {
         DatabaseError::Unavailable(error)
+        | DatabaseError::Pooled(error)
         | DatabaseError::ReadOnly(error)
         | DatabaseError::NotMigrated(error)
         | DatabaseError::IdTaken(error)
@@ -175,7 +183,7 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
         (Some("55000"), _) => format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS true"),
         (Some("42501"), _) => format!("GRANT CONNECT ON DATABASE \"{database}\" TO {user}"),
         (Some("53300"), _) => "wait, or raise max_connections".to_owned(),
-        (Some("08P01"), _) => {
+        (Some("08P01" | "42P05" | "26000"), _) => {
             "if a pooler such as pgbouncer is there: set DATABASE_DIRECT_URL to PostgreSQL itself, beside it".to_owned()
         }
         _ if blames_a_certificate(error) => format!(

@@ -14,6 +14,9 @@ pub enum DatabaseError {
     /// Like [`Self::Timeout`], with the cause from the driver or the server.
     #[error(transparent)]
     Unavailable(Arc<sqlx::Error>),
+    /// As a pooler causes it that is not known to be one: others' statements are in the session, or its settings are refused.
+    #[error("{0}. A pooler in between? Set DATABASE_DIRECT_URL to PostgreSQL itself")]
+    Pooled(Arc<sqlx::Error>),
     /// The server takes no writes: a standby, or set to read-only. Nothing was changed.
     #[error(transparent)]
     ReadOnly(Arc<sqlx::Error>),
@@ -35,6 +38,7 @@ impl From<sqlx::Error> for DatabaseError {
     fn from(error: sqlx::Error) -> Self {
         let shared = Arc::new(error);
         match state(&shared).as_deref() {
+            Some("26000" | "42P05" | "08P01") => Self::Pooled(shared),
             Some("25006") => Self::ReadOnly(shared),
             Some("23505") if is_taken_id(&shared) => Self::IdTaken(shared),
             // Ids up to the largest that there can be.
@@ -49,7 +53,10 @@ impl From<sqlx::Error> for DatabaseError {
 impl DatabaseError {
     /// For an error of connecting: whatever it is, the statement was not at fault.
     pub fn of_connecting(error: sqlx::Error) -> Self {
-        Self::Unavailable(Arc::new(error))
+        match Self::from(error) {
+            Self::Statement(error) => Self::Unavailable(error),
+            other => other,
+        }
     }
 
     /// Whether the server refused before it did anything, and because of the session: it leads to a standby, or has planned for tables

@@ -13,5 +13,6 @@ mod trust;
 mod url;
 
 pub use self::error::DatabaseError;
+pub(crate) use self::pool::keeps_settings;
 pub use self::pool::{Database, OPERATION_TIMEOUT, Route, connect, run_once};
 pub use self::url::DatabaseUrl;

@@ -54,6 +54,22 @@ pub async fn run_once<T>(
     Ok(timeout(OPERATION_TIMEOUT, running).await.map_err(|_elapsed| DatabaseError::Timeout)??)
 }
 
+/// Whether a session keeps the settings that requests need. A pooler that is not known to be one drops or refuses them, and mixes up
+/// prepared statements.
+pub async fn keeps_settings(options: &PgConnectOptions) -> Result<bool, DatabaseError> {
+    let limited = options.clone().options(SERVER_LIMITS);
+    match run_once(&limited, Route::Direct, |connection| Box::pin(has_limits(connection))).await {
+        Err(DatabaseError::Pooled(_)) => Ok(false),
+        settled => settled,
+    }
+}
+
+async fn has_limits(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(r#"SELECT current_setting('statement_timeout') = '2300ms' AS "has_limits!""#)
+        .fetch_one(connection)
+        .await
+}
+
 /// What is between us and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {

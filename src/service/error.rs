@@ -32,7 +32,9 @@ pub enum ServiceError {
 impl From<DatabaseError> for ServiceError {
     fn from(error: DatabaseError) -> Self {
         match error {
-            DatabaseError::Timeout | DatabaseError::Unavailable(_) => Self::DatabaseUnavailable(error),
+            DatabaseError::Timeout | DatabaseError::Unavailable(_) | DatabaseError::Pooled(_) => {
+                Self::DatabaseUnavailable(error)
+            }
             DatabaseError::ReadOnly(_) => Self::DatabaseReadOnly(error),
             DatabaseError::IdTaken(_) => Self::IdTaken(error),
             DatabaseError::NotMigrated(_) => Self::SchemaNotCurrent(error),

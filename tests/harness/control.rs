@@ -59,6 +59,11 @@ impl Control {
         assert!(output.status.success(), "{commands}: {}", String::from_utf8_lossy(&text));
     }
 
+    /// Starts a pooler in transaction mode, with a line of its configuration. Its URL.
+    pub async fn pooler(&self, line: &str) -> String {
+        self.run(&["pooler", line]).await.trim().to_owned()
+    }
+
     /// Starts a server on a physical backup. Its port.
     pub async fn adopt(&self, data: &Path) -> (Self, u16) {
         let described = self.run(&["adopt", data.to_str().unwrap()]).await;

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use tokio::time::{Instant, interval, sleep};
 
 use crate::chaos::trial::Trial;
-use crate::harness::{Proxy, Readers, World, until};
+use crate::harness::{App, Control, Proxy, Readers, World, command, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_second() {
@@ -50,6 +50,31 @@ async fn a_restart_of_postgresql_under_256_readers_is_503_in_time_and_heals() {
     let slowest = readers.stop().await;
     eprintln!("  the slowest answer took {slowest:?}");
     assert!(slowest <= Duration::from_secs(3), "{slowest:?}");
+}
+
+/// As it is where nobody has read about `DATABASE_DIRECT_URL`.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_pooler_that_is_not_known_to_be_one_nobody_leads_and_check_names_the_setting() {
+    let control = Control::of_shared_servers();
+    for line in ["", "ignore_startup_parameters = options"] {
+        let world = World::new().await;
+        let mut url = reqwest::Url::parse(&control.pooler(line).await).unwrap();
+        url.set_path(reqwest::Url::parse(&world.database_url).unwrap().path());
+        let pooled = [("DATABASE_URL", url.as_str()), ("DATABASE_DIRECT_URL", "")];
+        let settings = [&world.settings()[..], &pooled].concat();
+        let checked = command(&settings).arg("check").output().await.unwrap();
+        let said = String::from_utf8_lossy(&checked.stdout);
+        assert!(!checked.status.success() && said.contains("DATABASE_DIRECT_URL"), "{line}: {said}");
+        let apps = [App::launch(&world, &pooled).await, App::launch(&world, &pooled).await];
+        for app in &apps {
+            until("the log names the setting", async || app.log.text().contains("Set DATABASE_DIRECT_URL")).await;
+            assert!(!app.leads().await);
+        }
+        let direct = [("DATABASE_URL", url.as_str()), ("DATABASE_DIRECT_URL", world.database_url.as_str())];
+        let app = App::start_with(&world, &direct).await;
+        app.create_user("Анна").await;
+        app.log.wait_for("Event published", |_| true).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
