@@ -1,18 +1,7 @@
 -- Rows that no relay could publish, such as some that are written by hand, are refused where they are written. Not valid yet, so that
--- the table is not read under this lock; those that are there already wait in quarantine for an operator.
+-- the table is not read under this lock.
 ALTER TABLE outbox
     ADD CONSTRAINT outbox_event_type_length CHECK (octet_length(event_type) BETWEEN 1 AND 255) NOT VALID,
     ADD CONSTRAINT outbox_trace_id_length CHECK (octet_length(trace_id) BETWEEN 1 AND 255) NOT VALID,
     ADD CONSTRAINT outbox_occurred_at_finite
         CHECK (occurred_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00') NOT VALID;
-
-WITH unreadable AS (
-    DELETE FROM outbox
-    WHERE octet_length(event_type) NOT BETWEEN 1 AND 255 OR octet_length(trace_id) NOT BETWEEN 1 AND 255
-       OR occurred_at NOT BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00'
-    RETURNING *
-)
-INSERT INTO outbox_quarantine (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload, reason)
-SELECT event_id, event_type, user_id, user_version, trace_id, occurred_at, payload,
-       'its event_type or trace_id is not 1 to 255 bytes long, or its occurred_at not between the years 1 and 9999'
-FROM unreadable ON CONFLICT (event_id) DO NOTHING;

@@ -51,8 +51,17 @@ setting() {
   printf '%s' "${value:-${2:-}}"
 }
 
-declare -A env_file=()
+declare -A env_file=() variables=()
 env_file_is_read=no
+
+# The environment as we were given it: our own variables are nobody's settings.
+read_environment() {
+  local entry
+  while IFS= read -r -d '' entry; do
+    variables[${entry%%=*}]=${entry#*=}
+  done <"/proc/$$/environ"
+}
+read_environment
 
 # By the rules of src/config/env_file.rs; lines that are not well formed are the service's to name.
 read_env_file() {
@@ -82,6 +91,7 @@ env_value() {
       return
       ;;
     \"*) quote=\" text=${text#\"} ;;
+    \#*) return ;;
     *) text=${text%%[[:space:]]#*} text=${text%"${text##*[![:space:]]}"} ;;
   esac
   while [ -n "$text" ]; do
@@ -94,9 +104,9 @@ env_value() {
     elif [ -n "$quote" ] && [[ $text == '\n'* ]]; then
       REPLY+=$'\n' text=${text:2}
     elif [[ $text =~ ^\$(\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*)) ]] &&
-      name=${BASH_REMATCH[2]}${BASH_REMATCH[3]} && [ -n "${!name+set}${env_file[$name]+set}" ]; then
+      name=${BASH_REMATCH[2]}${BASH_REMATCH[3]} && [ -n "${variables[$name]+set}${env_file[$name]+set}" ]; then
       text=${text#"${BASH_REMATCH[0]}"}
-      if [ -n "${!name+set}" ]; then REPLY+=${!name}; else REPLY+=${env_file[$name]}; fi
+      REPLY+=${variables[$name]-${env_file[$name]-}}
     else
       REPLY+=$letter text=${text:1}
     fi

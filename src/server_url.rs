@@ -3,7 +3,7 @@
 use url::Url;
 
 const PERCENT_ENCODE: &str =
-    "percent-encode what is special in user and password (/ as %2F, ? as %3F, # as %23, @ as %40)";
+    "percent-encode what is special in user, password and path (/ as %2F, ? as %3F, # as %23, @ as %40)";
 const SEVERAL_HOSTS: &str =
     "names several hosts: put one name before them, of a balancer or in DNS, that leads to the primary";
 
@@ -12,20 +12,20 @@ pub fn parse(raw: &str, expected: &str) -> Result<Url, String> {
     let (scheme, rest) = raw.split_once("://").ok_or(expected)?;
     // Such as `u:pa` of `u:pa/ss@h`.
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+    let path = tail.split('?').next().unwrap_or_default();
     // What comes before an `@` is user and password.
-    let is_cut =
-        path.contains('@') || !authority.contains('@') && query.split('=').next().unwrap_or_default().contains('@');
-    if is_cut || tail.contains('#') {
+    let is_cut = !authority.contains('@') && tail.contains('@');
+    if path.contains('@') || is_cut && path.is_empty() || tail.contains('#') {
         return Err(PERCENT_ENCODE.to_owned());
     }
     let (login, host) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
     if host.contains(',') {
         return Err(SEVERAL_HOSTS.to_owned());
     }
-    let default = if !login.is_empty() && (host.is_empty() || host.starts_with(':')) { "localhost" } else { "" };
+    let is_local = host.starts_with(':') || host.is_empty() && !login.is_empty();
+    let default = if is_local { "localhost" } else { "" };
     Url::parse(&format!("{scheme}://{login}{default}{host}{tail}"))
-        .map_err(|_details_may_hold_the_password| expected.to_owned())
+        .map_err(|_details_may_hold_the_password| if is_cut { PERCENT_ENCODE } else { expected }.to_owned())
 }
 
 /// Each parameter must be one of those that are obeyed.
@@ -40,7 +40,8 @@ pub fn require_known(url: &Url, known: &[&str]) -> Result<(), String> {
             }
             continue;
         }
-        if !name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-".contains(letter)) {
+        let may_be_a_password = url.query().is_some_and(|query| query.contains('@'));
+        if may_be_a_password || !name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-".contains(letter)) {
             return Err(PERCENT_ENCODE.to_owned());
         }
         return Err(format!("the parameter `{name}` is not obeyed; those that are: {}", known.join(", ")));
@@ -54,13 +55,25 @@ mod tests {
 
     #[test]
     fn a_password_with_raw_special_characters_is_not_shown_and_the_message_says_how_to_write_it() {
-        for password in ["pa/xyz", "12/xyz", "pa?xyz", "12?xyz", "pa#xyz", "12#xyz", "1/2?3#xyz"] {
+        for password in [
+            "pa/xyz",
+            "12/xyz",
+            "pa?xyz",
+            "12?xyz",
+            "pa#xyz",
+            "12#xyz",
+            "1/2?3#xyz",
+            "12?sec=xyz",
+            "12/x?sec=xyz",
+            "pa?sec=xyz",
+        ] {
             let refused = parse(&format!("amqp://u:{password}@h:1/v"), "expected").and_then(|url| {
                 require_known(&url, &["a"])?;
                 Ok(url)
             });
             let message = refused.unwrap_err();
-            assert!(message.contains("percent-encode") && !message.contains("xyz"), "{password}: {message}");
+            assert!(message.contains("percent-encode"), "{password}: {message}");
+            assert!(!message.contains("xyz") && !message.contains("sec"), "{password}: {message}");
         }
         // These can only mean what they say.
         assert_eq!(parse("amqp://u:a@b:c@h/v", "").unwrap().password(), Some("a%40b%3Ac"));
@@ -78,6 +91,7 @@ mod tests {
     #[test]
     fn an_empty_host_behind_a_login_is_the_local_one() {
         assert_eq!(parse("postgresql://u:p@/d?host=/run", "").unwrap().host_str(), Some("localhost"));
+        assert_eq!(parse("postgresql://:5433/d", "").unwrap().host_str(), Some("localhost"));
         assert_eq!(parse("postgresql://u:p@:5433/d", "").unwrap().port(), Some(5433));
     }
 

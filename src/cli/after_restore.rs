@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::error::CommandError;
 use super::report::Report;
-use crate::database::{DatabaseUrl, connect, identity, schema};
+use crate::database::{DatabaseUrl, connect, identity, keeps_settings, schema};
 use crate::repository::lifts::{self, Lift};
 use crate::repository::outbox::{self, Election};
 use crate::trace_id::TraceId;
@@ -40,6 +40,17 @@ const WITHOUT_EVENTS: &str = "start the service; have each subscriber read the l
                               (docs/subscribers.md)";
 
 pub async fn run(asked: HowFar, database: &DatabaseUrl) -> Result<Report, CommandError> {
+    lift(asked, database).await.map_err(|error| match error {
+        CommandError::Database(cause) if cause.is_not_allowed() => CommandError::NotAllowed(cause),
+        other => other,
+    })
+}
+
+async fn lift(asked: HowFar, database: &DatabaseUrl) -> Result<Report, CommandError> {
+    // The lock of a session that others share would keep nobody out.
+    if !keeps_settings(&database.options()).await? {
+        return Err(CommandError::Shared);
+    }
     let mut connection = connect(&database.options()).await?;
     if !schema::is_current(&mut connection).await? {
         return Err(CommandError::Migrations);

@@ -12,6 +12,7 @@ use crate::domain::event::EventType;
 use crate::error_chain::Chain;
 use crate::messaging::broker::{self, Broker};
 use crate::messaging::preflight::{self as broker_preflight, Refused};
+use crate::messaging::session::SessionError;
 use crate::messaging::topology;
 
 /// PostgreSQL versions that the tests run on.
@@ -186,7 +187,7 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
         (Some("08P01" | "42P05" | "26000"), _) => {
             "if a pooler such as pgbouncer is there: set DATABASE_DIRECT_URL to PostgreSQL itself, beside it".to_owned()
         }
-        _ if blames_a_certificate(error) => format!(
+        _ if blames_a_certificate(error) || is_file_missing(error, options.get_socket().is_some()) => format!(
             "name the authority that signed the server's certificate by ?sslrootcert=FILE in {setting}, and the host as the \
              certificate does; where the server asks for a client's certificate, add sslcert= and sslkey="
         ),
@@ -198,10 +199,15 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
     Finding::failed("database", format!("{url:?} as {user}: {}", Chain(error)), to_do)
 }
 
-/// rustls says which certificate it is in words alone.
+/// One that the URL names; a socket is none.
+fn is_file_missing(error: &DatabaseError, is_by_socket: bool) -> bool {
+    !is_by_socket && Chain(error).to_string().contains("No such file")
+}
+
+/// rustls says what is wrong with a certificate in words alone.
 fn blames_a_certificate(error: &(dyn Error + 'static)) -> bool {
     let text = Chain(error).to_string().to_ascii_lowercase();
-    ["certificate", "fatal alert", "no such file", "cannot read"].iter().any(|word| text.contains(word))
+    ["certificate", "fatal alert"].iter().any(|word| text.contains(word))
 }
 
 async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
@@ -212,7 +218,7 @@ async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
             let to_do = if error.is_refused() {
                 "correct user, password and virtual host in RABBITMQ_URL; if this is not the server that you meant, its host \
                  and port; without DATABASE_URL and RABBITMQ_URL, ./setup.sh starts servers of its own"
-            } else if blames_a_certificate(&error) {
+            } else if blames_a_certificate(&error) || matches!(error, SessionError::File { .. }) {
                 "name the authority that signed the broker's certificate by ?cacertfile=FILE in RABBITMQ_URL, and the host as the \
                  certificate does; where the broker asks for a client's certificate, add certfile= and keyfile="
             } else {

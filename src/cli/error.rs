@@ -7,10 +7,14 @@ use crate::messaging::session::SessionError;
 pub enum CommandError {
     #[error("PostgreSQL")]
     Database(#[from] DatabaseError),
+    #[error("the login may not do this: run it as the owner of the tables")]
+    NotAllowed(#[source] DatabaseError),
     #[error("migrations are pending: run `user-management-api migrate`")]
     Migrations,
     #[error("a relay leads: stop the service, all replicas, and run this again")]
     Running,
+    #[error("a pooler in between shares the session: set DATABASE_DIRECT_URL to PostgreSQL itself")]
+    Shared,
     #[error("the database takes no writes: name the primary in DATABASE_URL, or in DATABASE_DIRECT_URL")]
     ReadOnly,
     #[error(transparent)]

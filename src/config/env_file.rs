@@ -45,7 +45,8 @@ pub fn parse(
 /// The name and what follows the `=`.
 fn split(line: &str) -> Option<(&str, &str)> {
     let (name, raw) = line.split_once('=')?;
-    let name = name.strip_prefix("export ").unwrap_or(name).trim();
+    let exported = name.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t']));
+    let name = exported.unwrap_or(name).trim();
     let is_name = !name.starts_with(|first: char| first.is_ascii_digit())
         && !name.is_empty()
         && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_.-".contains(letter));
@@ -63,7 +64,8 @@ fn value(raw: &str, known: impl Fn(&str) -> Option<String>) -> Result<String, &'
             nothing_behind(rest.ok_or("its quote is not closed")?).map(|()| text)
         }
         _ => {
-            let end = raw.find(" #").or_else(|| raw.find("\t#")).unwrap_or(raw.len());
+            let end = if raw.starts_with('#') { 0 } else { raw.len() };
+            let end = raw[..end].find(" #").or_else(|| raw[..end].find("\t#")).unwrap_or(end);
             Ok(expand(raw[..end].trim_end(), false, known).0)
         }
     }
@@ -133,6 +135,8 @@ mod tests {
             ("export A=x#y", "x#y"),
             ("A=two words", "two words"),
             ("A=", ""),
+            ("A=  # default", ""),
+            ("export\tA=#", ""),
             (r"A='$HOME \n'", r"$HOME \n"),
             (r#"A="a \"b\" \\ \$HOME" # c"#, r#"a "b" \ $HOME"#),
             ("A=pa$word", "pa$word"),

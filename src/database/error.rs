@@ -59,6 +59,11 @@ impl DatabaseError {
         }
     }
 
+    /// Whether the login lacks a privilege.
+    pub fn is_not_allowed(&self) -> bool {
+        matches!(self, Self::Statement(error) if state(error).as_deref() == Some("42501"))
+    }
+
     /// Whether the server refused before it did anything, and because of the session: it leads to a standby, or has planned for tables
     /// that have changed since. Another session may do better.
     pub fn blames_the_session(&self) -> bool {

@@ -62,7 +62,7 @@ impl FromStr for DatabaseUrl {
             query.clear();
             for (name, value) in &parameters {
                 let name = if name == "ssl" { "sslmode" } else { name };
-                if matches!(name, "sslmode" | "ssl-mode") && !SSL_MODES.contains(&&**value) {
+                if matches!(name, "sslmode" | "ssl-mode") && !SSL_MODES.contains(&&*value.to_ascii_lowercase()) {
                     return Err(format!("`{name}` must be one of {}", SSL_MODES.join(", ")));
                 }
                 query.append_pair(name, value);

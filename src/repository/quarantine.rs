@@ -7,13 +7,13 @@ use uuid::Uuid;
 use super::stored_time::StoredTime;
 use crate::domain::timestamp::Timestamp;
 
-/// Moves an event out of the outbox.
+/// Moves an event out of the outbox. One with an id that is there already is the same event.
 pub async fn quarantine(connection: &mut PgConnection, seq: i64, reason: &str) -> sqlx::Result<()> {
     outbox_query!(query!(
         "WITH event AS (DELETE FROM outbox WHERE seq = $1 RETURNING *)
          INSERT INTO outbox_quarantine (" columns ", reason)
          SELECT " columns ", $2 FROM event
-         ON CONFLICT (event_id) DO UPDATE SET reason = excluded.reason",
+         ON CONFLICT (event_id) DO NOTHING",
         seq,
         reason
     ))

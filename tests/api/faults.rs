@@ -227,7 +227,7 @@ async fn an_event_that_is_confirmed_and_not_yet_deleted_is_repeated_with_its_id(
     let second = observer.next().await;
     app.log.wait_for("Event received", |line| line["user_id"] == 1 && line["duplicate"] == true).await;
     app.kill().await;
-    // PostgreSQL would go on with the statement of a client that died.
+    // PostgreSQL would go on with the statement of a client that died, until it looks for it.
     world.terminate_leader().await;
     lock.rollback().await.unwrap();
     let app = App::start(&world).await;

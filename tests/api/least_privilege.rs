@@ -4,8 +4,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    App, Observer, PASSWORD, World, as_login, command, eventually, management, management_put, new_user, start,
+    App, Observer, PASSWORD, World, as_login, command, eventually, management, management_put, new_user, start, until,
 };
+
+const WITHOUT_CONSTRAINT: &str = "ALTER TABLE outbox DROP CONSTRAINT outbox_occurred_at_finite;
+    INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+    VALUES (gen_random_uuid(), 'user.updated', 1, 7, 't', 'infinity', 'null')";
 
 const GUIDE: &str = include_str!("../../docs/operations.md");
 
@@ -88,6 +92,12 @@ async fn a_login_that_owns_nothing_does_all_that_the_service_does() {
         let app = App::start_with(&world, &[&settings[..], &[("GROUP_COMMIT", grouped)]].concat()).await;
         assert_works(&app).await;
     }
+    let _app = App::start_with(&world, &settings).await;
+    sqlx::raw_sql(WITHOUT_CONSTRAINT).execute(&world.pool).await.unwrap();
+    until("an event in quarantine", async || {
+        world.value("SELECT count(*) = 1 FROM outbox_quarantine").await && world.outbox_is_empty().await
+    })
+    .await;
     drop_login(&world, &role).await;
 }
 

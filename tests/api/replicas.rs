@@ -53,8 +53,8 @@ async fn a_session_that_has_not_the_relays_settings_is_seen_to_be_one() {
 async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s() {
     let world = World::new().await;
     let fill = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
-                SELECT gen_random_uuid(), 'user.created', n, 1, repeat('x', 300000), now(), 'null'
-                FROM generate_series(1, 2000) AS n";
+                SELECT gen_random_uuid(), 'user.created', n, 1, 't', now(), to_json(repeat('x', 60000))
+                FROM generate_series(1, 10000) AS n";
     sqlx::query(fill).execute(&world.pool).await.unwrap();
     let proxy = Proxy::before(&world.database_url).await;
     let options = |url: &str| url.parse::<DatabaseUrl>().unwrap().options();
@@ -64,7 +64,7 @@ async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s()
     assert_eq!(outbox::try_lead(&mut other).await.unwrap(), Election::Lost);
     // Of 600 MB the server can send a few, and has nowhere to send the rest to.
     let start = outbox::ReadFrom::place(0);
-    let mut reading = std::pin::pin!(outbox::read(&mut leader, &start, i64::MAX, &[], 2_000));
+    let mut reading = std::pin::pin!(outbox::read(&mut leader, &start, i64::MAX, &[], 10_000));
     assert!(timeout(Duration::from_millis(20), &mut reading).await.is_err(), "it was read at once");
     proxy.silence();
     let began = Instant::now();

@@ -81,6 +81,8 @@ impl Relay {
     }
 
     async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
+        // The last session may have panicked.
+        self.status.relay_leads.store(false);
         // Connect to the broker first: a replica that cannot publish must not lead.
         let Some(mut publisher) = stop.run_until_cancelled(Publisher::open(&self.broker, "relay")).await.transpose()?
         else {
