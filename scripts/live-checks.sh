@@ -8,32 +8,39 @@ tools=$1
 # shellcheck source=scripts/with-servers.sh
 . scripts/with-servers.sh
 
-log=$(mktemp)
-SQLX_OFFLINE=true cargo build --quiet --locked
-DATABASE_URL=$TEST_DATABASE_URL RABBITMQ_URL=$TEST_RABBITMQ_URL PORT=0 \
-  "${CARGO_TARGET_DIR:-target}/debug/user-management-api" >"$log" &
-service=$!
-trap 'kill $service ${subscriber:-} 2>/dev/null; rm -f "$log" "${heard:-}"' EXIT
-for _ in {1..100}; do
-  address=$(sed -n 's/.*"event":"Listening".*"address":"\([^"]*\)".*/\1/p' "$log")
-  [ -z "$address" ] || break
-  sleep 0.1
-done
-[ -n "$address" ] || {
-  echo 'the service did not start:' >&2
-  cat "$log" >&2
-  exit 1
+log=$(mktemp) heard=$(mktemp)
+binary=${CARGO_TARGET_DIR:-target}/debug/user-management-api
+export DATABASE_URL=$TEST_DATABASE_URL RABBITMQ_URL=$TEST_RABBITMQ_URL PORT=0
+trap 'kill $service ${subscriber:-} 2>/dev/null; rm -f "$log" "$heard"' EXIT
+
+sql() { psql "$TEST_DATABASE_URL" --no-psqlrc --quiet --set ON_ERROR_STOP=1 --command "$1"; }
+
+# Starts the service; sets its address.
+start_service() {
+  : >"$log"
+  "$binary" >"$log" &
+  service=$!
+  for _ in {1..100}; do
+    address=$(sed -n 's/.*"event":"Listening".*"address":"\([^"]*\)".*/\1/p' "$log")
+    [ -z "$address" ] || break
+    sleep 0.1
+  done
+  [ -n "$address" ] || {
+    echo 'the service did not start:' >&2
+    cat "$log" >&2
+    exit 1
+  }
+  # It listens before the migrations are applied.
+  curl -sf --retry 30 --retry-delay 1 --retry-all-errors "http://$address/health/ready" >/dev/null
 }
 
-# It listens before the migrations are applied.
-curl -sf --retry 30 --retry-delay 1 --retry-all-errors "http://$address/health/ready" >/dev/null
+SQLX_OFFLINE=true cargo build --quiet --locked
+start_service
 
 # The subscriber's guide: its program starts from more than a page, and keeps up with a user who is created, changed and
 # deleted.
-psql "$TEST_DATABASE_URL" --no-psqlrc --quiet --command \
-  "INSERT INTO users (name, surname, password) SELECT 'Иван', 'Иванов', '\$argon2id\$' FROM generate_series(1, 250)"
-heard=$(mktemp)
-"$tools/bin/python" docs/examples/subscriber.py "$TEST_RABBITMQ_URL" "http://$address" 3 >"$heard" &
+sql "INSERT INTO users (name, surname, password) SELECT 'Иван', 'Иванов', '\$argon2id\$' FROM generate_series(1, 250)"
+"$tools/bin/python" docs/examples/subscriber.py "$TEST_RABBITMQ_URL" "http://$address" 256 >"$heard" &
 subscriber=$!
 for _ in {1..100}; do
   ! grep -q '^ready' "$heard" || break
@@ -43,14 +50,32 @@ json=(-sf -H 'Content-Type: application/json' -H 'X-Request-Id: guide-1')
 user=$(curl "${json[@]}" "http://$address/users" -d '{"name": "Анна", "surname": "Орлова", "password": "secret123"}' | sed 's/.*"id":\([0-9]*\).*/\1/')
 curl "${json[@]}" -X PUT "http://$address/users/$user" -d '{"name": "Яна"}' >/dev/null
 curl "${json[@]}" -X DELETE "http://$address/users/$user"
+# Three changes that a restore takes back. The backup is a table of the same database.
+sql "CREATE TABLE backup AS SELECT * FROM users"
+for name in А Б В; do
+  curl "${json[@]}" -X PUT "http://$address/users/1" -d "{\"name\": \"$name\"}" >/dev/null
+done
+for _ in {1..100}; do
+  ! grep -q '^user.updated 1 4 ' "$heard" || break
+  sleep 0.1
+done
+kill $service
+wait $service
+sql "TRUNCATE users; INSERT INTO users OVERRIDING SYSTEM VALUE SELECT * FROM backup"
+"$binary" after-restore --republish >/dev/null 2>&1
+start_service
 timeout 30 tail --pid "$subscriber" -f /dev/null
-diff "$heard" - <<HEARD
+diff <(grep -v 'user.updated [0-9]* 1000001 ' "$heard") - <<HEARD
 ready 250 users
 user.created $user 1 guide-1
 user.updated $user 2 guide-1
 user.deleted $user 3 guide-1
+user.updated 1 2 guide-1
+user.updated 1 3 guide-1
+user.updated 1 4 guide-1
 HEARD
-echo 'ok - the subscriber of the guide hears of each change, in order'
+[ "$(grep -c 'user.updated [0-9]* 1000001 ' "$heard")" = 250 ]
+echo 'ok - the subscriber of the guide hears of each change, in order, and takes over what a restore brought back'
 
 "$tools/bin/python" tests/browser/docs.py "http://$address" "${SCREENSHOTS:-}"
 "$tools/bin/schemathesis" --config-file tests/schemathesis.toml run "http://$address/openapi.json" --checks all --max-examples 50 --seed 1

@@ -198,7 +198,8 @@ async fn passwords_of_clients_that_have_hung_up_are_not_hashed() {
     drop(gone);
     let began = Instant::now();
     app.create_user("Анна").await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // All of them would take four seconds on two fast cores.
+    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
     let created: i64 = world.value("SELECT count(*) FROM users").await;
     assert!(created < 100, "{created}");
 }
