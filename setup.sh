@@ -65,7 +65,8 @@ build() {
 
 run() {
   local status=0 host port url
-  host=$(setting HOST 127.0.0.1) port=$(setting PORT 8000)
+  host=$(setting HOST 127.0.0.1)
+  port=$(setting PORT 8000)
   need_address "$host" "$port"
   case $host in *:*) url="http://[$host]:$port" ;; *) url="http://$host:$port" ;; esac
   hold_port "$host" "$port" "$url"

@@ -55,7 +55,8 @@ Start that server, or correct $name, or have others started:
     SETUP_BACKEND=local ./setup.sh      private ones, under .local/
     SETUP_BACKEND=compose ./setup.sh    those of docker-compose.yml"
   done
-  DATABASE_URL=$(setting DATABASE_URL) RABBITMQ_URL=$(setting RABBITMQ_URL)
+  DATABASE_URL=$(setting DATABASE_URL)
+  RABBITMQ_URL=$(setting RABBITMQ_URL)
   export DATABASE_URL RABBITMQ_URL
 }
 

@@ -45,7 +45,8 @@ need_secrets() {
     # Before, all pairs had the same.
     if [ -f "$1/postgres/initialised" ] || [ -d "$1/rabbitmq/mnesia" ]; then : >"$1/known-passwords"; fi
     local postgres rabbitmq
-    postgres=$(random_word) rabbitmq=$(random_word)
+    postgres=$(random_word)
+    rabbitmq=$(random_word)
     [ "${#postgres} ${#rabbitmq}" = '32 32' ] || fail "there is no randomness for passwords: /dev/urandom"
     (umask 077 && printf 'PG_PASSWORD=%s\nAMQP_PASSWORD=%s\n' "$postgres" "$rabbitmq" >"$1/secrets.new") || fail "cannot write $1/secrets"
     mv "$1/secrets.new" "$1/secrets"
@@ -326,7 +327,9 @@ CONFIGURATION
 # stop_pair FOLDER [quietly]: cleanly, with what was left behind.
 stop_pair() {
   local pair=$1 quietly=${2:-} postgres rabbitmq
-  postgres=$(postgres_pid "$pair") rabbitmq=$(rabbitmq_pid "$pair")
+  # One substitution a command: bash 5.2 misreads the trap of a signal that comes between two.
+  postgres=$(postgres_pid "$pair")
+  rabbitmq=$(rabbitmq_pid "$pair")
   if [ -n "$postgres$rabbitmq" ]; then
     [ -n "$quietly" ] || begin "stop PostgreSQL and RabbitMQ"
     [ -z "$rabbitmq" ] || kill "$rabbitmq" 2>/dev/null || true
