@@ -124,7 +124,7 @@ mod tests {
     use super::{EnvFile, parse};
 
     fn read(text: &str) -> Result<EnvFile, Vec<String>> {
-        parse(text, |name| (name == "HOME").then(|| "/root".to_owned()), |name| name.starts_with("OUR_"))
+        parse(text, |name| (name == "HOME").then(|| "/home".to_owned()), |name| name.starts_with("OUR_"))
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
             ("A=pa$word", "pa$word"),
             ("A=pa$", "pa$"),
             ("A=${word}$1$$", "${word}$1$$"),
-            ("A=$HOME/x${HOME}y", "/root/x/rooty"),
+            ("A=$HOME/x${HOME}y", "/home/x/homey"),
             (r"A=\$HOME\d", r"$HOME\d"),
             (r#"A="pa$word""#, "pa$word"),
         ] {

@@ -4,26 +4,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::AssertSqlSafe;
 use tokio::time::Instant;
 
 use crate::harness::{App, Observer, World, as_login, command, eventually, new_user, start, start_observed, until};
 
-/// On the same server, in another database.
-async fn elsewhere(world: &World, sql: &str) {
-    let mut url = url::Url::parse(&world.database_url).unwrap();
-    url.set_path("postgres");
-    let mut connection = PgConnection::connect(url.as_str()).await.unwrap();
-    connection.execute(AssertSqlSafe(sql)).await.unwrap();
-    connection.close().await.unwrap();
-}
-
-fn name(world: &World) -> String {
-    url::Url::parse(&world.database_url).unwrap().path()[1..].to_owned()
-}
-
 async fn set_read_only(world: &World, value: &str) {
-    elsewhere(world, &format!("ALTER DATABASE {} SET default_transaction_read_only = {value}", name(world))).await;
+    let set = format!("ALTER DATABASE {} SET default_transaction_read_only = {value}", world.database());
+    world.elsewhere(&[&set]).await;
 }
 
 #[tokio::test]
@@ -97,18 +85,18 @@ async fn a_database_that_takes_no_connections_is_unavailable_and_the_service_wai
     let url = as_login(&world.database_url, &role, "narrow");
     let app = App::start_with(&world, &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)]).await;
     app.create_user("Анна").await;
-    let database = name(&world);
+    let database = world.database();
     let closed = format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false");
     let open = format!("ALTER DATABASE {database} ALLOW_CONNECTIONS true");
     let forbidden = format!("REVOKE CONNECT ON DATABASE {database} FROM public; ALTER ROLE {role} NOSUPERUSER");
     let allowed = format!("ALTER ROLE {role} SUPERUSER");
     for (close, reopen, advice) in [(closed, open, "ALLOW_CONNECTIONS"), (forbidden, allowed, "GRANT CONNECT")] {
-        elsewhere(&world, &close).await;
-        elsewhere(
-            &world,
-            &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"),
-        )
-        .await;
+        world.elsewhere(&[&close]).await;
+        world
+            .elsewhere(&[&format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+            )])
+            .await;
         until("it is not ready", async || app.get("/health/ready").await.status == 503).await;
         app.get("/users/1").await.assert_problem(503, "database_unavailable");
         app.put("/users/1", &json!({"name": "Яна"})).await.assert_problem(503, "database_unavailable");
@@ -119,11 +107,11 @@ async fn a_database_that_takes_no_connections_is_unavailable_and_the_service_wai
         // A service that starts now waits.
         let second = App::launch(&world, &[("DATABASE_URL", &url)]).await;
         second.log.wait_for("The database is unavailable, trying again", |_| true).await;
-        elsewhere(&world, &reopen).await;
+        world.elsewhere(&[&reopen]).await;
         second.until_ready("ready").await;
         app.until_ready("ready").await;
     }
-    elsewhere(&world, &format!("DROP ROLE {role}")).await;
+    world.elsewhere(&[&format!("DROP ROLE {role}")]).await;
 }
 
 #[tokio::test]
@@ -159,9 +147,9 @@ async fn two_schemas_of_one_database_each_have_a_leader() {
 #[tokio::test]
 async fn a_database_that_cannot_hold_every_name_is_refused_by_name() {
     let world = World::empty().await;
-    let latin = format!("{}_latin1", name(&world));
-    elsewhere(&world, &format!("CREATE DATABASE {latin} ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")).await;
-    let url = world.database_url.replace(&name(&world), &latin);
+    let latin = format!("{}_latin1", world.database());
+    world.elsewhere(&[&format!("CREATE DATABASE {latin} ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")]).await;
+    let url = world.database_url.replace(&world.database(), &latin);
     let settings = [world.settings(), vec![("DATABASE_URL", &*url), ("DATABASE_DIRECT_URL", "")]].concat();
     for arguments in [&["check"][..], &["serve"], &["migrate"]] {
         let settings = [settings.clone(), vec![("PORT", "0")]].concat();

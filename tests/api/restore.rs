@@ -3,27 +3,17 @@
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::AssertSqlSafe;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::harness::{App, Copy, Observer, World, command, start, until};
-
-async fn elsewhere(world: &World, statements: &[&str]) {
-    let mut url = url::Url::parse(&world.database_url).unwrap();
-    url.set_path("postgres");
-    let mut connection = PgConnection::connect(url.as_str()).await.unwrap();
-    for statement in statements {
-        connection.execute(AssertSqlSafe(*statement)).await.unwrap();
-    }
-    connection.close().await.unwrap();
-}
 
 /// Makes `copy` a copy of the database `of`, which nobody uses.
 async fn copy_database(world: &World, copy: &str, of: &str) {
     let alone = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ('{copy}', '{of}')");
     let (drop, create) =
         (format!("DROP DATABASE IF EXISTS {copy} (FORCE)"), format!("CREATE DATABASE {copy} TEMPLATE {of}"));
-    elsewhere(world, &[&alone, &drop, &create]).await;
+    world.elsewhere(&[&alone, &drop, &create]).await;
 }
 
 async fn after_restore(world: &World, arguments: &[&str]) -> (bool, Value, String) {
@@ -50,7 +40,7 @@ async fn a_subscriber_who_follows_the_guide_agrees_again_after_a_restored_backup
     hear(3, &mut copy).await;
     world.until_outbox_is_empty().await;
     app.stop().await;
-    let database = url::Url::parse(&world.database_url).unwrap().path()[1..].to_owned();
+    let database = world.database();
     let backup = format!("{database}_backup");
     copy_database(&world, &backup, &database).await;
 

@@ -3,18 +3,35 @@
 use crate::api::commands::run;
 use crate::harness::{App, Authority, Protocol, World, start};
 
-/// `url` by TLS, at another port.
-fn encrypted(url: &str, scheme: &str, host: &str, port: u16, parameters: &[(&str, &str)]) -> String {
-    let url = url::Url::parse(url).unwrap();
-    let mut encrypted = url::Url::parse(&url.as_str().replacen(url.scheme(), scheme, 1)).unwrap();
-    encrypted.set_host(Some(host)).unwrap();
-    encrypted.set_port(Some(port)).unwrap();
-    encrypted.query_pairs_mut().clear().extend_pairs(parameters);
-    encrypted.into()
+/// How a server is reached by TLS.
+struct Server<'a> {
+    setting: &'static str,
+    /// Without TLS.
+    url: &'a str,
+    scheme: &'static str,
+    port: u16,
+    /// The parameter that asks for verification.
+    verify: (&'static str, &'static str),
+    /// Those that name the authority, and the client's certificate and key.
+    files: [&'static str; 3],
 }
 
-/// The settings of one server, from `(authority, host, client's certificate and key)`.
-type Settings<'a> = &'a dyn Fn(&str, &str, Option<&(String, String)>) -> String;
+impl Server<'_> {
+    fn url(&self, authority: &str, host: &str, client: Option<&(String, String)>) -> String {
+        let plain = url::Url::parse(self.url).unwrap();
+        let mut url = url::Url::parse(&plain.as_str().replacen(plain.scheme(), self.scheme, 1)).unwrap();
+        url.set_host(Some(host)).unwrap();
+        url.set_port(Some(self.port)).unwrap();
+        let [authority_file, certificate_file, key_file] = self.files;
+        let mut query = url.query_pairs_mut();
+        query.clear().append_pair(self.verify.0, self.verify.1).append_pair(authority_file, authority);
+        if let Some((certificate, key)) = client {
+            query.append_pair(certificate_file, certificate).append_pair(key_file, key);
+        }
+        drop(query);
+        url.into()
+    }
+}
 
 async fn check(world: &World, setting: &str, url: &str) -> (bool, String) {
     let settings = [&world.settings()[..], &[("DATABASE_DIRECT_URL", ""), (setting, url)]].concat();
@@ -23,21 +40,22 @@ async fn check(world: &World, setting: &str, url: &str) -> (bool, String) {
 }
 
 /// Right, then each part wrong by itself.
-async fn assert_each_part_is_verified(world: &World, ours: &Authority, setting: &str, advice: &str, url: Settings<'_>) {
+async fn assert_each_part_is_verified(world: &World, ours: &Authority, server: Server<'_>) {
+    let (setting, advice) = (server.setting, format!("{}=", server.files[0]));
     let (another, client) = (Authority::new(), ours.client());
-    let right = url(&ours.file(), "localhost", Some(&client));
+    let right = server.url(&ours.file(), "localhost", Some(&client));
     let (is_well, said) = check(world, setting, &right).await;
     assert!(is_well, "{said}");
     let wrong = [
-        ("another authority", url(&another.file(), "localhost", Some(&client))),
-        ("another host", url(&ours.file(), "127.0.0.1", Some(&client))),
-        ("another's certificate", url(&ours.file(), "localhost", Some(&another.client()))),
-        ("no certificate", url(&ours.file(), "localhost", None)),
-        ("no such file", url("/nowhere/ca.pem", "localhost", Some(&client))),
+        ("another authority", server.url(&another.file(), "localhost", Some(&client))),
+        ("another host", server.url(&ours.file(), "127.0.0.1", Some(&client))),
+        ("another's certificate", server.url(&ours.file(), "localhost", Some(&another.client()))),
+        ("no certificate", server.url(&ours.file(), "localhost", None)),
+        ("no such file", server.url("/nowhere/ca.pem", "localhost", Some(&client))),
     ];
     for (what, url) in wrong {
         let (is_well, said) = check(world, setting, &url).await;
-        assert!(!is_well && said.contains("authority") && said.contains(advice), "{what}: {said}");
+        assert!(!is_well && said.contains("authority") && said.contains(&advice), "{what}: {said}");
         assert!(!said.contains("start PostgreSQL there") && !said.contains("start RabbitMQ there"), "{what}: {said}");
     }
     let app = App::start_with(world, &[("DATABASE_DIRECT_URL", ""), (setting, &right)]).await;
@@ -48,30 +66,30 @@ async fn assert_each_part_is_verified(world: &World, ours: &Authority, setting: 
 #[tokio::test]
 async fn postgresql_is_reached_with_the_certificates_that_are_named_and_no_others() {
     let (world, ours) = (World::new().await, Authority::new());
-    let port = ours.before(&world.database_url, "localhost", Protocol::Postgres).await;
-    let url = |authority: &str, host: &str, client: Option<&(String, String)>| {
+    let server = Server {
+        setting: "DATABASE_URL",
+        url: &world.database_url,
+        scheme: "postgresql",
+        port: ours.before(&world.database_url, "localhost", Protocol::Postgres).await,
         // As the original's driver spells `sslmode`.
-        let mut parameters = vec![("ssl", "verify-full"), ("sslrootcert", authority)];
-        if let Some((certificate, key)) = client {
-            parameters.extend([("sslcert", certificate.as_str()), ("sslkey", key)]);
-        }
-        encrypted(&world.database_url, "postgresql", host, port, &parameters)
+        verify: ("ssl", "verify-full"),
+        files: ["sslrootcert", "sslcert", "sslkey"],
     };
-    assert_each_part_is_verified(&world, &ours, "DATABASE_URL", "sslrootcert=", &url).await;
+    assert_each_part_is_verified(&world, &ours, server).await;
 }
 
 #[tokio::test]
 async fn rabbitmq_is_reached_with_the_certificates_that_are_named_and_no_others() {
     let (world, ours) = (World::new().await, Authority::new());
-    let port = ours.before(&world.broker_url, "localhost", Protocol::Amqp).await;
-    let url = |authority: &str, host: &str, client: Option<&(String, String)>| {
-        let mut parameters = vec![("verify", "verify_peer"), ("cacertfile", authority)];
-        if let Some((certificate, key)) = client {
-            parameters.extend([("certfile", certificate.as_str()), ("keyfile", key)]);
-        }
-        encrypted(&world.broker_url, "amqps", host, port, &parameters)
+    let server = Server {
+        setting: "RABBITMQ_URL",
+        url: &world.broker_url,
+        scheme: "amqps",
+        port: ours.before(&world.broker_url, "localhost", Protocol::Amqp).await,
+        verify: ("verify", "verify_peer"),
+        files: ["cacertfile", "certfile", "keyfile"],
     };
-    assert_each_part_is_verified(&world, &ours, "RABBITMQ_URL", "cacertfile=", &url).await;
+    assert_each_part_is_verified(&world, &ours, server).await;
 }
 
 #[tokio::test]

@@ -170,6 +170,20 @@ impl World {
         permissions
     }
 
+    /// The name of the database.
+    pub fn database(&self) -> String {
+        url::Url::parse(&self.database_url).unwrap().path()[1..].to_owned()
+    }
+
+    /// Runs statements on the same server, in another database.
+    pub async fn elsewhere(&self, statements: &[&str]) {
+        let mut connection = PgConnection::connect(&database_url(&self.database_url, "postgres")).await.unwrap();
+        for statement in statements {
+            connection.execute(sqlx::AssertSqlSafe(*statement)).await.unwrap();
+        }
+        connection.close().await.unwrap();
+    }
+
     /// The result of a query for one value.
     pub async fn value<T: Send + Unpin>(&self, query: &'static str) -> T
     where
