@@ -35,6 +35,7 @@ use crate::repository::user_reads::UserReads;
 use crate::repository::user_writes::UserWrites;
 use crate::server::{self, Limits};
 use crate::service::users::UserService;
+use crate::telemetry::writer::LogWriter;
 
 /// Connections to PostgreSQL and RabbitMQ besides the requests' pool; a generous estimate.
 const OTHER_CONNECTIONS: u32 = 16;
@@ -87,7 +88,7 @@ pub struct App {
 
 impl App {
     /// Binds the listener and builds the parts. Connects to nothing, so that the service starts without its dependencies.
-    pub async fn build(config: Config, collected: PrometheusHandle) -> Result<Self, AppError> {
+    pub async fn build(config: Config, collected: PrometheusHandle, log: LogWriter) -> Result<Self, AppError> {
         let Config { http, database, broker, passwords, shutdown_delay, log: _ } = config;
         let listen = |source| AppError::Listen { address: http.address, source };
         let listener = TcpListener::bind(http.address).await.map_err(listen)?;
@@ -128,7 +129,7 @@ impl App {
         let timeouts = [http.request_timeout, http.body_timeout];
         let router = http::router(users, health, metrics, passwords.policy, timeouts, http.head, tasks.clone())?;
         let relay = Relay::new(broker.clone(), database.direct_url.options(), outbox_filled, status.clone());
-        let consumer = Consumer::new(broker, status.clone());
+        let consumer = Consumer::new(broker, status.clone(), log);
         let pools = [pool, probe_pool, scrape_pool];
         Ok(Self {
             listener,

@@ -20,7 +20,17 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("service", &["repository", "database", "domain", "password", "trace_id"]),
     (
         "messaging",
-        &["backoff", "error_chain", "repository", "database", "domain", "monitoring", "server_url", "trace_id"],
+        &[
+            "backoff",
+            "error_chain",
+            "repository",
+            "database",
+            "domain",
+            "monitoring",
+            "server_url",
+            "telemetry",
+            "trace_id",
+        ],
     ),
     ("server", &[]),
     ("http", &["error_chain", "service", "monitoring", "domain", "server", "trace_id"]),

@@ -163,7 +163,7 @@ async fn serve() -> Result<(), AnyError> {
     let _upkeep = AbortOnDropHandle::new(tokio::spawn(telemetry.run_upkeep(collected.clone())));
     let stop = shutdown::on_signal()?;
     let served = async {
-        let app = App::build(config, collected).await?;
+        let app = App::build(config, collected, telemetry.writer()).await?;
         let address = app.local_addr()?;
         info!(version = env!("CARGO_PKG_VERSION"), %address, docs = %format_args!("http://{address}/docs"), "Listening");
         if !address.ip().is_loopback() {

@@ -146,6 +146,11 @@ where
 }
 
 impl Telemetry {
+    /// Takes this process's lines.
+    pub fn writer(&self) -> LogWriter {
+        self.writer.clone()
+    }
+
     /// Reports dropped lines and drains the metrics, forever.
     pub fn run_upkeep(&self, collected: PrometheusHandle) -> impl Future<Output = ()> + Send + use<> {
         let writer = self.writer.clone();

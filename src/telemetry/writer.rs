@@ -1,8 +1,9 @@
 //! The buffer between loggers and the thread that writes. Logging a line is a copy into a reused buffer: no system call, no
 //! allocation, and no wake-up while the thread is busy. The thread writes everything that waits in one call.
 //!
-//! The buffer is bounded. A reader that stalls costs lines, which are counted, and no requests. Only a panic, which may be the
-//! end of the process, waits a little for the reader.
+//! The buffer is bounded. A reader that stalls, or a full disk, costs lines that come when it is full, which are counted, and no
+//! requests. What was taken is kept until it is written. Only a panic, which may be the end of the process, waits a little for the
+//! reader.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
@@ -22,8 +23,9 @@ const CAPACITY: usize = 8 << 20;
 const LARGEST_KEPT: usize = 1 << 20;
 /// Pause after each write, for lines to gather; delays a line by this much at most.
 const GATHER: Duration = Duration::from_millis(2);
-/// Pause before another try if standard output is full and non-blocking.
+/// Pause before another try if standard output is full and non-blocking, and if it fails.
 const RETRY: Duration = Duration::from_millis(5);
+const RETRY_FAILED: Duration = Duration::from_millis(100);
 
 /// Takes whole lines; cheap to clone.
 #[derive(Clone)]
@@ -44,9 +46,9 @@ struct Waiting {
     lines: Vec<u8>,
     /// The thread sleeps until somebody wakes it.
     asleep: bool,
-    /// Total bytes put in, and total bytes written or lost.
+    /// Total bytes put in, and total bytes written.
     taken: u64,
-    done: u64,
+    written: u64,
     /// A flush waits: no pauses.
     flushing: bool,
 }
@@ -60,9 +62,24 @@ impl LogWriter {
         Ok(Self(shared))
     }
 
-    /// How many lines were lost so far: the buffer was full, or the reader is gone.
+    /// How many lines were lost so far, because the buffer was full.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Relaxed)
+    }
+
+    /// Where the last line ends, in bytes since the start.
+    pub fn end(&self) -> u64 {
+        self.0.waiting.lock().taken
+    }
+
+    /// Up to where lines are written, in bytes since the start.
+    pub fn written(&self) -> u64 {
+        self.0.waiting.lock().written
+    }
+
+    /// Whether a line that must not be lost should wait: the output is stalled.
+    pub fn is_half_full(&self) -> bool {
+        self.0.waiting.lock().lines.len() > CAPACITY / 2
     }
 
     /// Waits until all lines logged so far are written, for `limit` at most.
@@ -71,7 +88,7 @@ impl LogWriter {
         waiting.flushing = true;
         self.0.work.notify_one();
         let wanted = waiting.taken;
-        self.0.written.wait_while_for(&mut waiting, |waiting| waiting.done < wanted, limit);
+        self.0.written.wait_while_for(&mut waiting, |waiting| waiting.written < wanted, limit);
         waiting.flushing = false;
     }
 }
@@ -112,16 +129,14 @@ impl Shared {
         let mut lines = Vec::new();
         loop {
             self.exchange(&mut lines);
-            if let Err(lost) = write_all(&mut output, &lines) {
-                self.dropped.fetch_add(lost, Relaxed);
-            }
+            write_all(&mut output, &lines);
         }
     }
 
     /// Returns the buffer of written lines and, after a pause for lines to gather, takes the next.
     fn exchange(&self, lines: &mut Vec<u8>) {
         let mut waiting = self.waiting.lock();
-        waiting.done += lines.len() as u64;
+        waiting.written += lines.len() as u64;
         lines.clear();
         lines.shrink_to(LARGEST_KEPT);
         self.written.notify_all();
@@ -135,17 +150,16 @@ impl Shared {
     }
 }
 
-/// If the output fails, returns how many lines were lost.
-fn write_all(output: &mut impl Write, mut lines: &[u8]) -> Result<(), u64> {
+/// Goes on until all is written: the disk may have room again, or a pipe another reader.
+fn write_all(output: &mut impl Write, mut lines: &[u8]) {
     while !lines.is_empty() {
         match output.write(lines) {
             Ok(written @ 1..) => lines = &lines[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
-            Ok(0) | Err(_) => return Err(String::from_utf8_lossy(lines).lines().count() as u64),
+            Ok(0) | Err(_) => thread::sleep(RETRY_FAILED),
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -257,11 +271,17 @@ mod tests {
         assert_eq!(begins.recv().unwrap(), 6);
         ends.send(Err(ErrorKind::Interrupted.into())).unwrap();
         assert_eq!(begins.recv().unwrap(), 6);
-        // A reader who is gone costs these lines, and not the next ones.
-        ends.send(Err(ErrorKind::BrokenPipe.into())).unwrap();
-        (&writer).write_all(b"next\n").unwrap();
-        assert_eq!(begins.recv().unwrap(), 5);
-        assert_eq!(writer.dropped(), 1);
+        ends.send(Ok(2)).unwrap();
+        // So do a full disk and a reader who is gone.
+        for failure in [ErrorKind::StorageFull, ErrorKind::BrokenPipe] {
+            assert_eq!(begins.recv().unwrap(), 4);
+            ends.send(Err(failure.into())).unwrap();
+        }
+        assert_eq!(begins.recv().unwrap(), 4);
+        assert_eq!((writer.end(), writer.written()), (10, 0));
+        ends.send(Ok(4)).unwrap();
+        writer.flush(PATIENCE);
+        assert_eq!((writer.written(), writer.dropped()), (10, 0));
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! Start and stop.
 
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
 use reqwest::{Body, Method};
+use serde_json::json;
+use uuid::Uuid;
 
-use crate::harness::{Answer, App, World, eventually, new_user, start, start_with, until};
+use crate::harness::{Answer, App, World, eventually, new_user, start, start_observed, start_with, until};
 
 #[tokio::test]
 async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
@@ -75,6 +81,36 @@ async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_is_reported() 
     app.log.pause(false);
     let report = app.log.wait_for("Log lines dropped: the reader of stdout is too slow", |_| true).await;
     assert!(report["dropped"].as_u64().is_some_and(|dropped| dropped > 0), "{report}");
+}
+
+#[tokio::test]
+async fn a_log_reader_that_stalls_costs_no_line_of_an_event_that_was_received() {
+    const EVENTS: usize = 60_000;
+    let (_world, observer, app) = start_observed().await;
+    app.log.pause(true);
+    let trace_id = "t".repeat(128);
+    for n in 1..=EVENTS {
+        let event = json!({
+            "event_type": "user.created", "user_id": n, "trace_id": trace_id, "version": 1, "event_id": Uuid::now_v7(),
+        });
+        let (exchange, key, body) = ("user_events".into(), "user.created".into(), event.to_string());
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        drop(observer.channel.basic_publish(exchange, key, options, body.as_bytes(), properties).await.unwrap());
+    }
+    // It takes no more than it can log.
+    let waiting = Cell::new(0);
+    until("a queue that does not shrink", async || {
+        let before = waiting.replace(observer.waiting("user_events_queue").await);
+        waiting.get() > 1_000 && waiting.get() == before
+    })
+    .await;
+    app.log.pause(false);
+    until("an empty queue", async || observer.waiting("user_events_queue").await == 0).await;
+    until("all of them in the log", async || {
+        let received = app.log.matching("Event received", |line| line["trace_id"] == trace_id);
+        received.iter().map(|line| line["user_id"].as_u64()).collect::<HashSet<_>>().len() == EVENTS
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -84,6 +84,12 @@ impl Observer {
         Some(message.delivery)
     }
 
+    /// How many messages a queue holds that are on their way to nobody.
+    pub async fn waiting(&self, queue: &str) -> u32 {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        self.channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
+    }
+
     /// Declares a third party's queue, bound to deletions only, that refuses all. Returns the path of its policy, for deletion.
     pub async fn refuse_deletions(&self, world: &World) -> String {
         let policy = format!("/api/policies/{}/full", world.virtual_host);

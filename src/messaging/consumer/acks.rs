@@ -1,39 +1,49 @@
 //! When to acknowledge logged messages.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::BasicAckOptions;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::messaging::broker::ANSWER_TIMEOUT;
 use crate::messaging::session::{SessionError, with_timeout};
+use crate::telemetry::writer::LogWriter;
 
 /// Acknowledge after this many messages, or this much time, whichever comes first.
 const ACK_EVERY: usize = 100;
 const ACK_WITHIN: Duration = Duration::from_millis(50);
+/// How soon to look again for lines that are not written yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them is held.
+/// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them is held. A message is acknowledged
+/// once its line has left the process, so that no line is lost with it.
 pub struct Acks<'a> {
     channel: &'a Channel,
-    pub waiting: Vec<u64>,
+    log: &'a LogWriter,
+    /// Tags, and where each one's line ends in the log.
+    waiting: VecDeque<(u64, u64)>,
     /// Tags of messages on their way to the dead-letter queue.
     held: BTreeSet<u64>,
-    pub due: Instant,
+    due: Instant,
 }
 
 impl<'a> Acks<'a> {
-    pub fn new(channel: &'a Channel) -> Self {
-        Self { channel, waiting: Vec::new(), held: BTreeSet::new(), due: Instant::now() }
+    pub fn new(channel: &'a Channel, log: &'a LogWriter) -> Self {
+        Self { channel, log, waiting: VecDeque::new(), held: BTreeSet::new(), due: Instant::now() }
     }
 
-    pub async fn add(&mut self, tag: u64) -> Result<(), SessionError> {
+    /// Takes the tag of a message whose line is logged, perhaps not written yet.
+    pub fn add(&mut self, tag: u64) {
+        let now = Instant::now();
         if self.waiting.is_empty() {
-            self.due = Instant::now() + ACK_WITHIN;
+            self.due = now + ACK_WITHIN;
         }
-        self.waiting.push(tag);
-        if self.waiting.len() >= ACK_EVERY { self.flush().await } else { Ok(()) }
+        self.waiting.push_back((tag, self.log.end()));
+        if self.waiting.len() == ACK_EVERY {
+            self.due = now;
+        }
     }
 
     pub fn hold(&mut self, tag: u64) {
@@ -44,14 +54,24 @@ impl<'a> Acks<'a> {
         !self.held.is_empty()
     }
 
-    pub async fn release(&mut self, tag: u64) -> Result<(), SessionError> {
+    pub fn release(&mut self, tag: u64) {
         self.held.remove(&tag);
-        self.add(tag).await
+        self.add(tag);
     }
 
+    /// When to flush; `None` if nothing waits.
+    pub fn due(&self) -> Option<Instant> {
+        (!self.waiting.is_empty()).then_some(self.due)
+    }
+
+    /// Acknowledges what is written.
     pub async fn flush(&mut self) -> Result<(), SessionError> {
+        let written = self.log.written();
+        let written = self.waiting.partition_point(|(_, end)| *end <= written);
         let first_held = self.held.first().copied().unwrap_or(u64::MAX);
-        let (before, after): (Vec<u64>, Vec<u64>) = self.waiting.drain(..).partition(|tag| *tag < first_held);
+        let tags = self.waiting.drain(..written).map(|(tag, _)| tag);
+        let (before, after): (Vec<u64>, Vec<u64>) = tags.partition(|tag| *tag < first_held);
+        self.due = Instant::now() + LOOK_AGAIN;
         if let Some(last) = before.into_iter().max() {
             self.ack(last, true).await?;
         }
@@ -59,6 +79,17 @@ impl<'a> Acks<'a> {
             self.ack(tag, false).await?;
         }
         Ok(())
+    }
+
+    /// Acknowledges all, or what is written by `end`.
+    pub async fn finish(&mut self, end: Instant) -> Result<(), SessionError> {
+        loop {
+            self.flush().await?;
+            if self.waiting.is_empty() || Instant::now() >= end {
+                return Ok(());
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     async fn ack(&self, tag: u64, multiple: bool) -> Result<(), SessionError> {

@@ -1,5 +1,5 @@
-//! Reads the events back and logs them. Acknowledges after the line is written, so each event is logged at least once; a repeated
-//! line says `duplicate`.
+//! Reads the events back and logs them. Acknowledges after the line is written to stdout, so each event is logged at least once; a
+//! repeated line says `duplicate`. While the log's reader is stalled, events wait in the queue.
 
 mod acks;
 mod dead_letter_writer;
@@ -13,7 +13,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicRejectOptions};
 use lapin::{Channel, Connection};
 use metrics::{counter, gauge};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -27,6 +27,7 @@ use super::session::{SessionError, supervise, with_timeout};
 use super::topology::CONSUMER_TAG;
 use super::transport::{self, Mark};
 use crate::monitoring::state::{Link, Status};
+use crate::telemetry::writer::LogWriter;
 
 /// What the broker sends ahead. Anybody may publish messages of any size: at most 16 MiB of them are in memory at a time.
 struct Intake {
@@ -46,6 +47,9 @@ const FINISH_AT_STOP: Duration = Duration::from_secs(1);
 /// How often dead letters are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How often to look whether the log's reader has caught up.
+const LOOK_AT_LOG: Duration = Duration::from_millis(20);
+
 /// A subscription that the broker ends sooner than this counts as a failed session.
 const SHORT_LIVED: Duration = Duration::from_millis(100);
 
@@ -63,6 +67,7 @@ enum Ended {
 pub struct Consumer {
     broker: Broker,
     status: Arc<Status>,
+    log: LogWriter,
     /// Outlives a session, because messages repeat after a reconnect.
     deduplicator: Deduplicator,
     /// When the intake is the usual one again.
@@ -70,8 +75,8 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub fn new(broker: Broker, status: Arc<Status>) -> Self {
-        Self { broker, status, deduplicator: Deduplicator::default(), careful_until: None }
+    pub fn new(broker: Broker, status: Arc<Status>, log: LogWriter) -> Self {
+        Self { broker, status, log, deduplicator: Deduplicator::default(), careful_until: None }
     }
 
     /// Consumes until `stop`, then acknowledges what it has logged or dead-lettered. The broker delivers the rest again.
@@ -141,17 +146,19 @@ impl Consumer {
         stop: &CancellationToken,
     ) -> Result<Ended, SessionError> {
         let mut dead_letters = DeadLetterWriter::start(self.broker.clone(), self.status.clone());
-        let mut acks = Acks::new(channel);
+        let writer = self.log.clone();
+        let mut acks = Acks::new(channel, &writer);
         let mut count_due = interval(COUNT_INTERVAL);
         count_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             let calm = self.careful_until;
+            let is_stalled = writer.is_half_full();
             tokio::select! {
                 _ = count_due.tick() => match dead_letters::depth(connection).await? {
                     Some(depth) => gauge!("dead_letters").set(depth),
                     None => self.broker.declare_topology(connection).await?,
                 },
-                delivery = deliveries.next() => {
+                delivery = deliveries.next(), if !is_stalled => {
                     let Some(delivery) = delivery.transpose()? else { return Ok(Ended::Cancelled) };
                     let event = match transport::mark(&delivery.properties) {
                         None => message::parse(&delivery.data),
@@ -171,8 +178,8 @@ impl Consumer {
                     }
                     match event {
                         Ok(event) => {
-                            log(&event, &self.deduplicator.note(&event));
-                            acks.add(delivery.delivery_tag).await?;
+                            self.log(&event).await;
+                            acks.add(delivery.delivery_tag);
                         }
                         Err(reason) => {
                             acks.hold(delivery.delivery_tag);
@@ -180,8 +187,9 @@ impl Consumer {
                         }
                     }
                 }
-                Some(tag) = dead_letters.written() => acks.release(tag).await?,
-                () = sleep_until(acks.due), if !acks.waiting.is_empty() => acks.flush().await?,
+                Some(tag) = dead_letters.written() => acks.release(tag),
+                () = sleep_until(acks.due().unwrap_or_else(Instant::now)), if acks.due().is_some() => acks.flush().await?,
+                () = sleep(LOOK_AT_LOG), if is_stalled => {}
                 // Not while a large one waits to become a dead letter: it would come again.
                 () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() && !acks.holds_any() => {
                     self.careful_until = None;
@@ -200,10 +208,37 @@ impl Consumer {
         while acks.holds_any()
             && let Ok(Some(tag)) = timeout_at(end, dead_letters.written()).await
         {
-            acks.release(tag).await?;
+            acks.release(tag);
         }
-        acks.flush().await?;
+        acks.finish(end).await?;
         Ok(ended)
+    }
+
+    async fn log(&mut self, event: &ReceivedEvent) {
+        let Freshness { duplicate, stale } = self.deduplicator.note(event);
+        let result = match (duplicate, stale) {
+            (true, _) => "duplicate",
+            (false, true) => "stale",
+            (false, false) => "new",
+        };
+        counter!("events_consumed_total", "result" => result).increment(1);
+        loop {
+            let dropped = self.log.dropped();
+            info!(
+                trace_id = event.trace_id,
+                event_type = event.event_type,
+                user_id = event.user_id,
+                event_id = %event.event_id,
+                duplicate = duplicate.then_some(true),
+                stale = stale.then_some(true),
+                "Event received"
+            );
+            if self.log.dropped() == dropped {
+                return;
+            }
+            // Perhaps this line: the other half filled up just now.
+            sleep(LOOK_AT_LOG).await;
+        }
     }
 }
 
@@ -214,23 +249,4 @@ async fn reject(delivery: &Delivery, bytes: u64) -> Result<(), SessionError> {
     counter!("events_consumed_total", "result" => "dead_letter").increment(1);
     error!(bytes, "Message is too large to be read, the broker moves it to the dead-letter queue");
     Ok(())
-}
-
-fn log(event: &ReceivedEvent, freshness: &Freshness) {
-    let Freshness { duplicate, stale } = freshness;
-    let result = match (duplicate, stale) {
-        (true, _) => "duplicate",
-        (false, true) => "stale",
-        (false, false) => "new",
-    };
-    counter!("events_consumed_total", "result" => result).increment(1);
-    info!(
-        trace_id = event.trace_id,
-        event_type = event.event_type,
-        user_id = event.user_id,
-        event_id = %event.event_id,
-        duplicate = duplicate.then_some(true),
-        stale = stale.then_some(true),
-        "Event received"
-    );
 }

@@ -16,6 +16,7 @@ use futures_util::io::{AsyncRead, AsyncWrite};
 use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use self::screen::Screen;
 pub use self::screen::{MARK, Mark, NO_LIMIT, mark};
@@ -23,19 +24,25 @@ pub use self::screen::{MARK, Mark, NO_LIMIT, mark};
 /// Bytes read from the socket at a time.
 const READ_SIZE: usize = 64 << 10;
 
-/// Opens a connection whose incoming frames are screened.
+/// Opens a connection whose incoming frames are screened. If the caller gives up first, the socket comes to its end: lapin's thread
+/// would otherwise wait for as long as a silent peer keeps it open.
 pub async fn connect(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
     properties: ConnectionProperties,
     largest: u64,
 ) -> lapin::Result<Connection> {
+    let abandoned = CancellationToken::new();
+    let abandon = abandoned.clone().drop_guard();
     let screening = Runtime::new(RuntimeParts::new(Tokio::current(), Screening(Tokio::current(), largest)));
     let open = async move |uri: AMQPUri, _runtime| {
         let io = uri.connect_with_config_async(tls.as_ref(), &Runtime::new(Tokio::current())).await?;
-        Ok(AsyncTcpStream::Plain(Screened::new(io, largest)))
+        Ok(AsyncTcpStream::Plain(Screened::new(io, largest, &abandoned)))
     };
-    Connection::connector(uri, screening, open, properties).await
+    let connection = Connection::connector(uri, screening, open, properties).await?;
+    // From now on, heartbeats watch the peer.
+    abandon.disarm();
+    Ok(connection)
 }
 
 type Io = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
@@ -50,18 +57,30 @@ struct Screened {
     passed: Vec<u8>,
     read: usize,
     incoming: Box<[u8]>,
+    /// Nobody waits for the connection any more.
+    abandoned: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Screened {
-    fn new(io: Io, largest: u64) -> Self {
-        let (passed, incoming) = (Vec::with_capacity(READ_SIZE), vec![0; READ_SIZE].into());
-        Self { io, largest, screen: Screen::default(), passed, read: 0, incoming }
+    fn new(io: Io, largest: u64, abandoned: &CancellationToken) -> Self {
+        Self {
+            io,
+            largest,
+            screen: Screen::default(),
+            passed: Vec::with_capacity(READ_SIZE),
+            read: 0,
+            incoming: vec![0; READ_SIZE].into(),
+            abandoned: Box::pin(abandoned.clone().cancelled_owned()),
+        }
     }
 }
 
 impl AsyncRead for Screened {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Self { io, largest, screen, passed, read, incoming } = &mut *self;
+        let Self { io, largest, screen, passed, read, incoming, abandoned } = &mut *self;
+        if abandoned.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(0));
+        }
         while *read == passed.len() {
             passed.clear();
             passed.shrink_to(READ_SIZE);
@@ -130,6 +149,58 @@ impl Reactor for Screening {
 
     fn tcp_connect_addr(&self, address: SocketAddr) -> impl Future<Output = io::Result<Screened>> + Send + 'static {
         let (connecting, largest) = (self.0.tcp_connect_addr(address), self.1);
-        async move { Ok(Screened::new(AsyncTcpStream::Plain(connecting.await?), largest)) }
+        async move {
+            let never = CancellationToken::new();
+            Ok(Screened::new(AsyncTcpStream::Plain(connecting.await?), largest, &never))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use lapin::ConnectionProperties;
+    use lapin::tcp::OwnedTLSConfig;
+    use lapin::uri::AMQPUri;
+    use tokio::net::TcpListener;
+    use tokio::time::{interval, timeout};
+
+    use super::{NO_LIMIT, connect};
+
+    /// lapin's threads in this process.
+    fn threads() -> usize {
+        let names = fs::read_dir("/proc/self/task").unwrap().flatten();
+        names
+            .filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("lapin")))
+            .count()
+    }
+
+    #[tokio::test]
+    async fn attempts_to_connect_to_a_silent_peer_leave_no_threads_and_no_sockets() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri: AMQPUri = format!("amqp://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let silent = async {
+            let mut sockets = Vec::new();
+            loop {
+                sockets.push(listener.accept().await.unwrap());
+            }
+        };
+        let attempts = async {
+            for _ in 0..200 {
+                let connecting =
+                    connect(uri.clone(), OwnedTLSConfig::default(), ConnectionProperties::default(), NO_LIMIT);
+                assert!(timeout(Duration::from_millis(10), connecting).await.is_err(), "nobody answers");
+            }
+            let mut tick = interval(Duration::from_millis(10));
+            while threads() > 0 {
+                tick.tick().await;
+            }
+        };
+        tokio::select! {
+            _ = silent => unreachable!(),
+            ended = timeout(Duration::from_secs(30), attempts) => ended.unwrap_or_else(|_| panic!("{} threads", threads())),
+        }
     }
 }

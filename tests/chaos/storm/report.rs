@@ -16,6 +16,8 @@ const FAULTS_A_MINUTE: u64 = 3;
 const LEAST_PERCENT: u64 = 40;
 /// Events committed this long before the exchange was deleted may not have been published yet.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
+/// Nor consumed, so long before the queue was deleted.
+const IN_THE_QUEUE: Duration = Duration::from_secs(3);
 /// From this many faults on, each kind must have occurred three times.
 const THREE_ROUNDS: usize = 3 * Fault::ALL.len();
 
@@ -165,10 +167,11 @@ impl Report {
         lines
     }
 
-    fn exchange_was_deleted(&self, at: SystemTime) -> bool {
+    /// Whether one of `faults` explains that an event of this moment, which takes so long to arrive, did not.
+    fn explains(&self, faults: &[Fault], at: SystemTime, takes: Duration) -> bool {
         self.windows.iter().enumerate().any(|(index, window)| {
             let is_before_the_end = self.windows.get(index + 1).is_none_or(|next| at < next.at);
-            window.fault == Fault::ExchangeDeleted && at + ON_THE_WAY >= window.at && is_before_the_end
+            faults.contains(&window.fault) && at + takes >= window.at && is_before_the_end
         })
     }
 
@@ -189,9 +192,16 @@ impl Report {
                 faults.push(format!("`{}` came {} times", fault.map_or("none", Fault::name), line.times));
             }
         }
-        let unseen = judgement.unseen.iter().filter(|at| !self.exchange_was_deleted(**at)).count();
+        let unseen = |at: &&SystemTime| !self.explains(&[Fault::ExchangeDeleted], **at, ON_THE_WAY);
+        let unseen = judgement.unseen.iter().filter(unseen).count();
         if unseen > 0 {
             faults.push(format!("{unseen} events that the collector never saw, and the exchange was there"));
+        }
+        let deletions = [Fault::ExchangeDeleted, Fault::QueueDeleted];
+        let unlogged = |at: &&SystemTime| !self.explains(&deletions, **at, IN_THE_QUEUE);
+        let unlogged = judgement.unlogged.iter().filter(unlogged).count();
+        if unlogged > 0 {
+            faults.push(format!("{unlogged} events that the consumer never logged, and its queue was there"));
         }
         for window in self.windows.iter().filter(|window| window.recovery.is_none()) {
             let after = window.at.duration_since(self.began).unwrap_or_default().as_secs();
