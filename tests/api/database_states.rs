@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 use tokio::time::Instant;
 
-use crate::harness::{App, Observer, World, as_login, command, eventually, new_user, start, start_observed, until};
+use crate::harness::{App, Observer, World, as_login, command, eventually, new_user, start, until};
 
 async fn set_read_only(world: &World, value: &str) {
     let set = format!("ALTER DATABASE {} SET default_transaction_read_only = {value}", world.database());
@@ -16,7 +16,9 @@ async fn set_read_only(world: &World, value: &str) {
 
 #[tokio::test]
 async fn while_the_database_is_read_only_reads_work_and_the_first_write_afterwards_succeeds() {
-    let (world, mut observer, app) = start_observed().await;
+    let world = World::new().await;
+    let mut observer = Observer::new(&world).await;
+    let app = App::start_with(&world, &world.without_pooler()).await;
     app.create_user("Анна").await;
     observer.next_bodies(1).await;
     set_read_only(&world, "on").await;
@@ -83,7 +85,8 @@ async fn a_database_that_takes_no_connections_is_unavailable_and_the_service_wai
     let create = format!("CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'narrow'");
     sqlx::raw_sql(AssertSqlSafe(create)).execute(&world.pool).await.unwrap();
     let url = as_login(&world.database_url, &role, "narrow");
-    let app = App::start_with(&world, &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)]).await;
+    let narrow = [("DATABASE_URL", url.as_str()), ("DATABASE_DIRECT_URL", url.as_str())];
+    let app = App::start_with(&world, &narrow).await;
     app.create_user("Анна").await;
     let database = world.database();
     let closed = format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false");
@@ -101,11 +104,11 @@ async fn a_database_that_takes_no_connections_is_unavailable_and_the_service_wai
         app.get("/users/1").await.assert_problem(503, "database_unavailable");
         app.put("/users/1", &json!({"name": "Яна"})).await.assert_problem(503, "database_unavailable");
         app.post("/users", &new_user("Яна")).await.assert_problem(503, "database_unavailable");
-        let settings = [world.settings(), vec![("DATABASE_URL", &*url)]].concat();
+        let settings = [world.settings(), narrow.to_vec()].concat();
         let check = command(&settings).arg("check").output().await.unwrap();
         assert!(String::from_utf8_lossy(&check.stdout).contains(advice), "{check:?}");
         // A service that starts now waits.
-        let second = App::launch(&world, &[("DATABASE_URL", &url)]).await;
+        let second = App::launch(&world, &narrow).await;
         second.log.wait_for("The database is unavailable, trying again", |_| true).await;
         world.elsewhere(&[&reopen]).await;
         second.until_ready("ready").await;

@@ -148,6 +148,11 @@ impl World {
         if self.pooler_url.is_some() { "DATABASE_DIRECT_URL" } else { "DATABASE_URL" }
     }
 
+    /// For a service that uses no pooler, whose own sessions would outlive what a test does to those of the service.
+    pub fn without_pooler(&self) -> [(&str, &str); 2] {
+        ["DATABASE_URL", "DATABASE_DIRECT_URL"].map(|name| (name, self.database_url.as_str()))
+    }
+
     /// The service's settings for this world.
     pub fn settings(&self) -> Vec<(&str, &str)> {
         let mut settings = vec![("RABBITMQ_URL", self.broker_url.as_str()), ("AMQP_QUEUE_TYPE", &QUEUE_TYPE)];
