@@ -15,7 +15,7 @@
 //! # Walls
 //!
 //! `main → cli → app → all` · `http → service, monitoring, server, domain` · `service → repository, database, domain, password` ·
-//! `messaging → repository, database, monitoring, domain` · `monitoring → repository, database, domain, password` ·
+//! `messaging → repository, database, monitoring, telemetry, domain` · `monitoring → repository, database, domain, password` ·
 //! `repository → database, domain` · `config` fills the settings of all. [`trace_id`], `backoff`, `error_chain`, `server_url` and the other leaves import
 //! nothing of ours. `axum` lives in `http`, `app` and `cli`, `utoipa` in `http`, `lapin` in `messaging`, SQL in `repository` and
 //! [`database`]. `tests/walls.rs` checks this, and that no file imports what imports it.
@@ -44,3 +44,11 @@ pub mod telemetry;
 pub mod trace_id;
 
 pub use database::schema::MIGRATOR;
+
+/// What tests use of the inner parts.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::messaging::broker::Broker;
+    pub use crate::messaging::topology::QueueType;
+    pub use crate::messaging::transport::Returned;
+}

@@ -13,6 +13,8 @@ pub enum EventType {
 }
 
 impl EventType {
+    pub const ALL: [Self; 3] = [Self::Created, Self::Updated, Self::Deleted];
+
     /// The wire name; also the routing key.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -23,7 +25,7 @@ impl EventType {
     }
 
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Created, Self::Updated, Self::Deleted].into_iter().find(|kind| kind.as_str() == name)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 

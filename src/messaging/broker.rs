@@ -15,7 +15,7 @@ use url::Url;
 
 use super::session::{SessionError, with_timeout};
 use super::topology::{self, QueueType, REPLY_SUCCESS};
-use super::transport::{self, NO_LIMIT};
+use super::transport::{self, NO_LIMIT, Returned};
 use crate::database::dangers::is_remote;
 use crate::server_url;
 
@@ -24,6 +24,8 @@ use crate::server_url;
 const HEARTBEAT: u16 = 4;
 /// For TCP, TLS, login and each declaration.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// In bytes, where no message is large: lapin's buffers hold 64 frames.
+const SMALL_FRAME: u32 = 16 << 10;
 /// A close never returns while the broker blocks.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -142,11 +144,23 @@ impl Broker {
     /// # Errors
     /// When the broker refuses it, or is silent for five seconds.
     pub async fn connect(&self, name: &str) -> Result<Connection, SessionError> {
-        self.connect_limited(name, NO_LIMIT).await
+        self.open(name, NO_LIMIT, Returned::default()).await
+    }
+
+    /// Like [`Self::connect`], for small messages; puts the ids of those that come back into `returned`.
+    pub async fn connect_publisher(&self, name: &str, returned: Returned) -> Result<Connection, SessionError> {
+        let mut small = self.clone();
+        let frame_max = &mut small.url.uri.query.frame_max;
+        *frame_max = Some(frame_max.map_or(SMALL_FRAME, |given| given.min(SMALL_FRAME)));
+        small.open(name, NO_LIMIT, returned).await
     }
 
     /// Like [`Self::connect`], without bodies over `largest` bytes.
     pub async fn connect_limited(&self, name: &str, largest: u64) -> Result<Connection, SessionError> {
+        self.open(name, largest, Returned::default()).await
+    }
+
+    async fn open(&self, name: &str, largest: u64, returned: Returned) -> Result<Connection, SessionError> {
         let BrokerUrl { uri, tls } = &self.url;
         // lapin's own connect has no timeout and blocks a thread for as long as a silent peer stays open, so probe first.
         let address = (uri.authority.host.as_str(), uri.authority.port);
@@ -155,7 +169,7 @@ impl Broker {
         let name = format!("{} {name}", env!("CARGO_PKG_NAME"));
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let tls = tls.read().await?;
-        let connecting = transport::connect(uri.clone(), tls, properties, largest);
+        let connecting = transport::connect(uri.clone(), tls, properties, largest, returned);
         with_timeout(ANSWER_TIMEOUT, "log in to RabbitMQ", connecting).await
     }
 
@@ -171,6 +185,11 @@ impl Broker {
     /// As [`topology::declare`].
     pub async fn declare_topology(&self, connection: &Connection) -> Result<(), SessionError> {
         with_timeout(ANSWER_TIMEOUT, "declare the topology", topology::declare(connection, self.queue_type)).await
+    }
+
+    /// As [`topology::bind_queue`].
+    pub async fn bind_queue(&self, connection: &Connection) -> Result<(), SessionError> {
+        with_timeout(ANSWER_TIMEOUT, "bind the queue", topology::bind_queue(connection)).await
     }
 
     /// As [`topology::subscribe`].

@@ -51,11 +51,6 @@ pub fn properties(event: &OutboxEvent) -> BasicProperties {
         .with_headers(headers)
 }
 
-/// The event id in a message's properties.
-pub fn id(properties: &BasicProperties) -> Option<Uuid> {
-    Uuid::parse_str(properties.message_id().as_ref()?.as_str()).ok()
-}
-
 /// The part of a message that the consumer reads. It ignores other fields.
 #[derive(Debug, Deserialize)]
 pub struct ReceivedEvent {

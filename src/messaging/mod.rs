@@ -9,4 +9,4 @@ pub mod preflight;
 pub mod relay;
 pub mod session;
 pub mod topology;
-mod transport;
+pub mod transport;

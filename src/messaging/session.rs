@@ -47,6 +47,9 @@ pub enum SessionError {
         "the outbox's sequence has a cache of {0}, which puts events out of order: ALTER TABLE outbox ALTER seq SET CACHE 1"
     )]
     Unordered(i64),
+    /// Another replica may do better.
+    #[error("nothing was confirmed for a minute, though events wait: another replica may lead")]
+    Stuck,
     /// A defect of the service: it ends this session, and nothing else. The log has its cause.
     #[error("panicked")]
     Panicked,
@@ -56,7 +59,7 @@ impl SessionError {
     /// The metrics' label value.
     const fn cause(&self) -> &'static str {
         match self {
-            Self::Broker(_) | Self::File { .. } | Self::Closed | Self::Refused => "broker",
+            Self::Broker(_) | Self::File { .. } | Self::Closed | Self::Refused | Self::Stuck => "broker",
             Self::Timeout(_) => "timeout",
             Self::Encode(_) | Self::Panicked => "event",
             Self::Database(_) | Self::Shared | Self::Unordered(_) => "database",

@@ -89,9 +89,26 @@ pub async fn declare(connection: &Connection, queue_type: QueueType) -> lapin::R
     declare_one(connection, EXCHANGE, &Entity::Exchange(ExchangeKind::Topic)).await?;
     declare_one(connection, DEAD_LETTER_EXCHANGE, &Entity::Exchange(ExchangeKind::Fanout)).await?;
     declare_one(connection, QUEUE, &Entity::Queue(queue_type.queue_arguments())).await?;
-    declare_one(connection, DEAD_LETTER_QUEUE, &Entity::Queue(queue_type.dead_letter_queue_arguments())).await?;
-    bind(connection, QUEUE, EXCHANGE, BINDING).await?;
+    bind_queue(connection).await?;
+    match declare_dead_letter_queue(connection, queue_type).await {
+        // A classic queue whose node is down. Events do not wait for it.
+        Err(error) if is(&error, &AMQPSoftError::NOTFOUND) => {
+            warn!(%error, "The dead-letter queue is not available");
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
+async fn declare_dead_letter_queue(connection: &Connection, queue_type: QueueType) -> lapin::Result<()> {
+    let queue = Entity::Queue(queue_type.dead_letter_queue_arguments());
+    declare_one(connection, DEAD_LETTER_QUEUE, &queue).await?;
     bind(connection, DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE, "").await
+}
+
+/// Binds the service's queue, in case somebody has removed the binding.
+pub async fn bind_queue(connection: &Connection) -> lapin::Result<()> {
+    bind(connection, QUEUE, EXCHANGE, BINDING).await
 }
 
 /// Subscribes to the service's queue on a new channel, with at most `prefetch` unacknowledged messages.

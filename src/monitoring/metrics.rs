@@ -14,6 +14,7 @@ use super::health::{DatabaseState, HealthService};
 use super::in_turn::InTurn;
 use super::state::{Link, Status};
 use crate::database::Database;
+use crate::domain::timestamp::Timestamp;
 use crate::password::PasswordHasher;
 use crate::repository::outbox::{self, Backlog};
 
@@ -67,7 +68,9 @@ impl MetricsService {
         let unknown = Backlog { pending: f64::NAN, oldest_age_seconds: f64::NAN, quarantined: f64::NAN };
         let backlog = timeout(SCRAPE_TIMEOUT, backlog).await.ok().and_then(Result::ok).unwrap_or(unknown);
         gauge!("outbox_pending").set(backlog.pending);
-        gauge!("outbox_oldest_age_seconds").set(backlog.oldest_age_seconds);
+        // The leader knows it even if an old snapshot makes the query slow.
+        let oldest = self.status.oldest_event.load().map(Timestamp::age_seconds);
+        gauge!("outbox_oldest_age_seconds").set(oldest.unwrap_or(backlog.oldest_age_seconds));
         gauge!("outbox_quarantined").set(backlog.quarantined);
     }
 }

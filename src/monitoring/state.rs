@@ -1,6 +1,8 @@
-//! The state that the running parts report, for health and metrics. A leaf.
+//! The state that the running parts report, for health and metrics.
 
 use crossbeam_utils::atomic::AtomicCell;
+
+use crate::domain::timestamp::Timestamp;
 
 /// The state of one connection to the broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub enum Link {
 pub struct Status {
     pub is_draining: AtomicCell<bool>,
     pub relay_leads: AtomicCell<bool>,
+    /// Of the leader: when the oldest event occurred that is not confirmed; `None` if there is none, or it is not in memory.
+    pub oldest_event: AtomicCell<Option<Timestamp>>,
     pub publisher: AtomicCell<Link>,
     pub consumer: AtomicCell<Link>,
     /// Whether a dead letter waits because the broker, short of memory or disk, accepts no publishes.

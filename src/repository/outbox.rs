@@ -39,7 +39,14 @@ pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, D
         // A lost DELETE only publishes an event again, with the same id.
         ("synchronous_commit", "off"),
     ]);
-    connect(&options).await
+    let mut connection = connect(&options).await?;
+    // From PostgreSQL 17 on. A limit that is set for all would end a long first read.
+    sqlx::query_scalar!(
+        "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout' AND setting <> '0'"
+    )
+    .fetch_optional(&mut connection)
+    .await?;
+    Ok(connection)
 }
 
 /// Whether the settings of [`connect_relay`] took effect. A pooler in between drops them.
@@ -172,11 +179,13 @@ impl Snapshot {
     }
 }
 
-/// Reads at most `limit` events in order, without those in `known` or after `up_to`. Returns them and the read's snapshot.
+/// Reads at most `limit` events in order, without those in `known` or after `up_to`, and of `users` alone if there are any. Returns them
+/// and the read's snapshot.
 pub async fn read(
     connection: &mut PgConnection,
     from: &ReadFrom,
     up_to: i64,
+    users: &[i64],
     known: &[i64],
     limit: i64,
 ) -> sqlx::Result<(Vec<OutboxEvent>, Snapshot)> {
@@ -193,12 +202,14 @@ pub async fn read(
             WHERE seq > (SELECT least(min(start), $1)
                          FROM unnest($2::bigint[], $3::bigint[]) AS earlier (number, start)
                          WHERE pg_visible_in_snapshot(number::text::xid8, pg_current_snapshot()))
-                  AND seq <= $4 AND seq NOT IN (SELECT unnest($5::bigint[]))
-            ORDER BY seq LIMIT $6)"#,
+                  AND seq <= $4 AND ($5::bigint[] = '{}' OR user_id = ANY($5))
+                  AND seq NOT IN (SELECT unnest($6::bigint[]))
+            ORDER BY seq LIMIT $7)"#,
         from.after,
         &from.running,
         &from.starts,
         up_to,
+        users,
         known,
         limit
     ))

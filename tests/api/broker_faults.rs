@@ -80,7 +80,7 @@ async fn connections_that_the_broker_closes_are_opened_again() {
         let connections = crate::harness::management_json(&path).await;
         let names: Vec<String> =
             connections.as_array().unwrap().iter().filter_map(|one| Some(one["name"].as_str()?.to_owned())).collect();
-        (names.len() == 2).then_some(names)
+        (names.len() == 5).then_some(names)
     })
     .await;
     for name in connections {

@@ -6,6 +6,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::interval;
 
 use crate::harness::{
     App, Observer, PASSWORD, QUEUE_TYPE, World, eventually, management, management_json, new_user, start,
@@ -165,6 +166,22 @@ async fn a_queue_deleted_under_the_service_is_declared_again_and_no_event_is_los
     app.log.wait_for("Event received", |line| line["event_type"] == "user.updated").await;
     assert!(deleted.elapsed() < Duration::from_secs(2), "{:?}", deleted.elapsed());
     world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn a_binding_that_somebody_removes_while_another_queue_takes_the_events_is_there_again() {
+    let (world, mut observer, app) = start_observed().await;
+    let (queue, exchange, key) = ("user_events_queue".into(), "user_events".into(), "user.*".into());
+    observer.channel.queue_unbind(queue, exchange, key, FieldTable::default()).await.unwrap();
+    let mut tick = interval(Duration::from_millis(200));
+    let unbound = Instant::now();
+    while app.log.matching("Event received", |_| true).is_empty() {
+        tick.tick().await;
+        app.create_user("Анна").await;
+        observer.next_bodies(1).await;
+        assert!(unbound.elapsed() < Duration::from_secs(15), "{}", app.log.text());
+    }
+    drop(world);
 }
 
 #[tokio::test]

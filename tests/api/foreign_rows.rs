@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::Migrator;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 use user_management_api::MIGRATOR;
 
 use super::poison::outbox;
@@ -205,6 +205,35 @@ async fn a_sequence_that_is_set_back_while_the_service_runs_delays_one_event_at_
         assert_eq!(observer.next_bodies(1).await[0]["version"], round + 2);
     }
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_row_whose_position_was_drawn_before_its_transaction_is_published_under_load() {
+    let (world, mut observer, app) = start_observed().await;
+    let user = app.create_user("Анна").await;
+    let position: i64 = world.value("SELECT nextval(pg_get_serial_sequence('outbox', 'seq'))").await;
+    let by_hand = uuid::Uuid::now_v7();
+    let insert = format!(
+        "INSERT INTO outbox (seq, event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+         OVERRIDING SYSTEM VALUE
+         VALUES ({position}, '{by_hand}', 'user.updated', 1000, 1, 'by-hand', now(), 'null')"
+    );
+    let mut tick = interval(Duration::from_millis(5));
+    let mut inserted = None;
+    for n in 0.. {
+        tick.tick().await;
+        let body = json!({"name": format!("Имя {n}")});
+        assert_eq!(app.put(&format!("/users/{user}"), &body).await.status, 200);
+        if n == 200 {
+            run(&world, &insert).await;
+            inserted = Some(Instant::now());
+        }
+        if observer.next_bodies(1).await[0]["event_id"] == by_hand.to_string() {
+            break;
+        }
+        assert!(inserted.is_none_or(|at| at.elapsed() < Duration::from_secs(10)), "{n} events later");
+    }
+    world.until_outbox_is_empty().await;
 }
 
 #[tokio::test]

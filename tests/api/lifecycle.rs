@@ -16,6 +16,7 @@ use crate::harness::{Answer, App, World, eventually, new_user, start, start_obse
 #[tokio::test]
 async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
     let (world, mut app) = start().await;
+    until("it leads", async || app.leads().await).await;
     // A request that is half sent when the signal comes.
     let (rest, body) = tokio::sync::oneshot::channel::<String>();
     let chunks = futures_util::stream::once(body);

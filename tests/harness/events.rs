@@ -6,7 +6,7 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -101,9 +101,17 @@ impl Observer {
 
     /// Declares a third party's queue, `deletions`, bound to deletions only.
     pub async fn bind_deletions(&self) {
-        let (durable, none) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
-        self.channel.queue_declare("deletions".into(), durable, none()).await.unwrap();
-        let (key, options) = ("user.deleted".into(), QueueBindOptions::default());
-        self.channel.queue_bind("deletions".into(), "user_events".into(), key, options, none()).await.unwrap();
+        self.bind("deletions", "user.deleted", "classic").await;
+    }
+
+    /// Declares a third party's queue, bound to one type of events only.
+    pub async fn bind(&self, queue: &str, event_type: &str, queue_type: &str) {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.channel.queue_declare(queue.into(), durable, arguments).await.unwrap();
+        let (exchange, options) = ("user_events".into(), QueueBindOptions::default());
+        let none = FieldTable::default();
+        self.channel.queue_bind(queue.into(), exchange, event_type.into(), options, none).await.unwrap();
     }
 }

@@ -44,7 +44,7 @@ const CAREFUL_FOR: Duration = Duration::from_secs(30);
 const FINISH_LETTERS: Duration = Duration::from_secs(5);
 const FINISH_AT_STOP: Duration = Duration::from_secs(1);
 
-/// How often dead letters are counted.
+/// How often dead letters are counted, and the queue is bound.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often to look whether the log's reader has caught up.
@@ -56,7 +56,7 @@ const SHORT_LIVED: Duration = Duration::from_millis(100);
 /// Why deliveries ended without an error.
 enum Ended {
     Stopped,
-    /// The broker cancelled the subscription: the queue was deleted.
+    /// The broker cancelled the subscription: the queue was deleted, or messages waited too long for their acknowledgement.
     Cancelled,
     /// A message is too large for the usual intake.
     TooLarge,
@@ -132,7 +132,9 @@ impl Consumer {
             broker::close_channel(channel).await?;
             match ended {
                 Ended::Cancelled if subscribed.elapsed() < SHORT_LIVED => return Err(SessionError::Closed),
-                Ended::Cancelled => warn!("Queue deleted, declaring it again"),
+                Ended::Cancelled => {
+                    warn!("RabbitMQ ended the subscription, as when the queue is deleted: subscribing again");
+                }
                 ended => return Ok(ended),
             }
         }
@@ -155,7 +157,10 @@ impl Consumer {
             let is_stalled = writer.is_half_full();
             tokio::select! {
                 _ = count_due.tick() => match dead_letters::depth(connection).await? {
-                    Some(depth) => gauge!("dead_letters").set(depth),
+                    Some(depth) => {
+                        gauge!("dead_letters").set(depth);
+                        self.bind_again(connection).await?;
+                    }
                     None => self.broker.declare_topology(connection).await?,
                 },
                 delivery = deliveries.next(), if !is_stalled => {
@@ -212,6 +217,14 @@ impl Consumer {
         }
         acks.finish(end).await?;
         Ok(ended)
+    }
+
+    async fn bind_again(&self, connection: &Connection) -> Result<(), SessionError> {
+        match self.broker.bind_queue(connection).await {
+            // Deleted just now, of which we shall hear.
+            Err(error) if error.is_missing_exchange() => Ok(()),
+            outcome => outcome,
+        }
     }
 
     async fn log(&mut self, event: &ReceivedEvent) {

@@ -17,6 +17,10 @@ const WHOLE_READS: u32 = 1_000;
 /// <https://www.postgresql.org/docs/current/wal-async-commit.html>
 const FORGOTTEN: Duration = Duration::from_secs(2);
 
+/// Most transactions to remember. Elsewhere in the cluster, one with many savepoints may have used up any number of transaction ids
+/// since something was last committed.
+const MOST_RUNNING: usize = 10_000;
+
 #[derive(Debug, Default)]
 pub struct Horizon {
     /// Start time of the server that this describes.
@@ -47,7 +51,7 @@ impl Horizon {
         ReadFrom { after: self.frontier, running, starts }
     }
 
-    /// Whether to read the whole table: at the start, and from time to time when idle. Rows written by hand may have drawn their
+    /// Whether to read the whole table: at the start, and from time to time. Rows written by hand may have drawn their
     /// places before their transaction had a number.
     pub fn whole_read_is_due(&self, now: Instant) -> bool {
         self.whole_read.is_none_or(|(at, took)| !self.is_slow && now - at >= took * WHOLE_READS)
@@ -81,6 +85,10 @@ impl Horizon {
         self.is_slow = false;
         self.running.retain(|number, _| snapshot.is_running(*number));
         let Some(last) = last else { return };
+        if snapshot.all_running().nth(MOST_RUNNING).is_some() {
+            // The next read begins where this one did; what it reads again is known.
+            return;
+        }
         if whole && last < frontier {
             // Somebody has set the sequence back, so those that run may have drawn any place.
             frontier = 0;
@@ -193,6 +201,17 @@ mod tests {
         assert_eq!((horizon.frontier(), horizon.lowest_start()), (5, 0));
         horizon.note_read(&seen(&[]), Some(6), false, false);
         assert_eq!((horizon.frontier(), horizon.lowest_start()), (6, 6));
+    }
+
+    #[test]
+    fn a_range_of_transactions_that_is_too_large_to_remember_is_read_again() {
+        let mut horizon = Horizon::default();
+        let seen = |next, given_later| Snapshot { next, running: Vec::new(), given_later: Some(given_later) };
+        horizon.note_read(&seen(100, 101), Some(10), false, false);
+        horizon.note_read(&seen(1_000, 9_000_000), Some(20), false, false);
+        assert_eq!((horizon.frontier(), horizon.running.len()), (10, 0));
+        horizon.note_read(&seen(9_000_001, 9_000_002), Some(30), false, false);
+        assert_eq!(horizon.frontier(), 30);
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The leading replica: reads the outbox, publishes what the schedule says, and deletes what the broker has confirmed.
 
+use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, OptionFuture};
+use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use metrics::{counter, histogram};
 use sqlx::PgConnection;
 use tokio::sync::Notify;
@@ -12,14 +15,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::flights::{Flights, Landing};
 use super::horizon::Horizon;
-use super::publisher::Publisher;
+use super::lines::Lines;
+use super::publisher::Answer;
 use super::reads::{POLL_INTERVAL, Reads};
-use super::schedule::{Outcome, Schedule};
+use super::schedule::{Publish, Schedule, Settled};
 use super::store::{self, Done, Work};
 use crate::domain::event::OutboxEvent;
-use crate::messaging::session::{SessionError, with_timeout};
+use crate::messaging::session::SessionError;
 use crate::monitoring::state::{Link, Status};
 
 /// Shortest time from the start of one work to the next while events are in flight: more rows at once cost less.
@@ -27,12 +30,11 @@ const PACE: Duration = Duration::from_millis(10);
 /// The lease is renewed by a statement of its own after this long without another, for instance when memory is full because the
 /// broker is slow; a fifth of the lease.
 const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
-/// If a type has events in flight on the main channel and none of them ends, in whatever way, for this long, the session ends.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
-/// For declaring and reopening. Nothing else is done meanwhile, and the lease is not renewed.
-const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stopping leader goes on publishing. It waits longer for events in flight, until the relay gives them up.
 const DRAIN: Duration = Duration::from_secs(3);
+/// A leader that has had nothing confirmed for this long, though something waits, gives the lead up: another replica may have a login
+/// or a network that works.
+const STUCK_AFTER: Duration = Duration::from_mins(1);
 
 /// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,26 +44,47 @@ pub enum Step {
     Done,
 }
 
+/// The connection that holds the leader's lock.
+enum Store {
+    Idle(PgConnection),
+    Working {
+        work: BoxFuture<'static, Done>,
+        /// The lowest position that it deletes.
+        lowest: Option<i64>,
+    },
+}
+
+/// A publish without its answer.
+struct InFlight {
+    publish: Publish,
+    began: Instant,
+    answer: BoxFuture<'static, Answer>,
+}
+
+impl Future for InFlight {
+    type Output = (Publish, Instant, Answer);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.answer.as_mut().poll(context).map(|answer| (self.publish.clone(), self.began, answer))
+    }
+}
+
 pub struct Leader<'a> {
     horizon: &'a mut Horizon,
     outbox_filled: &'a Notify,
     status: &'a Status,
-    publisher: &'a mut Publisher,
+    lines: &'a mut Lines,
     schedule: Schedule,
-    flights: Flights,
-    /// The connection that holds the leader's lock; `None` while `work` has it.
-    store: Option<PgConnection>,
-    work: Option<BoxFuture<'static, Done>>,
+    in_flight: FuturesUnordered<InFlight>,
+    /// `None` once it has been handed back, or is lost.
+    store: Option<Store>,
     work_began: Instant,
-    /// The lowest place that the current work deletes.
-    working_on: Option<i64>,
     /// For the next work.
     published: Vec<i64>,
     quarantined: Vec<(Arc<OutboxEvent>, String)>,
     reads: Reads,
-    blocked_at: Instant,
-    /// Channels must be renewed before the next trial.
-    refused: bool,
+    /// When an event was last confirmed or read for the first time, or nothing waited, or the broker blocked us.
+    progress_at: Instant,
     stop: &'a CancellationToken,
     drain_ends: Option<Instant>,
 }
@@ -71,7 +94,7 @@ impl<'a> Leader<'a> {
         horizon: &'a mut Horizon,
         outbox_filled: &'a Notify,
         status: &'a Status,
-        publisher: &'a mut Publisher,
+        lines: &'a mut Lines,
         store: PgConnection,
         stop: &'a CancellationToken,
     ) -> Self {
@@ -80,46 +103,39 @@ impl<'a> Leader<'a> {
             horizon,
             outbox_filled,
             status,
-            publisher,
+            lines,
             schedule: Schedule::default(),
-            flights: Flights::default(),
-            store: Some(store),
-            work: None,
+            in_flight: FuturesUnordered::new(),
+            store: Some(Store::Idle(store)),
             work_began: now,
-            working_on: None,
             published: Vec::new(),
             quarantined: Vec::new(),
             reads: Reads::starting(now),
-            blocked_at: now,
-            refused: false,
+            progress_at: now,
             stop,
             drain_ends: None,
         }
     }
 
     /// Publishes until `stop`, then what is left, for up to three seconds. Returns the connection.
-    pub async fn run(mut self) -> Result<PgConnection, SessionError> {
+    pub async fn run(&mut self) -> Result<PgConnection, SessionError> {
         loop {
             if self.step().await? == Step::Done
-                && let Some(store) = self.store.take()
+                && let Some(Store::Idle(store)) = self.store.take()
             {
                 return Ok(store);
             }
         }
     }
 
+    /// Whether anything was confirmed.
+    pub const fn has_published(&self) -> bool {
+        self.schedule.confirmed() > 0
+    }
+
     /// Publishes what may go now, then waits for the next thing to happen.
     pub async fn step(&mut self) -> Result<Step, SessionError> {
-        // Confirms that came while channels were opened count as signs of life.
-        if !self.flights.is_empty()
-            && let Some(landed) = self.flights.landed().now_or_never()
-        {
-            self.settle(landed);
-        }
         self.watch(Instant::now())?;
-        if self.may_publish() {
-            with_timeout(RENEW_TIMEOUT, "open channels", self.open_channels()).await?;
-        }
         let now = Instant::now();
         self.publish(now);
         self.begin_work(now);
@@ -127,6 +143,10 @@ impl<'a> Leader<'a> {
             return Ok(Step::Done);
         }
         let next_look = self.next_look(now);
+        let work = match &mut self.store {
+            Some(Store::Working { work, .. }) => Some(work),
+            _ => None,
+        };
         tokio::select! {
             biased;
             // Under load, confirms come without a pause; the others are rare.
@@ -134,8 +154,13 @@ impl<'a> Leader<'a> {
                 self.drain_ends = Some(Instant::now() + DRAIN);
                 self.reads.are_due = true;
             }
-            Some(done) = OptionFuture::from(self.work.as_mut()) => self.finish_work(done)?,
-            landed = self.flights.landed(), if !self.flights.is_empty() => self.settle(landed),
+            Some(done) = OptionFuture::from(work) => self.finish_work(done)?,
+            opened = self.lines.opened(), if self.lines.is_opening() => {
+                if let Some(lane) = opened? {
+                    self.schedule.channel_is_new(lane);
+                }
+            }
+            Some(first) = self.in_flight.next() => self.settle(first),
             () = self.outbox_filled.notified(), if !self.reads.are_due => self.reads.are_due = true,
             () = sleep_until(next_look) => {}
         }
@@ -143,66 +168,59 @@ impl<'a> Leader<'a> {
     }
 
     fn watch(&mut self, now: Instant) -> Result<(), SessionError> {
-        let link = self.publisher.link();
+        let link = self.lines.watch(now);
         self.status.publisher.store(link);
-        if link == Link::Down {
-            return Err(SessionError::Closed);
+        let given_up = self.schedule.give_up(now, &self.lines.blocked_at);
+        if given_up > 0 {
+            warn!(events = given_up, "RabbitMQ neither confirms nor refuses events, they are published again");
+            // They hold their channels open.
+            let kept = mem::take(&mut self.in_flight).into_iter().filter(|it| self.schedule.awaits(&it.publish));
+            self.in_flight = kept.collect();
         }
-        if link == Link::Blocked {
-            self.blocked_at = now;
+        for lane in self.schedule.lanes_without_channel(now) {
+            self.lines.renew(lane);
         }
-        // Blocked time does not count.
-        let silent_since = self.schedule.silent_since().map(|since| since.max(self.blocked_at));
-        if silent_since.is_some_and(|since| now - since > CONFIRM_TIMEOUT) {
-            return Err(SessionError::Timeout("confirm events"));
+        if link == Link::Blocked || self.schedule.is_empty() {
+            self.progress_at = now;
+        } else if now - self.progress_at >= STUCK_AFTER {
+            return Err(SessionError::Stuck);
         }
         Ok(())
     }
 
-    fn may_publish(&self) -> bool {
-        !self.time_is_up() && self.status.publisher.load() != Link::Blocked
-    }
-
-    async fn open_channels(&mut self) -> Result<(), SessionError> {
-        let now = Instant::now();
-        if self.refused && self.schedule.next_try().is_none_or(|at| at <= now) {
-            self.publisher.renew().await?;
-            self.refused = false;
-        }
-        if self.schedule.set_aside(now, self.blocked_at) {
-            warn!("RabbitMQ neither confirms nor refuses an event; those of other types do not wait for it");
-            self.publisher.renew_trial().await?;
-        }
-        self.publisher.reopen().await
-    }
-
     fn publish(&mut self, now: Instant) {
-        while self.may_publish()
-            && let Some(flight) = self.schedule.next(now)
+        while !self.time_is_up()
+            && let Some(publish) = self.schedule.next(now, |lane| self.lines.usable(lane).is_some())
+            && let Some(publisher) = self.lines.usable(publish.lane)
         {
-            self.flights.begin(self.publisher, flight);
+            let answer = Box::pin(publisher.publish(publish.event.clone()));
+            self.in_flight.push(InFlight { publish, began: now, answer });
         }
     }
 
-    fn settle(&mut self, landings: Vec<Landing>) {
+    /// Takes all answers that have come.
+    fn settle(&mut self, (first, began, answer): (Publish, Instant, Answer)) {
         let now = Instant::now();
-        let (mut refused, mut closed) = ((0, String::new()), (0, String::new()));
-        for Landing { flight, outcome, reason } in landings {
-            let is_culprit = self.schedule.settle(&flight, outcome, now);
-            match outcome {
-                Outcome::Confirmed => self.note_published(&flight.event),
-                Outcome::Refused => refused = (refused.0 + 1, reason),
-                Outcome::ChannelClosed(_) if is_culprit => self.quarantined.push((flight.event, reason)),
-                Outcome::ChannelClosed(_) => closed = (closed.0 + 1, reason),
+        histogram!("events_confirm_seconds").record(now - began);
+        let (mut rejected, mut closed) = ((0, String::new()), (0, String::new()));
+        let mut next = Some((first, began, answer));
+        while let Some((publish, _, answer)) = next {
+            let settled = self.schedule.settle(&publish, answer.outcome(), now);
+            match (settled, answer) {
+                (Settled::Done, _) => self.note_published(&publish.event),
+                (Settled::Quarantined, answer) => self.quarantined.push((publish.event, answer.reason())),
+                (Settled::Waits, Answer::Confirmed) => {}
+                (Settled::Waits, answer @ (Answer::ChannelClosed(..) | Answer::Lost(_))) => {
+                    closed = (closed.0 + 1, answer.reason());
+                }
+                (Settled::Waits, answer) => rejected = (rejected.0 + 1, answer.reason()),
             }
+            next = self.in_flight.next().now_or_never().flatten();
         }
-        if let (events @ 1.., reason) = refused {
-            self.refused = true;
+        if let (events @ 1.., reason) = rejected {
             warn!(events, reason, "RabbitMQ refused events, they stay in the outbox");
         }
-        if let (events @ 1.., reason) = closed
-            && self.publisher.link() != Link::Down
-        {
+        if let (events @ 1.., reason) = closed {
             warn!(events, reason, "RabbitMQ closed a channel, its events go one by one");
         }
     }
@@ -217,12 +235,13 @@ impl<'a> Leader<'a> {
             event_id = %event.id,
             "Event published"
         );
+        self.progress_at = Instant::now();
         self.published.push(event.seq);
     }
 
     fn begin_work(&mut self, now: Instant) {
         let is_paced = self.schedule.in_flight() > 0 && now < self.work_began + PACE;
-        if is_paced || self.work.is_some() {
+        if is_paced || !matches!(self.store, Some(Store::Idle(_))) {
             return;
         }
         let read = if self.time_is_up() { None } else { self.reads.next(&self.schedule, self.horizon, now) };
@@ -230,28 +249,28 @@ impl<'a> Leader<'a> {
         if is_idle && now < self.work_began + KEEP_LEASE_INTERVAL {
             return;
         }
-        let Some(store) = self.store.take() else { return };
-        let work = Work {
-            published: std::mem::take(&mut self.published),
-            quarantined: std::mem::take(&mut self.quarantined),
-            read,
-        };
+        self.status.oldest_event.store(self.schedule.oldest().map(|event| event.occurred_at));
+        let Some(Store::Idle(connection)) = self.store.take() else { return };
+        let work =
+            Work { published: mem::take(&mut self.published), quarantined: mem::take(&mut self.quarantined), read };
         self.work_began = now;
-        self.working_on = work.lowest_place();
-        self.work = Some(store::begin(store, work));
+        let lowest = work.lowest_place();
+        self.store = Some(Store::Working { work: store::begin(connection, work), lowest });
     }
 
     fn finish_work(&mut self, done: Done) -> Result<(), SessionError> {
-        let (store, read) = done.inspect_err(|error| {
+        let (connection, read) = done.inspect_err(|error| {
             if error.is_statement_timeout() {
                 self.horizon.note_slow_read();
             }
         })?;
-        (self.store, self.work) = (Some(store), None);
-        if let Some(lowest) = self.working_on.take() {
+        if let Some(Store::Working { lowest: Some(lowest), .. }) = self.store.replace(Store::Idle(connection)) {
             self.horizon.note_removed(Instant::now(), lowest);
         }
         if let Some(done) = read {
+            if done.is_of_new_rows() {
+                self.progress_at = Instant::now();
+            }
             for event in self.reads.finish(done, &mut self.schedule, self.horizon) {
                 let reason = event.fault.unwrap_or_default().to_owned();
                 self.quarantined.push((Arc::new(event), reason));
@@ -261,9 +280,10 @@ impl<'a> Leader<'a> {
     }
 
     fn next_look(&self, now: Instant) -> Instant {
-        let is_read_due = self.reads.are_due || self.schedule.readable_left().is_some();
+        let is_read_due = self.reads.are_due || self.schedule.wanted().is_some();
         let has_work = is_read_due || !self.published.is_empty() || !self.quarantined.is_empty();
-        let work = (has_work && self.work.is_none()).then(|| self.work_began + PACE);
+        let is_idle = matches!(self.store, Some(Store::Idle(_)));
+        let work = (has_work && is_idle).then(|| self.work_began + PACE);
         // Work that is already due waits for something else.
         let due = [work, self.schedule.next_try()].into_iter().flatten().filter(|at| *at > now);
         due.fold(now + POLL_INTERVAL, Instant::min)
@@ -275,17 +295,21 @@ impl<'a> Leader<'a> {
 
     /// Stopped, and nothing is in flight. Does not wait for events that wait for a pause.
     fn is_done(&self) -> bool {
-        let is_quiet = self.flights.is_empty() && self.store.is_some() && self.published.is_empty();
-        let is_read = !self.reads.are_due && self.schedule.readable_left().is_none();
-        self.drain_ends.is_some() && is_quiet && self.quarantined.is_empty() && (is_read || self.time_is_up())
+        let is_idle = matches!(self.store, Some(Store::Idle(_)));
+        let is_quiet = self.schedule.in_flight() == 0 && is_idle && self.published.is_empty();
+        let is_read = !self.reads.are_due && self.schedule.wanted().is_none();
+        let is_over = is_read && !self.lines.is_opening() || self.time_is_up();
+        self.drain_ends.is_some() && is_quiet && self.quarantined.is_empty() && is_over
     }
 }
 
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
+        self.status.oldest_event.store(None);
         // The next session reads events that are published but not deleted, and publishes them again.
         let unwritten = self.published.iter().copied().chain(self.quarantined.iter().map(|(event, _)| event.seq));
-        let unsettled = unwritten.chain(self.working_on).map(|place| place - 1);
+        let working_on = if let Some(Store::Working { lowest, .. }) = &self.store { *lowest } else { None };
+        let unsettled = unwritten.chain(working_on).map(|position| position - 1);
         self.horizon.rewind(unsettled.chain(self.schedule.settled()).min());
     }
 }

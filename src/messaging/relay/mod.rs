@@ -1,10 +1,44 @@
 //! Publishes the outbox in order, and deletes a row only when the broker has confirmed its message. One replica leads at a time.
+//!
+//! ```text
+//!                 lock won                    stop                    nothing in flight
+//! ┌─────────┐ ──────────────▶ ┌─────────┐ ──────────▶ ┌──────────┐ ──────────────▶ the end
+//! │ standby │                 │ leading │             │ draining │
+//! └─────────┘ ◀────────────── └─────────┘             └──────────┘
+//!    rests for a   an error, or nothing
+//!    while first   confirmed for a minute
+//! ```
+//!
+//! An event, in one session:
+//!
+//! ```text
+//!                                    ┌── rejected, no answer, channel closed ──┐
+//!                                    ▼                                         │
+//! row ──read──▶ buffered ──▶ head of its user ──published──▶ in flight ────────┤
+//!  ▲               │                                                           ├── confirmed ──▶ row deleted
+//!  └── deferred ◀──┘ no room                                                   └── closes its channel, alone
+//!                                                                                  on it, three times ──▶ quarantine
+//! ```
+//!
+//! Why nothing is lost: a row is deleted only after its own confirm, on the connection that holds the lock, and what a session has not
+//! deleted, the next one reads again. [`horizon`] passes over no row, whatever is committed when.
+//!
+//! Why nothing is invented: only committed rows are read.
+//!
+//! Why nothing is turned: a user's rows are committed in the order of their positions, and are read in it; those that are deferred hold
+//! later ones of the same user back. A user has one event in flight, and the next one goes when that is confirmed or in quarantine.
+//! So whatever is published for the first time follows what its user did before. A leader that lost the lock without knowing it can
+//! only repeat what it has read, and its successor begins no later than there.
+//!
+//! Why nobody waits for others: [`lane`] says which events of a type may go, its [`breaker`] how many, and each lane publishes on a
+//! connection of its own ([`lines`]).
 
+mod breaker;
 mod election;
-mod flights;
-mod flow;
 mod horizon;
+mod lane;
 mod leader;
+mod lines;
 mod publisher;
 mod reads;
 mod schedule;
@@ -19,12 +53,13 @@ use metrics::counter;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::horizon::Horizon;
 use self::leader::Leader;
+use self::lines::Lines;
 use self::publisher::Publisher;
 use super::broker::Broker;
 use super::session::{SessionError, supervise, with_timeout};
@@ -34,6 +69,9 @@ use crate::repository::outbox;
 /// How long a stopping leader waits for confirms. After this, the next leader publishes their events again.
 const ABANDON: Duration = Duration::from_secs(6);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a leader that got stuck leaves the lead to others, which ask for it twice a second; doubles each time.
+const FIRST_REST: Duration = Duration::from_secs(2);
+const LONGEST_REST: Duration = Duration::from_secs(16);
 /// How often a standby replica checks its connection to the broker.
 const LOOK_INTERVAL: Duration = Duration::from_millis(400);
 
@@ -46,6 +84,8 @@ pub struct Relay {
     status: Arc<Status>,
     /// Outlives a session, because a first read may take long.
     horizon: Horizon,
+    /// Before this replica asks for the lead; set after it got stuck.
+    rest: Duration,
 }
 
 /// Events are read in the order of the outbox's sequence.
@@ -63,7 +103,7 @@ async fn require_order(connection: &mut PgConnection) -> Result<(), SessionError
 
 impl Relay {
     pub fn new(broker: Broker, database: PgConnectOptions, outbox_filled: Arc<Notify>, status: Arc<Status>) -> Self {
-        Self { broker, database, outbox_filled, status, horizon: Horizon::default() }
+        Self { broker, database, outbox_filled, status, horizon: Horizon::default(), rest: Duration::ZERO }
     }
 
     /// Leads or stands by until `stop`; then drains for up to three seconds.
@@ -84,42 +124,42 @@ impl Relay {
         // The last session may have panicked.
         self.status.relay_leads.store(false);
         // Connect to the broker first: a replica that cannot publish must not lead.
-        let Some(mut publisher) = stop.run_until_cancelled(Publisher::open(&self.broker, "relay")).await.transpose()?
-        else {
-            return Ok(());
-        };
+        let opening = Publisher::open(self.broker.clone(), "relay".to_owned());
+        let Some(publisher) = stop.run_until_cancelled(opening).await.transpose()? else { return Ok(()) };
         self.status.publisher.store(publisher.link());
-        let outcome = self.lead_and_publish(&mut publisher, stop).await;
+        let outcome = self.lead_and_publish(publisher, stop).await;
         self.status.relay_leads.store(false);
         self.status.publisher.store(Link::Down);
-        if outcome.is_ok() {
-            publisher.close().await;
-        }
         outcome
     }
 
-    async fn lead_and_publish(
-        &mut self,
-        publisher: &mut Publisher,
-        stop: &CancellationToken,
-    ) -> Result<(), SessionError> {
-        let elected = tokio::select! {
-            won = election::win(&self.database) => won?,
-            lost = self.broker_lost(publisher) => return Err(lost),
-            () = stop.cancelled() => return Ok(()),
+    async fn lead_and_publish(&mut self, publisher: Publisher, stop: &CancellationToken) -> Result<(), SessionError> {
+        let winning = async {
+            sleep(self.rest).await;
+            election::win(&self.database).await
         };
-        let connection = self.lead(elected, publisher, stop).await?;
+        let elected = tokio::select! {
+            won = winning => won?,
+            lost = self.broker_lost(&publisher) => return Err(lost),
+            () = stop.cancelled() => {
+                publisher.close().await;
+                return Ok(());
+            }
+        };
+        let mut lines = Lines::new(publisher, &self.broker, Instant::now());
+        let connection = self.lead(elected, &mut lines, stop).await?;
         // Closing releases the lock at once; dropping would too, a little later.
         if !matches!(timeout(CLOSE_TIMEOUT, connection.close()).await, Ok(Ok(()))) {
             warn!("PostgreSQL did not close the relay's connection cleanly");
         }
+        lines.close().await;
         Ok(())
     }
 
     async fn lead(
         &mut self,
         mut connection: PgConnection,
-        publisher: &mut Publisher,
+        lines: &mut Lines,
         stop: &CancellationToken,
     ) -> Result<PgConnection, SessionError> {
         self::require_order(&mut connection).await?;
@@ -128,8 +168,15 @@ impl Relay {
         info!("Relay leads");
         counter!("relay_leads_total").increment(1);
         self.status.relay_leads.store(true);
-        let Self { horizon, outbox_filled, status, .. } = self;
-        Leader::new(horizon, outbox_filled, status, publisher, connection, stop).run().await
+        let Self { horizon, outbox_filled, status, rest, .. } = self;
+        let mut leader = Leader::new(horizon, outbox_filled, status, lines, connection, stop);
+        let outcome = leader.run().await;
+        *rest = match &outcome {
+            _ if leader.has_published() => Duration::ZERO,
+            Err(SessionError::Stuck) => (*rest * 2).clamp(FIRST_REST, LONGEST_REST),
+            _ => *rest,
+        };
+        outcome
     }
 
     /// Ends once the connection to the broker is gone.

@@ -1,35 +1,78 @@
-//! One connection and two channels in confirm mode. Each channel has one publisher, because lapin mixes up the confirms of several.
+//! A connection with one channel in confirm mode. Nobody else publishes there, because lapin mixes up the confirms of several.
+
+use std::sync::Arc;
 
 use lapin::options::BasicPublishOptions;
-use lapin::{Channel, Confirmation, Connection, ConnectionStatus};
+use lapin::{Channel, Confirmation, Connection};
+use metrics::counter;
 
-use super::flow::Track;
-use super::schedule::Flight;
+use super::schedule::Outcome;
+use crate::domain::event::OutboxEvent;
+use crate::error_chain::Chain;
 use crate::messaging::broker::{self, Broker};
 use crate::messaging::message;
 use crate::messaging::session::SessionError;
 use crate::messaging::topology::EXCHANGE;
+use crate::messaging::transport::Returned;
 use crate::monitoring::state::Link;
 
 pub struct Publisher {
     broker: Broker,
+    /// In RabbitMQ's management.
+    name: String,
     connection: Connection,
-    main: Channel,
-    trial: Channel,
+    channel: Channel,
+    returned: Returned,
+}
+
+/// What became of a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Confirmed,
+    Nacked,
+    /// No queue takes it.
+    Returned,
+    /// The exchange is missing, which is not the message's fault.
+    NoExchange,
+    /// The broker closed the channel or the connection: its reply code, and its words.
+    ChannelClosed(u16, String),
+    /// The connection was lost.
+    Lost(String),
+}
+
+impl Answer {
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Confirmed => Outcome::Confirmed,
+            Self::Nacked | Self::Returned | Self::NoExchange => Outcome::Rejected,
+            Self::ChannelClosed(code, _) => Outcome::ChannelClosed(*code),
+            Self::Lost(_) => Outcome::Lost,
+        }
+    }
+
+    /// Why it is not confirmed, for the log and the quarantine.
+    pub fn reason(self) -> String {
+        match self {
+            Self::Confirmed => String::new(),
+            Self::Nacked => "nacked".to_owned(),
+            Self::Returned => "NO_ROUTE".to_owned(),
+            Self::NoExchange => "the exchange is missing".to_owned(),
+            Self::ChannelClosed(_, reason) | Self::Lost(reason) => reason,
+        }
+    }
 }
 
 impl Publisher {
     /// Connects, and declares the topology.
-    pub async fn open(broker: &Broker, name: &str) -> Result<Self, SessionError> {
-        let connection = broker.connect(name).await?;
+    ///
+    /// # Errors
+    /// If RabbitMQ refuses one of the steps, or is silent for five seconds at one of them.
+    pub async fn open(broker: Broker, name: String) -> Result<Self, SessionError> {
+        let returned = Returned::default();
+        let connection = broker.connect_publisher(&name, returned.clone()).await?;
         broker.declare_topology(&connection).await?;
-        let main = broker.confirming_channel(&connection).await?;
-        let trial = broker.confirming_channel(&connection).await?;
-        Ok(Self { broker: broker.clone(), connection, main, trial })
-    }
-
-    pub fn status(&self) -> ConnectionStatus {
-        self.connection.status().clone()
+        let channel = broker.confirming_channel(&connection).await?;
+        Ok(Self { broker, name, connection, channel, returned })
     }
 
     pub fn link(&self) -> Link {
@@ -41,51 +84,75 @@ impl Publisher {
         }
     }
 
-    /// Reopens a channel that the broker has closed.
-    pub async fn reopen(&mut self) -> Result<(), SessionError> {
-        for channel in [&mut self.main, &mut self.trial] {
-            if !channel.status().connected() {
-                *channel = self.broker.confirming_channel(&self.connection).await?;
-            }
+    /// Declares deleted queues and exchanges again and opens a new channel; if that does not work, connects anew. The old channel
+    /// closes after the last publish on it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn renew(mut self) -> Result<Self, SessionError> {
+        if self.link() != Link::Down && self.renew_channel().await.is_ok() {
+            return Ok(self);
         }
-        Ok(())
+        Self::open(self.broker, self.name).await
     }
 
-    /// After a refusal: declares deleted queues and exchanges again, and opens new channels. On a channel that was open when a
-    /// cluster lost a node, publishes may be refused forever, though the queue has a new leader (seen with RabbitMQ 3.10). The
-    /// old channels close after their last flight.
-    pub async fn renew(&mut self) -> Result<(), SessionError> {
+    async fn renew_channel(&mut self) -> Result<(), SessionError> {
         self.broker.declare_topology(&self.connection).await?;
-        self.main = self.broker.confirming_channel(&self.connection).await?;
-        self.renew_trial().await
-    }
-
-    /// The old channel closes after its flight.
-    pub async fn renew_trial(&mut self) -> Result<(), SessionError> {
-        self.trial = self.broker.confirming_channel(&self.connection).await?;
+        self.channel = self.broker.confirming_channel(&self.connection).await?;
         Ok(())
     }
 
-    /// Publishes an event and waits for its confirm. Has no time limit.
-    pub fn publish(&self, flight: &Flight) -> impl Future<Output = Result<Confirmation, SessionError>> + Send + use<> {
-        let channel = match flight.track {
-            Track::Main => self.main.clone(),
-            Track::Trial => self.trial.clone(),
-        };
-        let event = flight.event.clone();
+    /// Publishes an event and waits for the broker's answer. Has no time limit. A future that is dropped leaves a little memory behind
+    /// until its channel closes.
+    pub fn publish(&self, event: Arc<OutboxEvent>) -> impl Future<Output = Answer> + Send + use<> {
+        let channel = self.channel.clone();
+        let returned = self.returned.clone();
         async move {
-            let (key, properties, body) =
-                (event.event_type.as_str().into(), message::properties(&event), message::body(&event)?);
-            // Mandatory: the broker returns an event that no queue takes, instead of dropping it.
-            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-            let confirm = channel.basic_publish(EXCHANGE.into(), key, options, &body, properties).await?;
-            // Hold the channel until the confirm: dropping the last handle closes it.
-            Ok(confirm.await?)
+            let answer = match confirmation(&channel, &event).await {
+                // lapin attaches a returned message to the next confirm, whichever that is, so what it attaches is not looked at.
+                Ok(confirmation) if confirmation.is_ack() => Answer::Confirmed,
+                Ok(_nack) => Answer::Nacked,
+                Err(error) => Answer::of(&error),
+            };
+            let came_back = returned.take(&event.id);
+            let answer = if came_back && answer == Answer::Confirmed { Answer::Returned } else { answer };
+            match answer {
+                Answer::Returned => counter!("events_returned_total").increment(1),
+                Answer::Nacked => counter!("events_nacked_total").increment(1),
+                _ => {}
+            }
+            answer
         }
     }
 
     pub async fn close(self) {
-        // Keep the channels until the connection has closed: dropping one starts another close, and lapin does not handle two.
+        // Keep the channel until the connection has closed: dropping it starts another close, and lapin does not handle two.
         broker::close(self.connection).await;
+    }
+}
+
+async fn confirmation(channel: &Channel, event: &OutboxEvent) -> Result<Confirmation, SessionError> {
+    let body = message::body(event)?;
+    // Mandatory: the broker returns an event that no queue takes, instead of dropping it.
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let key = event.event_type.as_str().into();
+    let confirm = channel.basic_publish(EXCHANGE.into(), key, options, &body, message::properties(event)).await?;
+    // The caller holds the channel until the confirm: dropping the last handle closes it.
+    Ok(confirm.await?)
+}
+
+impl Answer {
+    fn of(error: &SessionError) -> Self {
+        /// An operator closed the connection, or the broker stops.
+        /// <https://www.rabbitmq.com/amqp-0-9-1-reference#constants>
+        const CONNECTION_FORCED: u16 = 320;
+        let text = Chain(error).to_string();
+        match error.reply_code() {
+            _ if error.is_missing_exchange() => Self::NoExchange,
+            // Not the connection's fault either.
+            code if matches!(error, SessionError::Encode(_)) => Self::ChannelClosed(code, text),
+            0 | CONNECTION_FORCED => Self::Lost(text),
+            code => Self::ChannelClosed(code, text),
+        }
     }
 }

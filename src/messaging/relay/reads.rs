@@ -1,10 +1,11 @@
-//! What to read next, and when: new rows as they come, left rows when there is room, and the whole table from time to time.
+//! What to read next, and when: new rows as they come, deferred rows when there is room, and the whole table from time to time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::horizon::Horizon;
+use super::lane::Wanted;
 use super::schedule::Schedule;
 use super::store::{Read, ReadDone, Rows, TIMEOUT};
 use crate::domain::event::OutboxEvent;
@@ -20,23 +21,23 @@ pub struct Reads {
     /// There may be new rows.
     pub are_due: bool,
     began: Instant,
-    /// The last read was of left rows.
-    last_was_left: bool,
+    /// The last read was of deferred rows.
+    last_was_deferred: bool,
 }
 
 impl Reads {
     pub fn starting(now: Instant) -> Self {
-        Self { are_due: true, began: now, last_was_left: false }
+        Self { are_due: true, began: now, last_was_deferred: false }
     }
 
-    /// Alternates between new rows and left ones.
+    /// Alternates between new rows and deferred ones.
     pub fn next(&mut self, schedule: &Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
-        let read = if self.last_was_left {
-            self.next_new(schedule, horizon, now).or_else(|| next_left(schedule, horizon))
+        let read = if self.last_was_deferred {
+            self.next_new(schedule, horizon, now).or_else(|| next_deferred(schedule, horizon))
         } else {
-            next_left(schedule, horizon).or_else(|| self.next_new(schedule, horizon, now))
+            next_deferred(schedule, horizon).or_else(|| self.next_new(schedule, horizon, now))
         };
-        self.last_was_left = matches!(&read, Some(Read { rows: Rows::Left(_), .. }));
+        self.last_was_deferred = matches!(&read, Some(Read { rows: Rows::Deferred(_), .. }));
         read
     }
 
@@ -48,18 +49,18 @@ impl Reads {
         }
         self.are_due = false;
         self.began = now;
-        let is_whole = schedule.settled().is_none() && horizon.whole_read_is_due(now);
+        let is_whole = !schedule.has_deferred() && horizon.whole_read_is_due(now);
         let is_patient = horizon.needs_patience();
         let (rows, from, known) = if is_whole {
             if !is_patient {
                 // Assumed for now, because the read may end the session.
                 horizon.note_whole_read(now, TIMEOUT);
             }
-            (Rows::Whole, ReadFrom::place(0), Vec::new())
+            (Rows::Whole, ReadFrom::place(0), schedule.known_after(0))
         } else {
             (Rows::New, horizon.start(), schedule.known_after(horizon.lowest_start()))
         };
-        Some(Read { rows, from, up_to: i64::MAX, known, limit, is_patient })
+        Some(Read { rows, from, up_to: i64::MAX, users: Vec::new(), known, limit, is_patient })
     }
 
     /// Hands the rows to the schedule, and returns those that cannot be published.
@@ -67,8 +68,8 @@ impl Reads {
         let ReadDone { read, events, snapshot, took } = done;
         let (is_cut, last) = (events.len() == read.limit, events.last().map(|event| event.seq));
         let (faulty, events): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| event.fault.is_some());
-        if let Rows::Left(event_type) = read.rows {
-            schedule.add_left(&event_type, events, !is_cut);
+        if let Rows::Deferred(lane) = read.rows {
+            schedule.add_deferred(lane, events, !is_cut);
             return faulty;
         }
         let is_whole = matches!(read.rows, Rows::Whole);
@@ -84,12 +85,13 @@ impl Reads {
     }
 }
 
-fn next_left(schedule: &Schedule, horizon: &Horizon) -> Option<Read> {
-    let (event_type, after, limit) = schedule.readable_left()?;
+fn next_deferred(schedule: &Schedule, horizon: &Horizon) -> Option<Read> {
+    let (lane, Wanted { after, users, limit }) = schedule.wanted()?;
     Some(Read {
-        rows: Rows::Left(event_type.to_owned()),
+        rows: Rows::Deferred(lane),
         from: ReadFrom::place(after),
         up_to: horizon.frontier(),
+        users,
         known: schedule.known_after(after),
         limit,
         is_patient: false,

@@ -1,7 +1,7 @@
 //! What to publish next. Pure: rows and outcomes come in, events go out, and the caller supplies the time.
 //!
-//! A user has one event in flight, so no refusal and no lost channel can reorder a user's events. Events of one type share a
-//! [`Flow`]: queues are bound by type, so a full or forbidden queue stops one type and the others pass it.
+//! A user has one event in flight, so no rejection and no lost channel can reorder a user's events. Queues are bound by type, so each
+//! type has a [`Lane`]: a full or forbidden queue stops one type and the others pass it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,201 +9,163 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::flow::{CAPACITY, Flow, Left, Track, WINDOW};
-use crate::domain::event::OutboxEvent;
+use super::lane::{Attempt, CAPACITY, Deferred, Head, Lane, MOST_OF_A_USER, Wanted};
+use crate::domain::event::{EventType, OutboxEvent};
 
-/// Most users with events left in the table. Beyond this, no new rows are read.
-const LEFT_USERS: usize = 1_000_000;
-/// How many times an event must close its channel, alone on it, before it is quarantined.
-const STRIKES: u32 = 3;
-/// A trial without an answer for this long makes room for trials of other types.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// One for each type of event, and the last for whatever else appears.
+pub const LANES: usize = EventType::ALL.len() + 1;
+/// The lane of whatever else appears.
+pub const OTHERS: usize = LANES - 1;
+/// Most users with deferred events. Beyond this, no new rows are read.
+const DEFERRED_USERS: usize = 1_000_000;
 /// An event confirmed within this time shows that the broker accepts events at all.
 const EVIDENCE: Duration = Duration::from_mins(1);
 
-/// A publish in flight, to be settled once.
+/// An event on its way to the broker, to be settled.
 #[derive(Clone, Debug)]
-pub struct Flight {
+pub struct Publish {
     pub event: Arc<OutboxEvent>,
-    pub track: Track,
+    pub lane: usize,
+    /// Unique to this attempt.
+    pub number: u64,
 }
 
-/// How a flight ended.
+/// How a publish ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Confirmed,
-    /// Returned, nacked, published to a missing exchange, or a trial without an answer.
-    Refused,
-    /// The channel closed while it was in flight, with this AMQP reply code.
+    /// Returned, nacked, published to a missing exchange, or without an answer.
+    Rejected,
+    /// The broker closed the channel while it was in flight, with this AMQP reply code.
     ChannelClosed(u16),
+    /// The connection was lost.
+    Lost,
 }
 
-/// An event that is alone on its channel.
-#[derive(Debug)]
-struct Trial {
-    flow: usize,
-    place: i64,
-    began: Instant,
-}
-
-/// History of an event that closed its channel.
-#[derive(Debug)]
-struct Record {
-    strikes: u32,
-    /// The count of all confirmed events when it first did so. If it has grown since, the broker is not at fault.
-    confirmed: u64,
+/// What became of a settled event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Its row can be deleted.
+    Done,
+    /// The schedule has forgotten it; its row must be moved to quarantine.
+    Quarantined,
+    /// It will be published again.
+    Waits,
 }
 
 #[derive(Debug, Default)]
 pub struct Schedule {
-    /// Each user's events in memory, in order. The first may be in flight; all wait in the flow of the first.
+    /// Each user's events in memory, in order. The first may be in flight; all wait in the lane of the first.
     users: HashMap<i64, VecDeque<Arc<OutboxEvent>>>,
-    flows: Flows,
-    /// The places of all events in memory, and their users.
+    lanes: [Lane; LANES],
+    /// The positions of all events in memory.
     known: BTreeMap<i64, i64>,
-    trial: Option<Trial>,
-    trials: u64,
-    struck: HashMap<i64, Record>,
+    publishes: u64,
     confirmed: u64,
     confirmed_at: Option<Instant>,
 }
 
+/// The lane of a type.
+pub fn lane(event_type: &str) -> usize {
+    EventType::ALL.iter().position(|known| known.as_str() == event_type).unwrap_or(OTHERS)
+}
+
 impl Schedule {
-    /// Takes a row, or leaves it in the table. Ignores a known one.
+    /// Takes a row, or defers it. Ignores a known one.
     pub fn add(&mut self, event: OutboxEvent) {
-        let left = self.flows.0.iter_mut().filter_map(|flow| flow.left.as_mut());
-        match left.into_iter().find(|left| left.users.contains(&event.user_id)) {
-            Some(left) => left.add(event.seq, event.user_id),
-            None => _ = self.keep_or_leave(event, false),
+        let head = Head { position: event.seq, user: event.user_id };
+        let mut deferred = self.lanes.iter_mut().filter_map(|lane| lane.deferred.as_mut());
+        match deferred.find(|deferred| deferred.users.contains(&head.user)) {
+            Some(deferred) => deferred.add(head),
+            None => _ = self.keep_or_defer(event, false),
         }
     }
 
-    /// Returns whether the event is kept. One read `again` is kept if its flow is open, because there was room for it.
-    fn keep_or_leave(&mut self, event: OutboxEvent, again: bool) -> bool {
-        let (place, user) = (event.seq, event.user_id);
-        if self.known.contains_key(&place) {
+    /// Returns whether the event is kept. One read `again` is kept if its lane passes, because there was room for it.
+    fn keep_or_defer(&mut self, event: OutboxEvent, again: bool) -> bool {
+        let head = Head { position: event.seq, user: event.user_id };
+        if self.known.contains_key(&head.position) {
             return true;
         }
-        let first = self.users.get(&user).and_then(VecDeque::front);
-        let flow = self.flows.of(first.map_or(&event.event_type, |first| &first.event_type));
-        let capacity = if flow.is_limited() && !(again && flow.is_open()) { flow.capacity() } else { 2 * CAPACITY };
-        if flow.kept >= capacity {
-            flow.left.get_or_insert_default().add(place, user);
+        let events = self.users.entry(head.user).or_default();
+        let lane = &mut self.lanes[lane(events.front().map_or(&event.event_type, |first| &first.event_type))];
+        let is_exempt = !lane.is_limited() || again && lane.passes();
+        let capacity = if is_exempt { 2 * CAPACITY } else { lane.capacity() };
+        if lane.buffered >= capacity || events.len() >= MOST_OF_A_USER {
+            lane.deferred.get_or_insert_default().add(head);
+            if events.is_empty() {
+                self.users.remove(&head.user);
+            }
             return false;
         }
-        flow.kept += 1;
-        self.known.insert(place, user);
-        let events = self.users.entry(user).or_default();
+        lane.buffered += 1;
+        self.known.insert(head.position, head.user);
         if events.is_empty() {
-            flow.heads.insert(place, user);
+            lane.push(head);
         }
         events.push_back(Arc::new(event));
         true
     }
 
-    /// Sets a silent trial aside, because a queue may neither confirm nor refuse; its channel cannot be used for others. Time until
-    /// `blocked_at`, when the broker last blocked us, does not count. Returns whether it did.
-    pub fn set_aside(&mut self, now: Instant, blocked_at: Instant) -> bool {
-        let silent = self.trial.take_if(|trial| now - trial.began.max(blocked_at) >= PATIENCE);
-        if let Some(trial) = &silent {
-            self.flows.0[trial.flow].set_aside();
-        }
-        silent.is_some()
+    /// The next event to publish, if one may go now in a lane that is `open`: the oldest.
+    pub fn next(&mut self, now: Instant, open: impl Fn(usize) -> bool) -> Option<Publish> {
+        let lanes = self.lanes.iter().enumerate().filter(|(lane, _)| open(*lane));
+        let heads = lanes.filter_map(|(lane, it)| Some((lane, it.next(now, self.confirmed)?)));
+        let (lane, (head, attempt)) =
+            heads.min_by_key(|(_, (head, attempt))| (*attempt == Attempt::Usual, head.position))?;
+        let event = self.users.get(&head.user)?.front()?.clone();
+        self.publishes += 1;
+        self.lanes[lane].begin(self.publishes, (head, attempt), now);
+        Some(Publish { event, lane, number: self.publishes })
     }
 
-    /// The next event to publish, if one may go now.
-    pub fn next(&mut self, now: Instant) -> Option<Flight> {
-        let trial = self.next_trial(now).map(|found| (Track::Trial, found));
-        let (track, (which, place)) = trial.or_else(|| Some((Track::Main, self.next_on_main()?)))?;
-        let flow = &mut self.flows.0[which];
-        let user = flow.heads.remove(&place)?;
-        match track {
-            Track::Main => flow.begin(now),
-            Track::Trial => {
-                self.trial = Some(Trial { flow: which, place, began: now });
-                self.trials += 1;
-                flow.tried = self.trials;
-            }
-        }
-        let event = self.users.get(&user)?.front()?.clone();
-        Some(Flight { event, track })
-    }
-
-    /// The flow on trial that has waited longest.
-    fn next_trial(&self, now: Instant) -> Option<(usize, i64)> {
-        if self.trial.is_some() {
-            return None;
-        }
-        let waiting = self.flows.0.iter().enumerate().filter(|(_, flow)| flow.may_try(now));
-        let (which, flow) = waiting.min_by_key(|(_, flow)| flow.tried)?;
-        // Trying it again proves nothing until another event has passed.
-        let rests = |place: &&i64| {
-            self.struck.get(place).is_some_and(|it| it.strikes >= STRIKES && it.confirmed == self.confirmed)
-        };
-        let place = flow.heads.keys().find(|place| !rests(place)).or_else(|| flow.heads.keys().next())?;
-        Some((which, *place))
-    }
-
-    /// The oldest event that may go.
-    fn next_on_main(&self) -> Option<(usize, i64)> {
-        if self.flows.on_main() >= WINDOW {
-            return None;
-        }
-        let open = self.flows.0.iter().enumerate().filter(|(_, flow)| flow.has_room());
-        let heads = open.filter_map(|(which, flow)| Some((which, *flow.heads.first_key_value()?.0)));
-        heads.min_by_key(|(_, place)| *place)
-    }
-
-    /// Ends a flight. Returns `true` if the event must be quarantined; the schedule has then forgotten it.
-    pub fn settle(&mut self, flight: &Flight, outcome: Outcome, now: Instant) -> bool {
-        let event = &*flight.event;
-        let flow = self.flows.of(&event.event_type);
-        match flight.track {
-            Track::Main => flow.end(now),
-            Track::Trial if self.trial.take_if(|trial| trial.place == event.seq).is_none() => flow.is_aside = false,
-            Track::Trial => {}
-        }
-        match (outcome, flight.track) {
-            (Outcome::Confirmed, track) => {
-                flow.confirm(track);
-                self.confirmed_at = Some(now);
+    /// Ends a publish. Ignores one that was given up before, whose event waits or is on its way again.
+    pub fn settle(&mut self, publish: &Publish, outcome: Outcome, now: Instant) -> Settled {
+        let others_pass = self.confirmed_at.is_some_and(|at| now - at < EVIDENCE);
+        let lane = &mut self.lanes[publish.lane];
+        match outcome {
+            Outcome::Confirmed if lane.confirm(publish.number, now) => {
                 self.confirmed += 1;
-                self.struck.remove(&event.seq);
-                self.forget(event);
-                return false;
+                self.confirmed_at = Some(now);
+                self.forget(&publish.event);
+                return Settled::Done;
             }
-            (Outcome::Refused, track) => flow.refuse(track, now),
-            (Outcome::ChannelClosed(_), Track::Main) => flow.put_on_trial(),
-            (Outcome::ChannelClosed(code), Track::Trial) => {
-                let others_pass = self.confirmed_at.is_some_and(|at| now - at < EVIDENCE);
-                let record = self.struck.entry(event.seq).or_insert(Record { strikes: 0, confirmed: self.confirmed });
-                record.strikes += 1;
-                let is_known_class = flow.condemned == Some(code) && others_pass;
-                if is_known_class || record.strikes >= STRIKES && record.confirmed < self.confirmed {
-                    flow.condemn(code);
-                    self.struck.remove(&event.seq);
-                    self.forget(event);
-                    return true;
+            Outcome::Confirmed => {}
+            Outcome::Rejected => lane.reject(publish.number, now),
+            Outcome::Lost => lane.lose(publish.number, now),
+            Outcome::ChannelClosed(code) => {
+                if lane.close(publish.number, code, self.confirmed, others_pass, now) {
+                    self.forget(&publish.event);
+                    return Settled::Quarantined;
                 }
-                flow.strike(now);
             }
         }
-        flow.heads.insert(event.seq, event.user_id);
-        false
+        Settled::Waits
+    }
+
+    /// Gives up publishes that have waited too long for an answer; their events will be published again. Time until the broker last
+    /// blocked a lane does not count. Returns how many.
+    pub fn give_up(&mut self, now: Instant, blocked_at: &[Instant; LANES]) -> usize {
+        self.lanes.iter_mut().zip(blocked_at).map(|(lane, blocked_at)| lane.give_up(now, *blocked_at)).sum()
+    }
+
+    /// Whether the publish was not given up.
+    pub fn awaits(&self, publish: &Publish) -> bool {
+        self.lanes[publish.lane].awaits(publish.number)
     }
 
     /// The first event of its user is done; the next may go.
     fn forget(&mut self, event: &OutboxEvent) {
         self.known.remove(&event.seq);
         let Some(events) = self.users.get_mut(&event.user_id) else { return };
-        let kept = events.len();
+        let buffered = events.len();
         events.pop_front();
-        self.flows.of(&event.event_type).kept -= kept;
+        self.lanes[lane(&event.event_type)].buffered -= buffered;
         match events.front() {
             Some(next) => {
-                let flow = self.flows.of(&next.event_type);
-                flow.kept += kept - 1;
-                flow.heads.insert(next.seq, next.user_id);
+                let lane = &mut self.lanes[lane(&next.event_type)];
+                lane.buffered += buffered - 1;
+                lane.push(Head { position: next.seq, user: next.user_id });
             }
             None => _ = self.users.remove(&event.user_id),
         }
@@ -211,88 +173,90 @@ impl Schedule {
 
     /// How many new rows may be read.
     pub fn room(&self) -> usize {
-        if self.lefts().map(|(_, left)| left.users.len()).sum::<usize>() >= LEFT_USERS {
+        if self.deferred().map(|deferred| deferred.users.len()).sum::<usize>() >= DEFERRED_USERS {
             return 0;
         }
-        let kept: usize = self.flows.0.iter().filter(|flow| !flow.is_limited()).map(|flow| flow.kept).sum();
-        CAPACITY.saturating_sub(kept)
+        let buffered: usize = self.lanes.iter().filter(|lane| !lane.is_limited()).map(|lane| lane.buffered).sum();
+        CAPACITY.saturating_sub(buffered)
     }
 
-    /// A type whose left rows may be read now, the place before the first of them, and how many to read.
-    pub fn readable_left(&self) -> Option<(&str, i64, usize)> {
-        self.lefts().find_map(|(flow, left)| {
-            let room = flow.capacity().saturating_sub(flow.kept);
-            // A flow on trial needs something to try.
-            let is_due = flow.kept == 0 || flow.is_open() && room >= flow.capacity() / 2;
-            is_due.then_some((&*flow.event_type, left.after, room))
-        })
+    /// A lane whose deferred rows may be read now.
+    pub fn wanted(&self) -> Option<(usize, Wanted)> {
+        let buffered = |user| self.users.get(&user).map_or(0, VecDeque::len);
+        self.lanes.iter().enumerate().find_map(|(lane, it)| Some((lane, it.wants(buffered)?)))
     }
 
-    /// Takes rows that were read after the place of [`Self::readable_left`]; `all` if there were no more of them.
-    pub fn add_left(&mut self, name: &str, rows: Vec<OutboxEvent>, all: bool) {
-        let Some(mut left) = self.flows.of(name).left.take() else { return };
+    /// Takes rows that [`Self::wanted`] asked for; `all` if there were no more of them.
+    pub fn add_deferred(&mut self, lane: usize, rows: Vec<OutboxEvent>, all: bool) {
+        let Some(mut deferred) = self.lanes[lane].deferred.take() else { return };
         for row in rows {
-            left.after = row.seq;
-            if !left.users.contains(&row.user_id) {
+            deferred.after = row.seq;
+            if !deferred.users.contains(&row.user_id) {
                 continue;
             }
             let user = row.user_id;
-            if !self.keep_or_leave(row, true) {
-                // The user now waits in another flow.
-                left.users.remove(&user);
+            if !self.keep_or_defer(row, true) {
+                // The user now waits in this lane again, or in another one.
+                deferred.users.remove(&user);
             }
         }
         if !all {
-            self.flows.of(name).left.get_or_insert_default().merge(left);
+            self.lanes[lane].deferred.get_or_insert_default().merge(deferred);
         }
     }
 
-    fn lefts(&self) -> impl Iterator<Item = (&Flow, &Left)> {
-        self.flows.0.iter().filter_map(|flow| Some((flow, flow.left.as_ref()?)))
+    fn deferred(&self) -> impl Iterator<Item = &Deferred> {
+        self.lanes.iter().filter_map(|lane| lane.deferred.as_ref())
     }
 
-    /// The places in memory after `place`, in order.
-    pub fn known_after(&self, place: i64) -> Vec<i64> {
-        self.known.range(place + 1..).map(|(place, _)| *place).collect()
+    /// The oldest event, if it is in memory.
+    pub fn oldest(&self) -> Option<&OutboxEvent> {
+        let (position, user) = self.known.first_key_value()?;
+        let oldest = self.users.get(user)?.front()?;
+        let is_oldest = self.deferred().all(|deferred| deferred.after >= *position);
+        is_oldest.then_some(oldest)
     }
 
-    /// All rows read up to this place are published or quarantined; `None` if nothing is in memory or left.
+    pub fn has_deferred(&self) -> bool {
+        self.deferred().next().is_some()
+    }
+
+    /// The positions in memory after `position`, in order.
+    pub fn known_after(&self, position: i64) -> Vec<i64> {
+        self.known.range(position + 1..).map(|(position, _)| *position).collect()
+    }
+
+    /// All rows read up to this position are published or quarantined; `None` if nothing is in memory or deferred.
     pub fn settled(&self) -> Option<i64> {
-        let left = self.lefts().map(|(_, left)| left.after);
-        self.known.keys().next().map(|place| place - 1).into_iter().chain(left).min()
+        let deferred = self.deferred().map(|deferred| deferred.after);
+        self.known.keys().next().map(|position| position - 1).into_iter().chain(deferred).min()
     }
 
     pub fn in_flight(&self) -> usize {
-        let aside = self.flows.0.iter().filter(|flow| flow.is_aside).count();
-        self.flows.on_main() + usize::from(self.trial.is_some()) + aside
+        self.lanes.iter().map(Lane::in_flight).sum()
     }
 
-    /// Since when no flight on the main channel has ended, for the type that has waited longest; `None` if none is in flight there.
-    pub fn silent_since(&self) -> Option<Instant> {
-        self.flows.0.iter().filter_map(Flow::silent_since).min()
+    /// How many events were confirmed.
+    pub const fn confirmed(&self) -> u64 {
+        self.confirmed
     }
 
     /// When the next pause ends.
     pub fn next_try(&self) -> Option<Instant> {
-        self.flows.0.iter().filter(|flow| !flow.heads.is_empty()).filter_map(|flow| flow.not_before).min()
-    }
-}
-
-/// A short list: there are three types of events.
-#[derive(Debug, Default)]
-struct Flows(Vec<Flow>);
-
-impl Flows {
-    fn of(&mut self, event_type: &str) -> &mut Flow {
-        let which = self.0.iter().position(|flow| flow.event_type == event_type);
-        let which = which.unwrap_or_else(|| {
-            self.0.push(Flow::of(event_type));
-            self.0.len() - 1
-        });
-        &mut self.0[which]
+        self.lanes.iter().filter_map(Lane::next_try).min()
     }
 
-    fn on_main(&self) -> usize {
-        self.0.iter().map(|flow| flow.in_flight).sum()
+    /// Lanes whose channel must be replaced before anything else is published there.
+    pub fn lanes_without_channel(&self, now: Instant) -> Vec<usize> {
+        (0..LANES).filter(|lane| self.lanes[*lane].needs_channel(now)).collect()
+    }
+
+    /// Nothing waits and nothing is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty() && !self.has_deferred()
+    }
+
+    pub fn channel_is_new(&mut self, lane: usize) {
+        self.lanes[lane].channel_is_new();
     }
 }

@@ -1,4 +1,4 @@
-//! The leader's connection to PostgreSQL, which does one work at a time, concurrently with the flights.
+//! The leader's connection to PostgreSQL, which does one work at a time, while events are in flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub struct Read {
     pub rows: Rows,
     pub from: ReadFrom,
     pub up_to: i64,
+    /// Of these users alone, if there are any.
+    pub users: Vec<i64>,
     /// Places already in memory.
     pub known: Vec<i64>,
     pub limit: usize,
@@ -57,8 +59,8 @@ pub enum Rows {
     New,
     /// The whole table.
     Whole,
-    /// Rows of a type that were left in the table.
-    Left(String),
+    /// Rows of a lane that were left in the table.
+    Deferred(usize),
 }
 
 #[derive(Debug)]
@@ -67,6 +69,12 @@ pub struct ReadDone {
     pub events: Vec<OutboxEvent>,
     pub snapshot: Snapshot,
     pub took: Duration,
+}
+
+impl ReadDone {
+    pub fn is_of_new_rows(&self) -> bool {
+        !self.events.is_empty() && !matches!(self.read.rows, Rows::Deferred(_))
+    }
 }
 
 /// The connection, and what was read.
@@ -104,7 +112,7 @@ async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, Ses
     }
     let began = Instant::now();
     let limit = i64::try_from(read.limit).unwrap_or(i64::MAX);
-    let reading = outbox::read(connection, &read.from, read.up_to, &read.known, limit);
+    let reading = outbox::read(connection, &read.from, read.up_to, &read.users, &read.known, limit);
     let limit_of_server = if read.is_patient { PATIENCE } else { TIMEOUT };
     let (events, snapshot) = with_timeout(limit_of_server + GRACE, "read the outbox", reading).await?;
     let took = began.elapsed();

@@ -19,25 +19,27 @@ use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use self::screen::Screen;
-pub use self::screen::{MARK, Mark, NO_LIMIT, mark};
+pub use self::screen::{MARK, Mark, NO_LIMIT, Returned, mark};
 
 /// Bytes read from the socket at a time.
 const READ_SIZE: usize = 64 << 10;
 
-/// Opens a connection whose incoming frames are screened. If the caller gives up first, the socket comes to its end: lapin's thread
+/// Opens a connection whose incoming frames are screened: bodies over `largest` bytes are left out, and the ids of messages that come
+/// back are put into `returned`. If the caller gives up first, the socket comes to its end: lapin's thread
 /// would otherwise wait for as long as a silent peer keeps it open.
 pub async fn connect(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
     properties: ConnectionProperties,
     largest: u64,
+    returned: Returned,
 ) -> lapin::Result<Connection> {
     let abandoned = CancellationToken::new();
     let abandon = abandoned.clone().drop_guard();
     let screening = Runtime::new(RuntimeParts::new(Tokio::current(), Screening(Tokio::current(), largest)));
     let open = async move |uri: AMQPUri, _runtime| {
         let io = uri.connect_with_config_async(tls.as_ref(), &Runtime::new(Tokio::current())).await?;
-        Ok(AsyncTcpStream::Plain(Screened::new(io, largest, &abandoned)))
+        Ok(AsyncTcpStream::Plain(Screened::new(io, largest, returned.clone(), &abandoned)))
     };
     let connection = Connection::connector(uri, screening, open, properties).await?;
     // From now on, heartbeats watch the peer.
@@ -62,11 +64,11 @@ struct Screened {
 }
 
 impl Screened {
-    fn new(io: Io, largest: u64, abandoned: &CancellationToken) -> Self {
+    fn new(io: Io, largest: u64, returned: Returned, abandoned: &CancellationToken) -> Self {
         Self {
             io,
             largest,
-            screen: Screen::default(),
+            screen: Screen::new(returned),
             passed: Vec::with_capacity(READ_SIZE),
             read: 0,
             incoming: vec![0; READ_SIZE].into(),
@@ -151,7 +153,7 @@ impl Reactor for Screening {
         let (connecting, largest) = (self.0.tcp_connect_addr(address), self.1);
         async move {
             let never = CancellationToken::new();
-            Ok(Screened::new(AsyncTcpStream::Plain(connecting.await?), largest, &never))
+            Ok(Screened::new(AsyncTcpStream::Plain(connecting.await?), largest, Returned::default(), &never))
         }
     }
 }
@@ -167,7 +169,7 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::time::{interval, timeout};
 
-    use super::{NO_LIMIT, connect};
+    use super::{NO_LIMIT, Returned, connect};
 
     /// lapin's threads in this process.
     fn threads() -> usize {
@@ -189,8 +191,8 @@ mod tests {
         };
         let attempts = async {
             for _ in 0..200 {
-                let connecting =
-                    connect(uri.clone(), OwnedTLSConfig::default(), ConnectionProperties::default(), NO_LIMIT);
+                let (tls, properties) = (OwnedTLSConfig::default(), ConnectionProperties::default());
+                let connecting = connect(uri.clone(), tls, properties, NO_LIMIT, Returned::default());
                 assert!(timeout(Duration::from_millis(10), connecting).await.is_err(), "nobody answers");
             }
             let mut tick = interval(Duration::from_millis(10));

@@ -6,13 +6,18 @@
 //! harmless one in place of a head that lapin should not see: one header says why, one holds the original properties. A body over
 //! the limit is left out. Everything else passes as it came.
 //!
+//! It also notes which messages come back, because no queue takes them, before lapin sees the confirm: lapin attaches a return to
+//! whichever confirm it resolves next.
+//!
 //! Pure: bytes in, bytes out. <https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf>, sections 2.3.5 and 4.2.
 
 use std::collections::{HashMap, HashSet};
 use std::str;
+use std::sync::Arc;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use parking_lot::Mutex;
 
 /// Begins the names of the headers that the screen adds.
 pub const MARK: &str = "x-unreadable";
@@ -54,6 +59,18 @@ pub fn mark(properties: &BasicProperties) -> Option<Mark> {
     }
 }
 
+/// The ids of messages that the broker has returned.
+#[derive(Clone, Debug, Default)]
+pub struct Returned(Arc<Mutex<HashSet<String>>>);
+
+impl Returned {
+    /// Whether a message was returned; forgets it. Known as soon as its confirm is.
+    pub fn take(&self, message_id: &impl ToString) -> bool {
+        let mut returned = self.0.lock();
+        !returned.is_empty() && returned.remove(&message_id.to_string())
+    }
+}
+
 /// Types of frames.
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
@@ -77,9 +94,16 @@ pub struct Screen {
     garbled: HashSet<u16>,
     /// Bytes of bodies that are left out, by channel.
     left_out: HashMap<u16, u64>,
+    /// Channels whose next message is one that comes back.
+    returning: HashSet<u16>,
+    returned: Returned,
 }
 
 impl Screen {
+    pub fn new(returned: Returned) -> Self {
+        Self { returned, ..Self::default() }
+    }
+
     /// Takes what has come, and appends to `out` what is passed on. Larger bodies than `limit` are left out.
     pub fn pass(&mut self, mut bytes: &[u8], limit: u64, out: &mut Vec<u8>) {
         while !bytes.is_empty() {
@@ -124,6 +148,9 @@ impl Screen {
         match kind {
             METHOD | HEADER if self.frame.len() == FRAME_HEAD => return,
             METHOD => {
+                if self.frame[FRAME_HEAD..].starts_with(&RETURN) {
+                    self.returning.insert(channel);
+                }
                 if let Some(payload) = self.frame.get_mut(FRAME_HEAD..FRAME_HEAD + size)
                     && make_readable(payload)
                 {
@@ -158,9 +185,16 @@ impl Screen {
         let end = if are_too_long { 0 } else { FRAME_END };
         let payload = &self.frame[FRAME_HEAD..self.frame.len() - end];
         let garbled = self.garbled.remove(&channel);
+        let comes_back = self.returning.remove(&channel);
         let Some((fixed, properties)) = payload.split_first_chunk::<HEAD_FIXED>() else {
             return out.extend_from_slice(&self.frame);
         };
+        let read = Reader::new(properties).properties();
+        if let Some(message_id) = read
+            && comes_back
+        {
+            self.returned.0.lock().insert(message_id.to_owned());
+        }
         let [class_and_weight @ .., _, _, _, _, _, _, _, _] = fixed;
         let body_size = u64::from_be_bytes(*fixed.last_chunk().unwrap_or(&[0; 8]));
         let is_too_large = body_size > limit;
@@ -168,7 +202,7 @@ impl Screen {
             "it is too large"
         } else if are_too_long {
             "its properties are too long"
-        } else if Reader::new(properties).properties().is_none() {
+        } else if read.is_none() {
             "its properties are malformed, nested too deeply, or too many"
         } else if garbled {
             "its exchange or routing key is not UTF-8"
@@ -194,6 +228,9 @@ impl Screen {
         out.push(0xCE);
     }
 }
+
+/// The class `basic` and its method `return`.
+const RETURN: [u8; 4] = [0, 60, 0, 50];
 
 /// Whether a head of this size has properties that are too long.
 fn is_too_long(size: [u8; 4]) -> bool {
@@ -251,6 +288,8 @@ const HEADERS_FLAG: u16 = 1 << 13;
 
 /// The types of the properties in the order of their flags, from the highest: s a text, t a table, o an octet, l eight octets.
 const PROPERTIES_IN_ORDER: &[u8; 14] = b"sstoosssslssss";
+/// Which of them is the message's id.
+const MESSAGE_ID: usize = 8;
 
 /// Reads values as lapin does, without building them. `None`: lapin would fail, or should not try.
 struct Reader<'a> {
@@ -273,9 +312,9 @@ impl<'a> Reader<'a> {
         self.take(1)?.first().copied()
     }
 
-    fn text(&mut self) -> Option<()> {
+    fn text(&mut self) -> Option<&'a str> {
         let length = self.octet()?;
-        str::from_utf8(self.take(length.into())?).ok().map(|_| ())
+        str::from_utf8(self.take(length.into())?).ok()
     }
 
     fn long(&mut self) -> Option<&'a [u8]> {
@@ -283,24 +322,26 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(length).ok()?)
     }
 
-    /// A property list with its flags, and nothing behind it.
-    fn properties(mut self) -> Option<()> {
+    /// A property list with its flags, and nothing behind it. Returns the message's id, empty if it has none.
+    fn properties(mut self) -> Option<&'a str> {
         let flags = u16::from_be_bytes(*self.take(2)?.first_chunk()?);
         if flags & 0b11 != 0 {
             return None;
         }
+        let mut message_id = "";
         for (place, kind) in PROPERTIES_IN_ORDER.iter().enumerate() {
             if flags & (1 << (15 - place)) == 0 {
                 continue;
             }
             match kind {
-                b's' => self.text()?,
+                b's' if place == MESSAGE_ID => message_id = self.text()?,
+                b's' => _ = self.text()?,
                 b't' => self.nested(true, 0)?,
                 b'o' => _ = self.octet()?,
                 _ => _ = self.take(8)?,
             }
         }
-        self.bytes.is_empty().then_some(())
+        self.bytes.is_empty().then_some(message_id)
     }
 
     /// A table or an array, `depth` levels down.

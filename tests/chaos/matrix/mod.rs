@@ -7,3 +7,4 @@ mod network;
 mod relay;
 mod replicas;
 mod restore;
+mod returns;

@@ -9,23 +9,25 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use self::world::{Action, FORBIDDEN, Fate, TYPES, World, event};
-use super::flow::Track;
-use super::schedule::{Flight, Outcome, Schedule};
+use super::schedule::{Outcome, Publish, Schedule, Settled};
 
 fn action() -> impl Strategy<Value = Action> {
     let fate = prop_oneof![
         3 => Just(Fate::Passes),
-        1 => Just(Fate::Refused),
+        1 => Just(Fate::Rejected),
         1 => Just(Fate::Forbidden),
         1 => Just(Fate::Silent),
+        1 => Just(Fate::PartlySilent),
+        1 => Just(Fate::PartlyRejected),
     ];
     prop_oneof![
         8 => (0..6_i64, 0..3_usize).prop_map(|(user, event_type)| Action::Write { user, event_type }),
         6 => Just(Action::Read),
-        3 => Just(Action::ReadLeft),
+        3 => Just(Action::ReadDeferred),
+        3 => Just(Action::Renew),
         6 => Just(Action::Publish),
-        8 => any::<prop::sample::Index>().prop_map(Action::Land),
-        1 => Just(Action::Close),
+        8 => any::<prop::sample::Index>().prop_map(Action::Answer),
+        1 => (0..3_usize).prop_map(Action::Lose),
         1 => (0..3_usize, fate).prop_map(|(event_type, fate)| Action::Decide { event_type, fate }),
         2 => Just(Action::Wait),
         1 => Just(Action::Restart),
@@ -44,13 +46,13 @@ proptest! {
         world.fates = [Fate::Passes; 3];
         world.run(400);
         prop_assert!(world.table.is_empty(), "{} left: {:?}", world.table.len(), world.schedule);
-        let places: HashSet<i64> = world.taken.iter().copied().chain(world.quarantined.iter().copied()).collect();
-        prop_assert_eq!(places.len(), usize::try_from(world.next_place - 1).unwrap());
+        let positions: HashSet<i64> = world.taken.iter().copied().chain(world.quarantined.iter().copied()).collect();
+        prop_assert_eq!(positions.len(), usize::try_from(world.next_position - 1).unwrap());
     }
 
     #[test]
-    fn events_of_a_type_that_is_refused_forbidden_or_silent_hold_no_others_up(
-        fate in prop_oneof![Just(Fate::Refused), Just(Fate::Forbidden), Just(Fate::Silent)],
+    fn events_of_a_type_in_trouble_hold_no_others_up(
+        fate in prop_oneof![Just(Fate::Rejected), Just(Fate::Forbidden), Just(Fate::Silent), Just(Fate::Slow(1))],
         before in 0..40_i64,
         others in prop::collection::vec(0..2_usize, 1..60),
     ) {
@@ -62,42 +64,84 @@ proptest! {
         for (user, event_type) in (0..).zip(&others) {
             world.write(user, TYPES[*event_type]);
         }
-        // Each round lasts a moment in which what is in flight lands; all of them less than a silent one is waited for.
+        // Each round lasts a moment; all of them less than a silent one is waited for.
         world.run(19);
         prop_assert!(world.table.values().all(|event| event.event_type == TYPES[2]), "{:?}", world.schedule);
-        prop_assert!(fate == Fate::Forbidden || world.table.len() == usize::try_from(before).unwrap());
+        let waits = world.table.len() == usize::try_from(before).unwrap();
+        prop_assert!(waits || matches!(fate, Fate::Forbidden | Fate::Slow(_)));
+    }
+
+    #[test]
+    fn a_queue_that_takes_a_part_of_a_type_holds_up_that_part_alone(
+        fate in prop_oneof![Just(Fate::PartlySilent), Just(Fate::PartlyRejected)],
+        users in 1..128_i64,
+    ) {
+        let mut world = World::new();
+        world.fates[1] = fate;
+        (1..=users).for_each(|user| world.write(user, TYPES[1]));
+        world.run(1_000);
+        let left: Vec<i64> = world.table.values().map(|event| event.user_id).collect();
+        prop_assert_eq!(left, (1..=users).filter(|user| user % 4 == 0).collect::<Vec<_>>());
+        world.fates[1] = Fate::Passes;
+        world.run(100);
+        prop_assert!(world.table.is_empty(), "{} left: {:?}", world.table.len(), world.schedule);
     }
 }
 
 #[test]
-fn a_type_begins_with_one_event_and_a_refused_one_is_tried_once_a_pause() {
+fn a_type_begins_with_one_event_and_a_rejected_one_is_tried_once_a_pause() {
     let mut world = World::new();
     (0..20).for_each(|user| world.write(user, TYPES[2]));
     world.read();
-    // On trial, and then on the main channel.
+    // A probe, and then the ramp.
     for in_flight in [1, 1, 2, 4] {
         world.publish();
-        assert_eq!(world.flights.len(), in_flight);
+        assert_eq!(world.in_flight.len(), in_flight);
         if in_flight == 4 {
-            world.fates[2] = Fate::Refused;
+            world.fates[2] = Fate::Rejected;
         }
-        while !world.flights.is_empty() {
-            world.land(0);
+        while !world.in_flight.is_empty() {
+            world.answer(0);
         }
         world.read();
     }
+    world.renew();
     world.publish();
-    assert!(world.flights.is_empty(), "a pause");
+    assert!(world.in_flight.is_empty(), "a pause");
     for _ in 0..3 {
         world.now = world.schedule.next_try().unwrap();
+        world.renew();
         world.publish();
-        assert_eq!(world.flights.len(), 1);
-        world.land(0);
+        assert_eq!(world.in_flight.len(), 1);
+        world.answer(0);
     }
 }
 
 #[test]
-fn an_event_is_quarantined_after_three_strikes_and_its_class_at_once() {
+fn a_user_with_many_events_leaves_memory_to_others() {
+    let mut world = World::new();
+    for _ in 0..500 {
+        world.write(1, TYPES[1]);
+    }
+    world.write(2, TYPES[1]);
+    // More than one event of each user a round cannot pass.
+    world.run(500 / 8 + 2);
+    assert!(world.table.values().all(|event| event.user_id == 1), "{:?}", world.schedule);
+    world.run(501);
+    assert!(world.table.is_empty(), "{} left: {:?}", world.table.len(), world.schedule);
+}
+
+#[test]
+fn a_slow_queue_gets_what_it_confirms_in_time_and_no_event_twice() {
+    let mut world = World::new();
+    world.fates[1] = Fate::Slow(1);
+    (0..300).for_each(|user| world.write(user, TYPES[1]));
+    world.run(700);
+    assert_eq!((world.table.len(), world.taken.len()), (0, 300));
+}
+
+#[test]
+fn an_event_is_quarantined_after_three_failures_and_its_class_at_once() {
     let mut world = World::new();
     world.fates[2] = Fate::Forbidden;
     (0..5).for_each(|user| world.write(user, TYPES[2]));
@@ -109,8 +153,9 @@ fn an_event_is_quarantined_after_three_strikes_and_its_class_at_once() {
     // The class is known.
     world.write(6, TYPES[2]);
     world.read();
+    world.renew();
     world.publish();
-    world.land(0);
+    world.answer(0);
     assert_eq!(world.quarantined.len(), 6);
 }
 
@@ -120,16 +165,17 @@ fn one_bad_event_among_good_ones_of_its_type_is_found_and_the_others_pass() {
     (1..=50).for_each(|n| schedule.add(event(n, n, TYPES[1])));
     let (mut now, mut passed, mut quarantined) = (Instant::now(), 0, Vec::new());
     for _ in 0..200 {
-        let flights: Vec<Flight> = std::iter::from_fn(|| schedule.next(now)).collect();
-        for track in [Track::Main, Track::Trial] {
-            let on_track: Vec<_> = flights.iter().filter(|flight| flight.track == track).collect();
-            let is_closed = on_track.iter().any(|flight| flight.event.seq == 20);
-            for flight in on_track {
-                let outcome = if is_closed { Outcome::ChannelClosed(FORBIDDEN) } else { Outcome::Confirmed };
-                passed += usize::from(!is_closed);
-                if schedule.settle(flight, outcome, now) {
-                    quarantined.push(flight.event.seq);
-                }
+        for lane in schedule.lanes_without_channel(now) {
+            schedule.channel_is_new(lane);
+        }
+        let in_flight: Vec<Publish> = std::iter::from_fn(|| schedule.next(now, |_| true)).collect();
+        let closes = in_flight.iter().any(|publish| publish.event.seq == 20);
+        for publish in in_flight {
+            let outcome = if closes { Outcome::ChannelClosed(FORBIDDEN) } else { Outcome::Confirmed };
+            match schedule.settle(&publish, outcome, now) {
+                Settled::Done => passed += 1,
+                Settled::Quarantined => quarantined.push(publish.event.seq),
+                Settled::Waits => {}
             }
         }
         now += Duration::from_millis(500);

@@ -10,15 +10,13 @@ use uuid::Uuid;
 
 use crate::domain::event::OutboxEvent;
 use crate::domain::timestamp::Timestamp;
-use crate::messaging::relay::flow::Track;
-use crate::messaging::relay::schedule::{Flight, Outcome, Schedule};
+use crate::messaging::relay::schedule::{LANES, Outcome, Publish, Schedule, Settled};
 
 pub const TYPES: [&str; 3] = ["user.created", "user.updated", "user.deleted"];
 pub const FORBIDDEN: u16 = 403;
 const BATCH: usize = 8;
-const ROUND: Duration = Duration::from_millis(500);
-/// The leader gives up what is silent for this long.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a round of [`World::run`] takes.
+pub const ROUND: Duration = Duration::from_millis(500);
 
 pub fn event(seq: i64, user_id: i64, event_type: &str) -> OutboxEvent {
     OutboxEvent {
@@ -38,10 +36,16 @@ pub fn event(seq: i64, user_id: i64, event_type: &str) -> OutboxEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Passes,
-    Refused,
+    Rejected,
+    /// The channel closes.
     Forbidden,
-    /// Neither confirmed nor refused.
+    /// Neither confirmed nor rejected.
     Silent,
+    /// Silent for every fourth user, as behind an exchange that spreads them over queues.
+    PartlySilent,
+    PartlyRejected,
+    /// So many are confirmed in a round.
+    Slow(usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,12 +55,13 @@ pub enum Action {
         event_type: usize,
     },
     Read,
-    ReadLeft,
+    ReadDeferred,
+    Renew,
     Publish,
-    /// One of the flights lands.
-    Land(Index),
-    /// The main channel closes for no reason of its events.
-    Close,
+    /// One of those in flight is answered.
+    Answer(Index),
+    /// The connection of a type is lost.
+    Lose(usize),
     Decide {
         event_type: usize,
         fate: Fate,
@@ -66,16 +71,24 @@ pub enum Action {
     Restart,
 }
 
+pub struct InFlight {
+    pub publish: Publish,
+    channel: u32,
+}
+
 pub struct World {
     pub schedule: Schedule,
     pub table: BTreeMap<i64, OutboxEvent>,
-    pub next_place: i64,
+    pub next_position: i64,
     frontier: i64,
-    pub flights: Vec<(Flight, Instant)>,
+    /// Given-up ones included.
+    pub in_flight: Vec<InFlight>,
+    /// Of each lane, the number of its channel.
+    channels: [u32; LANES],
     pub now: Instant,
     began: Instant,
     pub fates: [Fate; 3],
-    /// Of each user the last place that the broker took.
+    /// Of each user the last position that the broker took.
     published: HashMap<i64, i64>,
     pub quarantined: HashSet<i64>,
     /// Events that were taken, repeats included.
@@ -88,9 +101,10 @@ impl World {
         Self {
             schedule: Schedule::default(),
             table: BTreeMap::new(),
-            next_place: 1,
+            next_position: 1,
             frontier: 0,
-            flights: Vec::new(),
+            in_flight: Vec::new(),
+            channels: [0; LANES],
             now: began,
             began,
             fates: [Fate::Passes; 3],
@@ -101,81 +115,96 @@ impl World {
     }
 
     pub fn write(&mut self, user: i64, event_type: &str) {
-        self.table.insert(self.next_place, event(self.next_place, user, event_type));
-        self.next_place += 1;
+        self.table.insert(self.next_position, event(self.next_position, user, event_type));
+        self.next_position += 1;
     }
 
-    pub fn rows(&self, after: i64, up_to: i64, limit: usize) -> Vec<OutboxEvent> {
+    fn rows(&self, after: i64, up_to: i64, users: &[i64], limit: usize) -> Vec<OutboxEvent> {
         let known: HashSet<i64> = self.schedule.known_after(after).into_iter().collect();
-        let rows = self.table.range(after + 1..).take_while(|(place, _)| **place <= up_to);
-        let rows = rows.filter(|(place, _)| !known.contains(place));
+        let rows = self.table.range(after + 1..).take_while(|(position, _)| **position <= up_to);
+        let rows = rows.filter(|(_, event)| users.is_empty() || users.contains(&event.user_id));
+        let rows = rows.filter(|(position, _)| !known.contains(position));
         rows.take(limit).map(|(_, event)| event.clone()).collect()
     }
 
     pub fn read(&mut self) {
-        let rows = self.rows(self.frontier, i64::MAX, self.schedule.room().min(BATCH));
-        for row in rows {
+        for row in self.rows(self.frontier, i64::MAX, &[], self.schedule.room().min(BATCH)) {
             self.frontier = row.seq;
             self.schedule.add(row);
         }
     }
 
-    pub fn read_left(&mut self) {
-        if let Some((name, after, limit)) = self.schedule.readable_left() {
-            let name = name.to_owned();
-            let rows = self.rows(after, self.frontier, limit);
-            let all = rows.len() < limit;
-            self.schedule.add_left(&name, rows, all);
+    pub fn read_deferred(&mut self) {
+        if let Some((lane, wanted)) = self.schedule.wanted() {
+            let rows = self.rows(wanted.after, self.frontier, &wanted.users, wanted.limit);
+            let all = rows.len() < wanted.limit;
+            self.schedule.add_deferred(lane, rows, all);
+        }
+    }
+
+    pub fn renew(&mut self) {
+        for lane in self.schedule.lanes_without_channel(self.now) {
+            self.channels[lane] += 1;
+            self.schedule.channel_is_new(lane);
         }
     }
 
     pub fn publish(&mut self) {
-        let is_aside = self.schedule.set_aside(self.now, self.began);
-        while let Some(flight) = self.schedule.next(self.now) {
-            let user = flight.event.user_id;
-            assert!(self.flights.iter().all(|(other, _)| other.event.user_id != user), "two of user {user} in flight");
-            let is_trial = |(other, _): &&(Flight, Instant)| other.track == Track::Trial;
-            let last_trial = self.flights.iter().filter(is_trial).map(|(_, began)| *began).max();
-            let is_alone = last_trial.is_none_or(|began| is_aside || self.now - began > ROUND);
-            assert!(flight.track == Track::Main || is_alone, "two on trial");
-            self.flights.push((flight, self.now));
+        while let Some(publish) = self.schedule.next(self.now, |_| true) {
+            let event = &publish.event;
+            let mut others = self.in_flight.iter().map(|it| &it.publish.event);
+            let is_alone = others.all(|other| other.user_id != event.user_id || other.seq <= event.seq);
+            assert!(is_alone, "an event overtakes another one of user {}", event.user_id);
+            let channel = self.channels[publish.lane];
+            self.in_flight.push(InFlight { publish, channel });
         }
     }
 
     pub fn fate(&self, event: &OutboxEvent) -> Fate {
-        self.fates[TYPES.iter().position(|name| *name == event.event_type).unwrap()]
+        match self.fates[TYPES.iter().position(|name| *name == event.event_type).unwrap()] {
+            Fate::PartlySilent if event.user_id % 4 == 0 => Fate::Silent,
+            Fate::PartlyRejected if event.user_id % 4 == 0 => Fate::Rejected,
+            Fate::PartlySilent | Fate::PartlyRejected | Fate::Slow(_) => Fate::Passes,
+            fate => fate,
+        }
     }
 
-    pub fn land(&mut self, place: usize) {
-        let (flight, began) = self.flights.remove(place);
-        match self.fate(&flight.event) {
-            Fate::Silent if flight.track == Track::Trial && self.now - began >= CONFIRM_TIMEOUT => {
-                self.settle(&flight, Outcome::Refused);
+    pub fn answer(&mut self, index: usize) {
+        match self.fate(&self.in_flight[index].publish.event) {
+            // It goes to the end, so that a round sees each once.
+            Fate::Silent => {
+                let silent = self.in_flight.remove(index);
+                self.in_flight.push(silent);
             }
-            Fate::Silent => self.flights.push((flight, began)),
-            Fate::Passes => self.settle(&flight, Outcome::Confirmed),
-            Fate::Refused => self.settle(&flight, Outcome::Refused),
             Fate::Forbidden => {
-                self.settle(&flight, Outcome::ChannelClosed(FORBIDDEN));
-                if flight.track == Track::Main {
-                    self.close();
-                }
+                let culprit = self.in_flight.remove(index);
+                self.settle(&culprit.publish, Outcome::ChannelClosed(FORBIDDEN));
+                self.close(culprit.publish.lane, culprit.channel, Outcome::ChannelClosed(FORBIDDEN));
+            }
+            Fate::Rejected => {
+                let rejected = self.in_flight.remove(index);
+                self.settle(&rejected.publish, Outcome::Rejected);
+            }
+            _passes => {
+                let confirmed = self.in_flight.remove(index);
+                self.settle(&confirmed.publish, Outcome::Confirmed);
             }
         }
     }
 
-    pub fn close(&mut self) {
-        let (main, trial) = self.flights.drain(..).partition(|(flight, _)| flight.track == Track::Main);
-        self.flights = trial;
-        let main: Vec<_> = main;
-        for (flight, _) in main {
-            self.settle(&flight, Outcome::ChannelClosed(FORBIDDEN));
+    /// Ends all on a channel.
+    fn close(&mut self, lane: usize, channel: u32, outcome: Outcome) {
+        let (ended, others) = self.in_flight.drain(..).partition(|it| it.publish.lane == lane && it.channel == channel);
+        self.in_flight = others;
+        let ended: Vec<InFlight> = ended;
+        for one in ended {
+            self.settle(&one.publish, outcome);
         }
     }
 
-    pub fn settle(&mut self, flight: &Flight, outcome: Outcome) {
-        let event = &flight.event;
-        let is_culprit = self.schedule.settle(flight, outcome, self.now);
+    fn settle(&mut self, publish: &Publish, outcome: Outcome) {
+        let event = &publish.event;
+        let settled = self.schedule.settle(publish, outcome, self.now);
         if outcome == Outcome::Confirmed {
             let before = self.published.entry(event.user_id).or_default();
             assert!(*before < event.seq || self.taken.contains(&event.seq), "{} after {before}", event.seq);
@@ -184,16 +213,18 @@ impl World {
             let earlier = self.table.range(..event.seq).find(|(_, other)| other.user_id == event.user_id);
             assert!(earlier.is_none(), "{earlier:?} is not published and {} is", event.seq);
         }
-        assert!(!is_culprit || self.fate(event) == Fate::Forbidden, "an innocent event is quarantined");
-        if is_culprit || outcome == Outcome::Confirmed {
+        assert!(settled != Settled::Done || outcome == Outcome::Confirmed, "deleted and not confirmed");
+        let is_quarantined = settled == Settled::Quarantined;
+        assert!(!is_quarantined || self.fate(event) == Fate::Forbidden, "an innocent event is quarantined");
+        if settled != Settled::Waits {
             self.table.remove(&event.seq).expect("it was in the table");
-            self.quarantined.extend(is_culprit.then_some(event.seq));
+            self.quarantined.extend(is_quarantined.then_some(event.seq));
         }
     }
 
     pub fn restart(&mut self) {
         self.frontier = self.schedule.settled().map_or(self.frontier, |settled| settled.min(self.frontier));
-        self.flights.clear();
+        self.in_flight.clear();
         self.schedule = Schedule::default();
     }
 
@@ -201,13 +232,17 @@ impl World {
         match action {
             Action::Write { user, event_type } => self.write(user, TYPES[event_type]),
             Action::Read => self.read(),
-            Action::ReadLeft => self.read_left(),
+            Action::ReadDeferred => self.read_deferred(),
+            Action::Renew => self.renew(),
             Action::Publish => self.publish(),
-            Action::Land(index) if !self.flights.is_empty() => self.land(index.index(self.flights.len())),
-            Action::Land(_) => {}
-            Action::Close => self.close(),
+            Action::Answer(index) if !self.in_flight.is_empty() => self.answer(index.index(self.in_flight.len())),
+            Action::Answer(_) => {}
+            Action::Lose(lane) => self.close(lane, self.channels[lane], Outcome::Lost),
             Action::Decide { event_type, fate } => self.fates[event_type] = fate,
-            Action::Wait => self.now += Duration::from_secs(1),
+            Action::Wait => {
+                self.now += Duration::from_secs(1);
+                self.schedule.give_up(self.now, &[self.began; LANES]);
+            }
             Action::Restart => self.restart(),
         }
     }
@@ -216,18 +251,25 @@ impl World {
     pub fn run(&mut self, rounds: usize) {
         for _ in 0..rounds {
             self.read();
-            self.read_left();
+            self.read_deferred();
+            self.renew();
             self.publish();
-            // One that is silent goes to the end.
-            for _ in 0..self.flights.len() {
-                if !self.flights.is_empty() {
-                    self.land(0);
+            let mut slow = [0; LANES];
+            for _ in 0..self.in_flight.len() {
+                let Some(first) = self.in_flight.first() else { break };
+                let lane = first.publish.lane;
+                slow[lane] += 1;
+                match self.fates.get(lane) {
+                    Some(Fate::Slow(most)) if slow[lane] > *most => {
+                        let waits = self.in_flight.remove(0);
+                        self.in_flight.push(waits);
+                    }
+                    _ => self.answer(0),
                 }
             }
+            self.in_flight.sort_by_key(|it| it.publish.number);
             self.now += ROUND;
-            if self.schedule.silent_since().is_some_and(|since| self.now - since > CONFIRM_TIMEOUT) {
-                self.restart();
-            }
+            self.schedule.give_up(self.now, &[self.began; LANES]);
         }
     }
 }

@@ -58,6 +58,26 @@ fn nested(levels: usize, kind: u8) -> Vec<u8> {
 }
 
 #[test]
+fn a_message_that_comes_back_is_known_by_its_id_however_its_bytes_come() {
+    /// The flags of the content type and of the message's id.
+    const FLAGS: u16 = 1 << 15 | 1 << 7;
+    let came_back = |id: &[u8]| {
+        let method = [&[0, 60, 0, 50, 1, 56][..], &text(b"NO_ROUTE"), &text(b"user_events"), &text(b"user.created")];
+        let properties = [&FLAGS.to_be_bytes()[..], &text(b"application/json"), &text(id)].concat();
+        [frame(METHOD, &method.concat()), head(2, &properties), frame(BODY, b"{}")].concat()
+    };
+    let delivered = [deliver(b"user.created"), head(2, &[&FLAGS.to_be_bytes()[..], &text(b""), &text(b"c")].concat())];
+    let bytes = [came_back(b"a"), came_back(b"b"), delivered.concat()].concat();
+    for step in [1, 7, bytes.len()] {
+        let (returned, mut out) = (Returned::default(), Vec::new());
+        let mut screen = Screen::new(returned.clone());
+        bytes.chunks(step).for_each(|chunk| screen.pass(chunk, NO_LIMIT, &mut out));
+        assert_eq!(out, bytes);
+        assert!(returned.take(&"a") && returned.take(&"b") && !returned.take(&"a") && !returned.take(&"c"));
+    }
+}
+
+#[test]
 fn a_message_that_lapin_can_read_passes_as_it_came() {
     let all_types = [
         (b't', vec![1]),

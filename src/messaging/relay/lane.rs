@@ -1,0 +1,335 @@
+//! The events of one type: which may go next, and which are in flight. Every lane has a connection of its own, so that one queue's
+//! refusals, silence, slowness and flow control hold up no other type.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::breaker::{Breaker, Retries};
+
+/// Most events in memory of all healthy lanes together. The largest event takes about 3 kB.
+pub const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
+/// Most events in memory of one lane in trouble, besides those that were rejected. The rest stay in the table until there is room.
+const CAPACITY_IN_TROUBLE: usize = if cfg!(test) { 4 } else { 1_000 };
+/// Most rejected events in memory of one lane.
+const MOST_REJECTED: usize = if cfg!(test) { 32 } else { 4_000 };
+/// How many times an event must close its channel, alone on it, before it is quarantined.
+const FAILURES: u32 = 3;
+/// An event without an answer for this long is taken for rejected; longer, up to the second, where answers come late.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+/// Most of them on one channel; each takes about 0.8 kB until that closes.
+const MOST_UNANSWERED: usize = 1_000;
+/// How many times as long as the last confirm another one may take.
+const PATIENCE: u32 = 5;
+
+/// How an event is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// With others.
+    Usual,
+    /// Again, after it was rejected, with others that pass.
+    Retry,
+    /// Alone on its channel: if that closes, this event is the cause.
+    Probe,
+}
+
+/// The head of a user's queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    pub position: i64,
+    pub user: i64,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    head: Head,
+    attempt: Attempt,
+    began: Instant,
+}
+
+/// History of an event that closed its channel.
+#[derive(Debug)]
+struct Failed {
+    user: i64,
+    times: u32,
+    /// The count of all confirmed events when it first did so. If it has grown since, the broker is not at fault.
+    confirmed: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Lane {
+    breaker: Breaker,
+    retries: Retries,
+    /// Heads that were not rejected: position and user.
+    ready: BTreeMap<i64, i64>,
+    /// Heads that were, the one tried longest ago first.
+    rejected: VecDeque<Head>,
+    /// Heads that closed a channel, by position.
+    failed: BTreeMap<i64, Failed>,
+    /// By number, so in the order of their start.
+    in_flight: BTreeMap<u64, InFlight>,
+    probe: Option<u64>,
+    retrying: usize,
+    /// How long the last confirm took.
+    latency: Duration,
+    /// The channel must be replaced before anything else is published.
+    needs_channel: bool,
+    /// Publishes on this channel that got no answer in time.
+    unanswered: usize,
+    /// The AMQP reply code for which events of this type were quarantined.
+    pub quarantining: Option<u16>,
+    /// Events in memory of all users whose head is in this lane.
+    pub buffered: usize,
+    /// Rows left in the table.
+    pub deferred: Option<Deferred>,
+}
+
+impl Lane {
+    /// Whether it must not take memory from others.
+    pub fn is_limited(&self) -> bool {
+        self.breaker.is_troubled() || self.rejected.len() > CAPACITY_IN_TROUBLE / 2
+    }
+
+    pub fn capacity(&self) -> usize {
+        if self.is_limited() { CAPACITY_IN_TROUBLE + self.rejected.len().min(MOST_REJECTED) } else { CAPACITY }
+    }
+
+    /// Whether several of its events may be in flight.
+    pub const fn passes(&self) -> bool {
+        !self.breaker.is_probing()
+    }
+
+    /// Whether its channel must be replaced now.
+    pub fn needs_channel(&self, now: Instant) -> bool {
+        self.needs_channel && self.breaker.not_before().is_none_or(|at| at <= now)
+    }
+
+    pub fn channel_is_new(&mut self) {
+        self.needs_channel = false;
+        self.unanswered = 0;
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub fn push(&mut self, head: Head) {
+        self.ready.insert(head.position, head.user);
+    }
+
+    /// Whether something waits, and may only go later; when.
+    pub fn next_try(&self) -> Option<Instant> {
+        match self.breaker.is_probing() {
+            _ if self.buffered == 0 => None,
+            true if self.probe.is_none() => self.breaker.not_before(),
+            false if !self.rejected.is_empty() => self.retries.not_before(),
+            _ => None,
+        }
+    }
+
+    /// The head that may go now, and how. `confirmed` counts the events of all lanes.
+    pub fn next(&self, now: Instant, confirmed: u64) -> Option<(Head, Attempt)> {
+        let is_due = |at: Option<Instant>| at.is_none_or(|at| at <= now);
+        let ready = self.ready.first_key_value().map(|(position, user)| Head { position: *position, user: *user });
+        let rejected = self.rejected.front().copied();
+        if self.needs_channel {
+            None
+        } else if self.breaker.is_probing() {
+            if self.probe.is_some() || !is_due(self.breaker.not_before()) {
+                return None;
+            }
+            let failed = |rests| {
+                let mut failed = self.failed.iter().filter(move |(_, it)| it.rests(confirmed) == rests);
+                failed.next().map(|(position, it)| Head { position: *position, user: it.user })
+            };
+            let head = failed(false).or(ready).or(rejected).or_else(|| failed(true))?;
+            Some((head, Attempt::Probe))
+        } else if self.in_flight.len() >= self.breaker.window() {
+            None
+        } else if let Some(head) = rejected
+            && self.retrying < self.retries.window()
+            && is_due(self.retries.not_before())
+        {
+            Some((head, Attempt::Retry))
+        } else {
+            Some((ready?, Attempt::Usual))
+        }
+    }
+
+    /// The head goes, as [`Self::next`] said.
+    pub fn begin(&mut self, number: u64, (head, attempt): (Head, Attempt), now: Instant) {
+        if self.ready.remove(&head.position).is_none()
+            && self.rejected.front().is_some_and(|it| it.position == head.position)
+        {
+            self.rejected.pop_front();
+        }
+        match attempt {
+            Attempt::Usual => {}
+            Attempt::Retry => self.retrying += 1,
+            Attempt::Probe => self.probe = Some(number),
+        }
+        self.in_flight.insert(number, InFlight { head, attempt, began: now });
+    }
+
+    /// How it went; `None` if it was given up before.
+    fn end(&mut self, number: u64) -> Option<InFlight> {
+        let ended = self.in_flight.remove(&number)?;
+        self.probe.take_if(|probe| *probe == number);
+        self.retrying -= usize::from(ended.attempt == Attempt::Retry);
+        Some(ended)
+    }
+
+    /// Returns whether it was in flight.
+    pub fn confirm(&mut self, number: u64, now: Instant) -> bool {
+        let Some(InFlight { head, attempt, began }) = self.end(number) else { return false };
+        self.latency = now - began;
+        self.failed.remove(&head.position);
+        match attempt {
+            Attempt::Usual => self.breaker.pass(self.latency),
+            Attempt::Retry => self.retries.pass(),
+            Attempt::Probe => self.breaker.pass_probe(),
+        }
+        if self.passes() {
+            self.quarantining = None;
+        }
+        true
+    }
+
+    /// Rejected, or without an answer.
+    pub fn reject(&mut self, number: u64, now: Instant) {
+        let Some(InFlight { head, attempt, .. }) = self.end(number) else { return };
+        // Also on a channel that was open when a cluster lost a node, publishes may be rejected for ever, though the queue has a new
+        // leader (seen with RabbitMQ 3.10).
+        self.needs_channel |= match attempt {
+            Attempt::Usual => self.breaker.reject(now),
+            Attempt::Retry => {
+                self.retries.reject(now);
+                false
+            }
+            Attempt::Probe => {
+                self.breaker.reject_probe(now);
+                true
+            }
+        };
+        self.failed.remove(&head.position);
+        self.rejected.push_back(head);
+    }
+
+    /// The connection was lost while it was in flight, or its channel closed, for no reason that a message could give.
+    pub fn lose(&mut self, number: u64, now: Instant) {
+        self.needs_channel = true;
+        if self.probe == Some(number) {
+            self.reject(number, now);
+        } else if let Some(InFlight { head, .. }) = self.end(number) {
+            self.breaker.interrupt();
+            self.push(head);
+        }
+    }
+
+    /// The broker closed the channel while it was in flight. Returns whether the event must be quarantined. `confirmed` counts the
+    /// events of all lanes; `others_pass` says whether some did lately.
+    pub fn close(&mut self, number: u64, code: u16, confirmed: u64, others_pass: bool, now: Instant) -> bool {
+        if self.probe != Some(number) {
+            self.lose(number, now);
+            return false;
+        }
+        let Some(InFlight { head, .. }) = self.end(number) else { return false };
+        self.needs_channel = true;
+        let failed = self.failed.entry(head.position).or_insert(Failed { user: head.user, times: 0, confirmed });
+        failed.times += 1;
+        let is_known = self.quarantining == Some(code) && others_pass;
+        if is_known || failed.times >= FAILURES && failed.confirmed < confirmed {
+            self.failed.remove(&head.position);
+            self.quarantining = Some(code);
+            self.breaker.pass_over();
+            return true;
+        }
+        self.breaker.fail(now);
+        false
+    }
+
+    /// Gives up publishes that have waited too long for an answer. Time until `blocked_at`, when the broker last blocked us, does not
+    /// count. Returns how many.
+    pub fn give_up(&mut self, now: Instant, blocked_at: Instant) -> usize {
+        let limit = (self.latency * PATIENCE).clamp(ANSWER_TIMEOUT, LONGEST_ANSWER_TIMEOUT);
+        let mut given_up = 0;
+        while let Some((number, oldest)) = self.in_flight.first_key_value()
+            && now - oldest.began.max(blocked_at) >= limit
+        {
+            self.reject(*number, now);
+            given_up += 1;
+        }
+        self.unanswered += given_up;
+        self.needs_channel |= self.unanswered >= MOST_UNANSWERED;
+        given_up
+    }
+
+    /// Whether its answer matters.
+    pub fn awaits(&self, number: u64) -> bool {
+        self.in_flight.contains_key(&number)
+    }
+
+    /// What to read of the rows that were left in the table, if there is room. `buffered` counts a user's events in memory.
+    pub fn wants(&self, buffered: impl Fn(i64) -> usize) -> Option<Wanted> {
+        let deferred = self.deferred.as_ref()?;
+        let limit = self.capacity().saturating_sub(self.buffered);
+        // A lane that probes needs something to try that was not rejected.
+        let has_room = limit > 0 && self.ready.is_empty() || self.passes() && limit >= CAPACITY_IN_TROUBLE / 2;
+        let few = deferred.users.len() <= FEW_USERS;
+        let users: Vec<i64> = if few { deferred.users.iter().copied().collect() } else { Vec::new() };
+        let is_due = has_room && (!few || users.iter().any(|user| buffered(*user) <= MOST_OF_A_USER / 2));
+        let limit = if few { limit.min(2 * MOST_OF_A_USER * users.len()) } else { limit };
+        is_due.then_some(Wanted { after: deferred.after, users, limit })
+    }
+}
+
+impl Failed {
+    /// Trying it again proves nothing until another event has passed.
+    const fn rests(&self, confirmed: u64) -> bool {
+        self.times >= FAILURES && self.confirmed == confirmed
+    }
+}
+
+/// Most events in memory of one user, so that one who is changed faster than events are confirmed takes no memory from others.
+pub const MOST_OF_A_USER: usize = if cfg!(test) { 6 } else { 64 };
+/// Up to this many users, only their rows are read.
+const FEW_USERS: usize = if cfg!(test) { 2 } else { 100 };
+
+/// Rows to read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// They are after this position.
+    pub after: i64,
+    /// Of these users alone; empty if they are many.
+    pub users: Vec<i64>,
+    pub limit: usize,
+}
+
+/// Rows that were read but not kept in memory, until there is room.
+#[derive(Debug)]
+pub struct Deferred {
+    /// All of them are after this position.
+    pub after: i64,
+    /// Their users. Later events of these users wait too.
+    pub users: HashSet<i64>,
+}
+
+impl Default for Deferred {
+    fn default() -> Self {
+        Self { after: i64::MAX, users: HashSet::new() }
+    }
+}
+
+impl Deferred {
+    pub fn add(&mut self, head: Head) {
+        self.after = self.after.min(head.position - 1);
+        self.users.insert(head.user);
+    }
+
+    pub fn merge(&mut self, other: Self) {
+        self.after = self.after.min(other.after);
+        self.users.extend(other.users);
+    }
+}

@@ -1,0 +1,90 @@
+//! The leader's connections to the broker, one for each lane. Opening and renewing one goes on while the others publish.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, timeout};
+
+use super::publisher::Publisher;
+use super::schedule::{LANES, OTHERS};
+use crate::domain::event::EventType;
+use crate::messaging::broker::Broker;
+use crate::messaging::session::SessionError;
+use crate::monitoring::state::Link;
+
+/// For opening or renewing one.
+const TIMEOUT: Duration = Duration::from_secs(8);
+
+type Opened = (usize, Result<Publisher, SessionError>);
+
+pub struct Lines {
+    /// `None` while it is opened.
+    open: [Option<Publisher>; LANES],
+    opening: FuturesUnordered<BoxFuture<'static, Opened>>,
+    /// When the broker last blocked each.
+    pub blocked_at: [Instant; LANES],
+}
+
+impl Lines {
+    /// Begins to open those that are missing.
+    pub fn new(first: Publisher, broker: &Broker, now: Instant) -> Self {
+        let mut lines = Self { open: Default::default(), opening: FuturesUnordered::new(), blocked_at: [now; LANES] };
+        for (lane, event_type) in EventType::ALL.into_iter().enumerate() {
+            lines.begin(lane, Publisher::open(broker.clone(), format!("relay {}", event_type.as_str())));
+        }
+        lines.open[OTHERS] = Some(first);
+        lines
+    }
+
+    fn begin(&mut self, lane: usize, opening: impl Future<Output = Result<Publisher, SessionError>> + Send + 'static) {
+        self.opening.push(Box::pin(async move {
+            let opened = timeout(TIMEOUT, opening).await;
+            (lane, opened.unwrap_or(Err(SessionError::Timeout("connect to RabbitMQ"))))
+        }));
+    }
+
+    /// Begins to open those that were lost. Returns the state of all: blocked, if one of them is.
+    pub fn watch(&mut self, now: Instant) -> Link {
+        for lane in 0..LANES {
+            match self.open[lane].as_ref().map(Publisher::link) {
+                Some(Link::Down) => self.renew(lane),
+                Some(Link::Blocked) => self.blocked_at[lane] = now,
+                Some(Link::Up) | None => {}
+            }
+        }
+        let links = || self.open.iter().flatten().map(Publisher::link);
+        if links().any(|link| link == Link::Blocked) { Link::Blocked } else { links().next().unwrap_or_default() }
+    }
+
+    /// One that can be published on now.
+    pub fn usable(&self, lane: usize) -> Option<&Publisher> {
+        self.open[lane].as_ref().filter(|publisher| publisher.link() == Link::Up)
+    }
+
+    /// Begins to open a new channel, and a new connection if need be. Does nothing while it is opened.
+    pub fn renew(&mut self, lane: usize) {
+        if let Some(publisher) = self.open[lane].take() {
+            self.begin(lane, publisher.renew());
+        }
+    }
+
+    pub fn is_opening(&self) -> bool {
+        !self.opening.is_empty()
+    }
+
+    /// Waits until one is open again, and says which. Cancel safe.
+    ///
+    /// # Errors
+    /// If one cannot be opened: who cannot connect should not lead.
+    pub async fn opened(&mut self) -> Result<Option<usize>, SessionError> {
+        let Some((lane, opened)) = self.opening.next().await else { return Ok(None) };
+        self.open[lane] = Some(opened?);
+        Ok(Some(lane))
+    }
+
+    pub async fn close(self) {
+        join_all(self.open.into_iter().flatten().map(Publisher::close)).await;
+    }
+}
