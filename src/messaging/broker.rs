@@ -182,17 +182,17 @@ impl Broker {
         with_timeout(ANSWER_TIMEOUT, "open a channel", opening).await
     }
 
-    /// As [`topology::declare`].
+    /// As `topology::declare`.
     pub async fn declare_topology(&self, connection: &Connection) -> Result<(), SessionError> {
         with_timeout(ANSWER_TIMEOUT, "declare the topology", topology::declare(connection, self.queue_type)).await
     }
 
-    /// As [`topology::bind_queue`].
+    /// As `topology::bind_queue`.
     pub async fn bind_queue(&self, connection: &Connection) -> Result<(), SessionError> {
         with_timeout(ANSWER_TIMEOUT, "bind the queue", topology::bind_queue(connection)).await
     }
 
-    /// As [`topology::subscribe`].
+    /// As `topology::subscribe`.
     pub async fn subscribe(&self, connection: &Connection, prefetch: u16) -> Result<(Channel, Consumer), SessionError> {
         with_timeout(ANSWER_TIMEOUT, "subscribe", topology::subscribe(connection, prefetch)).await
     }

@@ -78,6 +78,8 @@ pub struct Lane {
     needs_channel: bool,
     /// Publishes on this channel that got no answer in time.
     unanswered: usize,
+    /// It took so much memory, and so slowly gave it back, that no new rows could be read for others. Until its deferred rows are read.
+    is_crowded: bool,
     /// The AMQP reply code for which events of this type were quarantined.
     pub quarantining: Option<u16>,
     /// Events in memory of all users whose head is in this lane.
@@ -89,11 +91,31 @@ pub struct Lane {
 impl Lane {
     /// Whether it must not take memory from others.
     pub fn is_limited(&self) -> bool {
+        self.is_troubled() || self.is_crowded
+    }
+
+    fn is_troubled(&self) -> bool {
         self.breaker.is_troubled() || self.rejected.len() > CAPACITY_IN_TROUBLE / 2
     }
 
     pub fn capacity(&self) -> usize {
-        if self.is_limited() { CAPACITY_IN_TROUBLE + self.rejected.len().min(MOST_REJECTED) } else { CAPACITY }
+        if self.is_troubled() {
+            CAPACITY_IN_TROUBLE + self.rejected.len().min(MOST_REJECTED)
+        } else if self.is_crowded {
+            CAPACITY / 2
+        } else {
+            CAPACITY
+        }
+    }
+
+    /// Keeps it from taking more memory.
+    pub fn limit(&mut self) {
+        self.is_crowded = true;
+    }
+
+    /// There are no more deferred rows.
+    pub fn relax(&mut self) {
+        self.is_crowded = false;
     }
 
     /// Whether several of its events may be in flight.

@@ -244,7 +244,7 @@ impl<'a> Leader<'a> {
         if is_paced || !matches!(self.store, Some(Store::Idle(_))) {
             return;
         }
-        let read = if self.time_is_up() { None } else { self.reads.next(&self.schedule, self.horizon, now) };
+        let read = if self.time_is_up() { None } else { self.reads.next(&mut self.schedule, self.horizon, now) };
         let is_idle = read.is_none() && self.published.is_empty() && self.quarantined.is_empty();
         if is_idle && now < self.work_began + KEEP_LEASE_INTERVAL {
             return;

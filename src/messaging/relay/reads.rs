@@ -17,21 +17,26 @@ const BATCH: usize = 2_000;
 /// outbox costs the database about 50 µs.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// After so long without room for new rows, the lane that takes it is limited.
+const NO_ROOM_FOR: Duration = Duration::from_millis(300);
+
 pub struct Reads {
     /// There may be new rows.
     pub are_due: bool,
     began: Instant,
     /// The last read was of deferred rows.
     last_was_deferred: bool,
+    /// Since when there is no room for new rows.
+    no_room_since: Option<Instant>,
 }
 
 impl Reads {
     pub fn starting(now: Instant) -> Self {
-        Self { are_due: true, began: now, last_was_deferred: false }
+        Self { are_due: true, began: now, last_was_deferred: false, no_room_since: None }
     }
 
     /// Alternates between new rows and deferred ones.
-    pub fn next(&mut self, schedule: &Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
+    pub fn next(&mut self, schedule: &mut Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
         let read = if self.last_was_deferred {
             self.next_new(schedule, horizon, now).or_else(|| next_deferred(schedule, horizon))
         } else {
@@ -41,10 +46,17 @@ impl Reads {
         read
     }
 
-    fn next_new(&mut self, schedule: &Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
+    fn next_new(&mut self, schedule: &mut Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
         let limit = schedule.room().min(BATCH);
         let is_due = self.are_due || now >= self.began + POLL_INTERVAL;
-        if !is_due || limit == 0 || limit < BATCH / 2 && schedule.in_flight() > 0 {
+        let has_room = limit >= BATCH / 2 || limit > 0 && schedule.in_flight() == 0;
+        if is_due && !has_room && now - *self.no_room_since.get_or_insert(now) >= NO_ROOM_FOR {
+            schedule.make_room();
+        }
+        if has_room {
+            self.no_room_since = None;
+        }
+        if !is_due || !has_room {
             return None;
         }
         self.are_due = false;

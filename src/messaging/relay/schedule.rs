@@ -180,6 +180,14 @@ impl Schedule {
         CAPACITY.saturating_sub(buffered)
     }
 
+    /// Makes room for new rows if a slow lane has taken all of it: from now on, its own are deferred.
+    pub fn make_room(&mut self) {
+        let healthy = self.lanes.iter_mut().filter(|lane| !lane.is_limited());
+        if let Some(fullest) = healthy.max_by_key(|lane| lane.buffered) {
+            fullest.limit();
+        }
+    }
+
     /// A lane whose deferred rows may be read now.
     pub fn wanted(&self) -> Option<(usize, Wanted)> {
         let buffered = |user| self.users.get(&user).map_or(0, VecDeque::len);
@@ -202,6 +210,8 @@ impl Schedule {
         }
         if !all {
             self.lanes[lane].deferred.get_or_insert_default().merge(deferred);
+        } else if self.lanes[lane].deferred.is_none() {
+            self.lanes[lane].relax();
         }
     }
 

@@ -12,7 +12,7 @@ use super::database::insert_events;
 use crate::chaos::trial::Trial;
 use crate::harness::{Observer, Proxy, World, command, management, until};
 
-/// Of all events but those of one type.
+/// Of the events that meet a condition.
 #[derive(Debug)]
 struct Lag {
     /// From commit to collector.
@@ -22,20 +22,19 @@ struct Lag {
     repeated: usize,
 }
 
-async fn lag(trial: &Trial, since: SystemTime, except: &str) -> Lag {
-    let committed: Vec<(Uuid, chrono::DateTime<chrono::Utc>)> =
-        sqlx::query_as("SELECT event_id, at FROM audit_events WHERE event_type <> $2 AND at > $1")
-            .bind(chrono::DateTime::<chrono::Utc>::from(since))
-            .bind(except)
-            .fetch_all(&trial.world.pool)
-            .await
-            .unwrap();
+async fn lag(trial: &Trial, since: SystemTime, condition: &str) -> Lag {
+    let query = format!("SELECT event_id, at FROM audit_events WHERE at > $1 AND {condition}");
+    let committed: Vec<(Uuid, chrono::DateTime<chrono::Utc>)> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        .bind(chrono::DateTime::<chrono::Utc>::from(since))
+        .fetch_all(&trial.world.pool)
+        .await
+        .unwrap();
     let mut seen = std::collections::HashMap::<Uuid, (SystemTime, usize)>::new();
     for message in trial.collector.messages.lock().unwrap().iter() {
         seen.entry(message.event_id).or_insert((message.at, 0)).1 += 1;
     }
     let seen: Vec<_> = committed.iter().filter_map(|(id, at)| Some((*at, seen.get(id)?))).collect();
-    assert!(seen.len() > 1_000 && seen.len() + 1_000 > committed.len(), "{} of {}", seen.len(), committed.len());
+    assert!(seen.len() > 50 && seen.len() + 1_000 > committed.len(), "{} of {}", seen.len(), committed.len());
     let mut lags: Vec<Duration> =
         seen.iter().map(|(at, (came, _))| came.duration_since((*at).into()).unwrap_or_default()).collect();
     lags.sort_unstable();
@@ -54,7 +53,7 @@ async fn deletions_refused_for_a_minute_delay_no_other_event_by_a_second() {
     let load = trial.load(1_000);
     let since = SystemTime::now();
     sleep(Duration::from_mins(1)).await;
-    let others = lag(&trial, since, "user.deleted").await;
+    let others = lag(&trial, since, "event_type <> 'user.deleted'").await;
     let pending = trial.pending().await;
     eprintln!("  {pending} events wait; the others: {others:?}");
     assert!(pending > 100, "{pending} deletions wait");
@@ -71,7 +70,7 @@ async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_ret
     let permissions = trial.world.forbid_deletions().await;
     let since = SystemTime::now();
     sleep(Duration::from_secs(20)).await;
-    let others = lag(&trial, since, "user.deleted").await;
+    let others = lag(&trial, since, "event_type <> 'user.deleted'").await;
     let dead: i64 = trial.world.value("SELECT count(*) FROM outbox_quarantine").await;
     eprintln!("  {dead} deletions in quarantine; the others: {others:?}");
     assert!(dead > 50 && others.longest < Duration::from_secs(1), "{dead}, {others:?}");
@@ -102,7 +101,7 @@ async fn a_queue_that_neither_confirms_nor_refuses_deletions_delays_no_others() 
     tell("suspend").await;
     let since = SystemTime::now();
     sleep(Duration::from_secs(35)).await;
-    let others = lag(&trial, since, "user.deleted").await;
+    let others = lag(&trial, since, "event_type <> 'user.deleted'").await;
     let pending = trial.pending().await;
     eprintln!("  {pending} events wait; the others: {others:?}");
     assert!(pending > 50 && others.longest < Duration::from_secs(1) && others.repeated == 0);
@@ -133,7 +132,12 @@ async fn a_queue_that_confirms_a_hundred_updates_a_second_of_a_thousand_delays_n
     let (before, published) = (waiting().await, stranger.waiting("updates").await);
     sleep(Duration::from_secs(30)).await;
     let (after, rate) = (waiting().await, (stranger.waiting("updates").await - published) / 30);
-    let others = lag(&trial, since, "user.updated").await;
+    // What a user does next waits for what it did before.
+    let others = "event_type <> 'user.updated' AND NOT EXISTS (
+        SELECT FROM audit_events AS earlier
+        WHERE earlier.user_id = audit_events.user_id AND earlier.version < audit_events.version AND earlier.at > $1
+    )";
+    let others = lag(&trial, since, others).await;
     eprintln!("  it takes {rate} updates a second; {before} and later {after} events wait; the others: {others:?}");
     assert!(after > before && after > 1_000, "the queue is not slow: {before}, {after}");
     assert!(others.p99 < Duration::from_secs(1) && others.repeated == 0, "{others:?}");
@@ -153,7 +157,7 @@ async fn a_user_with_twenty_thousand_events_delays_nobody_else() {
     let since = SystemTime::now();
     until("events", async || trial.collector.count() > 500).await;
     sleep(Duration::from_secs(10)).await;
-    let others = lag(&trial, since, "").await;
+    let others = lag(&trial, since, "true").await;
     let left = trial.pending().await;
     eprintln!("  {left} of the 20,000 wait; the others: {others:?}");
     assert!(left > 1_000 && others.longest < Duration::from_secs(1) && others.repeated == 0, "{left}, {others:?}");

@@ -53,7 +53,7 @@ proptest! {
     #[test]
     fn events_of_a_type_in_trouble_hold_no_others_up(
         fate in prop_oneof![Just(Fate::Rejected), Just(Fate::Forbidden), Just(Fate::Silent), Just(Fate::Slow(1))],
-        before in 0..40_i64,
+        before in 0..70_i64,
         others in prop::collection::vec(0..2_usize, 1..60),
     ) {
         let mut world = World::new();

@@ -128,6 +128,9 @@ impl World {
     }
 
     pub fn read(&mut self) {
+        if self.schedule.room() < BATCH {
+            self.schedule.make_room();
+        }
         for row in self.rows(self.frontier, i64::MAX, &[], self.schedule.room().min(BATCH)) {
             self.frontier = row.seq;
             self.schedule.add(row);
