@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use futures_util::TryStreamExt;
-use futures_util::future::try_join_all;
+use futures_util::future::ready;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::Value;
 use tokio::time::interval;
 use tokio_util::task::AbortOnDropHandle;
@@ -21,8 +21,11 @@ use crate::{Outcome, Plan};
 
 /// Events of a backlog per second of measurement.
 const BACKLOG_PER_SECOND: u32 = 6_000;
-/// Unconfirmed messages of the bare publisher, the same number as the relay's.
-const UNCONFIRMED: usize = 500;
+/// Unconfirmed messages of the bare publisher, and unacknowledged ones of the bare consumer and how many it acknowledges at once: the
+/// same numbers as the service's.
+const UNCONFIRMED: usize = 2_000;
+const PREFETCH: u16 = 200;
+const ACK_EVERY: u64 = 100;
 /// PUTs a second: few enough that none waits for another.
 const LIGHT_LOAD: u64 = 100;
 
@@ -65,7 +68,8 @@ pub async fn drain(place: &Place, plan: Plan) -> Outcome<Sample> {
     Ok(Sample { cpu: Some(cpu), ..at(throughput) })
 }
 
-/// As many messages of the same size to a queue of the same type, which nobody reads, or only a bare consumer.
+/// As many messages with as many properties of the same size, by an exchange of the same type to a queue of the same type, which nobody
+/// reads, or only a bare consumer.
 pub async fn publish(world: &World, plan: Plan, is_read: bool) -> Outcome<Sample> {
     let messages = backlog(plan);
     let connection = Connection::connect(&world.broker_url, ConnectionProperties::default()).await?;
@@ -75,39 +79,48 @@ pub async fn publish(world: &World, plan: Plan, is_read: bool) -> Outcome<Sample
     arguments.insert("x-queue-type".into(), AMQPValue::LongString(QUEUE_TYPE.as_str().into()));
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare("bare".into(), options, arguments).await?;
+    let (exchange, none) = (ExchangeDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
+    channel.exchange_declare("bare".into(), ExchangeKind::Topic, exchange, none()).await?;
+    channel.queue_bind("bare".into(), "bare".into(), "user.*".into(), QueueBindOptions::default(), none()).await?;
     let consumer =
         if is_read { Some(AbortOnDropHandle::new(tokio::spawn(consume(world.broker_url.clone())))) } else { None };
-    let body = [b'x'; 330];
+    let (body, id) = ([b'x'; 290], "018f0000-0000-7000-8000-000000000000");
     let began = Instant::now();
-    let mut sent = 0;
-    while sent < messages {
-        let confirms = try_join_all((0..UNCONFIRMED).map(|_| {
-            let properties = BasicProperties::default().with_delivery_mode(2);
-            channel.basic_publish("".into(), "bare".into(), BasicPublishOptions::default(), &body, properties)
-        }));
-        for confirm in confirms.await? {
-            if !matches!(confirm.await?, Confirmation::Ack(None)) {
-                return Err("the broker refused a message".into());
-            }
+    let publishing = (0..messages).map(|_| async {
+        let mut headers = FieldTable::default();
+        headers.insert("trace_id".into(), AMQPValue::LongString(id.into()));
+        let properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_content_type("application/json".into())
+            .with_message_id(id.into())
+            .with_correlation_id(id.into())
+            .with_type("user.updated".into())
+            .with_app_id("user-management-api".into())
+            .with_headers(headers);
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        match channel.basic_publish("bare".into(), "user.updated".into(), options, &body, properties).await?.await? {
+            Confirmation::Ack(None) => Ok(()),
+            _ => Outcome::Err("the broker refused a message".into()),
         }
-        sent += u32::try_from(UNCONFIRMED)?;
-    }
-    let throughput = f64::from(sent) / began.elapsed().as_secs_f64();
+    });
+    stream::iter(publishing).buffer_unordered(UNCONFIRMED).try_for_each(|()| ready(Ok(()))).await?;
+    let throughput = f64::from(messages) / began.elapsed().as_secs_f64();
     drop(consumer);
     channel.queue_delete("bare".into(), QueueDeleteOptions::default()).await?;
+    channel.exchange_delete("bare".into(), ExchangeDeleteOptions::default()).await?;
     connection.close(200, "done".into()).await?;
     Ok(at(throughput))
 }
 
-/// Reads and acknowledges, with the prefetch of the service's consumer.
+/// Reads and acknowledges.
 async fn consume(broker_url: String) -> Outcome<()> {
     let connection = Connection::connect(&broker_url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
-    channel.basic_qos(1_000, BasicQosOptions::default()).await?;
+    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     let options = BasicConsumeOptions::default();
     let mut consumer = channel.basic_consume("bare".into(), "bare".into(), options, FieldTable::default()).await?;
     while let Some(delivery) = consumer.try_next().await? {
-        if delivery.delivery_tag % 250 == 0 {
+        if delivery.delivery_tag % ACK_EVERY == 0 {
             channel.basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true }).await?;
         }
     }
