@@ -27,11 +27,11 @@ Usage: ./setup.sh [COMMAND]
   down [--purge] stop what was started from this checkout; --purge also deletes its data and packages
   status         what was started from here: where it is and whether it is up; exits with 0 if all of it is, else with 3
   exec COMMAND…  a command of the service, such as `outbox status` or `check`, with the settings that `run` uses
-  test [--postgres 17|18] [-- ARGUMENTS]
+  test [--postgres 17|18] [--rabbitmq 4] [-- ARGUMENTS]
                  run every test on throw-away servers, whatever .env says; ARGUMENTS go to `cargo test`
-  test-servers [--postgres 17|18]
+  test-servers [--postgres 17|18] [--rabbitmq 4]
                  keep such servers until standard input ends, and print their TEST_… settings
-  chaos [--minutes N] [--seed S] [--replicas R] [--rate W] [--pgbouncer] [--no-matrix]
+  chaos [--minutes N] [--seed S] [--replicas R] [--rate W] [--pgbouncer] [--rabbitmq 4] [--no-matrix]
                  inject faults: each fault of the matrix as a test, then random faults for N minutes (10)
                  under W writes a second (1000) on R replicas (3), with a table at the end; S repeats a schedule;
                  --pgbouncer puts one, in transaction mode, before PostgreSQL; AMQP_QUEUE_TYPE is obeyed
@@ -49,6 +49,8 @@ The service's own settings are in .env.example. The tests use TEST_DATABASE_URL,
 TEST_RABBITMQ_MANAGEMENT_URL, if all are set, in place of servers of their own.
 HELP
 }
+
+choose_rabbitmq() { if [ "$1" = 4 ]; then rabbitmq='rabbitmq-4'; else bad_usage "--rabbitmq takes 4, not '$1'"; fi; }
 
 bad_usage() {
   printf 'setup.sh: %s (./setup.sh --help lists all)\n' "$1" >&2
@@ -167,6 +169,10 @@ chaos() {
         shift
         ;;
       --pgbouncer) pgbouncer=yes ;;
+      --rabbitmq)
+        choose_rabbitmq "${2:-}"
+        shift
+        ;;
       --no-matrix) matrix=no ;;
       *) bad_usage "chaos does not take '$1'" ;;
     esac
@@ -238,10 +244,14 @@ main() {
   case $command in
     -h | --help | help) usage && return ;;
     test | test-servers)
-      if [ "${1:-}" = --postgres ]; then
-        case ${2:-} in 17 | 18) version=$2 ;; *) bad_usage "--postgres takes 17 or 18, not '${2:-}'" ;; esac
+      while true; do
+        case ${1:-} in
+          --postgres) case ${2:-} in 17 | 18) version=$2 ;; *) bad_usage "--postgres takes 17 or 18, not '${2:-}'" ;; esac ;;
+          --rabbitmq) choose_rabbitmq "${2:-}" ;;
+          *) break ;;
+        esac
         shift 2
-      fi
+      done
       if [ "$command" = test ] && [ "${1:-}" = -- ]; then shift; elif [ $# -gt 0 ]; then bad_usage "$command does not take '$1'"; fi
       ;;
     down) [ $# = 0 ] || [ "$*" = --purge ] || bad_usage "down takes --purge, not '$*'" ;;

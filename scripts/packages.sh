@@ -45,19 +45,20 @@ fail_with() {
 
 can_unpack() { command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; }
 
-# unpack PACKAGE: it and what it needs and the system lacks, into packages/PACKAGE.
+# unpack PACKAGE [NAME [APT_OPTION…]]: it and what it needs and the system lacks, into packages/NAME.
 unpack() {
-  local package=$1 root log=$state/apt.log work archive script
+  local package=$1 name=${2:-$1} root log=$state/apt.log work archive script
+  shift $(($# > 1 ? 2 : 1))
   root=$(data_root)/packages
   can_unpack || fail "missing: $package, and there is no apt-get to get it by. Install it
     dnf install postgresql-server rabbitmq-server     or what else installs packages here,
 or start Docker (docker-compose.yml), or set DATABASE_URL and RABBITMQ_URL (.env.example); then run this again"
   begin "fetch the package $package"
-  work=$root/$package.new
+  work=$root/$name.new
   rm -rf "$work"
   mkdir -p "$work/apt/lists/partial" "$work/apt/archives/partial"
   local -a apt=(apt-get -qq -o "Dir::State::Lists=$work/apt/lists" -o "Dir::Cache=$work/apt"
-    -o Debug::NoLocking=true -o "APT::Sandbox::User=$(id -un)")
+    -o Debug::NoLocking=true -o "APT::Sandbox::User=$(id -un)" "$@")
   {
     "${apt[@]}" update &&
       "${apt[@]}" install --yes --no-install-recommends --download-only "$package"
@@ -69,10 +70,45 @@ or start Docker (docker-compose.yml), or set DATABASE_URL and RABBITMQ_URL (.env
   rm -rf "$work/apt"
   # Erlang's scripts have its place written into them.
   for script in "$work"/usr/lib/erlang/bin/* "$work"/usr/lib/erlang/erts-*/bin/*; do
-    [ ! -f "$script" ] || ! grep -qI /usr/lib/erlang "$script" || sed -i "s|/usr/lib/erlang|$root/$package/usr/lib/erlang|" "$script"
+    [ ! -f "$script" ] || ! grep -qI /usr/lib/erlang "$script" || sed -i "s|/usr/lib/erlang|$root/$name/usr/lib/erlang|" "$script"
   done
-  mv "$work" "$root/$package"
+  mv "$work" "$root/$name"
   finish "fetched $package"
+}
+
+# Debian 13's RabbitMQ 4, whose Erlang needs a newer C library than others have: with all that it needs beside it, in packages/rabbitmq-4.
+unpack_rabbitmq_4() {
+  local root sources mirror keys=/usr/share/keyrings/debian-archive-keyring.gpg
+  root=$(data_root)/packages
+  can_unpack || fail "RabbitMQ 4 for the tests is unpacked from Debian's packages, and there is no apt-get and dpkg-deb here"
+  [ -f $keys ] || fail "RabbitMQ 4 for the tests is unpacked from Debian's packages, whose keys are not here: install debian-archive-keyring"
+  need_tool patchelf
+  # Where the system gets its packages from, if it is a Debian.
+  mirror=$(sed -n 's/^URIs: *\(http[^ ]*\/debian\)\/*\( .*\)*$/\1/p; s/^deb .*\(http[^ ]*\/debian\)\/* .*/\1/p' \
+    /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1 || true)
+  sources=$state/trixie.list
+  echo "deb [signed-by=$keys] ${mirror:-http://deb.debian.org/debian} trixie main" >"$sources"
+  : >"$state/nothing-installed"
+  rm -rf "$root/rabbitmq-4" "$root/rabbitmq-4.bare"
+  unpack rabbitmq-server rabbitmq-4.bare -o "Dir::Etc::SourceList=$sources" -o Dir::Etc::SourceParts=/dev/null \
+    -o "Dir::State::status=$state/nothing-installed"
+  bind_to_own_libraries "$root/rabbitmq-4.bare" "$root/rabbitmq-4"
+  # Their place is written into the scripts.
+  grep -rlI "$root/rabbitmq-4.bare" "$root/rabbitmq-4.bare/usr/lib/erlang" | xargs -r sed -i "s|$root/rabbitmq-4.bare|$root/rabbitmq-4|g"
+  : >"$root/rabbitmq-4.bare/own-libraries"
+  mv "$root/rabbitmq-4.bare" "$root/rabbitmq-4"
+}
+
+# bind_to_own_libraries FOLDER LATER: Erlang's programs in FOLDER, which will be LATER, use the libraries in it.
+bind_to_own_libraries() {
+  local loader program
+  loader=$(find "$1"/usr/lib/*-linux-gnu* -maxdepth 1 -name 'ld-linux*.so.*' -print -quit)
+  [ -n "$loader" ] || fail "there is no loader among Debian 13's packages"
+  loader=$2${loader#"$1"}
+  while read -r program; do
+    [ "$(head -c 4 "$program" | tail -c 3)" != ELF ] ||
+      patchelf --set-interpreter "$loader" --force-rpath --set-rpath "${loader%/*}" "$program" || fail "patchelf cannot change $program"
+  done < <(find "$1/usr/lib/erlang" -path '*/bin/*' -type f)
 }
 
 # Puts the programs and libraries of a package into the paths, if it was unpacked.
@@ -81,6 +117,7 @@ export_package() {
   root=$(data_root)/packages/$1
   [ -d "$root" ] || return 0
   export PATH=$root/usr/bin:$root/usr/sbin:$PATH
+  [ ! -f "$root/own-libraries" ] || { export PATH=$root/usr/lib/erlang/bin:$PATH && return; }
   for folder in "$root"/lib/*-linux-gnu* "$root"/usr/lib/*-linux-gnu*; do
     [ ! -d "$folder" ] || export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   done
@@ -121,9 +158,14 @@ postgres_bin() {
   [ -z "$newest" ] || dirname "$(readlink -f "$newest")"
 }
 
-# The scripts themselves: the wrappers in /usr/sbin switch to the system's user, or refuse.
+# rabbitmq_bin [rabbitmq-4]: the scripts themselves: the wrappers in /usr/sbin switch to the system's user, or refuse.
 rabbitmq_bin() {
   local candidate
+  if [ "${1:-}" = rabbitmq-4 ]; then
+    candidate=$(data_root)/packages/rabbitmq-4/usr/lib/rabbitmq/bin
+    [ ! -x "$candidate/rabbitmq-server" ] || printf '%s' "$candidate"
+    return
+  fi
   for candidate in /usr/lib/rabbitmq/bin /usr/lib/rabbitmq/lib/*/sbin "$(data_root)/packages/rabbitmq-server/usr/lib/rabbitmq/bin"; do
     if [ -x "$candidate/rabbitmq-server" ]; then
       printf '%s' "$candidate"
@@ -146,6 +188,9 @@ fetch_postgres() {
   finish "fetched PostgreSQL $version"
 }
 
+# The package of RabbitMQ for the servers to be started, if not the system's or apt's: rabbitmq-4.
+rabbitmq=''
+
 # need_servers [POSTGRES_VERSION]: what private servers are made of.
 need_servers() {
   local version=${1:-}
@@ -153,6 +198,10 @@ need_servers() {
   exec 6>"$state/packages.lock"
   flock 6
   if [ -n "$(postgres_bin "$version")" ]; then :; elif [ -n "$version" ]; then fetch_postgres "$version"; else unpack postgresql; fi
-  [ -n "$(rabbitmq_bin)" ] || unpack rabbitmq-server
+  if [ "$rabbitmq" = rabbitmq-4 ]; then
+    [ -n "$(rabbitmq_bin rabbitmq-4)" ] || unpack_rabbitmq_4
+  else
+    [ -n "$(rabbitmq_bin)" ] || unpack rabbitmq-server
+  fi
   exec 6>&-
 }

@@ -100,6 +100,7 @@ cluster() {
     local at=$folder/cluster/$node
     mkdir -p "$at/rabbitmq"
     cp -p "$folder/secrets" "$at/secrets"
+    [ ! -f "$folder/rabbitmq-package" ] || cp "$folder/rabbitmq-package" "$at/rabbitmq-package"
     choose_ports "$at"
     sed -i "s/^EPMD_PORT=.*/EPMD_PORT=$epmd/" "$at/ports"
     echo "rabbit$node" >"$at/node"

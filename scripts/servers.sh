@@ -250,13 +250,17 @@ ENVIRONMENT
 
 # rabbitmq_program FOLDER PROGRAM ARGUMENTS…: takes the place of the shell that calls it.
 rabbitmq_program() {
-  local program=$2
+  local pair=$1 program=$2 package
   local -a environment
   mapfile -t environment < <(rabbitmq_environment "$1")
   shift 2
-  export_package rabbitmq-server
-  exec env "${environment[@]}" setsid --wait "$(rabbitmq_bin)/$program" "$@"
+  package=$(rabbitmq_package "$pair")
+  export_package "${package:-rabbitmq-server}"
+  exec env "${environment[@]}" setsid --wait "$(rabbitmq_bin "$package")/$program" "$@"
 }
+
+# The package that a pair's RabbitMQ is of, if not the system's or apt's.
+rabbitmq_package() { cat "$1/rabbitmq-package" 2>/dev/null || true; }
 
 start_rabbitmq() {
   local pair=$1 folder=$1/rabbitmq
@@ -389,5 +393,6 @@ start_throw_away_pair() {
   throw_away=$(mktemp -d "$root/test-XXXXXX")
   chmod 711 "$throw_away"
   echo $$ >"$throw_away/owner"
+  [ -z "$rabbitmq" ] || echo "$rabbitmq" >"$throw_away/rabbitmq-package"
   start_pair "$throw_away" "$@"
 }

@@ -48,7 +48,7 @@ pub enum SessionError {
     )]
     Unordered(i64),
     /// Another replica may do better.
-    #[error("nothing was confirmed for a minute, though events wait: another replica may lead")]
+    #[error("nothing is confirmed, though events wait: another replica may lead")]
     Stuck,
     /// A defect of the service: it ends this session, and nothing else. The log has its cause.
     #[error("panicked")]

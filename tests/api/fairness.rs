@@ -130,7 +130,8 @@ async fn three_thousand_forbidden_deletions_hold_nobody_up_and_none_is_lost() {
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         let (_, state) = outbox(&world, &["status"]).await;
         let (pending, quarantined) = (state["pending"].as_i64().unwrap(), state["quarantined"].as_i64().unwrap());
-        assert!((3_000..=3_001).contains(&(pending + quarantined)), "{state}");
+        // And the last updates, confirmed and not deleted yet.
+        assert!((3_000..=3_010).contains(&(pending + quarantined)), "{state}");
         quarantined > 100
     })
     .await;

@@ -42,6 +42,15 @@ pub struct Head {
     pub user: i64,
 }
 
+/// What follows from a closed channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    Waits,
+    /// This event may be the cause: it was alone on the channel, for the first time.
+    Suspect,
+    Quarantine,
+}
+
 #[derive(Debug)]
 struct InFlight {
     head: Head,
@@ -54,8 +63,8 @@ struct InFlight {
 struct Failed {
     user: i64,
     times: u32,
-    /// The count of all confirmed events when it first did so. If it has grown since, the broker is not at fault.
-    confirmed: u64,
+    /// The evidence when it first did so. If there is more since, the broker is not at fault.
+    evidence: u64,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +85,8 @@ pub struct Lane {
     latency: Duration,
     /// The channel must be replaced before anything else is published.
     needs_channel: bool,
+    /// The number of the first publish on this channel.
+    channel_begins: u64,
     /// Publishes on this channel that got no answer in time.
     unanswered: usize,
     /// It took so much memory, and so slowly gave it back, that no new rows could be read for others. Until its deferred rows are read.
@@ -128,9 +139,21 @@ impl Lane {
         self.needs_channel && self.breaker.not_before().is_none_or(|at| at <= now)
     }
 
-    pub fn channel_is_new(&mut self) {
+    /// The channel was replaced; the next publish has this number.
+    pub fn channel_is_new(&mut self, next: u64) {
         self.needs_channel = false;
+        self.channel_begins = next;
         self.unanswered = 0;
+    }
+
+    /// RabbitMQ remembers for a while what a channel may do, so only a new one shows what is allowed now.
+    pub fn doubt(&mut self) {
+        self.needs_channel = true;
+    }
+
+    /// Whether the confirm of a publish shows that the broker takes events now.
+    pub fn is_evidence(&self, number: u64) -> bool {
+        !self.needs_channel && number >= self.channel_begins
     }
 
     pub fn in_flight(&self) -> usize {
@@ -151,8 +174,8 @@ impl Lane {
         }
     }
 
-    /// The head that may go now, and how. `confirmed` counts the events of all lanes.
-    pub fn next(&self, now: Instant, confirmed: u64) -> Option<(Head, Attempt)> {
+    /// The head that may go now, and how. `evidence` is that of all lanes.
+    pub fn next(&self, now: Instant, evidence: u64) -> Option<(Head, Attempt)> {
         let is_due = |at: Option<Instant>| at.is_none_or(|at| at <= now);
         let ready = self.ready.first_key_value().map(|(position, user)| Head { position: *position, user: *user });
         let rejected = self.rejected.front().copied();
@@ -163,7 +186,7 @@ impl Lane {
                 return None;
             }
             let failed = |rests| {
-                let mut failed = self.failed.iter().filter(move |(_, it)| it.rests(confirmed) == rests);
+                let mut failed = self.failed.iter().filter(move |(_, it)| it.rests(evidence) == rests);
                 failed.next().map(|(position, it)| Head { position: *position, user: it.user })
             };
             let head = failed(false).or(ready).or(rejected).or_else(|| failed(true))?;
@@ -250,26 +273,27 @@ impl Lane {
         }
     }
 
-    /// The broker closed the channel while it was in flight. Returns whether the event must be quarantined. `confirmed` counts the
-    /// events of all lanes; `others_pass` says whether some did lately.
-    pub fn close(&mut self, number: u64, code: u16, confirmed: u64, others_pass: bool, now: Instant) -> bool {
+    /// The broker closed the channel while it was in flight. `evidence` is that of all lanes; `others_pass` says whether there was any
+    /// lately.
+    pub fn close(&mut self, number: u64, code: u16, evidence: u64, others_pass: bool, now: Instant) -> Closed {
         if self.probe != Some(number) {
             self.lose(number, now);
-            return false;
+            return Closed::Waits;
         }
-        let Some(InFlight { head, .. }) = self.end(number) else { return false };
+        let Some(InFlight { head, .. }) = self.end(number) else { return Closed::Waits };
         self.needs_channel = true;
-        let failed = self.failed.entry(head.position).or_insert(Failed { user: head.user, times: 0, confirmed });
+        let failed = self.failed.entry(head.position).or_insert(Failed { user: head.user, times: 0, evidence });
         failed.times += 1;
+        let is_first = failed.times == 1;
         let is_known = self.quarantining == Some(code) && others_pass;
-        if is_known || failed.times >= FAILURES && failed.confirmed < confirmed {
+        if is_known || failed.times >= FAILURES && failed.evidence < evidence {
             self.failed.remove(&head.position);
             self.quarantining = Some(code);
             self.breaker.pass_over();
-            return true;
+            return Closed::Quarantine;
         }
         self.breaker.fail(now);
-        false
+        if is_first { Closed::Suspect } else { Closed::Waits }
     }
 
     /// Gives up publishes that have waited too long for an answer. Time until `blocked_at`, when the broker last blocked us, does not
@@ -309,8 +333,8 @@ impl Lane {
 
 impl Failed {
     /// Trying it again proves nothing until another event has passed.
-    const fn rests(&self, confirmed: u64) -> bool {
-        self.times >= FAILURES && self.confirmed == confirmed
+    const fn rests(&self, evidence: u64) -> bool {
+        self.times >= FAILURES && self.evidence == evidence
     }
 }
 

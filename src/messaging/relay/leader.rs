@@ -32,10 +32,6 @@ const PACE: Duration = Duration::from_millis(10);
 const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a stopping leader goes on publishing. It waits longer for events in flight, until the relay gives them up.
 const DRAIN: Duration = Duration::from_secs(3);
-/// A leader that has had nothing confirmed for this long, though something waits, gives the lead up: another replica may have a login
-/// or a network that works.
-const STUCK_AFTER: Duration = Duration::from_mins(1);
-
 /// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -83,8 +79,9 @@ pub struct Leader<'a> {
     published: Vec<i64>,
     quarantined: Vec<(Arc<OutboxEvent>, String)>,
     reads: Reads,
-    /// When an event was last confirmed or read for the first time, or nothing waited, or the broker blocked us.
+    /// When an event was last confirmed, or the end of the table not reached, or nothing waited, or the broker blocked us.
     progress_at: Instant,
+    stuck_after: Duration,
     stop: &'a CancellationToken,
     drain_ends: Option<Instant>,
 }
@@ -96,6 +93,7 @@ impl<'a> Leader<'a> {
         status: &'a Status,
         lines: &'a mut Lines,
         store: PgConnection,
+        stuck_after: Duration,
         stop: &'a CancellationToken,
     ) -> Self {
         let now = Instant::now();
@@ -112,6 +110,7 @@ impl<'a> Leader<'a> {
             quarantined: Vec::new(),
             reads: Reads::starting(now),
             progress_at: now,
+            stuck_after,
             stop,
             drain_ends: None,
         }
@@ -182,7 +181,7 @@ impl<'a> Leader<'a> {
         }
         if link == Link::Blocked || self.schedule.is_empty() {
             self.progress_at = now;
-        } else if now - self.progress_at >= STUCK_AFTER {
+        } else if now - self.progress_at >= self.stuck_after {
             return Err(SessionError::Stuck);
         }
         Ok(())
@@ -268,7 +267,7 @@ impl<'a> Leader<'a> {
             self.horizon.note_removed(Instant::now(), lowest);
         }
         if let Some(done) = read {
-            if done.is_of_new_rows() {
+            if done.is_cut() && !done.is_deferred() {
                 self.progress_at = Instant::now();
             }
             for event in self.reads.finish(done, &mut self.schedule, self.horizon) {

@@ -69,9 +69,11 @@ use crate::repository::outbox;
 /// How long a stopping leader waits for confirms. After this, the next leader publishes their events again.
 const ABANDON: Duration = Duration::from_secs(6);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a leader that got stuck leaves the lead to others, which ask for it twice a second; doubles each time.
-const FIRST_REST: Duration = Duration::from_secs(2);
-const LONGEST_REST: Duration = Duration::from_secs(16);
+/// A leader that has had nothing confirmed for so long, though something waits, leaves the lead for a while to others, which ask for it
+/// twice a second: another replica may have a login or a network that works. Both double each time, up to [`MOST_STUCK`] times.
+const STUCK_AFTER: Duration = Duration::from_mins(1);
+const REST: Duration = Duration::from_secs(1);
+const MOST_STUCK: u32 = 4;
 /// How often a standby replica checks its connection to the broker.
 const LOOK_INTERVAL: Duration = Duration::from_millis(400);
 
@@ -84,8 +86,8 @@ pub struct Relay {
     status: Arc<Status>,
     /// Outlives a session, because a first read may take long.
     horizon: Horizon,
-    /// Before this replica asks for the lead; set after it got stuck.
-    rest: Duration,
+    /// How many times in a row it led and had nothing confirmed.
+    stuck: u32,
 }
 
 /// Events are read in the order of the outbox's sequence.
@@ -103,7 +105,7 @@ async fn require_order(connection: &mut PgConnection) -> Result<(), SessionError
 
 impl Relay {
     pub fn new(broker: Broker, database: PgConnectOptions, outbox_filled: Arc<Notify>, status: Arc<Status>) -> Self {
-        Self { broker, database, outbox_filled, status, horizon: Horizon::default(), rest: Duration::ZERO }
+        Self { broker, database, outbox_filled, status, horizon: Horizon::default(), stuck: 0 }
     }
 
     /// Leads or stands by until `stop`; then drains for up to three seconds.
@@ -135,7 +137,9 @@ impl Relay {
 
     async fn lead_and_publish(&mut self, publisher: Publisher, stop: &CancellationToken) -> Result<(), SessionError> {
         let winning = async {
-            sleep(self.rest).await;
+            if self.stuck > 0 {
+                sleep(REST * 2_u32.pow(self.stuck)).await;
+            }
             election::win(&self.database).await
         };
         let elected = tokio::select! {
@@ -168,14 +172,16 @@ impl Relay {
         info!("Relay leads");
         counter!("relay_leads_total").increment(1);
         self.status.relay_leads.store(true);
-        let Self { horizon, outbox_filled, status, rest, .. } = self;
-        let mut leader = Leader::new(horizon, outbox_filled, status, lines, connection, stop);
+        let Self { horizon, outbox_filled, status, stuck, .. } = self;
+        let stuck_after = STUCK_AFTER * 2_u32.pow(*stuck);
+        let mut leader = Leader::new(horizon, outbox_filled, status, lines, connection, stuck_after, stop);
         let outcome = leader.run().await;
-        *rest = match &outcome {
-            _ if leader.has_published() => Duration::ZERO,
-            Err(SessionError::Stuck) => (*rest * 2).clamp(FIRST_REST, LONGEST_REST),
-            _ => *rest,
-        };
+        if leader.has_published() {
+            *stuck = 0;
+        }
+        if matches!(outcome, Err(SessionError::Stuck)) {
+            *stuck = (*stuck + 1).min(MOST_STUCK);
+        }
         outcome
     }
 

@@ -77,8 +77,9 @@ impl Reads {
 
     /// Hands the rows to the schedule, and returns those that cannot be published.
     pub fn finish(&mut self, done: ReadDone, schedule: &mut Schedule, horizon: &mut Horizon) -> Vec<OutboxEvent> {
+        let is_cut = done.is_cut();
         let ReadDone { read, events, snapshot, took } = done;
-        let (is_cut, last) = (events.len() == read.limit, events.last().map(|event| event.seq));
+        let last = events.last().map(|event| event.seq);
         let (faulty, events): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| event.fault.is_some());
         if let Rows::Deferred(lane) = read.rows {
             schedule.add_deferred(lane, events, !is_cut);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lane::{Attempt, CAPACITY, Deferred, Head, Lane, MOST_OF_A_USER, Wanted};
+use super::lane::{Attempt, CAPACITY, Closed, Deferred, Head, Lane, MOST_OF_A_USER, Wanted};
 use crate::domain::event::{EventType, OutboxEvent};
 
 /// One for each type of event, and the last for whatever else appears.
@@ -18,7 +18,7 @@ pub const LANES: usize = EventType::ALL.len() + 1;
 pub const OTHERS: usize = LANES - 1;
 /// Most users with deferred events. Beyond this, no new rows are read.
 const DEFERRED_USERS: usize = 1_000_000;
-/// An event confirmed within this time shows that the broker accepts events at all.
+/// Evidence from within this time shows that the broker accepts events at all.
 const EVIDENCE: Duration = Duration::from_mins(1);
 
 /// An event on its way to the broker, to be settled.
@@ -62,7 +62,9 @@ pub struct Schedule {
     known: BTreeMap<i64, i64>,
     publishes: u64,
     confirmed: u64,
-    confirmed_at: Option<Instant>,
+    /// Confirms that show that the broker takes events, since a channel was last doubted; and when there was one.
+    evidence: u64,
+    evidence_at: Option<Instant>,
 }
 
 /// The lane of a type.
@@ -110,7 +112,7 @@ impl Schedule {
     /// The next event to publish, if one may go now in a lane that is `open`: the oldest.
     pub fn next(&mut self, now: Instant, open: impl Fn(usize) -> bool) -> Option<Publish> {
         let lanes = self.lanes.iter().enumerate().filter(|(lane, _)| open(*lane));
-        let heads = lanes.filter_map(|(lane, it)| Some((lane, it.next(now, self.confirmed)?)));
+        let heads = lanes.filter_map(|(lane, it)| Some((lane, it.next(now, self.evidence)?)));
         let (lane, (head, attempt)) =
             heads.min_by_key(|(_, (head, attempt))| (*attempt == Attempt::Usual, head.position))?;
         let event = self.users.get(&head.user)?.front()?.clone();
@@ -121,24 +123,29 @@ impl Schedule {
 
     /// Ends a publish. Ignores one that was given up before, whose event waits or is on its way again.
     pub fn settle(&mut self, publish: &Publish, outcome: Outcome, now: Instant) -> Settled {
-        let others_pass = self.confirmed_at.is_some_and(|at| now - at < EVIDENCE);
+        let others_pass = self.evidence_at.is_some_and(|at| now - at < EVIDENCE);
         let lane = &mut self.lanes[publish.lane];
         match outcome {
             Outcome::Confirmed if lane.confirm(publish.number, now) => {
                 self.confirmed += 1;
-                self.confirmed_at = Some(now);
+                if lane.is_evidence(publish.number) {
+                    self.evidence += 1;
+                    self.evidence_at = Some(now);
+                }
                 self.forget(&publish.event);
                 return Settled::Done;
             }
             Outcome::Confirmed => {}
             Outcome::Rejected => lane.reject(publish.number, now),
             Outcome::Lost => lane.lose(publish.number, now),
-            Outcome::ChannelClosed(code) => {
-                if lane.close(publish.number, code, self.confirmed, others_pass, now) {
+            Outcome::ChannelClosed(code) => match lane.close(publish.number, code, self.evidence, others_pass, now) {
+                Closed::Waits => {}
+                Closed::Suspect => self.lanes.iter_mut().for_each(Lane::doubt),
+                Closed::Quarantine => {
                     self.forget(&publish.event);
                     return Settled::Quarantined;
                 }
-            }
+            },
         }
         Settled::Waits
     }
@@ -267,6 +274,6 @@ impl Schedule {
     }
 
     pub fn channel_is_new(&mut self, lane: usize) {
-        self.lanes[lane].channel_is_new();
+        self.lanes[lane].channel_is_new(self.publishes + 1);
     }
 }

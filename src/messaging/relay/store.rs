@@ -72,8 +72,13 @@ pub struct ReadDone {
 }
 
 impl ReadDone {
-    pub fn is_of_new_rows(&self) -> bool {
-        !self.events.is_empty() && !matches!(self.read.rows, Rows::Deferred(_))
+    /// Whether there were more rows than it read.
+    pub fn is_cut(&self) -> bool {
+        self.events.len() == self.read.limit
+    }
+
+    pub fn is_deferred(&self) -> bool {
+        matches!(self.read.rows, Rows::Deferred(_))
     }
 }
 

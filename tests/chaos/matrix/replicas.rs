@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
-
+use reqwest::Method;
+use serde_json::json;
+use tokio::time::{Instant, interval, sleep};
 use user_management_api::database::DatabaseUrl;
 use user_management_api::repository::outbox::{self, Election};
 
 use crate::chaos::trial::Trial;
-use crate::harness::{Control, Proxy, Replica, World, eventually, until};
+use crate::harness::{Control, Proxy, Replica, World, as_login, eventually, management, management_put, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {
@@ -34,6 +35,36 @@ async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {
     eprintln!("  the slowest succession took {slowest:?}");
     assert!(slowest <= Duration::from_secs(1), "{slowest:?}");
     trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_login_may_not_publish_any_more_leaves_the_lead_to_another() {
+    let mut trial = Trial::start(0).await;
+    let host = trial.world.virtual_host.clone();
+    let login = format!("umapi-{host}");
+    management_put(&format!("/api/users/{login}"), &json!({"password": "rotated", "tags": ""})).await;
+    let permissions = format!("/api/permissions/{host}/{login}");
+    management_put(&permissions, &json!({"configure": ".*", "write": ".*", "read": ".*"})).await;
+    let url = as_login(&trial.world.broker_url, &login, "rotated");
+    trial.add(&[("RABBITMQ_URL", &url)]).await;
+    until("it leads", async || trial.replicas[0].leads().await).await;
+    trial.add(&[]).await;
+    let load = trial.load(100);
+    until("events", async || trial.collector.count() > 200).await;
+    // The queue is declared already, and its own consumer goes on.
+    management_put(&permissions, &json!({"configure": ".*", "write": "^user_events_queue", "read": ".*"})).await;
+    let began = Instant::now();
+    let mut tick = interval(Duration::from_millis(100));
+    while !trial.replicas[1].leads().await {
+        tick.tick().await;
+        assert!(began.elapsed() < Duration::from_secs(75), "it keeps the lead");
+    }
+    let (moved, waiting) = (began.elapsed(), trial.pending().await);
+    until("an empty outbox", async || trial.pending().await < 50).await;
+    eprintln!("  the lead moved after {moved:?}, {waiting} events waited");
+    assert!(moved > Duration::from_secs(30) && trial.replicas[1].leads().await, "{moved:?}");
+    trial.finish(load).await;
+    management(Method::DELETE, &format!("/api/users/{login}")).await;
 }
 
 #[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
