@@ -14,7 +14,7 @@ use tracing::warn;
 use url::Url;
 
 use super::session::{SessionError, with_timeout};
-use super::topology::{self, QueueType, REPLY_SUCCESS};
+use super::topology::{self, QueueState, QueueType, REPLY_SUCCESS};
 use super::transport::{self, NO_LIMIT, Returned};
 use crate::database::dangers::is_remote;
 use crate::server_url;
@@ -190,6 +190,11 @@ impl Broker {
     /// As `topology::bind_queue`.
     pub async fn bind_queue(&self, connection: &Connection) -> Result<(), SessionError> {
         with_timeout(ANSWER_TIMEOUT, "bind the queue", topology::bind_queue(connection)).await
+    }
+
+    /// As `topology::queue_state`.
+    pub async fn queue_state(&self, connection: &Connection) -> Result<QueueState, SessionError> {
+        with_timeout(ANSWER_TIMEOUT, "look at the queue", topology::queue_state(connection)).await
     }
 
     /// As `topology::subscribe`.

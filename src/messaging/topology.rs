@@ -111,6 +111,28 @@ pub async fn bind_queue(connection: &Connection) -> lapin::Result<()> {
     bind(connection, QUEUE, EXCHANGE, BINDING).await
 }
 
+/// The service's queue, as the broker sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QueueState {
+    /// Messages that are on their way to nobody.
+    pub ready: u32,
+    pub consumers: u32,
+}
+
+/// Empty if the queue is not there.
+pub async fn queue_state(connection: &Connection) -> lapin::Result<QueueState> {
+    let channel = connection.create_channel().await?;
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    match channel.queue_declare(QUEUE.into(), options, FieldTable::default()).await {
+        Err(error) if is(&error, &AMQPSoftError::NOTFOUND) => Ok(QueueState::default()),
+        queue => {
+            let queue = queue?;
+            let state = QueueState { ready: queue.message_count(), consumers: queue.consumer_count() };
+            channel.close(REPLY_SUCCESS, "counted".into()).await.map(|()| state)
+        }
+    }
+}
+
 /// Subscribes to the service's queue on a new channel, with at most `prefetch` unacknowledged messages.
 pub async fn subscribe(connection: &Connection, prefetch: u16) -> lapin::Result<(Channel, Consumer)> {
     let channel = connection.create_channel().await?;

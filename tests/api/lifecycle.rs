@@ -86,7 +86,7 @@ async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_is_reported() 
 
 #[tokio::test]
 async fn a_log_reader_that_stalls_costs_no_line_of_an_event_that_was_received() {
-    const EVENTS: usize = 60_000;
+    const EVENTS: usize = 20_000;
     let (_world, observer, app) = start_observed().await;
     app.log.pause(true);
     let trace_id = "t".repeat(128);

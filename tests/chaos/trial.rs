@@ -92,7 +92,7 @@ impl Trial {
         let mut tick = interval(Duration::from_millis(500));
         while since.elapsed() < STUCK_AFTER {
             tick.tick().await;
-            let mut sighted = self.digest.received.lock().unwrap().clone();
+            let mut sighted: HashSet<Uuid> = self.digest.received.lock().unwrap().keys().copied().collect();
             let collected: HashSet<Uuid> =
                 self.collector.messages.lock().unwrap().iter().map(|message| message.event_id).collect();
             let (logged, collected_too) = (sighted.len(), collected.len());

@@ -10,7 +10,8 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,8 +25,23 @@ pub struct Collected {
     pub event_id: Uuid,
     pub user_id: i64,
     pub version: i64,
+    pub event_type: String,
+    pub trace_id: String,
+    /// As it was written.
+    pub data: String,
     /// Delivered before, to a connection that broke; so not repeated by the publisher.
     pub redelivered: bool,
+}
+
+#[derive(Deserialize)]
+struct Body<'a> {
+    event_id: Uuid,
+    user_id: i64,
+    version: i64,
+    event_type: String,
+    trace_id: String,
+    #[serde(borrow)]
+    data: &'a RawValue,
 }
 
 pub struct Collector {
@@ -120,12 +136,15 @@ async fn collect(
             continue;
         };
         let Some(delivery) = delivery.transpose()? else { return Ok(()) };
-        let (tag, body) = (delivery.delivery_tag, serde_json::from_slice::<Value>(&delivery.data).unwrap());
+        let (tag, body) = (delivery.delivery_tag, serde_json::from_slice::<Body<'_>>(&delivery.data).unwrap());
         messages.lock().unwrap().push(Collected {
             at: SystemTime::now(),
-            event_id: body["event_id"].as_str().unwrap().parse().unwrap(),
-            user_id: body["user_id"].as_i64().unwrap(),
-            version: body["version"].as_i64().unwrap(),
+            event_id: body.event_id,
+            user_id: body.user_id,
+            version: body.version,
+            event_type: body.event_type,
+            trace_id: body.trace_id,
+            data: body.data.get().to_owned(),
             redelivered: delivery.redelivered,
         });
         unacknowledged = Some(tag);

@@ -27,12 +27,12 @@ pub async fn audit(world: &World) {
         END $$;
         CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON users FOR EACH ROW EXECUTE FUNCTION audit();
         CREATE TABLE audit_events (
-            event_id uuid PRIMARY KEY, user_id bigint, version bigint, event_type text, trace_id text,
+            event_id uuid PRIMARY KEY, user_id bigint, version bigint, event_type text, trace_id text, payload text,
             at timestamptz DEFAULT clock_timestamp()
         );
         CREATE FUNCTION audit_event() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             INSERT INTO audit_events
-            VALUES (NEW.event_id, NEW.user_id, NEW.user_version, NEW.event_type, NEW.trace_id)
+            VALUES (NEW.event_id, NEW.user_id, NEW.user_version, NEW.event_type, NEW.trace_id, NEW.payload)
             ON CONFLICT DO NOTHING; -- put back from where those are that were given up
             RETURN NULL;
         END $$;
@@ -95,6 +95,8 @@ pub struct Judgement {
     pub inverted: Vec<SystemTime>,
     /// Published again.
     pub repeated: Vec<SystemTime>,
+    /// Published or logged with anything else than what was committed: user, version, type, trace id, data.
+    pub altered: Vec<SystemTime>,
     /// Changes without their event, or events without their change.
     pub unpaired: usize,
     /// Writes answered with success that were not committed.
@@ -108,14 +110,42 @@ impl Judgement {
         self.lost.is_empty()
             && self.phantom.is_empty()
             && self.inverted.is_empty()
+            && self.altered.is_empty()
             && self.unpaired == 0
             && self.forgotten == 0
     }
 }
 
+/// An event, as it was committed.
+#[derive(sqlx::FromRow)]
+struct Committed {
+    event_id: Uuid,
+    user_id: i64,
+    version: i64,
+    event_type: String,
+    trace_id: String,
+    payload: String,
+    at: DateTime<Utc>,
+}
+
+impl Committed {
+    /// Whether the message says the same.
+    fn is(&self, message: &Collected) -> bool {
+        (self.user_id, self.version) == (message.user_id, message.version)
+            && self.event_type == message.event_type
+            && self.trace_id == message.trace_id
+            && self.payload == message.data
+    }
+}
+
 /// Compares what was committed with what a [`super::Collector`] received, what the consumers logged, and what clients
 /// were told: the numbers of the writes that were accepted.
-pub async fn judge(world: &World, collected: &[Collected], logged: &HashSet<Uuid>, accepted: &[u64]) -> Judgement {
+pub async fn judge(
+    world: &World,
+    collected: &[Collected],
+    logged: &HashMap<Uuid, String>,
+    accepted: &[u64],
+) -> Judgement {
     let unpaired: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM (SELECT user_id, version, event_type FROM audit) AS changes
          FULL JOIN audit_events USING (user_id, version, event_type)
@@ -124,17 +154,22 @@ pub async fn judge(world: &World, collected: &[Collected], logged: &HashSet<Uuid
     .fetch_one(&world.pool)
     .await
     .unwrap();
-    let events: Vec<(Uuid, String, DateTime<Utc>)> =
-        sqlx::query_as("SELECT event_id, trace_id, at FROM audit_events").fetch_all(&world.pool).await.unwrap();
-    let traces: HashSet<&str> = events.iter().map(|(_, trace_id, _)| trace_id.as_str()).collect();
+    let query = "SELECT event_id, user_id, version, event_type, trace_id, payload, at FROM audit_events";
+    let events: Vec<Committed> = sqlx::query_as(query).fetch_all(&world.pool).await.unwrap();
+    let traces: HashSet<&str> = events.iter().map(|event| event.trace_id.as_str()).collect();
     let forgotten = accepted.iter().filter(|number| !traces.contains(format!("load-{number}").as_str())).count();
     let mut judgement = Judgement { unpaired: usize::try_from(unpaired).unwrap(), forgotten, ..Judgement::default() };
-    let known: HashSet<Uuid> = events.iter().map(|(id, ..)| *id).collect();
+    let known: HashMap<Uuid, &Committed> = events.iter().map(|event| (event.event_id, event)).collect();
     let (mut seen, mut newest) = (HashSet::new(), HashMap::new());
     for message in collected {
-        if !known.contains(&message.event_id) {
+        let Some(event) = known.get(&message.event_id) else {
             judgement.phantom.push(message.at);
-        } else if seen.insert(message.event_id) {
+            continue;
+        };
+        if !event.is(message) {
+            judgement.altered.push(message.at);
+        }
+        if seen.insert(message.event_id) {
             let before = newest.insert(message.user_id, message.version).unwrap_or(0);
             if before >= message.version {
                 judgement.inverted.push(message.at);
@@ -143,9 +178,14 @@ pub async fn judge(world: &World, collected: &[Collected], logged: &HashSet<Uuid
             judgement.repeated.push(message.at);
         }
     }
-    for (id, _, at) in events {
+    for Committed { event_id, trace_id, at, .. } in &events {
+        let at = *at;
         judgement.committed.push(at.into());
-        match (seen.contains(&id), logged.contains(&id)) {
+        let logged = logged.get(event_id);
+        if logged.is_some_and(|logged| logged != trace_id) {
+            judgement.altered.push(at.into());
+        }
+        match (seen.contains(event_id), logged.is_some()) {
             (true, true) => {}
             (true, false) => judgement.unlogged.push(at.into()),
             (false, true) => judgement.unseen.push(at.into()),

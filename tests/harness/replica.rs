@@ -1,6 +1,6 @@
 //! The service as a process under load: its log is summarized, not kept.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::ops::{Deref, DerefMut};
@@ -21,8 +21,8 @@ use super::{PATIENCE, until};
 
 /// A summary of the logs of all replicas.
 pub struct Digest {
-    /// Events that a consumer has logged.
-    pub received: Mutex<HashSet<Uuid>>,
+    /// Events that a consumer has logged, and their trace ids.
+    pub received: Mutex<HashMap<Uuid, String>>,
     /// How often each line of level `error` or `warning` appeared.
     pub troubles: Mutex<BTreeMap<String, u64>>,
     /// The full lines, for diagnosis.
@@ -43,7 +43,8 @@ impl Digest {
     fn take(&self, line: &str) {
         if line.starts_with(r#"{"event":"Event received""#) {
             let line: Value = serde_json::from_str(line).unwrap();
-            self.received.lock().unwrap().insert(line["event_id"].as_str().unwrap().parse().unwrap());
+            let text = |key: &str| line[key].as_str().unwrap().to_owned();
+            self.received.lock().unwrap().insert(text("event_id").parse().unwrap(), text("trace_id"));
         } else if line.contains(r#","level":"warning","#) || line.contains(r#","level":"error","#) {
             writeln!(self.troubles_file.lock().unwrap(), "{line}").unwrap();
             let line: Value = serde_json::from_str(line).unwrap();

@@ -13,7 +13,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicRejectOptions};
 use lapin::{Channel, Connection};
 use metrics::{counter, gauge};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -24,7 +24,7 @@ use super::broker::{self, ANSWER_TIMEOUT, Broker};
 use super::dead_letters;
 use super::message::{self, ReceivedEvent};
 use super::session::{SessionError, supervise, with_timeout};
-use super::topology::CONSUMER_TAG;
+use super::topology::{CONSUMER_TAG, QueueState};
 use super::transport::{self, Mark};
 use crate::monitoring::state::{Link, Status};
 use crate::telemetry::writer::LogWriter;
@@ -44,8 +44,10 @@ const CAREFUL_FOR: Duration = Duration::from_secs(30);
 const FINISH_LETTERS: Duration = Duration::from_secs(5);
 const FINISH_AT_STOP: Duration = Duration::from_secs(1);
 
-/// How often dead letters are counted, and the queue is bound.
-const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+/// How often dead letters are counted, the queue is bound, and deliveries must have come if messages wait.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// A queue knows its consumer a little after the subscription.
+const FIRST_COUNT: Duration = Duration::from_secs(1);
 
 /// How often to look whether the log's reader has caught up.
 const LOOK_AT_LOG: Duration = Duration::from_millis(20);
@@ -150,21 +152,28 @@ impl Consumer {
         let mut dead_letters = DeadLetterWriter::start(self.broker.clone(), self.status.clone());
         let writer = self.log.clone();
         let mut acks = Acks::new(channel, &writer);
-        let mut count_due = interval(COUNT_INTERVAL);
+        let mut count_due = interval_at(Instant::now() + FIRST_COUNT, COUNT_INTERVAL);
         count_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut deliveries_now, mut deliveries_before, mut waited) = (0_u64, 0, false);
         let ended = loop {
             let calm = self.careful_until;
             let is_stalled = writer.is_half_full();
             tokio::select! {
-                _ = count_due.tick() => match dead_letters::depth(connection).await? {
-                    Some(depth) => {
-                        gauge!("dead_letters").set(depth);
-                        self.bind_again(connection).await?;
+                _ = count_due.tick() => {
+                    let queue = self.look_after_queues(connection).await?;
+                    if queue.consumers == 0 {
+                        return Ok(Ended::Cancelled);
                     }
-                    None => self.broker.declare_topology(connection).await?,
-                },
+                    // Other replicas' subscriptions wait. This one was served.
+                    let waits = queue.ready > 0 && deliveries_before > 0 && !is_stalled && acks.due().is_none();
+                    if waits && waited && deliveries_now == deliveries_before {
+                        return Err(SessionError::Timeout("deliver messages"));
+                    }
+                    (waited, deliveries_before) = (waits, deliveries_now);
+                }
                 delivery = deliveries.next(), if !is_stalled => {
                     let Some(delivery) = delivery.transpose()? else { return Ok(Ended::Cancelled) };
+                    deliveries_now += 1;
                     let event = match transport::mark(&delivery.properties) {
                         None => message::parse(&delivery.data),
                         Some(Mark::Unreadable(reason)) => Err(reason),
@@ -219,11 +228,18 @@ impl Consumer {
         Ok(ended)
     }
 
-    async fn bind_again(&self, connection: &Connection) -> Result<(), SessionError> {
+    /// Counts dead letters, and binds the queue again if somebody has removed the binding. RabbitMQ 3.10 does not always say that it has
+    /// forgotten a subscription, or goes on to deliver, when a queue is deleted under load: so says the queue's state.
+    async fn look_after_queues(&self, connection: &Connection) -> Result<QueueState, SessionError> {
+        match dead_letters::depth(connection).await? {
+            Some(depth) => gauge!("dead_letters").set(depth),
+            None => self.broker.declare_topology(connection).await?,
+        }
+        let state = self.broker.queue_state(connection).await?;
         match self.broker.bind_queue(connection).await {
             // Deleted just now, of which we shall hear.
-            Err(error) if error.is_missing_exchange() => Ok(()),
-            outcome => outcome,
+            Err(error) if error.is_missing_exchange() => Ok(state),
+            outcome => outcome.map(|()| state),
         }
     }
 

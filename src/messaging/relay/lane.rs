@@ -109,7 +109,13 @@ impl Lane {
         self.breaker.is_troubled() || self.rejected.len() > CAPACITY_IN_TROUBLE / 2
     }
 
-    pub fn capacity(&self) -> usize {
+    /// Whether it takes no more events. One that passes takes those read `again`, because there was room for them.
+    pub fn is_full(&self, again: bool) -> bool {
+        let is_exempt = !self.is_limited() || again && self.passes();
+        self.buffered >= if is_exempt { 2 * CAPACITY } else { self.capacity() }
+    }
+
+    fn capacity(&self) -> usize {
         if self.is_troubled() {
             CAPACITY_IN_TROUBLE + self.rejected.len().min(MOST_REJECTED)
         } else if self.is_crowded {
@@ -130,7 +136,7 @@ impl Lane {
     }
 
     /// Whether several of its events may be in flight.
-    pub const fn passes(&self) -> bool {
+    const fn passes(&self) -> bool {
         !self.breaker.is_probing()
     }
 
@@ -234,10 +240,10 @@ impl Lane {
         match attempt {
             Attempt::Usual => self.breaker.pass(self.latency),
             Attempt::Retry => self.retries.pass(),
-            Attempt::Probe => self.breaker.pass_probe(),
-        }
-        if self.passes() {
-            self.quarantining = None;
+            Attempt::Probe => {
+                self.breaker.pass_probe();
+                self.quarantining = None;
+            }
         }
         true
     }
@@ -318,16 +324,22 @@ impl Lane {
     }
 
     /// What to read of the rows that were left in the table, if there is room. `buffered` counts a user's events in memory.
-    pub fn wants(&self, buffered: impl Fn(i64) -> usize) -> Option<Wanted> {
-        let deferred = self.deferred.as_ref()?;
+    pub fn wants(&self, buffered: impl Fn(i64) -> usize, now: Instant) -> Option<Wanted> {
+        let deferred = self.deferred.as_ref().filter(|deferred| deferred.not_before.is_none_or(|at| at <= now))?;
         let limit = self.capacity().saturating_sub(self.buffered);
         // A lane that probes needs something to try that was not rejected.
         let has_room = limit > 0 && self.ready.is_empty() || self.passes() && limit >= CAPACITY_IN_TROUBLE / 2;
-        let few = deferred.users.len() <= FEW_USERS;
-        let users: Vec<i64> = if few { deferred.users.iter().copied().collect() } else { Vec::new() };
-        let is_due = has_room && (!few || users.iter().any(|user| buffered(*user) <= MOST_OF_A_USER / 2));
-        let limit = if few { limit.min(2 * MOST_OF_A_USER * users.len()) } else { limit };
-        is_due.then_some(Wanted { after: deferred.after, users, limit })
+        if !has_room {
+            return None;
+        }
+        let after = deferred.after;
+        if deferred.users.len() > FEW_USERS {
+            return Some(Wanted { after, users: Vec::new(), limit });
+        }
+        let has_few = |user: &i64| buffered(*user) <= MOST_OF_A_USER / 2;
+        let users: Vec<i64> = deferred.users.iter().copied().filter(has_few).collect();
+        let limit = limit.min(2 * MOST_OF_A_USER * users.len());
+        (!users.is_empty()).then_some(Wanted { after, users, limit })
     }
 }
 
@@ -360,11 +372,13 @@ pub struct Deferred {
     pub after: i64,
     /// Their users. Later events of these users wait too.
     pub users: HashSet<i64>,
+    /// Not to be read before this.
+    pub not_before: Option<Instant>,
 }
 
 impl Default for Deferred {
     fn default() -> Self {
-        Self { after: i64::MAX, users: HashSet::new() }
+        Self { after: i64::MAX, users: HashSet::new(), not_before: None }
     }
 }
 

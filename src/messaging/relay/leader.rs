@@ -279,7 +279,7 @@ impl<'a> Leader<'a> {
     }
 
     fn next_look(&self, now: Instant) -> Instant {
-        let is_read_due = self.reads.are_due || self.schedule.wanted().is_some();
+        let is_read_due = self.reads.are_due || self.schedule.wanted(now).is_some();
         let has_work = is_read_due || !self.published.is_empty() || !self.quarantined.is_empty();
         let is_idle = matches!(self.store, Some(Store::Idle(_)));
         let work = (has_work && is_idle).then(|| self.work_began + PACE);
@@ -296,7 +296,7 @@ impl<'a> Leader<'a> {
     fn is_done(&self) -> bool {
         let is_idle = matches!(self.store, Some(Store::Idle(_)));
         let is_quiet = self.schedule.in_flight() == 0 && is_idle && self.published.is_empty();
-        let is_read = !self.reads.are_due && self.schedule.wanted().is_none();
+        let is_read = !self.reads.are_due && self.schedule.wanted(Instant::now()).is_none();
         let is_over = is_read && !self.lines.is_opening() || self.time_is_up();
         self.drain_ends.is_some() && is_quiet && self.quarantined.is_empty() && is_over
     }

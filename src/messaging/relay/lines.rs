@@ -14,8 +14,8 @@ use crate::messaging::broker::Broker;
 use crate::messaging::session::SessionError;
 use crate::monitoring::state::Link;
 
-/// For opening or renewing one.
-const TIMEOUT: Duration = Duration::from_secs(8);
+/// For opening or renewing one; its steps have limits of their own.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 type Opened = (usize, Result<Publisher, SessionError>);
 

@@ -38,9 +38,9 @@ impl Reads {
     /// Alternates between new rows and deferred ones.
     pub fn next(&mut self, schedule: &mut Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
         let read = if self.last_was_deferred {
-            self.next_new(schedule, horizon, now).or_else(|| next_deferred(schedule, horizon))
+            self.next_new(schedule, horizon, now).or_else(|| next_deferred(schedule, horizon, now))
         } else {
-            next_deferred(schedule, horizon).or_else(|| self.next_new(schedule, horizon, now))
+            next_deferred(schedule, horizon, now).or_else(|| self.next_new(schedule, horizon, now))
         };
         self.last_was_deferred = matches!(&read, Some(Read { rows: Rows::Deferred(_), .. }));
         read
@@ -82,7 +82,7 @@ impl Reads {
         let last = events.last().map(|event| event.seq);
         let (faulty, events): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| event.fault.is_some());
         if let Rows::Deferred(lane) = read.rows {
-            schedule.add_deferred(lane, events, !is_cut);
+            schedule.add_deferred(lane, &read.users, events, !is_cut, Instant::now());
             return faulty;
         }
         let is_whole = matches!(read.rows, Rows::Whole);
@@ -98,8 +98,8 @@ impl Reads {
     }
 }
 
-fn next_deferred(schedule: &Schedule, horizon: &Horizon) -> Option<Read> {
-    let (lane, Wanted { after, users, limit }) = schedule.wanted()?;
+fn next_deferred(schedule: &Schedule, horizon: &Horizon, now: Instant) -> Option<Read> {
+    let (lane, Wanted { after, users, limit }) = schedule.wanted(now)?;
     Some(Read {
         rows: Rows::Deferred(lane),
         from: ReadFrom::place(after),

@@ -18,6 +18,8 @@ pub const LANES: usize = EventType::ALL.len() + 1;
 pub const OTHERS: usize = LANES - 1;
 /// Most users with deferred events. Beyond this, no new rows are read.
 const DEFERRED_USERS: usize = 1_000_000;
+/// Before deferred rows are read again of which none could be kept.
+const NOTHING_KEPT: Duration = Duration::from_secs(1);
 /// Evidence from within this time shows that the broker accepts events at all.
 const EVIDENCE: Duration = Duration::from_mins(1);
 
@@ -90,16 +92,18 @@ impl Schedule {
             return true;
         }
         let events = self.users.entry(head.user).or_default();
-        let lane = &mut self.lanes[lane(events.front().map_or(&event.event_type, |first| &first.event_type))];
-        let is_exempt = !lane.is_limited() || again && lane.passes();
-        let capacity = if is_exempt { 2 * CAPACITY } else { lane.capacity() };
-        if lane.buffered >= capacity || events.len() >= MOST_OF_A_USER {
-            lane.deferred.get_or_insert_default().add(head);
+        let own = lane(&event.event_type);
+        // It waits in the lane of its user's head, and later in its own.
+        let first = events.front().map_or(own, |first| lane(&first.event_type));
+        let full = [own, first].into_iter().find(|lane| self.lanes[*lane].is_full(again));
+        if let Some(full) = full.or_else(|| (events.len() >= MOST_OF_A_USER).then_some(own)) {
+            self.lanes[full].deferred.get_or_insert_default().add(head);
             if events.is_empty() {
                 self.users.remove(&head.user);
             }
             return false;
         }
+        let lane = &mut self.lanes[first];
         lane.buffered += 1;
         self.known.insert(head.position, head.user);
         if events.is_empty() {
@@ -180,15 +184,22 @@ impl Schedule {
 
     /// How many new rows may be read.
     pub fn room(&self) -> usize {
-        if self.deferred().map(|deferred| deferred.users.len()).sum::<usize>() >= DEFERRED_USERS {
+        if self.has_too_many_deferred() {
             return 0;
         }
         let buffered: usize = self.lanes.iter().filter(|lane| !lane.is_limited()).map(|lane| lane.buffered).sum();
         CAPACITY.saturating_sub(buffered)
     }
 
+    fn has_too_many_deferred(&self) -> bool {
+        self.deferred().map(|deferred| deferred.users.len()).sum::<usize>() >= DEFERRED_USERS
+    }
+
     /// Makes room for new rows if a slow lane has taken all of it: from now on, its own are deferred.
     pub fn make_room(&mut self) {
+        if self.has_too_many_deferred() {
+            return;
+        }
         let healthy = self.lanes.iter_mut().filter(|lane| !lane.is_limited());
         if let Some(fullest) = healthy.max_by_key(|lane| lane.buffered) {
             fullest.limit();
@@ -196,29 +207,44 @@ impl Schedule {
     }
 
     /// A lane whose deferred rows may be read now.
-    pub fn wanted(&self) -> Option<(usize, Wanted)> {
+    pub fn wanted(&self, now: Instant) -> Option<(usize, Wanted)> {
         let buffered = |user| self.users.get(&user).map_or(0, VecDeque::len);
-        self.lanes.iter().enumerate().find_map(|(lane, it)| Some((lane, it.wants(buffered)?)))
+        self.lanes.iter().enumerate().find_map(|(lane, it)| Some((lane, it.wants(buffered, now)?)))
     }
 
-    /// Takes rows that [`Self::wanted`] asked for; `all` if there were no more of them.
-    pub fn add_deferred(&mut self, lane: usize, rows: Vec<OutboxEvent>, all: bool) {
+    /// Takes rows that [`Self::wanted`] asked for, of `users` alone if there are any; `all` if there were no more of them.
+    pub fn add_deferred(&mut self, lane: usize, users: &[i64], rows: Vec<OutboxEvent>, all: bool, now: Instant) {
         let Some(mut deferred) = self.lanes[lane].deferred.take() else { return };
+        // Those that were not asked for wait where they are.
+        let mut others = Deferred { after: deferred.after, ..Deferred::default() };
+        if !users.is_empty() {
+            others.users = deferred.users.extract_if(|user| !users.contains(user)).collect();
+        }
+        let mut kept = 0;
         for row in rows {
             deferred.after = row.seq;
             if !deferred.users.contains(&row.user_id) {
                 continue;
             }
             let user = row.user_id;
-            if !self.keep_or_defer(row, true) {
+            if self.keep_or_defer(row, true) {
+                kept += 1;
+            } else {
                 // The user now waits in this lane again, or in another one.
                 deferred.users.remove(&user);
             }
         }
-        if !all {
-            self.lanes[lane].deferred.get_or_insert_default().merge(deferred);
-        } else if self.lanes[lane].deferred.is_none() {
-            self.lanes[lane].relax();
+        if all {
+            deferred.users.clear();
+        }
+        let lane = &mut self.lanes[lane];
+        for waiting in [deferred, others].into_iter().filter(|waiting| !waiting.users.is_empty()) {
+            lane.deferred.get_or_insert_default().merge(waiting);
+        }
+        match &mut lane.deferred {
+            None => lane.relax(),
+            Some(deferred) if kept == 0 => deferred.not_before = Some(now + NOTHING_KEPT),
+            Some(_) => {}
         }
     }
 

@@ -177,6 +177,9 @@ impl Report {
 
     fn faults(&self, lines: &BTreeMap<Option<Fault>, Line>, judgement: &Judgement) -> Vec<String> {
         let mut faults = Vec::new();
+        if !judgement.altered.is_empty() {
+            faults.push(format!("{} events say something else than what was committed", judgement.altered.len()));
+        }
         if !judgement.is_exact() {
             faults.push("events and changes do not agree".to_owned());
         }

@@ -48,6 +48,7 @@ proptest! {
         prop_assert!(world.table.is_empty(), "{} left: {:?}", world.table.len(), world.schedule);
         let positions: HashSet<i64> = world.taken.iter().copied().chain(world.quarantined.iter().copied()).collect();
         prop_assert_eq!(positions.len(), usize::try_from(world.next_position - 1).unwrap());
+        prop_assert!(world.schedule.is_empty(), "{:?}", world.schedule);
     }
 
     #[test]
@@ -128,7 +129,33 @@ fn a_user_with_many_events_leaves_memory_to_others() {
     world.run(500 / 8 + 2);
     assert!(world.table.values().all(|event| event.user_id == 1), "{:?}", world.schedule);
     world.run(501);
-    assert!(world.table.is_empty(), "{} left: {:?}", world.table.len(), world.schedule);
+    assert!(world.table.is_empty() && world.schedule.is_empty(), "{} left: {:?}", world.table.len(), world.schedule);
+}
+
+#[test]
+fn a_user_whose_many_updates_follow_its_creation_waits_for_no_other_type() {
+    let mut world = World::new();
+    world.write(1, TYPES[0]);
+    (0..100).for_each(|_| world.write(1, TYPES[1]));
+    world.run(10);
+    world.fates[0] = Fate::Rejected;
+    (0..20).for_each(|user| world.write(1_000 + user, TYPES[0]));
+    world.run(200);
+    assert!(world.table.values().all(|event| event.event_type == TYPES[0]), "{:?}", world.schedule);
+}
+
+#[test]
+fn users_whose_next_events_are_refused_take_no_memory_without_bound() {
+    let mut world = World::new();
+    world.fates[1] = Fate::Rejected;
+    for user in 0..1_000 {
+        world.write(user, TYPES[0]);
+        world.write(user, TYPES[1]);
+    }
+    world.run(400);
+    assert_eq!(world.table.len(), 1_000);
+    let in_memory = world.schedule.known_after(0).len();
+    assert!(in_memory < 200, "{in_memory}");
 }
 
 #[test]

@@ -138,10 +138,10 @@ impl World {
     }
 
     pub fn read_deferred(&mut self) {
-        if let Some((lane, wanted)) = self.schedule.wanted() {
+        if let Some((lane, wanted)) = self.schedule.wanted(self.now) {
             let rows = self.rows(wanted.after, self.frontier, &wanted.users, wanted.limit);
             let all = rows.len() < wanted.limit;
-            self.schedule.add_deferred(lane, rows, all);
+            self.schedule.add_deferred(lane, &wanted.users, rows, all, self.now);
         }
     }
 
