@@ -14,7 +14,7 @@ use tracing::warn;
 use url::Url;
 
 use super::session::{SessionError, with_timeout};
-use super::topology::{self, QueueState, QueueType, REPLY_SUCCESS};
+use super::topology::{self, QueueType, Queues, REPLY_SUCCESS};
 use super::transport::{self, NO_LIMIT, Returned};
 use crate::database::dangers::is_remote;
 use crate::server_url;
@@ -24,6 +24,8 @@ use crate::server_url;
 const HEARTBEAT: u16 = 4;
 /// For TCP, TLS, login and each declaration.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// For five answers, which nobody waits for.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// In bytes, where no message is large: lapin's buffers hold 64 frames.
 const SMALL_FRAME: u32 = 16 << 10;
 /// A close never returns while the broker blocks.
@@ -187,14 +189,9 @@ impl Broker {
         with_timeout(ANSWER_TIMEOUT, "declare the topology", topology::declare(connection, self.queue_type)).await
     }
 
-    /// As `topology::bind_queue`.
-    pub async fn bind_queue(&self, connection: &Connection) -> Result<(), SessionError> {
-        with_timeout(ANSWER_TIMEOUT, "bind the queue", topology::bind_queue(connection)).await
-    }
-
-    /// As `topology::queue_state`.
-    pub async fn queue_state(&self, connection: &Connection) -> Result<QueueState, SessionError> {
-        with_timeout(ANSWER_TIMEOUT, "look at the queue", topology::queue_state(connection)).await
+    /// As `topology::look_after`.
+    pub async fn look_after_queues(&self, connection: &Connection) -> Result<Queues, SessionError> {
+        with_timeout(LOOK_TIMEOUT, "look after the queues", topology::look_after(connection)).await
     }
 
     /// As `topology::subscribe`.

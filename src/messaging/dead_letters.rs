@@ -23,18 +23,6 @@ const DEATH_HEADERS: [&str; 5] = [REASON_HEADER, MARK, "x-death", "x-first-death
 const DEFAULT_EXCHANGE: &str = "";
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many dead letters there are; `None` if somebody has deleted the queue.
-pub async fn depth(connection: &Connection) -> Result<Option<u32>, SessionError> {
-    let opening = connection.create_channel();
-    // A separate channel, because asking about a missing queue closes it.
-    let channel = with_timeout(CONFIRM_TIMEOUT, "open a channel", opening).await?;
-    match count(&channel).await {
-        Ok(count) => broker::close_channel(channel).await.map(|()| Some(count)),
-        Err(SessionError::Broker(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 async fn count(channel: &Channel) -> Result<u32, SessionError> {
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
     let asking = channel.queue_declare(DEAD_LETTER_QUEUE.into(), options, FieldTable::default());

@@ -89,7 +89,7 @@ pub async fn declare(connection: &Connection, queue_type: QueueType) -> lapin::R
     declare_one(connection, EXCHANGE, &Entity::Exchange(ExchangeKind::Topic)).await?;
     declare_one(connection, DEAD_LETTER_EXCHANGE, &Entity::Exchange(ExchangeKind::Fanout)).await?;
     declare_one(connection, QUEUE, &Entity::Queue(queue_type.queue_arguments())).await?;
-    bind_queue(connection).await?;
+    bind(connection, QUEUE, EXCHANGE, BINDING).await?;
     match declare_dead_letter_queue(connection, queue_type).await {
         // A classic queue whose node is down. Events do not wait for it.
         Err(error) if is(&error, &AMQPSoftError::NOTFOUND) => {
@@ -106,29 +106,40 @@ async fn declare_dead_letter_queue(connection: &Connection, queue_type: QueueTyp
     bind(connection, DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE, "").await
 }
 
-/// Binds the service's queue, in case somebody has removed the binding.
-pub async fn bind_queue(connection: &Connection) -> lapin::Result<()> {
-    bind(connection, QUEUE, EXCHANGE, BINDING).await
-}
-
-/// The service's queue, as the broker sees it.
+/// The queues, as the broker sees them.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct QueueState {
-    /// Messages that are on their way to nobody.
-    pub ready: u32,
+pub struct Queues {
+    /// Messages of the service's queue that are on their way to nobody.
+    pub waiting: u32,
+    /// Of the service's queue; 0 also if it is not there.
     pub consumers: u32,
+    /// `None` if one of the queues is not there.
+    pub dead_letters: Option<u32>,
 }
 
-/// Empty if the queue is not there.
-pub async fn queue_state(connection: &Connection) -> lapin::Result<QueueState> {
+/// Counts, and binds the service's queue again, in case somebody has removed the binding.
+pub async fn look_after(connection: &Connection) -> lapin::Result<Queues> {
+    // A channel of its own, because asking about a missing queue closes it.
     let channel = connection.create_channel().await?;
-    let options = QueueDeclareOptions { passive: true, ..Default::default() };
-    match channel.queue_declare(QUEUE.into(), options, FieldTable::default()).await {
-        Err(error) if is(&error, &AMQPSoftError::NOTFOUND) => Ok(QueueState::default()),
-        queue => {
-            let queue = queue?;
-            let state = QueueState { ready: queue.message_count(), consumers: queue.consumer_count() };
-            channel.close(REPLY_SUCCESS, "counted".into()).await.map(|()| state)
+    let ask = async |queue: &str| {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        match channel.queue_declare(queue.into(), options, FieldTable::default()).await {
+            Err(error) if is(&error, &AMQPSoftError::NOTFOUND) => Ok(None),
+            queue => queue.map(Some),
+        }
+    };
+    let mut queues = Queues::default();
+    let Some(queue) = ask(QUEUE).await? else { return Ok(queues) };
+    (queues.waiting, queues.consumers) = (queue.message_count(), queue.consumer_count());
+    let Some(dead_letters) = ask(DEAD_LETTER_QUEUE).await? else { return Ok(queues) };
+    queues.dead_letters = Some(dead_letters.message_count());
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    match channel.queue_bind(QUEUE.into(), EXCHANGE.into(), BINDING.into(), options, none).await {
+        // Deleted just now, of which we shall hear; or [`declare`] has said that this login may not.
+        Err(error) if is(&error, &AMQPSoftError::NOTFOUND) || is(&error, &AMQPSoftError::ACCESSREFUSED) => Ok(queues),
+        outcome => {
+            outcome?;
+            channel.close(REPLY_SUCCESS, "looked".into()).await.map(|()| queues)
         }
     }
 }

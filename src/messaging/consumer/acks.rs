@@ -17,7 +17,8 @@ const ACK_WITHIN: Duration = Duration::from_millis(50);
 /// How soon to look again for lines that are not written yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them is held. A message is acknowledged
+/// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them is held or its line is not
+/// written. A message is acknowledged
 /// once its line has left the process, so that no line is lost with it.
 pub struct Acks<'a> {
     channel: &'a Channel,
@@ -68,9 +69,11 @@ impl<'a> Acks<'a> {
     pub async fn flush(&mut self) -> Result<(), SessionError> {
         let written = self.log.written();
         let written = self.waiting.partition_point(|(_, end)| *end <= written);
-        let first_held = self.held.first().copied().unwrap_or(u64::MAX);
+        // One that was held has a lower tag than others, and a later line.
+        let unwritten = self.waiting.iter().skip(written).map(|(tag, _)| *tag);
+        let first_open = self.held.first().copied().into_iter().chain(unwritten).min().unwrap_or(u64::MAX);
         let tags = self.waiting.drain(..written).map(|(tag, _)| tag);
-        let (before, after): (Vec<u64>, Vec<u64>) = tags.partition(|tag| *tag < first_held);
+        let (before, after): (Vec<u64>, Vec<u64>) = tags.partition(|tag| *tag < first_open);
         self.due = Instant::now() + LOOK_AGAIN;
         if let Some(last) = before.into_iter().max() {
             self.ack(last, true).await?;

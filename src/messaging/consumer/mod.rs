@@ -21,10 +21,9 @@ use self::acks::Acks;
 use self::dead_letter_writer::DeadLetterWriter;
 use self::deduplicator::{Deduplicator, Freshness};
 use super::broker::{self, ANSWER_TIMEOUT, Broker};
-use super::dead_letters;
 use super::message::{self, ReceivedEvent};
 use super::session::{SessionError, supervise, with_timeout};
-use super::topology::{CONSUMER_TAG, QueueState};
+use super::topology::CONSUMER_TAG;
 use super::transport::{self, Mark};
 use crate::monitoring::state::{Link, Status};
 use crate::telemetry::writer::LogWriter;
@@ -160,12 +159,18 @@ impl Consumer {
             let is_stalled = writer.is_half_full();
             tokio::select! {
                 _ = count_due.tick() => {
-                    let queue = self.look_after_queues(connection).await?;
-                    if queue.consumers == 0 {
+                    let queues = self.broker.look_after_queues(connection).await?;
+                    // RabbitMQ 3.10 does not always say that it has forgotten a subscription, or goes on to deliver, when a queue is
+                    // deleted under load.
+                    if queues.consumers == 0 {
                         return Ok(Ended::Cancelled);
                     }
+                    match queues.dead_letters {
+                        Some(depth) => gauge!("dead_letters").set(depth),
+                        None => self.broker.declare_topology(connection).await?,
+                    }
                     // Other replicas' subscriptions wait. This one was served.
-                    let waits = queue.ready > 0 && deliveries_before > 0 && !is_stalled && acks.due().is_none();
+                    let waits = queues.waiting > 0 && deliveries_before > 0 && !is_stalled && acks.due().is_none();
                     if waits && waited && deliveries_now == deliveries_before {
                         return Err(SessionError::Timeout("deliver messages"));
                     }
@@ -226,21 +231,6 @@ impl Consumer {
         }
         acks.finish(end).await?;
         Ok(ended)
-    }
-
-    /// Counts dead letters, and binds the queue again if somebody has removed the binding. RabbitMQ 3.10 does not always say that it has
-    /// forgotten a subscription, or goes on to deliver, when a queue is deleted under load: so says the queue's state.
-    async fn look_after_queues(&self, connection: &Connection) -> Result<QueueState, SessionError> {
-        match dead_letters::depth(connection).await? {
-            Some(depth) => gauge!("dead_letters").set(depth),
-            None => self.broker.declare_topology(connection).await?,
-        }
-        let state = self.broker.queue_state(connection).await?;
-        match self.broker.bind_queue(connection).await {
-            // Deleted just now, of which we shall hear.
-            Err(error) if error.is_missing_exchange() => Ok(state),
-            outcome => outcome.map(|()| state),
-        }
     }
 
     async fn log(&mut self, event: &ReceivedEvent) {

@@ -14,6 +14,10 @@ pub const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
 const CAPACITY_IN_TROUBLE: usize = if cfg!(test) { 4 } else { 1_000 };
 /// Most rejected events in memory of one lane.
 const MOST_REJECTED: usize = if cfg!(test) { 32 } else { 4_000 };
+/// Most events in memory of one user, so that one who is changed faster than events are confirmed takes no memory from others.
+pub const MOST_OF_A_USER: usize = if cfg!(test) { 6 } else { 64 };
+/// Up to this many users, only their rows are read.
+const FEW_USERS: usize = if cfg!(test) { 2 } else { 100 };
 /// How many times an event must close its channel, alone on it, before it is quarantined.
 const FAILURES: u32 = 3;
 /// An event without an answer for this long is taken for rejected; longer, up to the second, where answers come late.
@@ -349,11 +353,6 @@ impl Failed {
         self.times >= FAILURES && self.evidence == evidence
     }
 }
-
-/// Most events in memory of one user, so that one who is changed faster than events are confirmed takes no memory from others.
-pub const MOST_OF_A_USER: usize = if cfg!(test) { 6 } else { 64 };
-/// Up to this many users, only their rows are read.
-const FEW_USERS: usize = if cfg!(test) { 2 } else { 100 };
 
 /// Rows to read.
 #[derive(Debug, PartialEq, Eq)]

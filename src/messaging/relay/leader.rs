@@ -154,11 +154,7 @@ impl<'a> Leader<'a> {
                 self.reads.are_due = true;
             }
             Some(done) = OptionFuture::from(work) => self.finish_work(done)?,
-            opened = self.lines.opened(), if self.lines.is_opening() => {
-                if let Some(lane) = opened? {
-                    self.schedule.channel_is_new(lane);
-                }
-            }
+            Some(lane) = self.lines.opened() => self.schedule.channel_is_new(lane?),
             Some(first) = self.in_flight.next() => self.settle(first),
             () = self.outbox_filled.notified(), if !self.reads.are_due => self.reads.are_due = true,
             () = sleep_until(next_look) => {}
@@ -188,9 +184,10 @@ impl<'a> Leader<'a> {
     }
 
     fn publish(&mut self, now: Instant) {
+        let usable = self.lines.usable();
         while !self.time_is_up()
-            && let Some(publish) = self.schedule.next(now, |lane| self.lines.usable(lane).is_some())
-            && let Some(publisher) = self.lines.usable(publish.lane)
+            && let Some(publish) = self.schedule.next(now, usable)
+            && let Some(publisher) = self.lines.publisher(publish.lane)
         {
             let answer = Box::pin(publisher.publish(publish.event.clone()));
             self.in_flight.push(InFlight { publish, began: now, answer });

@@ -58,9 +58,14 @@ impl Lines {
         if links().any(|link| link == Link::Blocked) { Link::Blocked } else { links().next().unwrap_or_default() }
     }
 
-    /// One that can be published on now.
-    pub fn usable(&self, lane: usize) -> Option<&Publisher> {
-        self.open[lane].as_ref().filter(|publisher| publisher.link() == Link::Up)
+    /// Which can be published on now.
+    pub fn usable(&self) -> [bool; LANES] {
+        self.open.each_ref().map(|publisher| publisher.as_ref().is_some_and(|it| it.link() == Link::Up))
+    }
+
+    /// `None` while it is opened.
+    pub fn publisher(&self, lane: usize) -> Option<&Publisher> {
+        self.open[lane].as_ref()
     }
 
     /// Begins to open a new channel, and a new connection if need be. Does nothing while it is opened.
@@ -74,14 +79,16 @@ impl Lines {
         !self.opening.is_empty()
     }
 
-    /// Waits until one is open again, and says which. Cancel safe.
+    /// Waits until one is open again, and says which; `None` if none is opened. Cancel safe.
     ///
     /// # Errors
     /// If one cannot be opened: who cannot connect should not lead.
-    pub async fn opened(&mut self) -> Result<Option<usize>, SessionError> {
-        let Some((lane, opened)) = self.opening.next().await else { return Ok(None) };
-        self.open[lane] = Some(opened?);
-        Ok(Some(lane))
+    pub async fn opened(&mut self) -> Option<Result<usize, SessionError>> {
+        let (lane, opened) = self.opening.next().await?;
+        Some(opened.map(|publisher| {
+            self.open[lane] = Some(publisher);
+            lane
+        }))
     }
 
     pub async fn close(self) {

@@ -114,8 +114,8 @@ impl Schedule {
     }
 
     /// The next event to publish, if one may go now in a lane that is `open`: the oldest.
-    pub fn next(&mut self, now: Instant, open: impl Fn(usize) -> bool) -> Option<Publish> {
-        let lanes = self.lanes.iter().enumerate().filter(|(lane, _)| open(*lane));
+    pub fn next(&mut self, now: Instant, open: [bool; LANES]) -> Option<Publish> {
+        let lanes = self.lanes.iter().enumerate().filter(|(lane, _)| open[*lane]);
         let heads = lanes.filter_map(|(lane, it)| Some((lane, it.next(now, self.evidence)?)));
         let (lane, (head, attempt)) =
             heads.min_by_key(|(_, (head, attempt))| (*attempt == Attempt::Usual, head.position))?;

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use self::world::{Action, FORBIDDEN, Fate, TYPES, World, event};
-use super::schedule::{Outcome, Publish, Schedule, Settled};
+use super::schedule::{LANES, Outcome, Publish, Schedule, Settled};
 
 fn action() -> impl Strategy<Value = Action> {
     let fate = prop_oneof![
@@ -195,7 +195,7 @@ fn one_bad_event_among_good_ones_of_its_type_is_found_and_the_others_pass() {
         for lane in schedule.lanes_without_channel(now) {
             schedule.channel_is_new(lane);
         }
-        let in_flight: Vec<Publish> = std::iter::from_fn(|| schedule.next(now, |_| true)).collect();
+        let in_flight: Vec<Publish> = std::iter::from_fn(|| schedule.next(now, [true; LANES])).collect();
         let closes = in_flight.iter().any(|publish| publish.event.seq == 20);
         for publish in in_flight {
             let outcome = if closes { Outcome::ChannelClosed(FORBIDDEN) } else { Outcome::Confirmed };

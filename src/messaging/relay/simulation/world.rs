@@ -153,7 +153,7 @@ impl World {
     }
 
     pub fn publish(&mut self) {
-        while let Some(publish) = self.schedule.next(self.now, |_| true) {
+        while let Some(publish) = self.schedule.next(self.now, [true; LANES]) {
             let event = &publish.event;
             let mut others = self.in_flight.iter().map(|it| &it.publish.event);
             let is_alone = others.all(|other| other.user_id != event.user_id || other.seq <= event.seq);
