@@ -6,7 +6,7 @@ use super::schema;
 
 /// What a login needs that owns nothing: a privilege on a table, and the columns where it is not on all.
 /// `docs/operations.md` lists them for people.
-const GRANTS: [(&str, &str, &[&str]); 14] = [
+const GRANTS: [(&str, &str, &[&str]); 16] = [
     ("_sqlx_migrations", "SELECT", &["version", "success"]),
     // Not the password: nothing reads a hash.
     ("users", "SELECT", &["id", "name", "surname", "version", "created_at", "updated_at"]),
@@ -18,7 +18,10 @@ const GRANTS: [(&str, &str, &[&str]); 14] = [
     ("users_count", "UPDATE", &["users"]),
     ("outbox", "SELECT", &[]),
     ("outbox", "INSERT", &[]),
+    // Of held events too.
     ("outbox", "DELETE", &[]),
+    ("outbox_held", "SELECT", &[]),
+    ("outbox_held", "INSERT", &[]),
     ("outbox_quarantine", "SELECT", &[]),
     ("outbox_quarantine", "INSERT", &[]),
     ("outbox_quarantine", "DELETE", &[]),

@@ -49,6 +49,8 @@ impl NewEvent {
 pub struct OutboxEvent {
     /// Its place in the outbox. A user's events have increasing places.
     pub seq: i64,
+    /// Earlier events of its user are held.
+    pub is_behind: bool,
     pub id: Uuid,
     /// Why it cannot be published.
     pub fault: Option<&'static str>,

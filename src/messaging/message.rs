@@ -92,6 +92,7 @@ mod tests {
     fn event() -> OutboxEvent {
         OutboxEvent {
             seq: 1,
+            is_behind: false,
             id: Uuid::now_v7(),
             fault: None,
             event_type: "user.created".to_owned(),

@@ -46,7 +46,7 @@ const CONSUMED: Labels = &[("result", &["new", "duplicate", "stale", "dead_lette
 const LOST_SESSIONS: Labels =
     &[("session", &["relay", "consumer"]), ("cause", &["broker", "timeout", "event", "database"])];
 
-const METRICS: [Metric; 31] = [
+const METRICS: [Metric; 32] = [
     histogram("http_request_duration_seconds", "Requests by method, route template and status"),
     gauge("http_connections", "Connections of clients that are open"),
     counter(
@@ -61,6 +61,7 @@ const METRICS: [Metric; 31] = [
         "Events that the broker has not confirmed, counted up to 100,000; not a number while the database is away",
     ),
     gauge("outbox_oldest_age_seconds", "Age of the oldest of them; 0 where there is none"),
+    gauge("outbox_held", "Those that were moved out of the way of others, counted up to 100,000"),
     gauge("outbox_quarantined", "Events in quarantine, neither put back nor dropped yet"),
     histogram("outbox_read_seconds", "The relay's read of its next batch"),
     gauge("relay_leader", "1 in the replica that publishes"),

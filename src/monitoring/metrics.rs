@@ -65,12 +65,14 @@ impl MetricsService {
     async fn measure_outbox(&self) {
         let backlog = self.scrapes.read(|connection| Box::pin(outbox::backlog(connection)));
         // While the database is away, NaN rather than an outdated value.
-        let unknown = Backlog { pending: f64::NAN, oldest_age_seconds: f64::NAN, quarantined: f64::NAN };
+        let unknown =
+            Backlog { pending: f64::NAN, oldest_age_seconds: f64::NAN, held: f64::NAN, quarantined: f64::NAN };
         let backlog = timeout(SCRAPE_TIMEOUT, backlog).await.ok().and_then(Result::ok).unwrap_or(unknown);
         gauge!("outbox_pending").set(backlog.pending);
         // The leader knows it even if an old snapshot makes the query slow.
         let oldest = self.status.oldest_event.load().map(Timestamp::age_seconds);
         gauge!("outbox_oldest_age_seconds").set(oldest.unwrap_or(backlog.oldest_age_seconds));
+        gauge!("outbox_held").set(backlog.held);
         gauge!("outbox_quarantined").set(backlog.quarantined);
     }
 }

@@ -18,6 +18,7 @@ macro_rules! outbox_query {
 }
 
 mod asides;
+pub mod held;
 pub(crate) mod lifts;
 pub mod outbox;
 pub(crate) mod quarantine;

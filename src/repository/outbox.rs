@@ -1,4 +1,5 @@
-//! The `outbox` table as the relay sees it: read in order, delete what the broker has, one leader at a time.
+//! The `outbox` table as the relay sees it: read in order, delete what the broker has, one leader at a time. What waits for longer is
+//! [held](super::held) in a table that inherits it: `outbox` names the rows of both, `ONLY outbox` the new ones.
 
 use std::num::ParseIntError;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use serde_json::value::RawValue;
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::types::Json;
+use uuid::Uuid;
 
 use super::stored_time::StoredTime;
 use crate::database::{DatabaseError, connect};
@@ -179,13 +181,10 @@ impl Snapshot {
     }
 }
 
-/// Reads at most `limit` events in order, without those in `known` or after `up_to`, and of `users` alone if there are any. Returns them
-/// and the read's snapshot.
+/// Reads at most `limit` new events in order, without those in `known`. Returns them and the read's snapshot.
 pub async fn read(
     connection: &mut PgConnection,
     from: &ReadFrom,
-    up_to: i64,
-    users: &[i64],
     known: &[i64],
     limit: i64,
 ) -> sqlx::Result<(Vec<OutboxEvent>, Snapshot)> {
@@ -194,22 +193,20 @@ pub async fn read(
         r#"SELECT NULL::bigint AS seq, NULL::uuid AS event_id, pg_current_snapshot()::text AS event_type,
                   NULL::bigint AS user_id, NULL::bigint AS user_version, NULL AS trace_id,
                   NULL::timestamptz AS "occurred_at: StoredTime", NULL::json AS "payload: Json<Box<RawValue>>",
-                  NULL::bigint AS given_later
+                  NULL::bigint AS given_later, false AS "is_behind!"
            UNION ALL
            (SELECT seq, "# columns r#",
-                   pg_current_xact_id()::text::bigint
-            FROM outbox
+                   pg_current_xact_id()::text::bigint,
+                   coalesce((SELECT min(seq) FROM outbox_held AS held WHERE held.user_id = outbox.user_id) < seq, false)
+            FROM ONLY outbox
             WHERE seq > (SELECT least(min(start), $1)
                          FROM unnest($2::bigint[], $3::bigint[]) AS earlier (number, start)
                          WHERE pg_visible_in_snapshot(number::text::xid8, pg_current_snapshot()))
-                  AND seq <= $4 AND ($5::bigint[] = '{}' OR user_id = ANY($5))
-                  AND seq NOT IN (SELECT unnest($6::bigint[]))
-            ORDER BY seq LIMIT $7)"#,
+                  AND seq NOT IN (SELECT unnest($4::bigint[]))
+            ORDER BY seq LIMIT $5)"#,
         from.after,
         &from.running,
         &from.starts,
-        up_to,
-        users,
         known,
         limit
     ))
@@ -222,20 +219,50 @@ pub async fn read(
     let given_later = rows.peek().and_then(|row| row.given_later);
     let snapshot = Snapshot::parse(&text, given_later).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let events = rows.map(|row| {
-        let (event_type, trace_id, occurred_at) = (row.event_type?, row.trace_id?, row.occurred_at?);
-        Some(OutboxEvent {
+        let stored = Stored {
             seq: row.seq?,
-            id: row.event_id?,
-            fault: fault(&event_type, &trace_id, occurred_at),
-            event_type,
+            event_id: row.event_id?,
+            event_type: row.event_type?,
             user_id: row.user_id?,
-            version: row.user_version?,
-            trace_id,
-            occurred_at: occurred_at.into(),
-            data: row.payload?.0,
-        })
+            user_version: row.user_version?,
+            trace_id: row.trace_id?,
+            occurred_at: row.occurred_at?,
+            payload: row.payload?,
+            is_behind: row.is_behind,
+        };
+        Some(stored.into())
     });
     Ok((events.collect::<Option<_>>().ok_or_else(missing)?, snapshot))
+}
+
+/// A row of the table, or of that of held events.
+pub(super) struct Stored {
+    pub seq: i64,
+    pub event_id: Uuid,
+    pub event_type: String,
+    pub user_id: i64,
+    pub user_version: i64,
+    pub trace_id: String,
+    pub occurred_at: StoredTime,
+    pub payload: Json<Box<RawValue>>,
+    pub is_behind: bool,
+}
+
+impl From<Stored> for OutboxEvent {
+    fn from(row: Stored) -> Self {
+        Self {
+            seq: row.seq,
+            is_behind: row.is_behind,
+            id: row.event_id,
+            fault: fault(&row.event_type, &row.trace_id, row.occurred_at),
+            event_type: row.event_type,
+            user_id: row.user_id,
+            version: row.user_version,
+            trace_id: row.trace_id,
+            occurred_at: row.occurred_at.into(),
+            data: row.payload.0,
+        }
+    }
 }
 
 /// Why a row, written by hand, is no event that could be published. Constraints keep such rows out, unless somebody has dropped them.
@@ -253,9 +280,18 @@ fn fault(event_type: &str, trace_id: &str, occurred_at: StoredTime) -> Option<&'
     }
 }
 
-/// Deletes events that the broker has confirmed.
-pub async fn delete(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<()> {
-    sqlx::query!("DELETE FROM outbox WHERE seq = ANY($1)", seqs).execute(connection).await.map(|_done| ())
+/// Deletes events that the broker has confirmed, held or not: positions and ids. If somebody has set the sequence back, a position may
+/// be that of two events.
+pub async fn delete(connection: &mut PgConnection, seqs: &[i64], ids: &[Uuid]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "DELETE FROM outbox USING unnest($1::bigint[], $2::uuid[]) AS done (seq, id)
+         WHERE outbox.seq = done.seq AND event_id = id",
+        seqs,
+        ids
+    )
+    .execute(connection)
+    .await
+    .map(|_done| ())
 }
 
 /// Counting stops here, because a scrape must not read an outbox that has grown for hours.
@@ -267,6 +303,8 @@ pub struct Backlog {
     pub pending: f64,
     /// 0 if nothing waits.
     pub oldest_age_seconds: f64,
+    /// At most [`COUNTED`]. They are pending too.
+    pub held: f64,
     /// At most [`COUNTED`].
     pub quarantined: f64,
 }
@@ -278,6 +316,7 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
         r#"SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS counted)::float8 AS "pending!",
                   coalesce((SELECT extract(epoch FROM clock_timestamp() - occurred_at) FROM outbox ORDER BY seq LIMIT 1),
                            0)::float8 AS "oldest_age_seconds!",
+                  (SELECT count(*) FROM (SELECT FROM outbox_held LIMIT $1) AS counted)::float8 AS "held!",
                   (SELECT count(*) FROM (SELECT FROM outbox_quarantine LIMIT $1) AS counted)::float8 AS "quarantined!""#,
         COUNTED
     )
@@ -290,8 +329,10 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
 pub struct OutboxState {
     pub pending: i64,
     pub oldest_age_seconds: f64,
+    /// Of those that are pending, how many were moved out of the way of others.
+    pub held: i64,
     pub quarantined: i64,
-    /// Size of the table, including deleted rows until they are vacuumed.
+    /// Size of both tables, including deleted rows until they are vacuumed.
     pub table_bytes: i64,
     pub index_bytes: i64,
     /// PostgreSQL process of the replica that publishes, and that replica's address.
@@ -305,8 +346,9 @@ pub async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
     sqlx::query_as!(
         OutboxState,
         r#"SELECT waiting.pending AS "pending!", waiting.oldest_age_seconds AS "oldest_age_seconds!",
-                  (SELECT count(*) FROM outbox_quarantine) AS "quarantined!",
-                  pg_table_size('outbox') AS "table_bytes!", pg_indexes_size('outbox') AS "index_bytes!",
+                  (SELECT count(*) FROM outbox_held) AS "held!", (SELECT count(*) FROM outbox_quarantine) AS "quarantined!",
+                  pg_table_size('outbox') + pg_table_size('outbox_held') AS "table_bytes!",
+                  pg_indexes_size('outbox') + pg_indexes_size('outbox_held') AS "index_bytes!",
                   leader.pid AS "leader_pid?", host(leader.client_addr) AS "leader_address?"
            FROM (SELECT count(*) AS pending,
                         coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at)), 0)::float8

@@ -8,13 +8,14 @@ use super::stored_time::StoredTime;
 use crate::domain::timestamp::Timestamp;
 
 /// Moves an event out of the outbox. One with an id that is there already is the same event.
-pub async fn quarantine(connection: &mut PgConnection, seq: i64, reason: &str) -> sqlx::Result<()> {
+pub async fn quarantine(connection: &mut PgConnection, seq: i64, id: Uuid, reason: &str) -> sqlx::Result<()> {
     outbox_query!(query!(
-        "WITH event AS (DELETE FROM outbox WHERE seq = $1 RETURNING *)
+        "WITH event AS (DELETE FROM outbox WHERE seq = $1 AND event_id = $2 RETURNING *)
          INSERT INTO outbox_quarantine (" columns ", reason)
-         SELECT " columns ", $2 FROM event
+         SELECT " columns ", $3 FROM event
          ON CONFLICT (event_id) DO NOTHING",
         seq,
+        id,
         reason
     ))
     .execute(connection)

@@ -82,7 +82,7 @@ async fn a_full_queue_for_deletions_delays_no_others_and_is_tried_with_one_event
 }
 
 #[tokio::test]
-async fn more_refused_events_than_fit_in_memory_wait_in_the_outbox_and_come_in_order() {
+async fn more_refused_events_than_fit_in_memory_are_held_and_come_in_order_whoever_leads() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let policy = observer.refuse_deletions(&world).await;
@@ -97,6 +97,16 @@ async fn more_refused_events_than_fit_in_memory_wait_in_the_outbox_and_come_in_o
     }
     // What follows a refused event of its user waits with it.
     insert_events(&world, "user.updated", "1000 + n", 5_000).await;
+    let held = async || outbox(&world, &["status"]).await.1["held"].as_i64().unwrap();
+    until("updates among the held events", async || held().await >= 5_000).await;
+    assert!(app.get("/metrics").await.text.contains(&format!("\noutbox_held {}\n", held().await)));
+    drop(app);
+    let app = App::start(&world).await;
+    app.log.wait_for("Relay leads", |_| true).await;
+    let began = Instant::now();
+    let id = app.create_user("Анна").await;
+    until_event_of(&mut observer, id).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     management(Method::DELETE, &policy).await;
     let (mut deleted, mut updated) = (HashSet::new(), 0);
     while updated < 5_000 {
@@ -110,6 +120,7 @@ async fn more_refused_events_than_fit_in_memory_wait_in_the_outbox_and_come_in_o
         }
     }
     world.until_outbox_is_empty().await;
+    assert_eq!(held().await, 0);
 }
 
 #[tokio::test]

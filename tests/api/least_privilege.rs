@@ -111,6 +111,7 @@ async fn each_missing_right_on_the_database_is_named_with_its_grant() {
         "UPDATE (name, surname, password, version, updated_at) ON users",
         "SELECT (id, name, surname, version, created_at, updated_at) ON users",
         "DELETE ON outbox",
+        "INSERT ON outbox_held",
         "INSERT (users) ON users_count",
     ] {
         let change = |what: &str| sqlx::AssertSqlSafe(format!("{what} {role}"));

@@ -75,10 +75,6 @@ impl Horizon {
         self.running.values().copied().min().map_or(self.frontier, |start| start.min(self.frontier))
     }
 
-    pub const fn frontier(&self) -> i64 {
-        self.frontier
-    }
-
     /// Records what a read saw, up to its `last` row; `cut` if there were more, `whole` if it began at the first row.
     pub fn note_read(&mut self, snapshot: &Snapshot, last: Option<i64>, cut: bool, whole: bool) {
         let mut frontier = self.frontier;
@@ -189,7 +185,7 @@ mod tests {
         horizon.note_removed(now + FORGOTTEN, 60);
         horizon.note_removed(now + FORGOTTEN, 50);
         horizon.rewind(Some(90));
-        assert_eq!(horizon.frontier(), 49);
+        assert_eq!(horizon.frontier, 49);
     }
 
     #[test]
@@ -198,9 +194,9 @@ mod tests {
         let seen = |running: &[i64]| Snapshot { next: 100, running: running.to_vec(), given_later: Some(100) };
         horizon.note_read(&seen(&[]), Some(1_000), false, false);
         horizon.note_read(&seen(&[7]), Some(5), false, true);
-        assert_eq!((horizon.frontier(), horizon.lowest_start()), (5, 0));
+        assert_eq!((horizon.frontier, horizon.lowest_start()), (5, 0));
         horizon.note_read(&seen(&[]), Some(6), false, false);
-        assert_eq!((horizon.frontier(), horizon.lowest_start()), (6, 6));
+        assert_eq!((horizon.frontier, horizon.lowest_start()), (6, 6));
     }
 
     #[test]
@@ -209,9 +205,9 @@ mod tests {
         let seen = |next, given_later| Snapshot { next, running: Vec::new(), given_later: Some(given_later) };
         horizon.note_read(&seen(100, 101), Some(10), false, false);
         horizon.note_read(&seen(1_000, 9_000_000), Some(20), false, false);
-        assert_eq!((horizon.frontier(), horizon.running.len()), (10, 0));
+        assert_eq!((horizon.frontier, horizon.running.len()), (10, 0));
         horizon.note_read(&seen(9_000_001, 9_000_002), Some(30), false, false);
-        assert_eq!(horizon.frontier(), 30);
+        assert_eq!(horizon.frontier, 30);
     }
 
     #[test]

@@ -1,23 +1,24 @@
 //! The events of one type: which may go next, and which are in flight. Every lane has a connection of its own, so that one queue's
 //! refusals, silence, slowness and flow control hold up no other type.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, Retries};
+use crate::domain::event::EventType;
 
+/// One for each type of event, and the last for whatever else appears.
+pub const LANES: usize = EventType::ALL.len() + 1;
+/// The lane of whatever else appears.
+pub const OTHERS: usize = LANES - 1;
 /// Most events in memory of all healthy lanes together. The largest event takes about 3 kB.
 pub const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
-/// Most events in memory of one lane in trouble, besides those that were rejected. The rest stay in the table until there is room.
+/// Most events in memory of one lane in trouble, besides those that were rejected. The rest are held.
 const CAPACITY_IN_TROUBLE: usize = if cfg!(test) { 4 } else { 1_000 };
 /// Most rejected events in memory of one lane.
 const MOST_REJECTED: usize = if cfg!(test) { 32 } else { 4_000 };
-/// Most events in memory of one user, so that one who is changed faster than events are confirmed takes no memory from others.
-pub const MOST_OF_A_USER: usize = if cfg!(test) { 6 } else { 64 };
-/// Up to this many users, only their rows are read.
-const FEW_USERS: usize = if cfg!(test) { 2 } else { 100 };
 /// How many times an event must close its channel, alone on it, before it is quarantined.
 const FAILURES: u32 = 3;
 /// An event without an answer for this long is taken for rejected; longer, up to the second, where answers come late.
@@ -93,14 +94,20 @@ pub struct Lane {
     channel_begins: u64,
     /// Publishes on this channel that got no answer in time.
     unanswered: usize,
-    /// It took so much memory, and so slowly gave it back, that no new rows could be read for others. Until its deferred rows are read.
+    /// It took so much memory, and so slowly gave it back, that no new rows could be read for others. Until its held events are read.
     is_crowded: bool,
     /// The AMQP reply code for which events of this type were quarantined.
     pub quarantining: Option<u16>,
-    /// Events in memory of all users whose head is in this lane.
-    pub buffered: usize,
-    /// Rows left in the table.
-    pub deferred: Option<Deferred>,
+}
+
+/// The lane of a type.
+pub fn lane(event_type: &str) -> usize {
+    EventType::ALL.iter().position(|known| known.as_str() == event_type).unwrap_or(OTHERS)
+}
+
+/// The name of a lane, as held events have it.
+pub fn name(lane: usize) -> &'static str {
+    EventType::ALL.get(lane).map_or("others", |event_type| event_type.as_str())
 }
 
 impl Lane {
@@ -113,10 +120,17 @@ impl Lane {
         self.breaker.is_troubled() || self.rejected.len() > CAPACITY_IN_TROUBLE / 2
     }
 
-    /// Whether it takes no more events. One that passes takes those read `again`, because there was room for them.
-    pub fn is_full(&self, again: bool) -> bool {
-        let is_exempt = !self.is_limited() || again && self.passes();
-        self.buffered >= if is_exempt { 2 * CAPACITY } else { self.capacity() }
+    /// Whether it takes no more events, if it has so many in memory.
+    pub fn is_full(&self, buffered: usize) -> bool {
+        self.is_limited() && buffered >= self.capacity()
+    }
+
+    /// How many held events may be read, if it has so many in memory.
+    pub fn held_room(&self, buffered: usize) -> usize {
+        let room = self.capacity().saturating_sub(buffered);
+        // A lane that probes needs something to try that was not rejected.
+        let is_enough = self.ready.is_empty() || self.passes() && room >= CAPACITY_IN_TROUBLE / 2;
+        if is_enough { room } else { 0 }
     }
 
     fn capacity(&self) -> usize {
@@ -134,7 +148,7 @@ impl Lane {
         self.is_crowded = true;
     }
 
-    /// There are no more deferred rows.
+    /// There are no more held events.
     pub fn relax(&mut self) {
         self.is_crowded = false;
     }
@@ -177,7 +191,7 @@ impl Lane {
     /// Whether something waits, and may only go later; when.
     pub fn next_try(&self) -> Option<Instant> {
         match self.breaker.is_probing() {
-            _ if self.buffered == 0 => None,
+            _ if self.ready.is_empty() && self.rejected.is_empty() && self.failed.is_empty() => None,
             true if self.probe.is_none() => self.breaker.not_before(),
             false if !self.rejected.is_empty() => self.retries.not_before(),
             _ => None,
@@ -326,69 +340,11 @@ impl Lane {
     pub fn awaits(&self, number: u64) -> bool {
         self.in_flight.contains_key(&number)
     }
-
-    /// What to read of the rows that were left in the table, if there is room. `buffered` counts a user's events in memory.
-    pub fn wants(&self, buffered: impl Fn(i64) -> usize, now: Instant) -> Option<Wanted> {
-        let deferred = self.deferred.as_ref().filter(|deferred| deferred.not_before.is_none_or(|at| at <= now))?;
-        let limit = self.capacity().saturating_sub(self.buffered);
-        // A lane that probes needs something to try that was not rejected.
-        let has_room = limit > 0 && self.ready.is_empty() || self.passes() && limit >= CAPACITY_IN_TROUBLE / 2;
-        if !has_room {
-            return None;
-        }
-        let after = deferred.after;
-        if deferred.users.len() > FEW_USERS {
-            return Some(Wanted { after, users: Vec::new(), limit });
-        }
-        let has_few = |user: &i64| buffered(*user) <= MOST_OF_A_USER / 2;
-        let users: Vec<i64> = deferred.users.iter().copied().filter(has_few).collect();
-        let limit = limit.min(2 * MOST_OF_A_USER * users.len());
-        (!users.is_empty()).then_some(Wanted { after, users, limit })
-    }
 }
 
 impl Failed {
     /// Trying it again proves nothing until another event has passed.
     const fn rests(&self, evidence: u64) -> bool {
         self.times >= FAILURES && self.evidence == evidence
-    }
-}
-
-/// Rows to read.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// They are after this position.
-    pub after: i64,
-    /// Of these users alone; empty if they are many.
-    pub users: Vec<i64>,
-    pub limit: usize,
-}
-
-/// Rows that were read but not kept in memory, until there is room.
-#[derive(Debug)]
-pub struct Deferred {
-    /// All of them are after this position.
-    pub after: i64,
-    /// Their users. Later events of these users wait too.
-    pub users: HashSet<i64>,
-    /// Not to be read before this.
-    pub not_before: Option<Instant>,
-}
-
-impl Default for Deferred {
-    fn default() -> Self {
-        Self { after: i64::MAX, users: HashSet::new(), not_before: None }
-    }
-}
-
-impl Deferred {
-    pub fn add(&mut self, head: Head) {
-        self.after = self.after.min(head.position - 1);
-        self.users.insert(head.user);
-    }
-
-    pub fn merge(&mut self, other: Self) {
-        self.after = self.after.min(other.after);
-        self.users.extend(other.users);
     }
 }

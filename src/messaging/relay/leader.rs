@@ -14,13 +14,14 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::horizon::Horizon;
 use super::lines::Lines;
 use super::publisher::Answer;
 use super::reads::{POLL_INTERVAL, Reads};
 use super::schedule::{Publish, Schedule, Settled};
-use super::store::{self, Done, Work};
+use super::store::{self, Done, Read, Work};
 use crate::domain::event::OutboxEvent;
 use crate::messaging::session::SessionError;
 use crate::monitoring::state::{Link, Status};
@@ -45,8 +46,9 @@ enum Store {
     Idle(PgConnection),
     Working {
         work: BoxFuture<'static, Done>,
-        /// The lowest position that it deletes.
+        /// The lowest position that it takes away.
         lowest: Option<i64>,
+        quarantined: Vec<Arc<OutboxEvent>>,
     },
 }
 
@@ -76,7 +78,7 @@ pub struct Leader<'a> {
     store: Option<Store>,
     work_began: Instant,
     /// For the next work.
-    published: Vec<i64>,
+    published: Vec<(i64, Uuid)>,
     quarantined: Vec<(Arc<OutboxEvent>, String)>,
     reads: Reads,
     /// When an event was last confirmed, or the end of the table not reached, or nothing waited, or the broker blocked us.
@@ -175,7 +177,7 @@ impl<'a> Leader<'a> {
         for lane in self.schedule.lanes_without_channel(now) {
             self.lines.renew(lane);
         }
-        if link == Link::Blocked || self.schedule.is_empty() {
+        if link == Link::Blocked || self.schedule.backlog.is_empty() {
             self.progress_at = now;
         } else if now - self.progress_at >= self.stuck_after {
             return Err(SessionError::Stuck);
@@ -232,7 +234,7 @@ impl<'a> Leader<'a> {
             "Event published"
         );
         self.progress_at = Instant::now();
-        self.published.push(event.seq);
+        self.published.push((event.seq, event.id));
     }
 
     fn begin_work(&mut self, now: Instant) {
@@ -241,17 +243,19 @@ impl<'a> Leader<'a> {
             return;
         }
         let read = if self.time_is_up() { None } else { self.reads.next(&mut self.schedule, self.horizon, now) };
-        let is_idle = read.is_none() && self.published.is_empty() && self.quarantined.is_empty();
+        let held = self.schedule.backlog.take_to_hold();
+        let is_idle = read.is_none() && held.is_empty() && self.published.is_empty() && self.quarantined.is_empty();
         if is_idle && now < self.work_began + KEEP_LEASE_INTERVAL {
             return;
         }
-        self.status.oldest_event.store(self.schedule.oldest().map(|event| event.occurred_at));
+        self.status.oldest_event.store(self.schedule.backlog.oldest().map(|event| event.occurred_at));
         let Some(Store::Idle(connection)) = self.store.take() else { return };
-        let work =
-            Work { published: mem::take(&mut self.published), quarantined: mem::take(&mut self.quarantined), read };
+        let (published, quarantined) = (mem::take(&mut self.published), mem::take(&mut self.quarantined));
+        let work = Work { published, quarantined, held, read };
         self.work_began = now;
-        let lowest = work.lowest_place();
-        self.store = Some(Store::Working { work: store::begin(connection, work), lowest });
+        let lowest = work.lowest_position();
+        let quarantined = work.quarantined.iter().map(|(event, _)| event.clone()).collect();
+        self.store = Some(Store::Working { work: store::begin(connection, work), lowest, quarantined });
     }
 
     fn finish_work(&mut self, done: Done) -> Result<(), SessionError> {
@@ -260,11 +264,16 @@ impl<'a> Leader<'a> {
                 self.horizon.note_slow_read();
             }
         })?;
-        if let Some(Store::Working { lowest: Some(lowest), .. }) = self.store.replace(Store::Idle(connection)) {
-            self.horizon.note_removed(Instant::now(), lowest);
+        if let Some(Store::Working { lowest, quarantined, .. }) = self.store.replace(Store::Idle(connection)) {
+            if let Some(lowest) = lowest {
+                self.horizon.note_removed(Instant::now(), lowest);
+            }
+            for event in quarantined {
+                self.schedule.quarantined(&event);
+            }
         }
         if let Some(done) = read {
-            if done.is_cut() && !done.is_deferred() {
+            if done.is_cut() && matches!(done.read, Read::New { .. }) {
                 self.progress_at = Instant::now();
             }
             for event in self.reads.finish(done, &mut self.schedule, self.horizon) {
@@ -276,7 +285,7 @@ impl<'a> Leader<'a> {
     }
 
     fn next_look(&self, now: Instant) -> Instant {
-        let is_read_due = self.reads.are_due || self.schedule.wanted(now).is_some();
+        let is_read_due = self.reads.are_due || self.schedule.has_work();
         let has_work = is_read_due || !self.published.is_empty() || !self.quarantined.is_empty();
         let is_idle = matches!(self.store, Some(Store::Idle(_)));
         let work = (has_work && is_idle).then(|| self.work_began + PACE);
@@ -293,7 +302,7 @@ impl<'a> Leader<'a> {
     fn is_done(&self) -> bool {
         let is_idle = matches!(self.store, Some(Store::Idle(_)));
         let is_quiet = self.schedule.in_flight() == 0 && is_idle && self.published.is_empty();
-        let is_read = !self.reads.are_due && self.schedule.wanted(Instant::now()).is_none();
+        let is_read = !self.reads.are_due && !self.schedule.has_work();
         let is_over = is_read && !self.lines.is_opening() || self.time_is_up();
         self.drain_ends.is_some() && is_quiet && self.quarantined.is_empty() && is_over
     }
@@ -303,9 +312,10 @@ impl Drop for Leader<'_> {
     fn drop(&mut self) {
         self.status.oldest_event.store(None);
         // The next session reads events that are published but not deleted, and publishes them again.
-        let unwritten = self.published.iter().copied().chain(self.quarantined.iter().map(|(event, _)| event.seq));
+        let published = self.published.iter().map(|(position, _)| *position);
+        let unwritten = published.chain(self.quarantined.iter().map(|(event, _)| event.seq));
         let working_on = if let Some(Store::Working { lowest, .. }) = &self.store { *lowest } else { None };
         let unsettled = unwritten.chain(working_on).map(|position| position - 1);
-        self.horizon.rewind(unsettled.chain(self.schedule.settled()).min());
+        self.horizon.rewind(unsettled.chain(self.schedule.backlog.settled()).min());
     }
 }

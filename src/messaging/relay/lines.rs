@@ -7,8 +7,8 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout};
 
+use super::lane::{LANES, OTHERS};
 use super::publisher::Publisher;
-use super::schedule::{LANES, OTHERS};
 use crate::domain::event::EventType;
 use crate::messaging::broker::Broker;
 use crate::messaging::session::SessionError;

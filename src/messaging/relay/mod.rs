@@ -14,9 +14,9 @@
 //! ```text
 //!                                    ┌── rejected, no answer, channel closed ──┐
 //!                                    ▼                                         │
-//! row ──read──▶ buffered ──▶ head of its user ──published──▶ in flight ────────┤
-//!  ▲               │                                                           ├── confirmed ──▶ row deleted
-//!  └── deferred ◀──┘ no room                                                   └── closes its channel, alone
+//! row ──read──▶ in memory ─▶ first of its user ─published──▶ in flight ────────┤
+//!  │                ▲                                                          ├── confirmed ──▶ row deleted
+//!  └──no room──▶ held                                                          └── closes its channel, alone
 //!                                                                                  on it, three times ──▶ quarantine
 //! ```
 //!
@@ -25,14 +25,15 @@
 //!
 //! Why nothing is invented: only committed rows are read.
 //!
-//! Why nothing is turned: a user's rows are committed in the order of their positions, and are read in it; those that are deferred hold
-//! later ones of the same user back. A user has one event in flight, and the next one goes when that is confirmed or in quarantine.
+//! Why nothing is turned: a user's rows are committed in the order of their positions, and are read in it; [`backlog`] says how those that
+//! are held keep it. A user has one event in flight, and the next one goes when that is confirmed or in quarantine.
 //! So whatever is published for the first time follows what its user did before. A leader that lost the lock without knowing it can
 //! only repeat what it has read, and its successor begins no later than there.
 //!
 //! Why nobody waits for others: [`lane`] says which events of a type may go, its [`breaker`] how many, and each lane publishes on a
 //! connection of its own ([`lines`]).
 
+mod backlog;
 mod breaker;
 mod election;
 mod horizon;

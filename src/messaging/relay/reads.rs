@@ -1,13 +1,12 @@
-//! What to read next, and when: new rows as they come, deferred rows when there is room, and the whole table from time to time.
+//! What to read next, and when: new rows as they come, held ones when there is room, and the whole table of new ones from time to time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::horizon::Horizon;
-use super::lane::Wanted;
 use super::schedule::Schedule;
-use super::store::{Read, ReadDone, Rows, TIMEOUT};
+use super::store::{Read, ReadDone, TIMEOUT};
 use crate::domain::event::OutboxEvent;
 use crate::repository::outbox::ReadFrom;
 
@@ -24,25 +23,21 @@ pub struct Reads {
     /// There may be new rows.
     pub are_due: bool,
     began: Instant,
-    /// The last read was of deferred rows.
-    last_was_deferred: bool,
+    last_was_new: bool,
     /// Since when there is no room for new rows.
     no_room_since: Option<Instant>,
 }
 
 impl Reads {
     pub fn starting(now: Instant) -> Self {
-        Self { are_due: true, began: now, last_was_deferred: false, no_room_since: None }
+        Self { are_due: true, began: now, last_was_new: false, no_room_since: None }
     }
 
-    /// Alternates between new rows and deferred ones.
+    /// Alternates between new rows and held ones.
     pub fn next(&mut self, schedule: &mut Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
-        let read = if self.last_was_deferred {
-            self.next_new(schedule, horizon, now).or_else(|| next_deferred(schedule, horizon, now))
-        } else {
-            next_deferred(schedule, horizon, now).or_else(|| self.next_new(schedule, horizon, now))
-        };
-        self.last_was_deferred = matches!(&read, Some(Read { rows: Rows::Deferred(_), .. }));
+        let new = if self.last_was_new { None } else { self.next_new(schedule, horizon, now) };
+        let read = new.or_else(|| next_held(schedule)).or_else(|| self.next_new(schedule, horizon, now));
+        self.last_was_new = matches!(&read, Some(Read::New { .. }));
         read
     }
 
@@ -61,18 +56,18 @@ impl Reads {
         }
         self.are_due = false;
         self.began = now;
-        let is_whole = !schedule.has_deferred() && horizon.whole_read_is_due(now);
+        let is_whole = horizon.whole_read_is_due(now);
         let is_patient = horizon.needs_patience();
-        let (rows, from, known) = if is_whole {
+        let (from, known) = if is_whole {
             if !is_patient {
                 // Assumed for now, because the read may end the session.
                 horizon.note_whole_read(now, TIMEOUT);
             }
-            (Rows::Whole, ReadFrom::place(0), schedule.known_after(0))
+            (ReadFrom::place(0), schedule.backlog.known_after(0))
         } else {
-            (Rows::New, horizon.start(), schedule.known_after(horizon.lowest_start()))
+            (horizon.start(), schedule.backlog.known_after(horizon.lowest_start()))
         };
-        Some(Read { rows, from, up_to: i64::MAX, users: Vec::new(), known, limit, is_patient })
+        Some(Read::New { from, known, limit, is_whole, is_patient })
     }
 
     /// Hands the rows to the schedule, and returns those that cannot be published.
@@ -81,32 +76,31 @@ impl Reads {
         let ReadDone { read, events, snapshot, took } = done;
         let last = events.last().map(|event| event.seq);
         let (faulty, events): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| event.fault.is_some());
-        if let Rows::Deferred(lane) = read.rows {
-            schedule.add_deferred(lane, &read.users, events, !is_cut, Instant::now());
-            return faulty;
-        }
-        let is_whole = matches!(read.rows, Rows::Whole);
-        if is_whole {
-            horizon.note_whole_read(self.began, took);
-        }
-        horizon.note_read(&snapshot, last, is_cut, is_whole);
-        self.are_due |= is_cut;
-        for event in events {
-            schedule.add(event);
+        match read {
+            Read::New { is_whole, .. } => {
+                if is_whole {
+                    horizon.note_whole_read(self.began, took);
+                }
+                horizon.note_read(&snapshot, last, is_cut, is_whole);
+                self.are_due |= is_cut;
+                for event in events {
+                    schedule.add(event);
+                }
+                if !is_cut {
+                    schedule.backlog.catch_up();
+                }
+            }
+            Read::Held { lane, .. } => schedule.add_held(lane, events, is_cut),
+            Read::Followers { .. } => schedule.add_followers(events),
         }
         faulty
     }
 }
 
-fn next_deferred(schedule: &Schedule, horizon: &Horizon, now: Instant) -> Option<Read> {
-    let (lane, Wanted { after, users, limit }) = schedule.wanted(now)?;
-    Some(Read {
-        rows: Rows::Deferred(lane),
-        from: ReadFrom::place(after),
-        up_to: horizon.frontier(),
-        users,
-        known: schedule.known_after(after),
-        limit,
-        is_patient: false,
-    })
+fn next_held(schedule: &mut Schedule) -> Option<Read> {
+    if let Some((users, of_each)) = schedule.backlog.take_followers() {
+        return Some(Read::Followers { users, of_each });
+    }
+    let (lane, after, room) = schedule.wanted()?;
+    Some(Read::Held { lane, after, known: schedule.backlog.known_after(after), limit: room.min(BATCH) })
 }

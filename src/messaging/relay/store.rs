@@ -8,11 +8,13 @@ use metrics::{counter, histogram};
 use sqlx::PgConnection;
 use tokio::time::Instant;
 use tracing::error;
+use uuid::Uuid;
 
+use super::lane;
 use crate::domain::event::OutboxEvent;
 use crate::messaging::session::{SessionError, with_timeout};
 use crate::repository::outbox::{self, ReadFrom, Snapshot};
-use crate::repository::quarantine;
+use crate::repository::{held, quarantine};
 
 /// For one statement. As long as the lease: a leader that PostgreSQL does not hear from has lost it by then.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,60 +27,58 @@ const GRACE: Duration = Duration::from_secs(1);
 /// What to do next.
 #[derive(Debug, Default)]
 pub struct Work {
-    /// Places of events that the broker has confirmed, to be deleted.
-    pub published: Vec<i64>,
+    /// Positions and ids of events that the broker has confirmed, to be deleted.
+    pub published: Vec<(i64, Uuid)>,
     /// Events to be quarantined, and the broker's reason.
     pub quarantined: Vec<(Arc<OutboxEvent>, String)>,
+    /// Positions of events to be held.
+    pub held: Vec<i64>,
     pub read: Option<Read>,
 }
 
 impl Work {
-    /// Of the rows that it deletes.
-    pub fn lowest_place(&self) -> Option<i64> {
-        self.published.iter().copied().chain(self.quarantined.iter().map(|(event, _)| event.seq)).min()
+    /// Of the rows that it takes away.
+    pub fn lowest_position(&self) -> Option<i64> {
+        let published = self.published.iter().map(|(position, _)| position);
+        let quarantined = self.quarantined.iter().map(|(event, _)| &event.seq);
+        published.chain(quarantined).chain(&self.held).min().copied()
     }
 }
 
+/// Which rows to read, at most `limit`, without those that are `known`.
 #[derive(Debug)]
-pub struct Read {
-    pub rows: Rows,
-    pub from: ReadFrom,
-    pub up_to: i64,
-    /// Of these users alone, if there are any.
-    pub users: Vec<i64>,
-    /// Places already in memory.
-    pub known: Vec<i64>,
-    pub limit: usize,
-    /// Whether it may take longer than the lease.
-    pub is_patient: bool,
-}
-
-/// Which rows to read.
-#[derive(Debug)]
-pub enum Rows {
-    New,
-    /// The whole table.
-    Whole,
-    /// Rows of a lane that were left in the table.
-    Deferred(usize),
+pub enum Read {
+    New {
+        from: ReadFrom,
+        known: Vec<i64>,
+        limit: usize,
+        /// From the first row on.
+        is_whole: bool,
+        /// Whether it may take longer than the lease.
+        is_patient: bool,
+    },
+    /// Held rows of a lane, after this position.
+    Held { lane: usize, after: i64, known: Vec<i64>, limit: usize },
+    /// The first held rows of some users, so many of each.
+    Followers { users: Vec<i64>, of_each: usize },
 }
 
 #[derive(Debug)]
 pub struct ReadDone {
     pub read: Read,
     pub events: Vec<OutboxEvent>,
+    /// Of a read of new rows.
     pub snapshot: Snapshot,
     pub took: Duration,
 }
 
 impl ReadDone {
     /// Whether there were more rows than it read.
-    pub fn is_cut(&self) -> bool {
-        self.events.len() == self.read.limit
-    }
-
-    pub fn is_deferred(&self) -> bool {
-        matches!(self.read.rows, Rows::Deferred(_))
+    pub const fn is_cut(&self) -> bool {
+        match self.read {
+            Read::New { limit, .. } | Read::Held { limit, .. } => self.events.len() == limit,
+            Read::Followers { .. } => false,
+        }
     }
 }
 
@@ -88,20 +88,26 @@ pub type Done = Result<(PgConnection, Option<ReadDone>), SessionError>;
 /// Does the work, and returns the connection.
 pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Done> {
     Box::pin(async move {
-        let Work { published, quarantined, read } = work;
-        let is_idle = published.is_empty() && quarantined.is_empty() && read.is_none();
+        let Work { published, quarantined, held, read } = work;
+        let is_idle = published.is_empty() && quarantined.is_empty() && held.is_empty() && read.is_none();
         if is_idle {
             with_timeout(TIMEOUT, "keep the lease", outbox::keep_lease(&mut connection)).await?;
         }
         if !published.is_empty() {
-            with_timeout(TIMEOUT, "delete from the outbox", outbox::delete(&mut connection, &published)).await?;
+            let (positions, ids): (Vec<_>, Vec<_>) = published.into_iter().unzip();
+            let deleting = outbox::delete(&mut connection, &positions, &ids);
+            with_timeout(TIMEOUT, "delete from the outbox", deleting).await?;
         }
         for (event, reason) in quarantined {
-            let moving = quarantine::quarantine(&mut connection, event.seq, &reason);
+            let moving = quarantine::quarantine(&mut connection, event.seq, event.id, &reason);
             with_timeout(TIMEOUT, "quarantine an event", moving).await?;
             counter!("events_quarantined_total").increment(1);
             let (trace_id, event_id) = (&event.trace_id, &event.id);
             error!(trace_id, %event_id, reason, "Event quarantined: see `outbox quarantine list`");
+        }
+        // Before the read, which tells whose rows are held.
+        if !held.is_empty() {
+            with_timeout(TIMEOUT, "hold events", held::hold(&mut connection, &held)).await?;
         }
         let read = match read {
             Some(wanted) => Some(self::read(&mut connection, wanted).await?),
@@ -112,18 +118,31 @@ pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Don
 }
 
 async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, SessionError> {
-    if read.is_patient {
-        with_timeout(TIMEOUT, "allow a long read", outbox::limit_statements(connection, PATIENCE)).await?;
-    }
     let began = Instant::now();
-    let limit = i64::try_from(read.limit).unwrap_or(i64::MAX);
-    let reading = outbox::read(connection, &read.from, read.up_to, &read.users, &read.known, limit);
-    let limit_of_server = if read.is_patient { PATIENCE } else { TIMEOUT };
-    let (events, snapshot) = with_timeout(limit_of_server + GRACE, "read the outbox", reading).await?;
+    let no_snapshot = || Snapshot { next: 0, running: Vec::new(), given_later: None };
+    let limit = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
+    let (events, snapshot) = match &read {
+        Read::New { from, known, limit: rows, is_patient: false, .. } => {
+            let reading = outbox::read(connection, from, known, limit(*rows));
+            with_timeout(TIMEOUT + GRACE, "read the outbox", reading).await?
+        }
+        Read::New { from, known, limit: rows, .. } => {
+            with_timeout(TIMEOUT, "allow a long read", outbox::limit_statements(connection, PATIENCE)).await?;
+            let reading = outbox::read(connection, from, known, limit(*rows));
+            let read = with_timeout(PATIENCE + GRACE, "read the outbox", reading).await?;
+            with_timeout(TIMEOUT, "limit reads", outbox::limit_statements(connection, TIMEOUT)).await?;
+            read
+        }
+        Read::Held { lane, after, known, limit: rows } => {
+            let reading = held::read(connection, lane::name(*lane), *after, known, limit(*rows));
+            (with_timeout(TIMEOUT + GRACE, "read held events", reading).await?, no_snapshot())
+        }
+        Read::Followers { users, of_each } => {
+            let reading = held::read_of(connection, users, limit(*of_each));
+            (with_timeout(TIMEOUT + GRACE, "read held events of users", reading).await?, no_snapshot())
+        }
+    };
     let took = began.elapsed();
     histogram!("outbox_read_seconds").record(took);
-    if read.is_patient {
-        with_timeout(TIMEOUT, "limit reads", outbox::limit_statements(connection, TIMEOUT)).await?;
-    }
     Ok(ReadDone { read, events, snapshot, took })
 }

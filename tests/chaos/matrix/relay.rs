@@ -170,6 +170,56 @@ async fn a_user_with_twenty_thousand_events_delays_nobody_else() {
     );
 }
 
+/// Held events of as many users, as a former leader would have left them.
+async fn insert_held_events(world: &World, count: u32) {
+    for n in 0..count / 500_000 {
+        let rows = format!(
+            "INSERT INTO outbox_held (seq, event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
+             SELECT nextval('outbox_seq_seq'), gen_random_uuid(), 'user.deleted', 1000000 + {n} * 500000 + n, 1, 'by-hand',
+                    now(), 'null'
+             FROM generate_series(1, 500000) AS n"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(rows)).execute(&world.pool).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_million_held_events_delay_no_others_whoever_leads() {
+    const HELD: u32 = 10_000_000;
+    let mut trial = Trial::start(0).await;
+    let stranger = Observer::new(&trial.world).await;
+    let policy = stranger.refuse_deletions(&trial.world).await;
+    let began = Instant::now();
+    insert_held_events(&trial.world, HELD).await;
+    let filled = began.elapsed();
+    trial.add(&[]).await;
+    until("a leader", async || trial.replicas[0].leads().await).await;
+    trial.add(&[]).await;
+    let load = trial.load(500);
+    let mut lags = Vec::new();
+    for leader in 0..2 {
+        let since = SystemTime::now();
+        sleep(Duration::from_secs(20)).await;
+        lags.push(lag(&trial, since, "event_type <> 'user.deleted'").await);
+        if leader == 0 {
+            trial.replicas[0].signal("KILL");
+            until("another leader", async || trial.replicas[1].leads().await).await;
+        }
+    }
+    let left: i64 = trial.world.value("SELECT count(*) FROM outbox_held").await;
+    eprintln!("  {HELD} held in {filled:?}, {left} of them and later ones at the end; the others: {lags:?}");
+    assert!(left > i64::from(HELD) - 10_000);
+    assert!(lags.iter().all(|others| others.longest < Duration::from_secs(1)), "{lags:?}");
+    // Draining them would take ten minutes.
+    sqlx::raw_sql("DELETE FROM outbox_held WHERE trace_id = 'by-hand'").execute(&trial.world.pool).await.unwrap();
+    management(Method::DELETE, &policy).await;
+    trial.restart(0, &[]).await;
+    let tally = load.stop().await;
+    let judgement = trial.judge(&tally).await;
+    // Events inserted by hand have no change.
+    assert!(judgement.lost.is_empty() && judgement.inverted.is_empty(), "{judgement:?}");
+}
+
 /// Inserts and deletes rows in one transaction, so that nobody ever sees them. Under an old snapshot, vacuum cannot remove them.
 async fn insert_dead_rows(world: &World, count: u32) {
     for _ in 0..count / 500_000 {

@@ -1,6 +1,7 @@
 //! A table and a broker that behave in any way, and what the schedule must never do before them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::mem;
 use std::time::Duration;
 
 use proptest::sample::Index;
@@ -10,7 +11,8 @@ use uuid::Uuid;
 
 use crate::domain::event::OutboxEvent;
 use crate::domain::timestamp::Timestamp;
-use crate::messaging::relay::schedule::{LANES, Outcome, Publish, Schedule, Settled};
+use crate::messaging::relay::lane::{LANES, lane as lane_of};
+use crate::messaging::relay::schedule::{Outcome, Publish, Schedule, Settled};
 
 pub const TYPES: [&str; 3] = ["user.created", "user.updated", "user.deleted"];
 pub const FORBIDDEN: u16 = 403;
@@ -21,6 +23,7 @@ pub const ROUND: Duration = Duration::from_millis(500);
 pub fn event(seq: i64, user_id: i64, event_type: &str) -> OutboxEvent {
     OutboxEvent {
         seq,
+        is_behind: false,
         fault: None,
         id: Uuid::now_v7(),
         event_type: event_type.to_owned(),
@@ -54,8 +57,11 @@ pub enum Action {
         user: i64,
         event_type: usize,
     },
-    Read,
-    ReadDeferred,
+    /// What is to be deleted and held, and a read of new rows, or of held ones.
+    BeginWork {
+        new: bool,
+    },
+    FinishWork,
     Renew,
     Publish,
     /// One of those in flight is answered.
@@ -76,9 +82,31 @@ pub struct InFlight {
     channel: u32,
 }
 
+/// A read as it began.
+struct Reading {
+    of: Of,
+    rows: Vec<OutboxEvent>,
+    is_cut: bool,
+}
+
+enum Of {
+    New,
+    Held(usize),
+    Followers,
+}
+
 pub struct World {
     pub schedule: Schedule,
+    /// New rows.
     pub table: BTreeMap<i64, OutboxEvent>,
+    pub held: BTreeMap<i64, OutboxEvent>,
+    /// Neither taken nor quarantined yet: positions, and their users.
+    waiting: BTreeMap<i64, i64>,
+    /// To be deleted by the next work.
+    done: Vec<i64>,
+    to_quarantine: Vec<OutboxEvent>,
+    /// What it quarantines, and reads.
+    work: Option<(Vec<OutboxEvent>, Option<Reading>)>,
     pub next_position: i64,
     frontier: i64,
     /// Given-up ones included.
@@ -101,6 +129,11 @@ impl World {
         Self {
             schedule: Schedule::default(),
             table: BTreeMap::new(),
+            held: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            done: Vec::new(),
+            to_quarantine: Vec::new(),
+            work: None,
             next_position: 1,
             frontier: 0,
             in_flight: Vec::new(),
@@ -116,33 +149,98 @@ impl World {
 
     pub fn write(&mut self, user: i64, event_type: &str) {
         self.table.insert(self.next_position, event(self.next_position, user, event_type));
+        self.waiting.insert(self.next_position, user);
         self.next_position += 1;
     }
 
-    fn rows(&self, after: i64, up_to: i64, users: &[i64], limit: usize) -> Vec<OutboxEvent> {
-        let known: HashSet<i64> = self.schedule.known_after(after).into_iter().collect();
-        let rows = self.table.range(after + 1..).take_while(|(position, _)| **position <= up_to);
-        let rows = rows.filter(|(_, event)| users.is_empty() || users.contains(&event.user_id));
-        let rows = rows.filter(|(position, _)| !known.contains(position));
-        rows.take(limit).map(|(_, event)| event.clone()).collect()
+    /// All rows, held or not.
+    pub fn rows(&self) -> impl Iterator<Item = &OutboxEvent> {
+        self.table.values().chain(self.held.values())
     }
 
-    pub fn read(&mut self) {
+    pub fn begin_work(&mut self, new: bool) {
+        if self.work.is_some() {
+            return;
+        }
+        let quarantined = mem::take(&mut self.to_quarantine);
+        self.quarantined.extend(quarantined.iter().map(|event| event.seq));
+        for position in self.done.drain(..).chain(quarantined.iter().map(|event| event.seq)) {
+            self.waiting.remove(&position);
+            assert!(self.table.remove(&position).or(self.held.remove(&position)).is_some(), "it was there");
+        }
+        for position in self.schedule.backlog.take_to_hold() {
+            let row = self.table.remove(&position).expect("what is held was new");
+            self.held.insert(position, row);
+        }
+        let reading = if new { Some(self.read_new()) } else { self.read_held() };
+        self.work = Some((quarantined, reading));
+    }
+
+    fn read_new(&mut self) -> Reading {
         if self.schedule.room() < BATCH {
             self.schedule.make_room();
         }
-        for row in self.rows(self.frontier, i64::MAX, &[], self.schedule.room().min(BATCH)) {
-            self.frontier = row.seq;
-            self.schedule.add(row);
+        let known: HashSet<i64> = self.schedule.backlog.known_after(self.frontier).into_iter().collect();
+        let limit = self.schedule.room().min(BATCH);
+        let rows = self.table.range(self.frontier + 1..).filter(|(position, _)| !known.contains(position));
+        let mut rows: Vec<OutboxEvent> = rows.take(limit).map(|(_, event)| event.clone()).collect();
+        for row in &mut rows {
+            row.is_behind = self.held.range(..row.seq).any(|(_, held)| held.user_id == row.user_id);
+        }
+        Reading { of: Of::New, is_cut: rows.len() == limit, rows }
+    }
+
+    fn read_held(&mut self) -> Option<Reading> {
+        if let Some((users, of_each)) = self.schedule.backlog.take_followers() {
+            let mut rows = Vec::new();
+            for user in users {
+                let of_user = self.held.values().filter(|row| row.user_id == user);
+                rows.extend(of_user.take(of_each).cloned());
+            }
+            rows.sort_by_key(|row| row.seq);
+            return Some(Reading { of: Of::Followers, rows, is_cut: false });
+        }
+        let (lane, after, room) = self.schedule.wanted()?;
+        let limit = room.min(BATCH);
+        let known: HashSet<i64> = self.schedule.backlog.known_after(after).into_iter().collect();
+        let rows = self.held.range(after + 1..).filter(|(position, _)| !known.contains(position));
+        let rows = rows.filter(|(_, row)| lane_of(&row.event_type) == lane);
+        let mut rows: Vec<OutboxEvent> = rows.take(limit).map(|(_, event)| event.clone()).collect();
+        for row in &mut rows {
+            row.is_behind = self.held.range(..row.seq).any(|(_, held)| held.user_id == row.user_id);
+        }
+        Some(Reading { of: Of::Held(lane), is_cut: rows.len() == limit, rows })
+    }
+
+    pub fn finish_work(&mut self) {
+        let Some((quarantined, reading)) = self.work.take() else { return };
+        for event in quarantined {
+            self.schedule.quarantined(&event);
+        }
+        let Some(Reading { of, rows, is_cut }) = reading else { return };
+        match of {
+            Of::New => {
+                for row in rows {
+                    self.frontier = row.seq;
+                    self.schedule.add(row);
+                }
+                if !is_cut {
+                    self.schedule.backlog.catch_up();
+                }
+            }
+            Of::Held(lane) => self.schedule.add_held(lane, rows, is_cut),
+            Of::Followers => self.schedule.add_followers(rows),
         }
     }
 
-    pub fn read_deferred(&mut self) {
-        if let Some((lane, wanted)) = self.schedule.wanted(self.now) {
-            let rows = self.rows(wanted.after, self.frontier, &wanted.users, wanted.limit);
-            let all = rows.len() < wanted.limit;
-            self.schedule.add_deferred(lane, &wanted.users, rows, all, self.now);
-        }
+    pub fn read(&mut self) {
+        self.begin_work(true);
+        self.finish_work();
+    }
+
+    pub fn read_what_is_held(&mut self) {
+        self.begin_work(false);
+        self.finish_work();
     }
 
     pub fn renew(&mut self) {
@@ -213,20 +311,27 @@ impl World {
             assert!(*before < event.seq || self.taken.contains(&event.seq), "{} after {before}", event.seq);
             *before = event.seq.max(*before);
             self.taken.push(event.seq);
-            let earlier = self.table.range(..event.seq).find(|(_, other)| other.user_id == event.user_id);
+            let earlier = self.waiting.range(..event.seq).find(|(_, user)| **user == event.user_id);
             assert!(earlier.is_none(), "{earlier:?} is not published and {} is", event.seq);
+            self.waiting.remove(&event.seq);
         }
         assert!(settled != Settled::Done || outcome == Outcome::Confirmed, "deleted and not confirmed");
         let is_quarantined = settled == Settled::Quarantined;
         assert!(!is_quarantined || self.fate(event) == Fate::Forbidden, "an innocent event is quarantined");
-        if settled != Settled::Waits {
-            self.table.remove(&event.seq).expect("it was in the table");
-            self.quarantined.extend(is_quarantined.then_some(event.seq));
+        match settled {
+            Settled::Done => self.done.push(event.seq),
+            Settled::Quarantined => self.to_quarantine.push(event.as_ref().clone()),
+            Settled::Waits => {}
         }
     }
 
+    /// What was not deleted is read again.
     pub fn restart(&mut self) {
-        self.frontier = self.schedule.settled().map_or(self.frontier, |settled| settled.min(self.frontier));
+        let undone = self.done.drain(..).map(|position| position - 1);
+        let first = undone.chain(self.schedule.backlog.settled()).min();
+        self.frontier = first.map_or(self.frontier, |first| first.min(self.frontier));
+        self.work = None;
+        self.to_quarantine.clear();
         self.in_flight.clear();
         self.schedule = Schedule::default();
     }
@@ -234,8 +339,8 @@ impl World {
     pub fn act(&mut self, action: Action) {
         match action {
             Action::Write { user, event_type } => self.write(user, TYPES[event_type]),
-            Action::Read => self.read(),
-            Action::ReadDeferred => self.read_deferred(),
+            Action::BeginWork { new } => self.begin_work(new),
+            Action::FinishWork => self.finish_work(),
             Action::Renew => self.renew(),
             Action::Publish => self.publish(),
             Action::Answer(index) if !self.in_flight.is_empty() => self.answer(index.index(self.in_flight.len())),
@@ -254,7 +359,7 @@ impl World {
     pub fn run(&mut self, rounds: usize) {
         for _ in 0..rounds {
             self.read();
-            self.read_deferred();
+            self.read_what_is_held();
             self.renew();
             self.publish();
             let mut slow = [0; LANES];

@@ -1,0 +1,237 @@
+//! The events that wait: each user's in order, as many as memory has room for. The rest are held in a table of their own, where nobody
+//! walks over them to read new ones. Pure, as [`super::schedule`] is.
+//!
+//! So that none is turned, later events of a user follow those that are held, and a held event comes into memory when no earlier one of
+//! its user is held, or with the one before it; and not before all has been read that the last session had in memory.
+//!
+//! So that none is forgotten, of each user's held events the first is always after `held_after` of its lane, or its user is in memory, or
+//! among the followers.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::mem;
+use std::sync::Arc;
+
+use super::lane::{Head, LANES, Lane, lane};
+use crate::domain::event::OutboxEvent;
+
+/// Most events in memory of one user, so that one who is changed faster than events are confirmed takes no memory from others.
+const MOST_OF_A_USER: usize = if cfg!(test) { 6 } else { 64 };
+/// Most users, and about as many events, in one read of followers.
+const MOST_FOLLOWERS: usize = 500;
+
+#[derive(Debug)]
+pub struct Backlog {
+    users: HashMap<i64, User>,
+    /// The positions of all events in memory, and their users.
+    known: BTreeMap<i64, i64>,
+    /// Of each lane, the events in memory of all users whose first event is in it.
+    buffered: [usize; LANES],
+    /// All new events were read once.
+    is_caught_up: bool,
+    /// Of each lane, where held events may be that nobody has read.
+    held_after: [Option<i64>; LANES],
+    /// The lane whose held events were read last.
+    last_read: usize,
+    /// Users who have had an event confirmed, and of whom others may be held.
+    followers: HashSet<i64>,
+    /// Positions of events that were read and must be held, and their users.
+    to_hold: Vec<i64>,
+    held_of: HashSet<i64>,
+}
+
+#[derive(Debug, Default)]
+struct User {
+    /// In order. The first may be in flight, and all wait in its lane.
+    events: VecDeque<Arc<OutboxEvent>>,
+    /// Later events may be held.
+    has_held: bool,
+}
+
+impl Default for Backlog {
+    /// Another leader may have held events.
+    fn default() -> Self {
+        Self {
+            users: HashMap::new(),
+            known: BTreeMap::new(),
+            buffered: [0; LANES],
+            is_caught_up: false,
+            held_after: [Some(0); LANES],
+            last_read: 0,
+            followers: HashSet::new(),
+            to_hold: Vec::new(),
+            held_of: HashSet::new(),
+        }
+    }
+}
+
+impl Backlog {
+    /// Takes a new event, or has it held. Ignores a known one.
+    pub fn add(&mut self, event: OutboxEvent, lanes: &mut [Lane; LANES]) {
+        if self.known.contains_key(&event.seq) {
+            return;
+        }
+        let is_behind = event.is_behind || self.held_of.contains(&event.user_id);
+        if !is_behind && self.has_room(&event, lanes) {
+            self.push(event, false, lanes);
+            return;
+        }
+        match self.users.get_mut(&event.user_id) {
+            Some(user) => user.has_held = true,
+            None if is_behind => {}
+            None => self.seek(&event),
+        }
+        self.held_of.insert(event.user_id);
+        self.to_hold.push(event.seq);
+    }
+
+    /// A read found no more new events.
+    pub const fn catch_up(&mut self) {
+        self.is_caught_up = true;
+    }
+
+    /// Takes events of a lane that [`Self::wanted`] asked for; there are more if the read is `cut`.
+    pub fn add_held(&mut self, of: usize, events: Vec<OutboxEvent>, cut: bool, lanes: &mut [Lane; LANES]) {
+        self.last_read = of;
+        self.held_after[of] = events.last().filter(|_| cut).map(|event| event.seq);
+        for event in events.into_iter().filter(|event| !event.is_behind) {
+            if let Some(user) = self.users.get_mut(&event.user_id) {
+                user.has_held = true;
+            } else if self.has_room(&event, lanes) {
+                self.push(event, true, lanes);
+            } else {
+                self.held_after[of] = Some(event.seq - 1);
+                return;
+            }
+        }
+    }
+
+    /// Takes the next events of users whom [`Self::take_followers`] named.
+    pub fn add_followers(&mut self, events: Vec<OutboxEvent>, lanes: &mut [Lane; LANES]) {
+        let mut left = HashSet::new();
+        for event in events {
+            if !left.contains(&event.user_id) && self.has_room(&event, lanes) {
+                self.push(event, true, lanes);
+            } else if left.insert(event.user_id) && !self.users.contains_key(&event.user_id) {
+                self.seek(&event);
+            }
+        }
+    }
+
+    fn has_room(&self, event: &OutboxEvent, lanes: &[Lane; LANES]) -> bool {
+        let user = self.users.get(&event.user_id);
+        // It waits in the lane of its user's first event, and later in its own.
+        let first = self.first(event.user_id).map_or(event, Arc::as_ref);
+        let is_full = |event: &OutboxEvent| {
+            let lane = lane(&event.event_type);
+            lanes[lane].is_full(self.buffered[lane])
+        };
+        user.is_none_or(|user| user.events.len() < MOST_OF_A_USER) && !is_full(event) && !is_full(first)
+    }
+
+    fn push(&mut self, event: OutboxEvent, was_held: bool, lanes: &mut [Lane; LANES]) {
+        let head = Head { position: event.seq, user: event.user_id };
+        self.known.insert(head.position, head.user);
+        let user = self.users.entry(head.user).or_default();
+        user.has_held |= was_held;
+        user.events.push_back(Arc::new(event));
+        let lane = lane(&user.events[0].event_type);
+        self.buffered[lane] += 1;
+        if user.events.len() == 1 {
+            lanes[lane].push(head);
+        }
+    }
+
+    /// The first held event of its user, who is not in memory, is to be found by its lane.
+    fn seek(&mut self, event: &OutboxEvent) {
+        let after = &mut self.held_after[lane(&event.event_type)];
+        *after = Some(after.map_or(event.seq - 1, |before| before.min(event.seq - 1)));
+    }
+
+    /// The first event of its user is done; the next may go. Ignores one that was never in memory.
+    pub fn forget(&mut self, event: &OutboxEvent, lanes: &mut [Lane; LANES]) {
+        if self.known.remove(&event.seq).is_none() {
+            return;
+        }
+        let Some(user) = self.users.get_mut(&event.user_id) else { return };
+        self.buffered[lane(&event.event_type)] -= user.events.len();
+        user.events.pop_front();
+        if let Some(next) = user.events.front() {
+            let lane = lane(&next.event_type);
+            self.buffered[lane] += user.events.len();
+            lanes[lane].push(Head { position: next.seq, user: next.user_id });
+        } else if self.users.remove(&event.user_id).is_some_and(|user| user.has_held) {
+            self.follow(event.user_id);
+        }
+    }
+
+    /// The next held events of this user are to be read.
+    pub fn follow(&mut self, user: i64) {
+        self.followers.insert(user);
+    }
+
+    /// Users of whom to read the first held events, and how many of each; `None` if there is none.
+    pub fn take_followers(&mut self) -> Option<(Vec<i64>, usize)> {
+        self.followers.retain(|user| !self.users.contains_key(user));
+        let users: Vec<i64> = self.followers.iter().copied().take(MOST_FOLLOWERS).collect();
+        for user in &users {
+            self.followers.remove(user);
+        }
+        let of_each = (MOST_FOLLOWERS / users.len().max(1)).min(MOST_OF_A_USER);
+        (!users.is_empty()).then_some((users, of_each))
+    }
+
+    /// A lane whose held events may be read now, the position after which they are, and how many.
+    pub fn wanted(&self, lanes: &[Lane; LANES]) -> Option<(usize, i64, usize)> {
+        let wanted = |lane: usize| Some((lane, self.held_after[lane]?, lanes[lane].held_room(self.buffered[lane])));
+        let in_turn = (1..=LANES).map(|n| (self.last_read + n) % LANES).filter(|_| self.is_caught_up);
+        in_turn.filter_map(wanted).find(|(.., room)| *room > 0)
+    }
+
+    /// Whether events were read that must be held, or others that are held may be read.
+    pub fn has_work(&self, lanes: &[Lane; LANES]) -> bool {
+        !self.to_hold.is_empty() || !self.followers.is_empty() || self.wanted(lanes).is_some()
+    }
+
+    /// Events to be held, before anything else is read.
+    pub fn take_to_hold(&mut self) -> Vec<i64> {
+        self.held_of.clear();
+        mem::take(&mut self.to_hold)
+    }
+
+    /// The next event of a user.
+    pub fn first(&self, user: i64) -> Option<&Arc<OutboxEvent>> {
+        self.users.get(&user)?.events.front()
+    }
+
+    pub const fn buffered(&self, lane: usize) -> usize {
+        self.buffered[lane]
+    }
+
+    /// Whether held events of a lane may wait that are not in memory.
+    pub const fn has_held(&self, lane: usize) -> bool {
+        self.held_after[lane].is_some()
+    }
+
+    /// The oldest event, if it is in memory.
+    pub fn oldest(&self) -> Option<&OutboxEvent> {
+        let (position, user) = self.known.first_key_value()?;
+        let is_oldest = self.held_after.iter().flatten().all(|after| after >= position);
+        self.first(*user).filter(|_| is_oldest).map(Arc::as_ref)
+    }
+
+    /// The positions in memory after `position`, in order.
+    pub fn known_after(&self, position: i64) -> Vec<i64> {
+        self.known.range(position + 1..).map(|(position, _)| *position).collect()
+    }
+
+    /// What was read up to this position is done, or held; `None` if all is.
+    pub fn settled(&self) -> Option<i64> {
+        self.known.keys().next().into_iter().chain(&self.to_hold).min().map(|position| position - 1)
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        let is_read = self.held_after.iter().all(Option::is_none) && self.followers.is_empty();
+        self.known.is_empty() && self.to_hold.is_empty() && is_read
+    }
+}

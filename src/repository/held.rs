@@ -1,0 +1,67 @@
+//! The `outbox_held` table: events that wait for longer than others, moved out of the way of new ones. Later events of their users follow
+//! them there.
+
+use serde_json::value::RawValue;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+
+use super::outbox::Stored;
+use super::stored_time::StoredTime;
+use crate::domain::event::OutboxEvent;
+
+/// Moves new events here. One whose position is taken stays where it is: somebody has set the sequence back.
+pub async fn hold(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<()> {
+    outbox_query!(query!(
+        "WITH event AS (
+             DELETE FROM ONLY outbox WHERE seq = ANY($1) AND seq NOT IN (SELECT seq FROM outbox_held WHERE seq = ANY($1))
+             RETURNING *
+         )
+         INSERT INTO outbox_held (seq, " columns ")
+         SELECT seq, " columns " FROM event ORDER BY seq",
+        seqs
+    ))
+    .execute(connection)
+    .await
+    .map(|_done| ())
+}
+
+/// Reads at most `limit` events of a lane in order, after this position and without those in `known`.
+pub async fn read(
+    connection: &mut PgConnection,
+    lane: &str,
+    after: i64,
+    known: &[i64],
+    limit: i64,
+) -> sqlx::Result<Vec<OutboxEvent>> {
+    let rows = sqlx::query_as!(
+        Stored,
+        r#"SELECT seq, event_id, event_type, user_id, user_version, trace_id,
+                  occurred_at AS "occurred_at: StoredTime", payload AS "payload: Json<Box<RawValue>>",
+                  (SELECT min(seq) FROM outbox_held AS earlier WHERE earlier.user_id = held.user_id) < seq AS "is_behind!"
+           FROM (SELECT * FROM outbox_held
+                 WHERE lane = $1 AND seq > $2 AND seq NOT IN (SELECT unnest($3::bigint[]))
+                 ORDER BY seq LIMIT $4) AS held
+           ORDER BY seq"#,
+        lane,
+        after,
+        known,
+        limit
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(Stored::into).collect())
+}
+
+/// Reads the first events of each of these users, at most `limit` of one, in order.
+pub async fn read_of(connection: &mut PgConnection, users: &[i64], limit: i64) -> sqlx::Result<Vec<OutboxEvent>> {
+    let rows = sqlx::query_as!(
+        Stored,
+        r#"SELECT seq, event_id, event_type, user_id, user_version, trace_id,
+                  occurred_at AS "occurred_at: StoredTime", payload AS "payload: Json<Box<RawValue>>",
+                  false AS "is_behind!"
+           FROM unnest($1::bigint[]) AS wanted,
+                LATERAL (SELECT * FROM outbox_held WHERE user_id = wanted ORDER BY seq LIMIT $2) AS held
+           ORDER BY seq"#,
+        users,
+        limit
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(Stored::into).collect())
+}
