@@ -172,6 +172,18 @@ fn every_library_lives_where_it_should() {
     }
 }
 
+#[test]
+fn the_schedule_does_no_io_and_has_no_clock() {
+    let files = files();
+    let schedule =
+        files.iter().filter(|(file, _)| file.starts_with("messaging/schedule/") && !file.contains("simulation"));
+    for (file, source) in schedule {
+        for word in ["sqlx", "lapin", "repository", "Instant::now", "async", "metrics", "tracing"] {
+            assert!(!source.contains(word), "`{word}` in {file}");
+        }
+    }
+}
+
 /// The names after `counter!(`, `gauge!(` and `histogram!(`, or with `mark` in place of `!(`.
 fn metrics(source: &str, mark: &str) -> BTreeSet<String> {
     let kinds = ["counter", "gauge", "histogram"].map(|kind| format!("{kind}{mark}"));

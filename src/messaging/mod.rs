@@ -7,6 +7,7 @@ pub mod dead_letters;
 mod message;
 pub mod preflight;
 pub mod relay;
+mod schedule;
 pub mod session;
 pub mod topology;
 pub mod transport;

@@ -145,9 +145,24 @@ pub struct ReadFrom {
 }
 
 impl ReadFrom {
-    pub const fn place(after: i64) -> Self {
+    pub const fn position(after: i64) -> Self {
         Self { after, running: Vec::new(), starts: Vec::new() }
     }
+}
+
+/// Which of these transactions still run, and have written nothing to the outbox: who writes to it locks it until the end.
+pub async fn idle(connection: &mut PgConnection, numbers: &[i64]) -> sqlx::Result<Vec<i64>> {
+    sqlx::query_scalar!(
+        r#"WITH locks AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
+           SELECT number AS "number!" FROM unnest($1::bigint[]) AS number
+           JOIN locks AS own ON locktype = 'transactionid' AND transactionid = number::text::xid8::xid
+           WHERE NOT EXISTS (SELECT FROM locks WHERE relation = 'outbox'::regclass
+                             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                             AND virtualtransaction = own.virtualtransaction)"#,
+        numbers
+    )
+    .fetch_all(connection)
+    .await
 }
 
 /// PostgreSQL's snapshot of a read: which transactions it could see.

@@ -63,7 +63,7 @@ async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s()
     assert_eq!(outbox::try_lead(&mut leader).await.unwrap(), Election::Won);
     assert_eq!(outbox::try_lead(&mut other).await.unwrap(), Election::Lost);
     // Of 600 MB the server can send a few, and has nowhere to send the rest to.
-    let start = outbox::ReadFrom::place(0);
+    let start = outbox::ReadFrom::position(0);
     let mut reading = std::pin::pin!(outbox::read(&mut leader, &start, &[], 10_000));
     assert!(timeout(Duration::from_millis(20), &mut reading).await.is_err(), "it was read at once");
     proxy.silence();

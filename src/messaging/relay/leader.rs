@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::horizon::Horizon;
 use super::lines::Lines;
 use super::publisher::Answer;
 use super::reads::{POLL_INTERVAL, Reads};
-use super::schedule::{Publish, Schedule, Settled};
 use super::store::{self, Done, Read, Work};
+use super::watermark::Watermark;
 use crate::domain::event::OutboxEvent;
+use crate::messaging::schedule::{Publish, Schedule, Settled};
 use crate::messaging::session::SessionError;
 use crate::monitoring::state::{Link, Status};
 
@@ -68,7 +68,7 @@ impl Future for InFlight {
 }
 
 pub struct Leader<'a> {
-    horizon: &'a mut Horizon,
+    watermark: &'a mut Watermark,
     outbox_filled: &'a Notify,
     status: &'a Status,
     lines: &'a mut Lines,
@@ -90,7 +90,7 @@ pub struct Leader<'a> {
 
 impl<'a> Leader<'a> {
     pub fn new(
-        horizon: &'a mut Horizon,
+        watermark: &'a mut Watermark,
         outbox_filled: &'a Notify,
         status: &'a Status,
         lines: &'a mut Lines,
@@ -100,7 +100,7 @@ impl<'a> Leader<'a> {
     ) -> Self {
         let now = Instant::now();
         Self {
-            horizon,
+            watermark,
             outbox_filled,
             status,
             lines,
@@ -242,7 +242,7 @@ impl<'a> Leader<'a> {
         if is_paced || !matches!(self.store, Some(Store::Idle(_))) {
             return;
         }
-        let read = if self.time_is_up() { None } else { self.reads.next(&mut self.schedule, self.horizon, now) };
+        let read = if self.time_is_up() { None } else { self.reads.next(&mut self.schedule, self.watermark, now) };
         let held = self.schedule.backlog.take_to_hold();
         let is_idle = read.is_none() && held.is_empty() && self.published.is_empty() && self.quarantined.is_empty();
         if is_idle && now < self.work_began + KEEP_LEASE_INTERVAL {
@@ -261,12 +261,12 @@ impl<'a> Leader<'a> {
     fn finish_work(&mut self, done: Done) -> Result<(), SessionError> {
         let (connection, read) = done.inspect_err(|error| {
             if error.is_statement_timeout() {
-                self.horizon.note_slow_read();
+                self.watermark.note_slow_read();
             }
         })?;
         if let Some(Store::Working { lowest, quarantined, .. }) = self.store.replace(Store::Idle(connection)) {
             if let Some(lowest) = lowest {
-                self.horizon.note_removed(Instant::now(), lowest);
+                self.watermark.note_removed(Instant::now(), lowest);
             }
             for event in quarantined {
                 self.schedule.quarantined(&event);
@@ -276,7 +276,7 @@ impl<'a> Leader<'a> {
             if done.is_cut() && matches!(done.read, Read::New { .. }) {
                 self.progress_at = Instant::now();
             }
-            for event in self.reads.finish(done, &mut self.schedule, self.horizon) {
+            for event in self.reads.finish(done, &mut self.schedule, self.watermark) {
                 let reason = event.fault.unwrap_or_default().to_owned();
                 self.quarantined.push((Arc::new(event), reason));
             }
@@ -316,6 +316,6 @@ impl Drop for Leader<'_> {
         let unwritten = published.chain(self.quarantined.iter().map(|(event, _)| event.seq));
         let working_on = if let Some(Store::Working { lowest, .. }) = &self.store { *lowest } else { None };
         let unsettled = unwritten.chain(working_on).map(|position| position - 1);
-        self.horizon.rewind(unsettled.chain(self.schedule.backlog.settled()).min());
+        self.watermark.rewind(unsettled.chain(self.schedule.backlog.settled()).min());
     }
 }

@@ -7,10 +7,10 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout};
 
-use super::lane::{LANES, OTHERS};
 use super::publisher::Publisher;
 use crate::domain::event::EventType;
 use crate::messaging::broker::Broker;
+use crate::messaging::schedule::lane::{LANES, OTHERS};
 use crate::messaging::session::SessionError;
 use crate::monitoring::state::Link;
 

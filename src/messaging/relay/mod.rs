@@ -21,31 +21,29 @@
 //! ```
 //!
 //! Why nothing is lost: a row is deleted only after its own confirm, on the connection that holds the lock, and what a session has not
-//! deleted, the next one reads again. [`horizon`] passes over no row, whatever is committed when.
+//! deleted, the next one reads again. The [`watermark`] passes over no row, whatever is committed when.
 //!
 //! Why nothing is invented: only committed rows are read.
 //!
-//! Why nothing is turned: a user's rows are committed in the order of their positions, and are read in it; [`backlog`] says how those that
-//! are held keep it. A user has one event in flight, and the next one goes when that is confirmed or in quarantine.
+//! Why nothing is turned: a user's rows are committed in the order of their positions, and are read in it; the [`backlog`] says how
+//! those that are held keep it. A user has one event in flight, and the next one goes when that is confirmed or in quarantine.
 //! So whatever is published for the first time follows what its user did before. A leader that lost the lock without knowing it can
 //! only repeat what it has read, and its successor begins no later than there.
 //!
-//! Why nobody waits for others: [`lane`] says which events of a type may go, its [`breaker`] how many, and each lane publishes on a
-//! connection of its own ([`lines`]).
+//! Why nobody waits for others: the [`schedule`] has a lane for each type, whose [`breaker`] says how many may go, and each lane publishes on
+//! a connection of its own ([`lines`]).
+//!
+//! [`schedule`]: super::schedule
+//! [`backlog`]: super::schedule::backlog
+//! [`breaker`]: super::schedule::breaker
 
-mod backlog;
-mod breaker;
 mod election;
-mod horizon;
-mod lane;
 mod leader;
 mod lines;
 mod publisher;
 mod reads;
-mod schedule;
-#[cfg(test)]
-mod simulation;
 mod store;
+mod watermark;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,10 +56,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::horizon::Horizon;
 use self::leader::Leader;
 use self::lines::Lines;
 use self::publisher::Publisher;
+use self::watermark::Watermark;
 use super::broker::Broker;
 use super::session::{SessionError, supervise, with_timeout};
 use crate::monitoring::state::{Link, Status};
@@ -86,7 +84,7 @@ pub struct Relay {
     outbox_filled: Arc<Notify>,
     status: Arc<Status>,
     /// Outlives a session, because a first read may take long.
-    horizon: Horizon,
+    watermark: Watermark,
     /// How many times in a row it led and had nothing confirmed.
     stuck: u32,
 }
@@ -106,7 +104,7 @@ async fn require_order(connection: &mut PgConnection) -> Result<(), SessionError
 
 impl Relay {
     pub fn new(broker: Broker, database: PgConnectOptions, outbox_filled: Arc<Notify>, status: Arc<Status>) -> Self {
-        Self { broker, database, outbox_filled, status, horizon: Horizon::default(), stuck: 0 }
+        Self { broker, database, outbox_filled, status, watermark: Watermark::default(), stuck: 0 }
     }
 
     /// Leads or stands by until `stop`; then drains for up to three seconds.
@@ -169,13 +167,13 @@ impl Relay {
     ) -> Result<PgConnection, SessionError> {
         self::require_order(&mut connection).await?;
         let started = outbox::server_started(&mut connection);
-        self.horizon.begin_on(with_timeout(store::TIMEOUT, "look at the server", started).await?);
+        self.watermark.begin_on(with_timeout(store::TIMEOUT, "look at the server", started).await?);
         info!("Relay leads");
         counter!("relay_leads_total").increment(1);
         self.status.relay_leads.store(true);
-        let Self { horizon, outbox_filled, status, stuck, .. } = self;
+        let Self { watermark, outbox_filled, status, stuck, .. } = self;
         let stuck_after = STUCK_AFTER * 2_u32.pow(*stuck);
-        let mut leader = Leader::new(horizon, outbox_filled, status, lines, connection, stuck_after, stop);
+        let mut leader = Leader::new(watermark, outbox_filled, status, lines, connection, stuck_after, stop);
         let outcome = leader.run().await;
         if leader.has_published() {
             *stuck = 0;

@@ -6,11 +6,11 @@ use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation, Connection};
 use metrics::counter;
 
-use super::schedule::Outcome;
 use crate::domain::event::OutboxEvent;
 use crate::error_chain::Chain;
 use crate::messaging::broker::{self, Broker};
 use crate::messaging::message;
+use crate::messaging::schedule::Outcome;
 use crate::messaging::session::SessionError;
 use crate::messaging::topology::EXCHANGE;
 use crate::messaging::transport::Returned;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::horizon::Horizon;
-use super::schedule::Schedule;
 use super::store::{Read, ReadDone, TIMEOUT};
+use super::watermark::Watermark;
 use crate::domain::event::OutboxEvent;
+use crate::messaging::schedule::Schedule;
 use crate::repository::outbox::ReadFrom;
 
 /// Rows in one read.
@@ -34,14 +34,14 @@ impl Reads {
     }
 
     /// Alternates between new rows and held ones.
-    pub fn next(&mut self, schedule: &mut Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
-        let new = if self.last_was_new { None } else { self.next_new(schedule, horizon, now) };
-        let read = new.or_else(|| next_held(schedule)).or_else(|| self.next_new(schedule, horizon, now));
+    pub fn next(&mut self, schedule: &mut Schedule, watermark: &mut Watermark, now: Instant) -> Option<Read> {
+        let new = if self.last_was_new { None } else { self.next_new(schedule, watermark, now) };
+        let read = new.or_else(|| next_held(schedule)).or_else(|| self.next_new(schedule, watermark, now));
         self.last_was_new = matches!(&read, Some(Read::New { .. }));
         read
     }
 
-    fn next_new(&mut self, schedule: &mut Schedule, horizon: &mut Horizon, now: Instant) -> Option<Read> {
+    fn next_new(&mut self, schedule: &mut Schedule, watermark: &mut Watermark, now: Instant) -> Option<Read> {
         let limit = schedule.room().min(BATCH);
         let is_due = self.are_due || now >= self.began + POLL_INTERVAL;
         let has_room = limit >= BATCH / 2 || limit > 0 && schedule.in_flight() == 0;
@@ -56,32 +56,32 @@ impl Reads {
         }
         self.are_due = false;
         self.began = now;
-        let is_whole = horizon.whole_read_is_due(now);
-        let is_patient = horizon.needs_patience();
+        let is_whole = watermark.whole_read_is_due(now);
+        let is_patient = watermark.needs_patience(now);
         let (from, known) = if is_whole {
             if !is_patient {
                 // Assumed for now, because the read may end the session.
-                horizon.note_whole_read(now, TIMEOUT);
+                watermark.note_whole_read(now, TIMEOUT);
             }
-            (ReadFrom::place(0), schedule.backlog.known_after(0))
+            (ReadFrom::position(0), schedule.backlog.known_after(0))
         } else {
-            (horizon.start(), schedule.backlog.known_after(horizon.lowest_start()))
+            (watermark.start(), schedule.backlog.known_after(watermark.lowest_start()))
         };
-        Some(Read::New { from, known, limit, is_whole, is_patient })
+        Some(Read::New { from, known, limit, is_whole, is_patient, long_running: watermark.long_running(now) })
     }
 
     /// Hands the rows to the schedule, and returns those that cannot be published.
-    pub fn finish(&mut self, done: ReadDone, schedule: &mut Schedule, horizon: &mut Horizon) -> Vec<OutboxEvent> {
+    pub fn finish(&mut self, done: ReadDone, schedule: &mut Schedule, watermark: &mut Watermark) -> Vec<OutboxEvent> {
         let is_cut = done.is_cut();
-        let ReadDone { read, events, snapshot, took } = done;
+        let ReadDone { read, events, snapshot, idle, took } = done;
         let last = events.last().map(|event| event.seq);
         let (faulty, events): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| event.fault.is_some());
         match read {
             Read::New { is_whole, .. } => {
                 if is_whole {
-                    horizon.note_whole_read(self.began, took);
+                    watermark.note_whole_read(self.began, took);
                 }
-                horizon.note_read(&snapshot, last, is_cut, is_whole);
+                watermark.note_read(self.began, &idle, &snapshot, last, is_cut, is_whole);
                 self.are_due |= is_cut;
                 for event in events {
                     schedule.add(event);

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tracing::error;
 use uuid::Uuid;
 
-use super::lane;
 use crate::domain::event::OutboxEvent;
+use crate::messaging::schedule::lane;
 use crate::messaging::session::{SessionError, with_timeout};
 use crate::repository::outbox::{self, ReadFrom, Snapshot};
 use crate::repository::{held, quarantine};
@@ -56,6 +56,8 @@ pub enum Read {
         is_whole: bool,
         /// Whether it may take longer than the lease.
         is_patient: bool,
+        /// Transactions of which to ask before whether they have written.
+        long_running: Vec<i64>,
     },
     /// Held rows of a lane, after this position.
     Held { lane: usize, after: i64, known: Vec<i64>, limit: usize },
@@ -69,6 +71,8 @@ pub struct ReadDone {
     pub events: Vec<OutboxEvent>,
     /// Of a read of new rows.
     pub snapshot: Snapshot,
+    /// Those of the transactions asked of that still ran and had not.
+    pub idle: Vec<i64>,
     pub took: Duration,
 }
 
@@ -121,6 +125,13 @@ async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, Ses
     let began = Instant::now();
     let no_snapshot = || Snapshot { next: 0, running: Vec::new(), given_later: None };
     let limit = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut idle = Vec::new();
+    if let Read::New { long_running, .. } = &read
+        && !long_running.is_empty()
+    {
+        let asking = outbox::idle(connection, long_running);
+        idle = with_timeout(TIMEOUT, "look at transactions that run for long", asking).await?;
+    }
     let (events, snapshot) = match &read {
         Read::New { from, known, limit: rows, is_patient: false, .. } => {
             let reading = outbox::read(connection, from, known, limit(*rows));
@@ -144,5 +155,5 @@ async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, Ses
     };
     let took = began.elapsed();
     histogram!("outbox_read_seconds").record(took);
-    Ok(ReadDone { read, events, snapshot, took })
+    Ok(ReadDone { read, events, snapshot, idle, took })
 }

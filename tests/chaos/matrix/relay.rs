@@ -296,6 +296,31 @@ async fn a_relay_that_begins_on_millions_of_dead_rows_reads_past_them_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_ran_for_long_and_wrote_no_event_delays_none_when_it_ends() {
+    let trial = Trial::start(1).await;
+    let client = reqwest::Client::new();
+    let published = async |name: &str| {
+        let (began, body, before) = (Instant::now(), json!({"name": name}), trial.collector.count());
+        let url = format!("http://{}/users/1", trial.replica().address);
+        client.put(url).json(&body).send().await.unwrap().error_for_status().unwrap();
+        until("its event", async || trial.collector.count() > before).await;
+        began.elapsed()
+    };
+    let mut other = trial.world.pool.begin().await.unwrap();
+    sqlx::raw_sql("SELECT pg_current_xact_id()").execute(&mut *other).await.unwrap();
+    published("Анна").await;
+    // Vacuum cannot remove them while it runs.
+    insert_dead_rows(&trial.world, 4_000_000).await;
+    published("Яна").await;
+    // It is looked at every ten seconds.
+    sleep(Duration::from_secs(12)).await;
+    other.rollback().await.unwrap();
+    let took = published("Ия").await;
+    eprintln!("  4,000,000 dead rows behind: published after {took:?}");
+    assert!(took < Duration::from_millis(500), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
     let world = World::new().await;
     let (setting, url) = (world.direct_setting(), world.database_url.clone());

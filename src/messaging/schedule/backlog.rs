@@ -1,5 +1,5 @@
 //! The events that wait: each user's in order, as many as memory has room for. The rest are held in a table of their own, where nobody
-//! walks over them to read new ones. Pure, as [`super::schedule`] is.
+//! walks over them to read new ones.
 //!
 //! So that none is turned, later events of a user follow those that are held, and a held event comes into memory when no earlier one of
 //! its user is held, or with the one before it; and not before all has been read that the last session had in memory.
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
-use super::lane::{Head, LANES, Lane, lane};
+use super::lane::{LANES, Lane, lane};
 use crate::domain::event::OutboxEvent;
 
 /// Most events in memory of one user, so that one who is changed faster than events are confirmed takes no memory from others.
@@ -129,15 +129,15 @@ impl Backlog {
     }
 
     fn push(&mut self, event: OutboxEvent, was_held: bool, lanes: &mut [Lane; LANES]) {
-        let head = Head { position: event.seq, user: event.user_id };
-        self.known.insert(head.position, head.user);
-        let user = self.users.entry(head.user).or_default();
+        let position = event.seq;
+        self.known.insert(position, event.user_id);
+        let user = self.users.entry(event.user_id).or_default();
         user.has_held |= was_held;
         user.events.push_back(Arc::new(event));
         let lane = lane(&user.events[0].event_type);
         self.buffered[lane] += 1;
         if user.events.len() == 1 {
-            lanes[lane].push(head);
+            lanes[lane].push(position);
         }
     }
 
@@ -158,7 +158,7 @@ impl Backlog {
         if let Some(next) = user.events.front() {
             let lane = lane(&next.event_type);
             self.buffered[lane] += user.events.len();
-            lanes[lane].push(Head { position: next.seq, user: next.user_id });
+            lanes[lane].push(next.seq);
         } else if self.users.remove(&event.user_id).is_some_and(|user| user.has_held) {
             self.follow(event.user_id);
         }
@@ -198,9 +198,13 @@ impl Backlog {
         mem::take(&mut self.to_hold)
     }
 
-    /// The next event of a user.
-    pub fn first(&self, user: i64) -> Option<&Arc<OutboxEvent>> {
+    fn first(&self, user: i64) -> Option<&Arc<OutboxEvent>> {
         self.users.get(&user)?.events.front()
+    }
+
+    /// The event at a position, if it is the first of its user.
+    pub fn event(&self, position: i64) -> Option<&Arc<OutboxEvent>> {
+        self.first(*self.known.get(&position)?)
     }
 
     pub const fn buffered(&self, lane: usize) -> usize {
@@ -214,9 +218,9 @@ impl Backlog {
 
     /// The oldest event, if it is in memory.
     pub fn oldest(&self) -> Option<&OutboxEvent> {
-        let (position, user) = self.known.first_key_value()?;
-        let is_oldest = self.held_after.iter().flatten().all(|after| after >= position);
-        self.first(*user).filter(|_| is_oldest).map(Arc::as_ref)
+        let position = *self.known.first_key_value()?.0;
+        let is_oldest = self.held_after.iter().flatten().all(|after| *after >= position);
+        self.event(position).filter(|_| is_oldest).map(Arc::as_ref)
     }
 
     /// The positions in memory after `position`, in order.

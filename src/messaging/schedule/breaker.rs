@@ -83,32 +83,24 @@ impl Breaker {
         self.not_before
     }
 
-    pub fn pass_probe(&mut self) {
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// An event was confirmed, so long after it was published. While probing, only that of a probe counts.
+    pub fn pass(&mut self, latency: Duration) {
         self.rejected_in_a_row = 0;
         self.not_before = None;
         self.pause = Backoff::default();
-        if let State::Probing(left) = self.state {
-            self.state = if left > 1 { State::Probing(left - 1) } else { State::Ramping(1) };
-        }
-    }
-
-    pub fn reject_probe(&mut self, now: Instant) {
-        self.wait(now);
-        self.probe(1);
-    }
-
-    /// An event that is no probe was confirmed.
-    pub fn pass(&mut self, latency: Duration) {
-        self.rejected_in_a_row = 0;
         let window = match self.state {
-            // It belongs to a burst of which others were rejected.
-            State::Probing(_) => return,
+            State::Probing(left @ 2..) => return self.state = State::Probing(left - 1),
+            State::Probing(_) => 0,
             State::Ramping(window) => window,
             State::Closed => WINDOW,
         };
         if latency > SLOW {
             self.is_troubled = true;
-            self.state = State::Ramping((window - 1).max(1));
+            self.state = State::Ramping((window.max(2)) - 1);
         } else if window + 1 < WINDOW {
             self.state = State::Ramping(window + 1);
         } else {
@@ -117,26 +109,33 @@ impl Breaker {
         }
     }
 
-    /// An event that is no probe was rejected. Returns whether that opens the breaker; a burst does so once.
+    /// An event among others was rejected. Returns whether that opens the breaker; a burst does so once.
     pub fn reject(&mut self, now: Instant) -> bool {
         self.rejected_in_a_row += 1;
-        let trips = !self.is_probing() && self.rejected_in_a_row >= IN_A_ROW.min(self.window());
-        if trips {
-            self.wait(now);
-            self.probe(1);
+        let opens = !self.is_probing() && self.rejected_in_a_row >= IN_A_ROW.min(self.window());
+        if opens {
+            self.open(now);
         }
-        trips
+        opens
     }
 
-    /// The channel closed with several in flight: one of them may be the cause.
-    pub fn interrupt(&mut self) {
+    /// A probe was rejected.
+    pub fn open(&mut self, now: Instant) {
+        if self.is_due(now) {
+            self.not_before = Some(now + self.pause.next_pause());
+        }
         self.probe(1);
     }
 
     /// An event closed its channel, alone on it.
     pub fn fail(&mut self, now: Instant) {
-        self.wait(now);
+        self.open(now);
         self.probe(AFTER_A_FAILURE);
+    }
+
+    /// The channel closed with several in flight: one of them may be the cause.
+    pub fn interrupt(&mut self) {
+        self.probe(1);
     }
 
     /// An event is quarantined. The next one is tried without a pause.
@@ -149,47 +148,5 @@ impl Breaker {
         let left = if let State::Probing(left) = self.state { left } else { 1 };
         self.state = State::Probing(left.max(at_least));
         self.is_troubled = true;
-    }
-
-    fn wait(&mut self, now: Instant) {
-        self.not_before = Some(now + self.pause.next_pause());
-    }
-}
-
-/// How many rejected events may be tried at a time beside those that pass: one, and one more with each that passes.
-#[derive(Debug)]
-pub struct Retries {
-    window: usize,
-    pause: Backoff,
-    not_before: Option<Instant>,
-}
-
-impl Default for Retries {
-    fn default() -> Self {
-        Self { window: 1, pause: Backoff::default(), not_before: None }
-    }
-}
-
-impl Retries {
-    pub const fn window(&self) -> usize {
-        self.window
-    }
-
-    pub const fn not_before(&self) -> Option<Instant> {
-        self.not_before
-    }
-
-    pub fn pass(&mut self) {
-        self.window = (self.window + 1).min(WINDOW);
-        self.pause = Backoff::default();
-        self.not_before = None;
-    }
-
-    /// A burst counts once.
-    pub fn reject(&mut self, now: Instant) {
-        self.window = 1;
-        if self.not_before.is_none_or(|at| at <= now) {
-            self.not_before = Some(now + self.pause.next_pause());
-        }
     }
 }

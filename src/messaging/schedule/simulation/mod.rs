@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use self::world::{Action, FORBIDDEN, Fate, TYPES, World, event};
 use super::lane::LANES;
-use super::schedule::{Outcome, Publish, Schedule, Settled};
+use super::{Outcome, Publish, Schedule, Settled};
 
 fn action() -> impl Strategy<Value = Action> {
     let fate = prop_oneof![

@@ -1,12 +1,12 @@
 //! The events of one type: which may go next, and which are in flight. Every lane has a connection of its own, so that one queue's
 //! refusals, silence, slowness and flow control hold up no other type.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Retries};
+use super::breaker::Breaker;
 use crate::domain::event::EventType;
 
 /// One for each type of event, and the last for whatever else appears.
@@ -40,13 +40,6 @@ pub enum Attempt {
     Probe,
 }
 
-/// The head of a user's queue.
-#[derive(Clone, Copy, Debug)]
-pub struct Head {
-    pub position: i64,
-    pub user: i64,
-}
-
 /// What follows from a closed channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
@@ -58,7 +51,7 @@ pub enum Closed {
 
 #[derive(Debug)]
 struct InFlight {
-    head: Head,
+    position: i64,
     attempt: Attempt,
     began: Instant,
 }
@@ -66,21 +59,29 @@ struct InFlight {
 /// History of an event that closed its channel.
 #[derive(Debug)]
 struct Failed {
-    user: i64,
     times: u32,
     /// The evidence when it first did so. If there is more since, the broker is not at fault.
     evidence: u64,
 }
 
+impl Failed {
+    /// Trying it again proves nothing until another event has passed.
+    const fn rests(&self, evidence: u64) -> bool {
+        self.times >= FAILURES && self.evidence == evidence
+    }
+}
+
+/// Events are known by their position. Each is the first of its user.
 #[derive(Debug, Default)]
 pub struct Lane {
     breaker: Breaker,
-    retries: Retries,
-    /// Heads that were not rejected: position and user.
-    ready: BTreeMap<i64, i64>,
-    /// Heads that were, the one tried longest ago first.
-    rejected: VecDeque<Head>,
-    /// Heads that closed a channel, by position.
+    /// How many rejected ones may be tried beside those that pass.
+    retries: Breaker,
+    /// Events that were not rejected.
+    ready: BTreeSet<i64>,
+    /// Events that were, the one tried longest ago first.
+    rejected: VecDeque<i64>,
+    /// Events that closed a channel.
     failed: BTreeMap<i64, Failed>,
     /// By number, so in the order of their start.
     in_flight: BTreeMap<u64, InFlight>,
@@ -97,7 +98,7 @@ pub struct Lane {
     /// It took so much memory, and so slowly gave it back, that no new rows could be read for others. Until its held events are read.
     is_crowded: bool,
     /// The AMQP reply code for which events of this type were quarantined.
-    pub quarantining: Option<u16>,
+    quarantining: Option<u16>,
 }
 
 /// The lane of a type.
@@ -129,7 +130,7 @@ impl Lane {
     pub fn held_room(&self, buffered: usize) -> usize {
         let room = self.capacity().saturating_sub(buffered);
         // A lane that probes needs something to try that was not rejected.
-        let is_enough = self.ready.is_empty() || self.passes() && room >= CAPACITY_IN_TROUBLE / 2;
+        let is_enough = self.ready.is_empty() || !self.breaker.is_probing() && room >= CAPACITY_IN_TROUBLE / 2;
         if is_enough { room } else { 0 }
     }
 
@@ -143,40 +144,30 @@ impl Lane {
         }
     }
 
-    /// Keeps it from taking more memory.
-    pub fn limit(&mut self) {
-        self.is_crowded = true;
-    }
-
-    /// There are no more held events.
-    pub fn relax(&mut self) {
-        self.is_crowded = false;
-    }
-
-    /// Whether several of its events may be in flight.
-    const fn passes(&self) -> bool {
-        !self.breaker.is_probing()
+    /// Whether it is kept from taking more memory.
+    pub const fn limit(&mut self, is_crowded: bool) {
+        self.is_crowded = is_crowded;
     }
 
     /// Whether its channel must be replaced now.
     pub fn needs_channel(&self, now: Instant) -> bool {
-        self.needs_channel && self.breaker.not_before().is_none_or(|at| at <= now)
+        self.needs_channel && self.breaker.is_due(now)
     }
 
     /// The channel was replaced; the next publish has this number.
-    pub fn channel_is_new(&mut self, next: u64) {
+    pub const fn channel_is_new(&mut self, next: u64) {
         self.needs_channel = false;
         self.channel_begins = next;
         self.unanswered = 0;
     }
 
     /// RabbitMQ remembers for a while what a channel may do, so only a new one shows what is allowed now.
-    pub fn doubt(&mut self) {
+    pub const fn doubt(&mut self) {
         self.needs_channel = true;
     }
 
     /// Whether the confirm of a publish shows that the broker takes events now.
-    pub fn is_evidence(&self, number: u64) -> bool {
+    pub const fn is_evidence(&self, number: u64) -> bool {
         !self.needs_channel && number >= self.channel_begins
     }
 
@@ -184,62 +175,59 @@ impl Lane {
         self.in_flight.len()
     }
 
-    pub fn push(&mut self, head: Head) {
-        self.ready.insert(head.position, head.user);
+    /// Whether its answer matters: it was not given up.
+    pub fn awaits(&self, number: u64) -> bool {
+        self.in_flight.contains_key(&number)
+    }
+
+    /// Takes an event that is the first of its user now.
+    pub fn push(&mut self, position: i64) {
+        self.ready.insert(position);
     }
 
     /// Whether something waits, and may only go later; when.
     pub fn next_try(&self) -> Option<Instant> {
+        let is_idle = self.ready.is_empty() && self.rejected.is_empty() && self.failed.is_empty();
         match self.breaker.is_probing() {
-            _ if self.ready.is_empty() && self.rejected.is_empty() && self.failed.is_empty() => None,
-            true if self.probe.is_none() => self.breaker.not_before(),
+            true if !is_idle && self.probe.is_none() => self.breaker.not_before(),
             false if !self.rejected.is_empty() => self.retries.not_before(),
             _ => None,
         }
     }
 
-    /// The head that may go now, and how. `evidence` is that of all lanes.
-    pub fn next(&self, now: Instant, evidence: u64) -> Option<(Head, Attempt)> {
-        let is_due = |at: Option<Instant>| at.is_none_or(|at| at <= now);
-        let ready = self.ready.first_key_value().map(|(position, user)| Head { position: *position, user: *user });
+    /// The event that may go now, and how. `evidence` is that of all lanes.
+    pub fn next(&self, now: Instant, evidence: u64) -> Option<(i64, Attempt)> {
+        let ready = self.ready.first().copied();
         let rejected = self.rejected.front().copied();
         if self.needs_channel {
             None
         } else if self.breaker.is_probing() {
-            if self.probe.is_some() || !is_due(self.breaker.not_before()) {
-                return None;
-            }
-            let failed = |rests| {
-                let mut failed = self.failed.iter().filter(move |(_, it)| it.rests(evidence) == rests);
-                failed.next().map(|(position, it)| Head { position: *position, user: it.user })
-            };
-            let head = failed(false).or(ready).or(rejected).or_else(|| failed(true))?;
-            Some((head, Attempt::Probe))
+            let failed = |rests| self.failed.iter().find(|(_, it)| it.rests(evidence) == rests).map(|(at, _)| *at);
+            let next = failed(false).or(ready).or(rejected).or_else(|| failed(true))?;
+            (self.probe.is_none() && self.breaker.is_due(now)).then_some((next, Attempt::Probe))
         } else if self.in_flight.len() >= self.breaker.window() {
             None
-        } else if let Some(head) = rejected
+        } else if let Some(next) = rejected
             && self.retrying < self.retries.window()
-            && is_due(self.retries.not_before())
+            && self.retries.is_due(now)
         {
-            Some((head, Attempt::Retry))
+            Some((next, Attempt::Retry))
         } else {
             Some((ready?, Attempt::Usual))
         }
     }
 
-    /// The head goes, as [`Self::next`] said.
-    pub fn begin(&mut self, number: u64, (head, attempt): (Head, Attempt), now: Instant) {
-        if self.ready.remove(&head.position).is_none()
-            && self.rejected.front().is_some_and(|it| it.position == head.position)
-        {
-            self.rejected.pop_front();
+    /// The event goes, as [`Self::next`] said.
+    pub fn begin(&mut self, number: u64, (position, attempt): (i64, Attempt), now: Instant) {
+        if !self.ready.remove(&position) {
+            self.rejected.pop_front_if(|next| *next == position);
         }
         match attempt {
             Attempt::Usual => {}
             Attempt::Retry => self.retrying += 1,
             Attempt::Probe => self.probe = Some(number),
         }
-        self.in_flight.insert(number, InFlight { head, attempt, began: now });
+        self.in_flight.insert(number, InFlight { position, attempt, began: now });
     }
 
     /// How it went; `None` if it was given up before.
@@ -252,14 +240,16 @@ impl Lane {
 
     /// Returns whether it was in flight.
     pub fn confirm(&mut self, number: u64, now: Instant) -> bool {
-        let Some(InFlight { head, attempt, began }) = self.end(number) else { return false };
+        let Some(InFlight { position, attempt, began }) = self.end(number) else { return false };
         self.latency = now - began;
-        self.failed.remove(&head.position);
+        self.failed.remove(&position);
         match attempt {
+            // It belongs to a burst of which others were rejected.
+            Attempt::Usual if self.breaker.is_probing() => {}
             Attempt::Usual => self.breaker.pass(self.latency),
-            Attempt::Retry => self.retries.pass(),
+            Attempt::Retry => self.retries.pass(self.latency),
             Attempt::Probe => {
-                self.breaker.pass_probe();
+                self.breaker.pass(self.latency);
                 self.quarantining = None;
             }
         }
@@ -268,22 +258,19 @@ impl Lane {
 
     /// Rejected, or without an answer.
     pub fn reject(&mut self, number: u64, now: Instant) {
-        let Some(InFlight { head, attempt, .. }) = self.end(number) else { return };
+        let Some(InFlight { position, attempt, .. }) = self.end(number) else { return };
         // Also on a channel that was open when a cluster lost a node, publishes may be rejected for ever, though the queue has a new
         // leader (seen with RabbitMQ 3.10).
-        self.needs_channel |= match attempt {
-            Attempt::Usual => self.breaker.reject(now),
-            Attempt::Retry => {
-                self.retries.reject(now);
-                false
-            }
+        match attempt {
+            Attempt::Usual => self.needs_channel |= self.breaker.reject(now),
+            Attempt::Retry => self.retries.open(now),
             Attempt::Probe => {
-                self.breaker.reject_probe(now);
-                true
+                self.breaker.open(now);
+                self.needs_channel = true;
             }
-        };
-        self.failed.remove(&head.position);
-        self.rejected.push_back(head);
+        }
+        self.failed.remove(&position);
+        self.rejected.push_back(position);
     }
 
     /// The connection was lost while it was in flight, or its channel closed, for no reason that a message could give.
@@ -291,9 +278,9 @@ impl Lane {
         self.needs_channel = true;
         if self.probe == Some(number) {
             self.reject(number, now);
-        } else if let Some(InFlight { head, .. }) = self.end(number) {
+        } else if let Some(InFlight { position, .. }) = self.end(number) {
             self.breaker.interrupt();
-            self.push(head);
+            self.push(position);
         }
     }
 
@@ -304,14 +291,14 @@ impl Lane {
             self.lose(number, now);
             return Closed::Waits;
         }
-        let Some(InFlight { head, .. }) = self.end(number) else { return Closed::Waits };
+        let Some(InFlight { position, .. }) = self.end(number) else { return Closed::Waits };
         self.needs_channel = true;
-        let failed = self.failed.entry(head.position).or_insert(Failed { user: head.user, times: 0, evidence });
+        let failed = self.failed.entry(position).or_insert(Failed { times: 0, evidence });
         failed.times += 1;
         let is_first = failed.times == 1;
         let is_known = self.quarantining == Some(code) && others_pass;
         if is_known || failed.times >= FAILURES && failed.evidence < evidence {
-            self.failed.remove(&head.position);
+            self.failed.remove(&position);
             self.quarantining = Some(code);
             self.breaker.pass_over();
             return Closed::Quarantine;
@@ -334,17 +321,5 @@ impl Lane {
         self.unanswered += given_up;
         self.needs_channel |= self.unanswered >= MOST_UNANSWERED;
         given_up
-    }
-
-    /// Whether its answer matters.
-    pub fn awaits(&self, number: u64) -> bool {
-        self.in_flight.contains_key(&number)
-    }
-}
-
-impl Failed {
-    /// Trying it again proves nothing until another event has passed.
-    const fn rests(&self, evidence: u64) -> bool {
-        self.times >= FAILURES && self.evidence == evidence
     }
 }

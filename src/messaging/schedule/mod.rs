@@ -1,15 +1,22 @@
-//! What to publish next. Pure: rows and outcomes come in, events go out, and the caller supplies the time.
+//! What to publish next. Pure: rows and answers come in, events go out, and the caller supplies the time.
 //!
 //! A user has one event in flight, so no rejection and no lost channel can reorder a user's events. Queues are bound by type, so each
-//! type has a [`Lane`]: a full or forbidden queue stops one type and the others pass it.
+//! type has a [`lane`]: a full or forbidden queue stops one type and the others pass it. Each lane has a [`breaker`]. The [`backlog`] is
+//! what waits.
+
+pub mod backlog;
+pub mod breaker;
+pub mod lane;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backlog::Backlog;
-use super::lane::{Attempt, CAPACITY, Closed, LANES, Lane};
+use self::backlog::Backlog;
+use self::lane::{Attempt, CAPACITY, Closed, LANES, Lane};
 use crate::domain::event::OutboxEvent;
 
 /// Evidence from within this time shows that the broker accepts events at all.
@@ -68,7 +75,7 @@ impl Schedule {
     pub fn add_held(&mut self, lane: usize, events: Vec<OutboxEvent>, cut: bool) {
         self.backlog.add_held(lane, events, cut, &mut self.lanes);
         if !self.backlog.has_held(lane) {
-            self.lanes[lane].relax();
+            self.lanes[lane].limit(false);
         }
     }
 
@@ -87,15 +94,31 @@ impl Schedule {
         self.backlog.has_work(&self.lanes)
     }
 
+    /// How many new rows may be read.
+    pub fn room(&self) -> usize {
+        CAPACITY.saturating_sub(self.healthy().map(|lane| self.backlog.buffered(lane)).sum())
+    }
+
+    /// Makes room for new rows if a slow lane has taken all of it: from now on, its own are held.
+    pub fn make_room(&mut self) {
+        if let Some(fullest) = self.healthy().max_by_key(|lane| self.backlog.buffered(*lane)) {
+            self.lanes[fullest].limit(true);
+        }
+    }
+
+    fn healthy(&self) -> impl Iterator<Item = usize> {
+        (0..LANES).filter(|lane| !self.lanes[*lane].is_limited())
+    }
+
     /// The next event to publish, if one may go now in a lane that is `open`: the oldest.
     pub fn next(&mut self, now: Instant, open: [bool; LANES]) -> Option<Publish> {
-        let lanes = self.lanes.iter().enumerate().filter(|(lane, _)| open[*lane]);
-        let heads = lanes.filter_map(|(lane, it)| Some((lane, it.next(now, self.evidence)?)));
-        let (lane, (head, attempt)) =
-            heads.min_by_key(|(_, (head, attempt))| (*attempt == Attempt::Usual, head.position))?;
-        let event = self.backlog.first(head.user)?.clone();
+        let lanes = (0..LANES).filter(|lane| open[*lane]);
+        let next = lanes.filter_map(|lane| Some((lane, self.lanes[lane].next(now, self.evidence)?)));
+        let oldest = next.min_by_key(|(_, (position, attempt))| (*attempt == Attempt::Usual, *position));
+        let (lane, (position, attempt)) = oldest?;
+        let event = self.backlog.event(position)?.clone();
         self.publishes += 1;
-        self.lanes[lane].begin(self.publishes, (head, attempt), now);
+        self.lanes[lane].begin(self.publishes, (position, attempt), now);
         Some(Publish { event, lane, number: self.publishes })
     }
 
@@ -143,20 +166,6 @@ impl Schedule {
         self.lanes[publish.lane].awaits(publish.number)
     }
 
-    /// How many new rows may be read.
-    pub fn room(&self) -> usize {
-        let healthy = (0..LANES).filter(|lane| !self.lanes[*lane].is_limited());
-        CAPACITY.saturating_sub(healthy.map(|lane| self.backlog.buffered(lane)).sum())
-    }
-
-    /// Makes room for new rows if a slow lane has taken all of it: from now on, its own are held.
-    pub fn make_room(&mut self) {
-        let healthy = (0..LANES).filter(|lane| !self.lanes[*lane].is_limited());
-        if let Some(fullest) = healthy.max_by_key(|lane| self.backlog.buffered(*lane)) {
-            self.lanes[fullest].limit();
-        }
-    }
-
     pub fn in_flight(&self) -> usize {
         self.lanes.iter().map(Lane::in_flight).sum()
     }
@@ -176,7 +185,7 @@ impl Schedule {
         (0..LANES).filter(|lane| self.lanes[*lane].needs_channel(now)).collect()
     }
 
-    pub fn channel_is_new(&mut self, lane: usize) {
+    pub const fn channel_is_new(&mut self, lane: usize) {
         self.lanes[lane].channel_is_new(self.publishes + 1);
     }
 }

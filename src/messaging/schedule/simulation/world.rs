@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::domain::event::OutboxEvent;
 use crate::domain::timestamp::Timestamp;
-use crate::messaging::relay::lane::{LANES, lane as lane_of};
-use crate::messaging::relay::schedule::{Outcome, Publish, Schedule, Settled};
+use crate::messaging::schedule::lane::{LANES, lane as lane_of};
+use crate::messaging::schedule::{Outcome, Publish, Schedule, Settled};
 
 pub const TYPES: [&str; 3] = ["user.created", "user.updated", "user.deleted"];
 pub const FORBIDDEN: u16 = 403;

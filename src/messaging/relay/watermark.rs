@@ -1,0 +1,316 @@
+//! Where to read the outbox. A row gets its position when it is written, but becomes visible when its transaction commits, so rows can
+//! appear before positions already read. Only transactions running at that read can write such rows. A snapshot tells which of them
+//! have ended; a clock cannot, because a commit may take longer than any constant.
+//! <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT>
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+use crate::repository::outbox::{ReadFrom, Snapshot};
+
+/// Whole-table reads take at most one part in this many of the time: they scan all dead rows that vacuum cannot remove yet.
+const WHOLE_READS: u32 = 1_000;
+/// After a crash, PostgreSQL may have lost deletions from within this time, which is more than three times `wal_writer_delay`.
+/// <https://www.postgresql.org/docs/current/wal-async-commit.html>
+const FORGOTTEN: Duration = Duration::from_secs(2);
+
+/// Transactions that have run for so long are looked at, so often: their rows may be far behind.
+const LONG: Duration = Duration::from_secs(10);
+/// Most transactions to remember. Elsewhere in the cluster, one with many savepoints may have used up any number of transaction ids
+/// since something was last committed.
+const MOST_RUNNING: usize = 10_000;
+
+#[derive(Debug, Default)]
+pub struct Watermark {
+    /// Start time of the server that this describes.
+    server: Option<DateTime<Utc>>,
+    /// Rows after this position are new.
+    position: i64,
+    /// Transactions that were running at the last read, by number.
+    running: BTreeMap<i64, Running>,
+    /// When those that run for long were last looked at.
+    looked_at: Option<Instant>,
+    whole_read: Option<(Instant, Duration)>,
+    /// The last read timed out, and ended its session.
+    is_slow: bool,
+    /// Recent deletions: when, and the lowest position.
+    removed: VecDeque<(Instant, i64)>,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// Its rows are after this position, the watermark of some time before it drew one: a transaction gets its number first.
+    start: i64,
+    /// Since when that is known.
+    since: Instant,
+}
+
+impl Watermark {
+    /// Forgets everything if the server is another one, or has restarted.
+    pub fn begin_on(&mut self, server: DateTime<Utc>) {
+        if self.server != Some(server) {
+            *self = Self { server: Some(server), ..Self::default() };
+        }
+    }
+
+    /// Where new rows are: after the watermark, or further back where an earlier transaction has ended.
+    pub fn start(&self) -> ReadFrom {
+        let (running, starts) = self.running.iter().map(|(number, it)| (*number, it.start)).unzip();
+        ReadFrom { after: self.position, running, starts }
+    }
+
+    /// Transactions of which to ask whether they have written to the outbox, before the next read. An hour of dead rows, which vacuum
+    /// cannot remove while they run, may lie between where they began and the new ones.
+    pub fn long_running(&mut self, now: Instant) -> Vec<i64> {
+        let long: Vec<i64> =
+            self.running.iter().filter(|(_, it)| now - it.since >= LONG).map(|(number, _)| *number).collect();
+        let is_due = !long.is_empty() && self.looked_at.is_none_or(|at| now - at >= LONG);
+        if is_due {
+            self.looked_at = Some(now);
+        }
+        if is_due { long } else { Vec::new() }
+    }
+
+    /// Whether to read the whole table: at the start, and from time to time. Rows written by hand may have drawn their
+    /// positions before their transaction had a number.
+    pub fn whole_read_is_due(&self, now: Instant) -> bool {
+        self.whole_read.is_none_or(|(at, took)| !self.is_slow && now - at >= took * WHOLE_READS)
+    }
+
+    /// Whether the next read may take long: it is the first, or the last one timed out, or a transaction that wrote long ago may have
+    /// ended.
+    pub fn needs_patience(&self, now: Instant) -> bool {
+        let mut running = self.running.values();
+        self.is_slow || self.whole_read.is_none() || running.any(|it| now - it.since >= 2 * LONG)
+    }
+
+    pub const fn note_slow_read(&mut self) {
+        self.is_slow = true;
+    }
+
+    pub fn note_whole_read(&mut self, now: Instant, took: Duration) {
+        self.whole_read = Some((now, took));
+    }
+
+    /// The lowest position from which [`Self::start`] may read.
+    pub fn lowest_start(&self) -> i64 {
+        self.running.values().map(|it| it.start).chain([self.position]).min().unwrap_or_default()
+    }
+
+    /// Records what a read saw, up to its `last` row; `cut` if there were more, `whole` if it began at the first row. Before it, the
+    /// `idle` of the transactions that run for long had written nothing to the outbox.
+    pub fn note_read(
+        &mut self,
+        now: Instant,
+        idle: &[i64],
+        snapshot: &Snapshot,
+        last: Option<i64>,
+        cut: bool,
+        whole: bool,
+    ) {
+        let mut position = self.position;
+        self.is_slow = false;
+        // One that has ended since may have written after all, and this read began where it did.
+        self.running.retain(|number, _| snapshot.is_running(*number));
+        for number in idle {
+            self.running.entry(*number).and_modify(|it| *it = Running { start: position, since: now });
+        }
+        let Some(last) = last else { return };
+        if snapshot.all_running().nth(MOST_RUNNING).is_some() {
+            // The next read begins where this one did; what it reads again is known.
+            return;
+        }
+        if whole && last < position {
+            // Somebody has set the sequence back, so those that run may have drawn any position.
+            position = 0;
+            self.running.clear();
+        }
+        // New transactions have drawn no position before the watermark, which moves with each row that is read.
+        for number in snapshot.all_running() {
+            self.running.entry(number).or_insert(Running { start: position, since: now });
+        }
+        self.position = if cut || whole { last } else { position.max(last) };
+    }
+
+    /// Records that rows were removed, from this position on.
+    pub fn note_removed(&mut self, now: Instant, lowest: i64) {
+        self.removed.retain(|(at, _)| now - *at < FORGOTTEN);
+        self.removed.push_back((now, lowest));
+    }
+
+    /// The session is over: rows after `settled`, and those removed recently, must be read again.
+    pub fn rewind(&mut self, settled: Option<i64>) {
+        let removed = self.removed.drain(..).map(|(_, lowest)| lowest - 1);
+        self.position = removed.chain(settled).chain([self.position]).min().unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::mem;
+
+    use proptest::prelude::*;
+    use tokio::time::Instant;
+
+    use super::{FORGOTTEN, LONG, Watermark};
+    use crate::repository::outbox::Snapshot;
+
+    #[derive(Clone, Debug)]
+    enum Action {
+        Begin,
+        /// One of the transactions that run draws a position.
+        Write(prop::sample::Index),
+        /// One of them ends, and is seen to have.
+        Commit(prop::sample::Index),
+        /// Which of them have drawn none, as far as they are known.
+        Look,
+        Read {
+            limit: usize,
+        },
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        prop_oneof![
+            Just(Action::Begin),
+            any::<prop::sample::Index>().prop_map(Action::Write),
+            any::<prop::sample::Index>().prop_map(Action::Commit),
+            Just(Action::Look),
+            (1..6_usize).prop_map(|limit| Action::Read { limit }),
+        ]
+    }
+
+    /// A table whose rows nobody deletes.
+    #[derive(Default)]
+    struct Table {
+        numbers: i64,
+        positions: i64,
+        last_ended: i64,
+        /// Numbers, and the positions that were drawn.
+        running: Vec<(i64, Vec<i64>)>,
+        visible: BTreeSet<i64>,
+        read: BTreeSet<i64>,
+        /// Those that had drawn none when they were looked at.
+        idle: Vec<i64>,
+    }
+
+    impl Table {
+        fn read(&mut self, watermark: &mut Watermark, limit: usize) {
+            let next = self.last_ended + 1;
+            let running = self.running.iter().map(|(number, _)| *number).filter(|number| *number < next).collect();
+            let mut snapshot = Snapshot { next, running, given_later: None };
+            let from = watermark.start();
+            let starts = from.running.iter().zip(&from.starts);
+            let ended = starts.filter(|(number, _)| !snapshot.is_running(**number)).map(|(_, start)| *start);
+            let start = ended.chain([from.after]).min().unwrap();
+            assert!(start >= watermark.lowest_start());
+            let rows = self.visible.range(start + 1..).filter(|position| !self.read.contains(position));
+            let rows: Vec<i64> = rows.take(limit).copied().collect();
+            let is_cut = rows.len() == limit;
+            if !rows.is_empty() {
+                self.numbers += 1;
+                (snapshot.given_later, self.last_ended) = (Some(self.numbers), self.numbers);
+            }
+            let idle = mem::take(&mut self.idle);
+            watermark.note_read(Instant::now(), &idle, &snapshot, rows.last().copied(), is_cut, false);
+            self.read.extend(&rows);
+            // Whoever is published now has nothing before it that is not.
+            let up_to = if is_cut { *rows.last().unwrap() } else { i64::MAX };
+            assert!(self.visible.range(..=up_to).all(|position| self.read.contains(position)), "a row is passed over");
+        }
+    }
+
+    #[test]
+    fn what_was_removed_of_late_is_read_again_by_the_next_session() {
+        let (mut watermark, now) = (Watermark { position: 100, ..Watermark::default() }, Instant::now());
+        watermark.note_removed(now, 10);
+        watermark.note_removed(now + FORGOTTEN, 60);
+        watermark.note_removed(now + FORGOTTEN, 50);
+        watermark.rewind(Some(90));
+        assert_eq!(watermark.position, 49);
+    }
+
+    #[test]
+    fn a_read_of_the_whole_table_finds_a_sequence_that_was_set_back() {
+        let (mut watermark, now) = (Watermark::default(), Instant::now());
+        let seen = |running: &[i64]| Snapshot { next: 100, running: running.to_vec(), given_later: Some(100) };
+        watermark.note_read(now, &[], &seen(&[]), Some(1_000), false, false);
+        watermark.note_read(now, &[], &seen(&[7]), Some(5), false, true);
+        assert_eq!((watermark.position, watermark.lowest_start()), (5, 0));
+        watermark.note_read(now, &[], &seen(&[]), Some(6), false, false);
+        assert_eq!((watermark.position, watermark.lowest_start()), (6, 6));
+    }
+
+    #[test]
+    fn a_range_of_transactions_that_is_too_large_to_remember_is_read_again() {
+        let (mut watermark, now) = (Watermark::default(), Instant::now());
+        let seen = |next, given_later| Snapshot { next, running: Vec::new(), given_later: Some(given_later) };
+        watermark.note_read(now, &[], &seen(100, 101), Some(10), false, false);
+        watermark.note_read(now, &[], &seen(1_000, 9_000_000), Some(20), false, false);
+        assert_eq!((watermark.position, watermark.running.len()), (10, 0));
+        watermark.note_read(now, &[], &seen(9_000_001, 9_000_002), Some(30), false, false);
+        assert_eq!(watermark.position, 30);
+    }
+
+    #[test]
+    fn a_transaction_that_runs_for_long_is_looked_at_and_read_from_where_it_was_known_to_have_written_nothing() {
+        let (mut watermark, now) = (Watermark::default(), Instant::now());
+        let seen = |given_later| Snapshot { next: 10, running: vec![7], given_later: Some(given_later) };
+        watermark.note_whole_read(now, LONG);
+        watermark.note_read(now, &[], &seen(11), Some(100), false, false);
+        assert_eq!(watermark.long_running(now), [] as [i64; 0]);
+        let later = now + LONG;
+        assert_eq!(watermark.long_running(later), [7, 10]);
+        assert_eq!(watermark.long_running(later), [] as [i64; 0], "not at once again");
+        watermark.note_read(later, &[7], &seen(12), Some(200), false, false);
+        assert_eq!((watermark.running[&7].start, watermark.running[&10].start), (100, 0));
+        assert!(watermark.needs_patience(later + LONG));
+    }
+
+    #[test]
+    fn the_read_after_one_that_did_not_end_is_given_time() {
+        let (mut watermark, now) = (Watermark::default(), Instant::now());
+        let nothing = Snapshot { next: 1, running: Vec::new(), given_later: None };
+        assert!(watermark.whole_read_is_due(now) && watermark.needs_patience(now));
+        watermark.note_whole_read(now, std::time::Duration::ZERO);
+        watermark.note_read(now, &[], &nothing, None, false, true);
+        assert!(watermark.whole_read_is_due(now) && !watermark.needs_patience(now));
+        watermark.note_slow_read();
+        assert!(!watermark.whole_read_is_due(now) && watermark.needs_patience(now));
+    }
+
+    proptest! {
+        #[test]
+        fn no_row_is_passed_over_whatever_is_committed_when(actions in prop::collection::vec(action(), 0..200)) {
+            let (mut table, mut watermark) = (Table::default(), Watermark::default());
+            for action in actions {
+                match action {
+                    Action::Begin => {
+                        table.numbers += 1;
+                        table.running.push((table.numbers, Vec::new()));
+                    }
+                    Action::Look => {
+                        let idle = table.running.iter().filter(|(_, positions)| positions.is_empty());
+                        table.idle = idle.map(|(number, _)| *number).collect();
+                    }
+                    Action::Read { limit } => table.read(&mut watermark, limit),
+                    _ if table.running.is_empty() => {}
+                    Action::Write(which) => {
+                        table.positions += 1;
+                        let position = table.positions;
+                        which.get_mut(&mut table.running).1.push(position);
+                    }
+                    Action::Commit(which) => {
+                        let (number, positions) = table.running.remove(which.index(table.running.len()));
+                        table.last_ended = number.max(table.last_ended);
+                        table.visible.extend(positions);
+                    }
+                }
+            }
+            table.read(&mut watermark, usize::MAX);
+        }
+    }
+}
