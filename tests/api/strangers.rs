@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{App, Stranger, World, command, eventually, headers, long, nested, short, start_with};
+use crate::harness::{
+    App, Stranger, World, command, eventually, headers, long, management_json, nested, short, start_with,
+};
 
 const QUEUE_TYPES: [&str; 2] = ["quorum", "classic"];
 const LETTER: &str = "Message cannot be read, it is in the dead-letter queue";
@@ -15,6 +17,11 @@ async fn dlq(world: &World, arguments: &[&str]) -> Value {
         command(&world.settings()).arg("dlq").args(arguments).args(["--format", "json"]).output().await.unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+async fn is_rabbitmq_4() -> bool {
+    let version = management_json("/api/overview").await["rabbitmq_version"].as_str().unwrap().to_owned();
+    version.starts_with("4.")
 }
 
 async fn dead_letters(world: &World, count: u64) {
@@ -62,9 +69,18 @@ async fn no_head_of_a_message_stops_the_consumer_or_a_command_on_either_queue_ty
     for queue_type in QUEUE_TYPES {
         let (world, app) = start_with(&[("AMQP_QUEUE_TYPE", queue_type)]).await;
         let mut stranger = Stranger::at(&world).await;
+        let mut reader = Stranger::at(&world).await;
+        reader.subscribe().await;
         let count = publish_heads(&mut stranger).await;
-        let took = next_is_logged(&app, &mut stranger).await;
-        assert!(took < Duration::from_secs(2), "{took:?}");
+        let began = Instant::now();
+        let received = async {
+            reader.receive(count + 1).await;
+            began.elapsed()
+        };
+        let (took, by_reader) = tokio::join!(next_is_logged(&app, &mut stranger), received);
+        // RabbitMQ 4 itself takes seconds for deep tables.
+        assert!(took < by_reader + Duration::from_secs(2), "{took:?}, and a bare reader {by_reader:?}");
+        assert!(is_rabbitmq_4().await || took < Duration::from_secs(2), "{took:?}");
         dead_letters(&world, count).await;
         assert_eq!(app.log.matching(LOST, |_| true), [] as [Value; 0]);
         let listed = dlq(&world, &["list"]).await;

@@ -54,6 +54,12 @@ impl Process {
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
     }
 
+    /// Threads, and open files and sockets.
+    pub fn threads_and_files(&self) -> (usize, usize) {
+        let count = |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", self.id())).unwrap().count();
+        (count("task"), count("fd"))
+    }
+
     pub async fn exit_status(&mut self) -> ExitStatus {
         timeout(PATIENCE, self.0.wait()).await.expect("the service ends").unwrap()
     }

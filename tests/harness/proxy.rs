@@ -1,6 +1,7 @@
 //! A TCP proxy between the service and a server, with a switch.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -18,6 +19,8 @@ enum Mode {
     Reset,
     /// Connections stay, and nothing comes through: a network that swallows packets.
     Silent,
+    /// Connections stay, and what is sent arrives once it is open again.
+    Late,
     /// New connections are slow: what is sent comes that much later.
     Slow(Duration),
 }
@@ -79,6 +82,10 @@ impl Proxy {
         self.mode.send_replace(Mode::Silent);
     }
 
+    pub fn delay(&self) {
+        self.mode.send_replace(Mode::Late);
+    }
+
     pub fn slow(&self, delay: Duration) {
         self.mode.send_replace(Mode::Slow(delay));
     }
@@ -89,7 +96,9 @@ impl Proxy {
 }
 
 async fn carry(mut client: TcpStream, upstreams: Vec<String>, mut modes: watch::Receiver<Mode>) {
-    let Ok(mode) = modes.wait_for(|mode| *mode != Mode::Silent).await.map(|mode| *mode) else { return };
+    let Ok(mode) = modes.wait_for(|mode| !matches!(mode, Mode::Silent | Mode::Late)).await.map(|mode| *mode) else {
+        return;
+    };
     let server = match mode {
         Mode::Closed => return,
         Mode::Reset => return client.set_zero_linger().unwrap(),
@@ -105,14 +114,26 @@ async fn carry(mut client: TcpStream, upstreams: Vec<String>, mut modes: watch::
         }
         return;
     }
-    tokio::select! {
-        _ = copy_bidirectional(&mut client, &mut server) => {}
-        _ = modes.wait_for(|mode| *mode != Mode::Open) => {}
-    }
+    copy_while_open(&mut client, &mut server, &mut modes).await;
     // What a silent network swallowed is lost: the connection breaks when packets come through again.
     if modes.wait_for(|mode| *mode != Mode::Silent).await.is_ok_and(|mode| *mode == Mode::Reset) {
         client.set_zero_linger().unwrap();
         server.set_zero_linger().unwrap();
+    }
+}
+
+/// Until one side closes or the mode says otherwise. While packets are late, they wait in the sockets.
+async fn copy_while_open(client: &mut TcpStream, server: &mut TcpStream, modes: &mut watch::Receiver<Mode>) {
+    let mut copying = pin!(copy_bidirectional(client, server));
+    loop {
+        let mode = *modes.borrow_and_update();
+        if !matches!(mode, Mode::Open | Mode::Late) {
+            return;
+        }
+        tokio::select! {
+            _ = &mut copying, if mode == Mode::Open => return,
+            changed = modes.changed() => if changed.is_err() { return },
+        }
     }
 }
 

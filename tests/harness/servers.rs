@@ -245,8 +245,8 @@ pub async fn management_put(path: &str, body: &serde_json::Value) {
     call_management(reqwest::Method::PUT, path, body).await;
 }
 
-pub async fn management_post(path: &str, body: &serde_json::Value) {
-    call_management(reqwest::Method::POST, path, body).await;
+pub async fn management_post(path: &str, body: &serde_json::Value) -> reqwest::Response {
+    call_management(reqwest::Method::POST, path, body).await
 }
 
 async fn call_management(method: reqwest::Method, path: &str, body: &serde_json::Value) -> reqwest::Response {

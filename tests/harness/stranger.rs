@@ -88,6 +88,27 @@ impl Stranger {
         }
     }
 
+    /// Subscribes to all that is published, by a queue of its own.
+    pub async fn subscribe(&mut self) {
+        let (queue, none) = (short(b"stranger"), long(b""));
+        // Exclusive, so it goes with the connection.
+        self.method(1, (50, 10, &[&[0, 0][..], &queue, &[0b100], &none].concat())).await;
+        self.until((50, 11)).await;
+        let binding = [&queue[..], &short(b"user_events"), &short(b"user.*"), &[0], &none].concat();
+        self.method(1, (50, 20, &[&[0, 0][..], &binding].concat())).await;
+        self.until((50, 21)).await;
+        // Without acknowledgements.
+        self.method(1, (60, 20, &[&[0, 0][..], &queue, &short(b""), &[0b10], &none].concat())).await;
+        self.until((60, 21)).await;
+    }
+
+    /// Reads so many messages, and parses nothing.
+    pub async fn receive(&mut self, count: u64) {
+        for _ in 0..count {
+            self.until((60, 60)).await;
+        }
+    }
+
     async fn method(&mut self, channel: u16, (class, id, arguments): Method<'_>) {
         self.frame(1, channel, &[&class.to_be_bytes(), &id.to_be_bytes(), arguments].concat()).await;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::chaos::trial::Trial;
-use crate::harness::{Observer, Replica, eventually, management_json, until};
+use crate::harness::{Observer, Proxy, Replica, World, eventually, management_json, until};
 
 /// How long to measure before and without the broker: enough for a percentile.
 const SPAN: Duration = Duration::from_secs(15);
@@ -35,6 +35,29 @@ async fn a_broker_killed_under_load_slows_no_write_and_is_used_again_within_6_s(
     // A fifth more, plus the noise of a percentile of a few milliseconds on a shared machine.
     assert!(without <= before * 6 / 5 + Duration::from_millis(5), "{before:?}, then {without:?}");
     assert!(reconnected <= Duration::from_secs(6), "{reconnected:?}");
+    trial.finish(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_accepts_connections_and_is_silent_for_two_minutes_costs_no_write_and_no_threads() {
+    let world = World::new().await;
+    let proxy = Proxy::before(&world.broker_url).await;
+    let by_proxy = proxy.url(&world.broker_url);
+    let mut trial = Trial::start_with(world, 0, &[]).await;
+    trial.add(&[("RABBITMQ_URL", &by_proxy)]).await;
+    let load = trial.load(200);
+    sleep(Duration::from_secs(2)).await;
+    let before = trial.replica().threads_and_files();
+    proxy.silence();
+    until("degraded", async || trial.replica().is("degraded").await).await;
+    sleep(Duration::from_mins(2)).await;
+    let after = trial.replica().threads_and_files();
+    proxy.open();
+    let reconnected = until_leading(trial.replica()).await;
+    eprintln!("  threads and files: {before:?} before, {after:?} after two minutes; reconnected in {reconnected:?}");
+    assert_eq!(load.tally.refused.load(std::sync::atomic::Ordering::Relaxed), 0, "no write may fail");
+    assert!(after.0 <= before.0 + 4 && after.1 <= before.1 + 20, "{before:?}, then {after:?}");
+    assert!(reconnected <= Duration::from_secs(10), "{reconnected:?}");
     trial.finish(load).await;
 }
 

@@ -34,6 +34,29 @@ async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_se
     trial.finish(load).await;
 }
 
+/// PostgreSQL ends all sessions and recovers, without a new start time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_session_of_postgresql_is_over_within_seconds_and_loses_nothing() {
+    let trial = Trial::start(1).await;
+    let load = trial.load(300);
+    for condition in ["query LIKE '%outbox%'", "query LIKE '%users%'"] {
+        sleep(Duration::from_secs(2)).await;
+        let query = format!(
+            "SELECT pid FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition} LIMIT 1"
+        );
+        let pid: i32 = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&trial.world.pool).await.unwrap();
+        let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+        assert!(killed.success(), "{pid}");
+        let (began, accepted) = (Instant::now(), load.tally.accepted());
+        until("writes that succeed", async || load.tally.accepted() > accepted + 100).await;
+        until("a leader", async || trial.replica().leads().await).await;
+        eprintln!("  {condition}: events flow after {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+    trial.finish(load).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_postgresql_under_256_readers_is_503_in_time_and_heals() {
     let trial = Trial::start(1).await;

@@ -1,12 +1,15 @@
 //! The kinds of faults, and how each is caused and ended.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::Storm;
 use crate::harness::{eventually, management, management_post, management_put};
@@ -59,6 +62,9 @@ faults! {
         DatabaseSilent = "database unreachable (silent)",
         BrokerReset = "broker unreachable (RST)",
         BrokerSilent = "broker unreachable (silent)",
+        LeaderCutOffAndBack = "leader's packets 12 s late",
+        AlarmAndLeaderKilled = "broker short of memory, leader killed",
+        BothRestarted = "broker and database restarted",
     }
 }
 
@@ -128,6 +134,29 @@ impl Planned {
             Fault::DatabaseReset | Fault::DatabaseSilent | Fault::BrokerReset | Fault::BrokerSilent => {
                 cut(storm, fault, victim, hold).await;
             }
+            Fault::LeaderCutOffAndBack => {
+                let leader = leader(storm).await;
+                let (database, broker) = &storm.networks[leader];
+                database.delay();
+                broker.delay();
+                // Longer than the lease: then another one leads, and the old one's last words arrive.
+                sleep(LEASE_IS_OVER).await;
+                database.open();
+                broker.open();
+            }
+            Fault::AlarmAndLeaderKilled => {
+                storm.trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
+                let leader = leader(storm).await;
+                storm.trial.replicas[leader].kill().await;
+                sleep(hold).await;
+                storm.trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+                storm.restart(leader).await;
+            }
+            Fault::BothRestarted => {
+                storm.trial.control.signal("rabbitmq", "KILL").await;
+                restart_database(storm, "QUIT").await;
+                storm.trial.control.start("rabbitmq").await;
+            }
             Fault::TableLocked => {
                 let mut lock = storm.trial.world.pool.begin().await.unwrap();
                 sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
@@ -147,8 +176,13 @@ impl Planned {
     }
 }
 
-async fn freeze_leader(storm: &mut Storm) {
-    let leader = eventually("a leader", async || {
+/// In the queue that is full.
+const ROOM: usize = 50;
+/// Longer than a leader keeps its lock without a word.
+const LEASE_IS_OVER: Duration = Duration::from_secs(12);
+
+async fn leader(storm: &Storm) -> usize {
+    eventually("a leader", async || {
         for (index, replica) in storm.trial.replicas.iter().enumerate() {
             if replica.leads().await {
                 return Some(index);
@@ -156,27 +190,42 @@ async fn freeze_leader(storm: &mut Storm) {
         }
         None
     })
-    .await;
+    .await
+}
+
+async fn freeze_leader(storm: &mut Storm) {
+    let leader = leader(storm).await;
     // As a load balancer would, after its first probe.
     let address = (storm.trial.replicas.len() > 1).then(|| storm.trial.addresses.write().unwrap().remove(leader));
     storm.trial.replicas[leader].signal("STOP");
-    // Longer than the lease.
-    sleep(Duration::from_secs(12)).await;
+    sleep(LEASE_IS_OVER).await;
     storm.trial.replicas[leader].signal("CONT");
     if let Some(address) = address {
         storm.trial.addresses.write().unwrap().insert(leader, address);
     }
 }
 
-/// Another subscriber's queue that takes one message and refuses the rest.
+/// Another subscriber's queue that takes some messages and refuses the rest. What left the outbox meanwhile must be in it.
 async fn fill_a_queue(storm: &Storm, hold: Duration) {
     let queue = storm.path("queues", "full");
-    let arguments = json!({"x-max-length": 1, "x-overflow": "reject-publish"});
+    let arguments = json!({"x-max-length": ROOM, "x-overflow": "reject-publish"});
     management_put(&queue, &json!({"durable": true, "arguments": arguments})).await;
     let binding = format!("/api/bindings/{}/e/user_events/q/full", storm.trial.world.virtual_host);
     management_post(&binding, &json!({"routing_key": "user.*"})).await;
+    let bound: DateTime<Utc> = storm.trial.world.value("SELECT clock_timestamp()").await;
     sleep(hold).await;
+    let gone = "SELECT event_id FROM audit_events WHERE at > $1 AND event_id NOT IN (SELECT event_id FROM outbox)";
+    let gone: HashSet<Uuid> =
+        sqlx::query_scalar(gone).bind(bound).fetch_all(&storm.trial.world.pool).await.unwrap().into_iter().collect();
+    let read = json!({"count": 2 * ROOM, "ackmode": "ack_requeue_false", "encoding": "auto"});
+    let messages: Value = management_post(&(queue.clone() + "/get"), &read).await.json().await.unwrap();
+    let taken: HashSet<Uuid> = messages.as_array().unwrap().iter().map(event_id).collect();
+    assert!(!taken.is_empty() && gone.is_subset(&taken), "confirmed, and not in the full queue: {gone:?} {taken:?}");
     management(Method::DELETE, &queue).await;
+}
+
+fn event_id(message: &Value) -> Uuid {
+    message["properties"]["message_id"].as_str().unwrap().parse().unwrap()
 }
 
 async fn restart_database(storm: &Storm, signal: &str) {
