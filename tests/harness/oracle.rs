@@ -1,6 +1,7 @@
 //! Whether the events delivered are the changes committed: the same set, first deliveries of each user in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
@@ -80,7 +81,7 @@ pub async fn assert_delivered_exactly(world: &World, observer: &mut Observer) ->
 }
 
 /// When what went wrong, if anything did.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Judgement {
     /// Committed events, by the time of their commit.
     pub committed: Vec<SystemTime>,
@@ -103,6 +104,28 @@ pub struct Judgement {
     pub forgotten: usize,
     /// Events that the service's own consumer has not logged.
     pub unlogged: Vec<SystemTime>,
+}
+
+/// How many of each.
+impl fmt::Debug for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { committed, lost, unseen, phantom, inverted, repeated, altered, unpaired, forgotten, unlogged } =
+            self;
+        let mut counts = f.debug_struct("Judgement");
+        for (name, times) in [
+            ("committed", committed),
+            ("lost", lost),
+            ("unseen", unseen),
+            ("phantom", phantom),
+            ("inverted", inverted),
+            ("repeated", repeated),
+            ("altered", altered),
+            ("unlogged", unlogged),
+        ] {
+            counts.field(name, &times.len());
+        }
+        counts.field("unpaired", unpaired).field("forgotten", forgotten).finish()
+    }
 }
 
 impl Judgement {

@@ -90,7 +90,7 @@ impl Reads {
                     schedule.backlog.catch_up();
                 }
             }
-            Read::Held { lane, .. } => schedule.add_held(lane, events, is_cut),
+            Read::Held { lane, .. } => schedule.add_held(lane, events, last.filter(|_| is_cut)),
             Read::Followers { .. } => schedule.add_followers(events),
         }
         faulty

@@ -89,10 +89,10 @@ impl Backlog {
         self.is_caught_up = true;
     }
 
-    /// Takes events of a lane that [`Self::wanted`] asked for; there are more if the read is `cut`.
-    pub fn add_held(&mut self, of: usize, events: Vec<OutboxEvent>, cut: bool, lanes: &mut [Lane; LANES]) {
+    /// Takes events of a lane that [`Self::wanted`] asked for; there may be more after this position.
+    pub fn add_held(&mut self, of: usize, events: Vec<OutboxEvent>, after: Option<i64>, lanes: &mut [Lane; LANES]) {
         self.last_read = of;
-        self.held_after[of] = events.last().filter(|_| cut).map(|event| event.seq);
+        self.held_after[of] = after;
         for event in events.into_iter().filter(|event| !event.is_behind) {
             if let Some(user) = self.users.get_mut(&event.user_id) {
                 user.has_held = true;

@@ -71,9 +71,9 @@ impl Schedule {
         self.backlog.add(event, &mut self.lanes);
     }
 
-    /// Takes held events of a lane; there are more if the read is `cut`.
-    pub fn add_held(&mut self, lane: usize, events: Vec<OutboxEvent>, cut: bool) {
-        self.backlog.add_held(lane, events, cut, &mut self.lanes);
+    /// Takes held events of a lane; there may be more after this position.
+    pub fn add_held(&mut self, lane: usize, events: Vec<OutboxEvent>, after: Option<i64>) {
+        self.backlog.add_held(lane, events, after, &mut self.lanes);
         if !self.backlog.has_held(lane) {
             self.lanes[lane].limit(false);
         }

@@ -228,7 +228,10 @@ impl World {
                     self.schedule.backlog.catch_up();
                 }
             }
-            Of::Held(lane) => self.schedule.add_held(lane, rows, is_cut),
+            Of::Held(lane) => {
+                let last = rows.last().map(|row| row.seq);
+                self.schedule.add_held(lane, rows, last.filter(|_| is_cut));
+            }
             Of::Followers => self.schedule.add_followers(rows),
         }
     }
