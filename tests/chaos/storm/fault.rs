@@ -63,7 +63,7 @@ faults! {
         BrokerReset = "broker unreachable (RST)",
         BrokerSilent = "broker unreachable (silent)",
         LeaderCutOffAndBack = "leader's packets 12 s late",
-        AlarmAndLeaderKilled = "broker short of memory, leader killed",
+        AlarmAndLeaderKilled = "memory alarm, leader killed",
         BothRestarted = "broker and database restarted",
     }
 }
