@@ -156,9 +156,11 @@ pub async fn idle(connection: &mut PgConnection, numbers: &[i64]) -> sqlx::Resul
         r#"WITH locks AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
            SELECT number AS "number!" FROM unnest($1::bigint[]) AS number
            JOIN locks AS own ON locktype = 'transactionid' AND transactionid = number::text::xid8::xid
-           WHERE NOT EXISTS (SELECT FROM locks WHERE relation = 'outbox'::regclass
-                             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                             AND virtualtransaction = own.virtualtransaction)"#,
+           -- One that is being prepared has its locks under two names.
+           WHERE own.pid IS NOT NULL AND own.virtualtransaction NOT LIKE '%/0'
+                 AND NOT EXISTS (SELECT FROM locks WHERE relation = 'outbox'::regclass
+                                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                                 AND virtualtransaction = own.virtualtransaction)"#,
         numbers
     )
     .fetch_all(connection)
@@ -196,11 +198,13 @@ impl Snapshot {
     }
 }
 
-/// Reads at most `limit` new events in order, without those in `known`. Returns them and the read's snapshot.
+/// Reads at most `limit` new events in order, without those in `known`. Of the `holders`, others are held. Returns them and the read's
+/// snapshot.
 pub async fn read(
     connection: &mut PgConnection,
     from: &ReadFrom,
     known: &[i64],
+    holders: &[i64],
     limit: i64,
 ) -> sqlx::Result<(Vec<OutboxEvent>, Snapshot)> {
     // One statement, so that rows and snapshot belong together.
@@ -212,7 +216,9 @@ pub async fn read(
            UNION ALL
            (SELECT seq, "# columns r#",
                    pg_current_xact_id()::text::bigint,
-                   coalesce((SELECT min(seq) FROM outbox_held AS held WHERE held.user_id = outbox.user_id) < seq, false)
+                   CASE WHEN user_id IN (SELECT unnest($6::bigint[])) THEN true ELSE
+                       coalesce((SELECT min(seq) FROM outbox_held AS held WHERE held.user_id = outbox.user_id) < seq, false)
+                   END
             FROM ONLY outbox
             WHERE seq > (SELECT least(min(start), $1)
                          FROM unnest($2::bigint[], $3::bigint[]) AS earlier (number, start)
@@ -223,7 +229,8 @@ pub async fn read(
         &from.running,
         &from.starts,
         known,
-        limit
+        limit,
+        holders
     ))
     .fetch_all(connection)
     .await?

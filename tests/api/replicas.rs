@@ -50,6 +50,19 @@ async fn a_session_that_has_not_the_relays_settings_is_seen_to_be_one() {
 }
 
 #[tokio::test]
+async fn a_limit_of_transactions_that_is_set_for_all_does_not_end_a_long_first_read() {
+    let world = World::new().await;
+    // Before version 17, PostgreSQL takes this for a setting that somebody has made up, and it limits nothing.
+    let limit = format!("ALTER DATABASE {} SET transaction_timeout = '100ms'", world.database());
+    if world.value("SELECT current_setting('server_version_num')::int >= 170000").await {
+        sqlx::query(sqlx::AssertSqlSafe(limit)).execute(&world.pool).await.unwrap();
+    }
+    let options = world.database_url.parse::<DatabaseUrl>().unwrap().options();
+    let mut relay = outbox::connect_relay(&options).await.unwrap();
+    sqlx::query("SELECT pg_sleep(0.3)").execute(&mut relay).await.expect("longer than the limit");
+}
+
+#[tokio::test]
 async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s() {
     let world = World::new().await;
     let fill = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
@@ -64,7 +77,7 @@ async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s()
     assert_eq!(outbox::try_lead(&mut other).await.unwrap(), Election::Lost);
     // Of 600 MB the server can send a few, and has nowhere to send the rest to.
     let start = outbox::ReadFrom::position(0);
-    let mut reading = std::pin::pin!(outbox::read(&mut leader, &start, &[], 10_000));
+    let mut reading = std::pin::pin!(outbox::read(&mut leader, &start, &[], &[], 10_000));
     assert!(timeout(Duration::from_millis(20), &mut reading).await.is_err(), "it was read at once");
     proxy.silence();
     let began = Instant::now();

@@ -16,6 +16,10 @@ const BATCH: usize = 2_000;
 /// outbox costs the database about 50 µs.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often all held rows are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_mins(15);
+/// Fewest held rows in one read: most of them may follow others.
+const FEWEST_HELD: usize = 200;
 /// After so long without room for new rows, the lane that takes it is limited.
 const NO_ROOM_FOR: Duration = Duration::from_millis(300);
 
@@ -24,19 +28,28 @@ pub struct Reads {
     pub are_due: bool,
     began: Instant,
     last_was_new: bool,
+    last_was_followers: bool,
+    swept_at: Instant,
     /// Since when there is no room for new rows.
     no_room_since: Option<Instant>,
 }
 
 impl Reads {
     pub fn starting(now: Instant) -> Self {
-        Self { are_due: true, began: now, last_was_new: false, no_room_since: None }
+        Self {
+            are_due: true,
+            began: now,
+            last_was_new: false,
+            last_was_followers: false,
+            swept_at: now,
+            no_room_since: None,
+        }
     }
 
-    /// Alternates between new rows and held ones.
+    /// Alternates between new rows and held ones, and of these, between those of a lane and of some users.
     pub fn next(&mut self, schedule: &mut Schedule, watermark: &mut Watermark, now: Instant) -> Option<Read> {
         let new = if self.last_was_new { None } else { self.next_new(schedule, watermark, now) };
-        let read = new.or_else(|| next_held(schedule)).or_else(|| self.next_new(schedule, watermark, now));
+        let read = new.or_else(|| self.next_held(schedule, now)).or_else(|| self.next_new(schedule, watermark, now));
         self.last_was_new = matches!(&read, Some(Read::New { .. }));
         read
     }
@@ -67,7 +80,19 @@ impl Reads {
         } else {
             (watermark.start(), schedule.backlog.known_after(watermark.lowest_start()))
         };
-        Some(Read::New { from, known, limit, is_whole, is_patient, long_running: watermark.long_running(now) })
+        let (holders, long_running) = (schedule.backlog.holders(), watermark.long_running(now));
+        Some(Read::New { from, known, holders, limit, is_whole, is_patient, long_running })
+    }
+
+    fn next_held(&mut self, schedule: &mut Schedule, now: Instant) -> Option<Read> {
+        if now - self.swept_at >= SWEEP_INTERVAL {
+            self.swept_at = now;
+            schedule.backlog.sweep();
+        }
+        let of_lane = if self.last_was_followers { of_a_lane(schedule) } else { None };
+        let read = of_lane.or_else(|| of_followers(schedule)).or_else(|| of_a_lane(schedule));
+        self.last_was_followers = matches!(&read, Some(Read::Followers { .. }));
+        read
     }
 
     /// Hands the rows to the schedule, and returns those that cannot be published.
@@ -97,10 +122,13 @@ impl Reads {
     }
 }
 
-fn next_held(schedule: &mut Schedule) -> Option<Read> {
-    if let Some((users, of_each)) = schedule.backlog.take_followers() {
-        return Some(Read::Followers { users, of_each });
-    }
+fn of_followers(schedule: &mut Schedule) -> Option<Read> {
+    let (users, of_each) = schedule.backlog.take_followers()?;
+    Some(Read::Followers { users, of_each })
+}
+
+fn of_a_lane(schedule: &Schedule) -> Option<Read> {
     let (lane, after, room) = schedule.wanted()?;
-    Some(Read::Held { lane, after, known: schedule.backlog.known_after(after), limit: room.min(BATCH) })
+    let (known, holders) = (schedule.backlog.known_after(after), schedule.backlog.holders());
+    Some(Read::Held { lane, after, known, holders, limit: room.clamp(FEWEST_HELD, BATCH) })
 }

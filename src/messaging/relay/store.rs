@@ -51,6 +51,8 @@ pub enum Read {
     New {
         from: ReadFrom,
         known: Vec<i64>,
+        /// Users of whom others are held.
+        holders: Vec<i64>,
         limit: usize,
         /// From the first row on.
         is_whole: bool,
@@ -60,7 +62,7 @@ pub enum Read {
         long_running: Vec<i64>,
     },
     /// Held rows of a lane, after this position.
-    Held { lane: usize, after: i64, known: Vec<i64>, limit: usize },
+    Held { lane: usize, after: i64, known: Vec<i64>, holders: Vec<i64>, limit: usize },
     /// The first held rows of some users, so many of each.
     Followers { users: Vec<i64>, of_each: usize },
 }
@@ -133,19 +135,19 @@ async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, Ses
         idle = with_timeout(TIMEOUT, "look at transactions that run for long", asking).await?;
     }
     let (events, snapshot) = match &read {
-        Read::New { from, known, limit: rows, is_patient: false, .. } => {
-            let reading = outbox::read(connection, from, known, limit(*rows));
+        Read::New { from, known, holders, limit: rows, is_patient: false, .. } => {
+            let reading = outbox::read(connection, from, known, holders, limit(*rows));
             with_timeout(TIMEOUT + GRACE, "read the outbox", reading).await?
         }
-        Read::New { from, known, limit: rows, .. } => {
+        Read::New { from, known, holders, limit: rows, .. } => {
             with_timeout(TIMEOUT, "allow a long read", outbox::limit_statements(connection, PATIENCE)).await?;
-            let reading = outbox::read(connection, from, known, limit(*rows));
+            let reading = outbox::read(connection, from, known, holders, limit(*rows));
             let read = with_timeout(PATIENCE + GRACE, "read the outbox", reading).await?;
             with_timeout(TIMEOUT, "limit reads", outbox::limit_statements(connection, TIMEOUT)).await?;
             read
         }
-        Read::Held { lane, after, known, limit: rows } => {
-            let reading = held::read(connection, lane::name(*lane), *after, known, limit(*rows));
+        Read::Held { lane, after, known, holders, limit: rows } => {
+            let reading = held::read(connection, lane::name(*lane), *after, known, holders, limit(*rows));
             (with_timeout(TIMEOUT + GRACE, "read held events", reading).await?, no_snapshot())
         }
         Read::Followers { users, of_each } => {

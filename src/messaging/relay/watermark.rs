@@ -120,7 +120,8 @@ impl Watermark {
         }
         let Some(last) = last else { return };
         if snapshot.all_running().nth(MOST_RUNNING).is_some() {
-            // The next read begins where this one did; what it reads again is known.
+            // The next read begins no later than where this one ended; what it reads again is known.
+            self.position = position.min(last);
             return;
         }
         if whole && last < position {
@@ -253,6 +254,9 @@ mod tests {
         assert_eq!((watermark.position, watermark.running.len()), (10, 0));
         watermark.note_read(now, &[], &seen(9_000_001, 9_000_002), Some(30), false, false);
         assert_eq!(watermark.position, 30);
+        // It began further back, where a transaction had ended, and did not get to the end.
+        watermark.note_read(now, &[], &seen(9_000_010, 19_000_000), Some(15), true, false);
+        assert_eq!(watermark.position, 15);
     }
 
     #[test]

@@ -45,6 +45,8 @@ struct User {
     events: VecDeque<Arc<OutboxEvent>>,
     /// Later events may be held.
     has_held: bool,
+    /// The first was rejected, so that no other one stays in memory.
+    is_rejected: bool,
 }
 
 impl Default for Backlog {
@@ -125,14 +127,16 @@ impl Backlog {
             let lane = lane(&event.event_type);
             lanes[lane].is_full(self.buffered[lane])
         };
-        user.is_none_or(|user| user.events.len() < MOST_OF_A_USER) && !is_full(event) && !is_full(first)
+        let takes_more = |user: &User| user.events.len() < MOST_OF_A_USER && !user.is_rejected;
+        user.is_none_or(takes_more) && !is_full(event) && !is_full(first)
     }
 
     fn push(&mut self, event: OutboxEvent, was_held: bool, lanes: &mut [Lane; LANES]) {
         let position = event.seq;
         self.known.insert(position, event.user_id);
+        let follows = self.followers.contains(&event.user_id);
         let user = self.users.entry(event.user_id).or_default();
-        user.has_held |= was_held;
+        user.has_held |= was_held || follows;
         user.events.push_back(Arc::new(event));
         let lane = lane(&user.events[0].event_type);
         self.buffered[lane] += 1;
@@ -155,12 +159,33 @@ impl Backlog {
         let Some(user) = self.users.get_mut(&event.user_id) else { return };
         self.buffered[lane(&event.event_type)] -= user.events.len();
         user.events.pop_front();
+        user.is_rejected = false;
         if let Some(next) = user.events.front() {
             let lane = lane(&next.event_type);
             self.buffered[lane] += user.events.len();
             lanes[lane].push(next.seq);
         } else if self.users.remove(&event.user_id).is_some_and(|user| user.has_held) {
             self.follow(event.user_id);
+        }
+    }
+
+    /// An event was rejected. What follows it has its user's next events held: in memory they would leave no room for those that pass.
+    pub fn reject(&mut self, event: &OutboxEvent) {
+        let Some(user) = self.users.get_mut(&event.user_id) else { return };
+        if user.events.front().is_none_or(|first| first.seq != event.seq) {
+            return;
+        }
+        user.is_rejected = true;
+        let following = user.events.split_off(1);
+        if following.is_empty() {
+            return;
+        }
+        user.has_held = true;
+        self.held_of.insert(event.user_id);
+        self.buffered[lane(&event.event_type)] -= following.len();
+        for position in following.iter().map(|event| event.seq) {
+            self.known.remove(&position);
+            self.to_hold.push(position);
         }
     }
 
@@ -171,6 +196,9 @@ impl Backlog {
 
     /// Users of whom to read the first held events, and how many of each; `None` if there is none.
     pub fn take_followers(&mut self) -> Option<(Vec<i64>, usize)> {
+        if !self.is_caught_up {
+            return None;
+        }
         self.followers.retain(|user| !self.users.contains_key(user));
         let users: Vec<i64> = self.followers.iter().copied().take(MOST_FOLLOWERS).collect();
         for user in &users {
@@ -189,7 +217,19 @@ impl Backlog {
 
     /// Whether events were read that must be held, or others that are held may be read.
     pub fn has_work(&self, lanes: &[Lane; LANES]) -> bool {
-        !self.to_hold.is_empty() || !self.followers.is_empty() || self.wanted(lanes).is_some()
+        let has_followers = self.is_caught_up && !self.followers.is_empty();
+        !self.to_hold.is_empty() || has_followers || self.wanted(lanes).is_some()
+    }
+
+    /// Users of whom others may be held than those in memory.
+    pub fn holders(&self) -> Vec<i64> {
+        let in_memory = self.users.iter().filter(|(_, user)| user.has_held).map(|(user, _)| *user);
+        in_memory.chain(self.followers.iter().copied()).collect()
+    }
+
+    /// All held events are looked through again: somebody may have deleted some by hand, behind which others wait.
+    pub const fn sweep(&mut self) {
+        self.held_after = [Some(0); LANES];
     }
 
     /// Events to be held, before anything else is read.

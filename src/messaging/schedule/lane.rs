@@ -308,17 +308,17 @@ impl Lane {
     }
 
     /// Gives up publishes that have waited too long for an answer. Time until `blocked_at`, when the broker last blocked us, does not
-    /// count. Returns how many.
-    pub fn give_up(&mut self, now: Instant, blocked_at: Instant) -> usize {
+    /// count. Returns their positions.
+    pub fn give_up(&mut self, now: Instant, blocked_at: Instant) -> Vec<i64> {
         let limit = (self.latency * PATIENCE).clamp(ANSWER_TIMEOUT, LONGEST_ANSWER_TIMEOUT);
-        let mut given_up = 0;
+        let mut given_up = Vec::new();
         while let Some((number, oldest)) = self.in_flight.first_key_value()
             && now - oldest.began.max(blocked_at) >= limit
         {
+            given_up.push(oldest.position);
             self.reject(*number, now);
-            given_up += 1;
         }
-        self.unanswered += given_up;
+        self.unanswered += given_up.len();
         self.needs_channel |= self.unanswered >= MOST_UNANSWERED;
         given_up
     }

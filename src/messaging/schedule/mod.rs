@@ -137,7 +137,10 @@ impl Schedule {
                 return Settled::Done;
             }
             Outcome::Confirmed => {}
-            Outcome::Rejected => lane.reject(publish.number, now),
+            Outcome::Rejected => {
+                lane.reject(publish.number, now);
+                self.backlog.reject(&publish.event);
+            }
             Outcome::Lost => lane.lose(publish.number, now),
             Outcome::ChannelClosed(code) => match lane.close(publish.number, code, self.evidence, others_pass, now) {
                 Closed::Waits => {}
@@ -158,7 +161,14 @@ impl Schedule {
     /// Gives up publishes that have waited too long for an answer; their events will be published again. Time until the broker last
     /// blocked a lane does not count. Returns how many.
     pub fn give_up(&mut self, now: Instant, blocked_at: &[Instant; LANES]) -> usize {
-        self.lanes.iter_mut().zip(blocked_at).map(|(lane, blocked_at)| lane.give_up(now, *blocked_at)).sum()
+        let lanes = self.lanes.iter_mut().zip(blocked_at);
+        let given_up: Vec<i64> = lanes.flat_map(|(lane, blocked_at)| lane.give_up(now, *blocked_at)).collect();
+        for position in &given_up {
+            if let Some(event) = self.backlog.event(*position).cloned() {
+                self.backlog.reject(&event);
+            }
+        }
+        given_up.len()
     }
 
     /// Whether the publish was not given up.

@@ -92,6 +92,44 @@ proptest! {
 }
 
 #[test]
+fn what_follows_rejected_events_leaves_room_for_those_that_pass() {
+    let mut world = World::new();
+    world.fates[1] = Fate::PartlyRejected;
+    for _ in 0..20 {
+        (1..=80).for_each(|user| world.write(user, TYPES[1]));
+        world.run(20);
+    }
+    world.run(200);
+    assert!(world.rows().all(|event| event.user_id % 4 == 0), "{} left", world.rows().count());
+    world.fates[1] = Fate::Passes;
+    world.run(600);
+    assert_eq!(world.rows().count(), 0, "{:?}", world.schedule);
+}
+
+#[test]
+fn no_held_event_is_read_before_all_that_the_last_session_had_in_memory() {
+    let mut schedule = Schedule::default();
+    schedule.quarantined(&event(1, 7, TYPES[1]));
+    assert!(schedule.wanted().is_none() && schedule.backlog.take_followers().is_none() && !schedule.has_work());
+    schedule.backlog.catch_up();
+    assert!(schedule.wanted().is_some() && schedule.backlog.take_followers().is_some());
+}
+
+#[test]
+fn a_user_whose_late_event_comes_before_the_held_ones_is_still_followed() {
+    let mut schedule = Schedule::default();
+    schedule.backlog.catch_up();
+    schedule.backlog.follow(7);
+    schedule.add(event(1, 7, TYPES[1]));
+    assert!(schedule.backlog.take_followers().is_none(), "it is in memory");
+    let now = Instant::now();
+    schedule.channel_is_new(1);
+    let publish = schedule.next(now, [true; LANES]).unwrap();
+    assert_eq!(schedule.settle(&publish, Outcome::Confirmed, now), Settled::Done);
+    assert_eq!(schedule.backlog.take_followers().unwrap().0, [7]);
+}
+
+#[test]
 fn a_type_begins_with_one_event_and_a_rejected_one_is_tried_once_a_pause() {
     let mut world = World::new();
     (0..20).for_each(|user| world.write(user, TYPES[2]));

@@ -169,8 +169,10 @@ impl World {
             assert!(self.table.remove(&position).or(self.held.remove(&position)).is_some(), "it was there");
         }
         for position in self.schedule.backlog.take_to_hold() {
-            let row = self.table.remove(&position).expect("what is held was new");
-            self.held.insert(position, row);
+            if let Some(row) = self.table.remove(&position) {
+                self.held.insert(position, row);
+            }
+            assert!(self.held.contains_key(&position), "what is to be held is there");
         }
         let reading = if new { Some(self.read_new()) } else { self.read_held() };
         self.work = Some((quarantined, reading));
@@ -181,11 +183,13 @@ impl World {
             self.schedule.make_room();
         }
         let known: HashSet<i64> = self.schedule.backlog.known_after(self.frontier).into_iter().collect();
+        let holders = self.schedule.backlog.holders();
         let limit = self.schedule.room().min(BATCH);
         let rows = self.table.range(self.frontier + 1..).filter(|(position, _)| !known.contains(position));
         let mut rows: Vec<OutboxEvent> = rows.take(limit).map(|(_, event)| event.clone()).collect();
         for row in &mut rows {
-            row.is_behind = self.held.range(..row.seq).any(|(_, held)| held.user_id == row.user_id);
+            let is_behind = self.held.range(..row.seq).any(|(_, held)| held.user_id == row.user_id);
+            row.is_behind = is_behind || holders.contains(&row.user_id);
         }
         Reading { of: Of::New, is_cut: rows.len() == limit, rows }
     }
@@ -201,13 +205,14 @@ impl World {
             return Some(Reading { of: Of::Followers, rows, is_cut: false });
         }
         let (lane, after, room) = self.schedule.wanted()?;
-        let limit = room.min(BATCH);
+        let (limit, holders) = (room.clamp(2, BATCH), self.schedule.backlog.holders());
         let known: HashSet<i64> = self.schedule.backlog.known_after(after).into_iter().collect();
         let rows = self.held.range(after + 1..).filter(|(position, _)| !known.contains(position));
         let rows = rows.filter(|(_, row)| lane_of(&row.event_type) == lane);
         let mut rows: Vec<OutboxEvent> = rows.take(limit).map(|(_, event)| event.clone()).collect();
         for row in &mut rows {
-            row.is_behind = self.held.range(..row.seq).any(|(_, held)| held.user_id == row.user_id);
+            let is_behind = self.held.range(..row.seq).any(|(_, held)| held.user_id == row.user_id);
+            row.is_behind = is_behind || holders.contains(&row.user_id);
         }
         Some(Reading { of: Of::Held(lane), is_cut: rows.len() == limit, rows })
     }
