@@ -47,7 +47,7 @@ impl NewEvent {
 /// An event read back from the outbox.
 #[derive(Clone, Debug)]
 pub struct OutboxEvent {
-    /// Its place in the outbox. A user's events have increasing places.
+    /// Its position in the outbox. A user's events have increasing ones.
     pub seq: i64,
     /// Earlier events of its user are held.
     pub is_behind: bool,

@@ -168,7 +168,7 @@ pub async fn idle(connection: &mut PgConnection, numbers: &[i64]) -> sqlx::Resul
 }
 
 /// PostgreSQL's snapshot of a read: which transactions it could see.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Transactions from this number on had not ended, though they may have begun.
     pub next: i64,

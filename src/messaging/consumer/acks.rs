@@ -17,9 +17,8 @@ const ACK_WITHIN: Duration = Duration::from_millis(50);
 /// How soon to look again for lines that are not written yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them is held or its line is not
-/// written. A message is acknowledged
-/// once its line has left the process, so that no line is lost with it.
+/// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them is held or its line is not written. A
+/// message is acknowledged once its line has left the process, so that no line is lost with it.
 pub struct Acks<'a> {
     channel: &'a Channel,
     log: &'a LogWriter,

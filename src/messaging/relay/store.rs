@@ -125,34 +125,33 @@ pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Don
 
 async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, SessionError> {
     let began = Instant::now();
-    let no_snapshot = || Snapshot { next: 0, running: Vec::new(), given_later: None };
     let limit = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut idle = Vec::new();
-    if let Read::New { long_running, .. } = &read
-        && !long_running.is_empty()
-    {
-        let asking = outbox::idle(connection, long_running);
-        idle = with_timeout(TIMEOUT, "look at transactions that run for long", asking).await?;
-    }
-    let (events, snapshot) = match &read {
-        Read::New { from, known, holders, limit: rows, is_patient: false, .. } => {
+    let (mut snapshot, mut idle) = (Snapshot::default(), Vec::new());
+    let events = match &read {
+        Read::New { from, known, holders, limit: rows, is_patient, long_running, .. } => {
+            if !long_running.is_empty() {
+                let asking = outbox::idle(connection, long_running);
+                idle = with_timeout(TIMEOUT, "look at transactions that run for long", asking).await?;
+            }
+            if *is_patient {
+                with_timeout(TIMEOUT, "allow a long read", outbox::limit_statements(connection, PATIENCE)).await?;
+            }
             let reading = outbox::read(connection, from, known, holders, limit(*rows));
-            with_timeout(TIMEOUT + GRACE, "read the outbox", reading).await?
-        }
-        Read::New { from, known, holders, limit: rows, .. } => {
-            with_timeout(TIMEOUT, "allow a long read", outbox::limit_statements(connection, PATIENCE)).await?;
-            let reading = outbox::read(connection, from, known, holders, limit(*rows));
-            let read = with_timeout(PATIENCE + GRACE, "read the outbox", reading).await?;
-            with_timeout(TIMEOUT, "limit reads", outbox::limit_statements(connection, TIMEOUT)).await?;
-            read
+            let limit_of_server = if *is_patient { PATIENCE } else { TIMEOUT };
+            let (new, seen) = with_timeout(limit_of_server + GRACE, "read the outbox", reading).await?;
+            snapshot = seen;
+            if *is_patient {
+                with_timeout(TIMEOUT, "limit reads", outbox::limit_statements(connection, TIMEOUT)).await?;
+            }
+            new
         }
         Read::Held { lane, after, known, holders, limit: rows } => {
             let reading = held::read(connection, lane::name(*lane), *after, known, holders, limit(*rows));
-            (with_timeout(TIMEOUT + GRACE, "read held events", reading).await?, no_snapshot())
+            with_timeout(TIMEOUT + GRACE, "read held events", reading).await?
         }
         Read::Followers { users, of_each } => {
             let reading = held::read_of(connection, users, limit(*of_each));
-            (with_timeout(TIMEOUT + GRACE, "read held events of users", reading).await?, no_snapshot())
+            with_timeout(TIMEOUT + GRACE, "read held events of users", reading).await?
         }
     };
     let took = began.elapsed();

@@ -65,13 +65,15 @@ impl Watermark {
     /// Transactions of which to ask whether they have written to the outbox, before the next read. An hour of dead rows, which vacuum
     /// cannot remove while they run, may lie between where they began and the new ones.
     pub fn long_running(&mut self, now: Instant) -> Vec<i64> {
-        let long: Vec<i64> =
-            self.running.iter().filter(|(_, it)| now - it.since >= LONG).map(|(number, _)| *number).collect();
-        let is_due = !long.is_empty() && self.looked_at.is_none_or(|at| now - at >= LONG);
-        if is_due {
+        if self.looked_at.is_some_and(|at| now - at < LONG) {
+            return Vec::new();
+        }
+        let long = self.running.iter().filter(|(_, it)| now - it.since >= LONG);
+        let long: Vec<i64> = long.map(|(number, _)| *number).collect();
+        if !long.is_empty() {
             self.looked_at = Some(now);
         }
-        if is_due { long } else { Vec::new() }
+        long
     }
 
     /// Whether to read the whole table: at the start, and from time to time. Rows written by hand may have drawn their

@@ -100,7 +100,7 @@ impl Breaker {
         };
         if latency > SLOW {
             self.is_troubled = true;
-            self.state = State::Ramping((window.max(2)) - 1);
+            self.state = State::Ramping(window.max(2) - 1);
         } else if window + 1 < WINDOW {
             self.state = State::Ramping(window + 1);
         } else {

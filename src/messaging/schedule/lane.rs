@@ -144,7 +144,7 @@ impl Lane {
         }
     }
 
-    /// Whether it is kept from taking more memory.
+    /// Keeps it from taking more memory, or no longer.
     pub const fn limit(&mut self, is_crowded: bool) {
         self.is_crowded = is_crowded;
     }

@@ -217,7 +217,7 @@ async fn fill_a_queue(storm: &Storm, hold: Duration) {
     let gone = "SELECT event_id FROM audit_events WHERE at > $1 AND event_id NOT IN (SELECT event_id FROM outbox)";
     let gone: HashSet<Uuid> =
         sqlx::query_scalar(gone).bind(bound).fetch_all(&storm.trial.world.pool).await.unwrap().into_iter().collect();
-    let read = json!({"count": 2 * ROOM, "ackmode": "ack_requeue_false", "encoding": "auto"});
+    let read = json!({"count": 10_000, "ackmode": "ack_requeue_false", "encoding": "auto"});
     let messages: Value = management_post(&(queue.clone() + "/get"), &read).await.json().await.unwrap();
     let taken: HashSet<Uuid> = messages.as_array().unwrap().iter().map(event_id).collect();
     assert!(!taken.is_empty() && gone.is_subset(&taken), "confirmed, and not in the full queue: {gone:?} {taken:?}");
