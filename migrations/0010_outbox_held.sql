@@ -10,7 +10,6 @@ CREATE TABLE outbox_held (
 ) INHERITS (outbox) WITH (
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_threshold = 5000,
-    autovacuum_vacuum_cost_delay = 0,
     vacuum_truncate = false
 );
 CREATE INDEX outbox_held_lane ON outbox_held (lane, seq);

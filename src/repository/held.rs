@@ -1,5 +1,8 @@
 //! The `outbox_held` table: events that wait for longer than others, moved out of the way of new ones. Later events of their users follow
 //! them there.
+//!
+//! Rows of one user or lane are asked for by a range and in the order of that column, too. By equality and in the order of `seq` alone,
+//! the primary key will do where most rows are of one user or type, and a search for another one would walk over all of them.
 
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
@@ -42,11 +45,13 @@ pub async fn read(
                   -- Looked up once for each user: where many were deleted of late, that takes milliseconds.
                   CASE WHEN user_id IN (SELECT unnest($5::bigint[])) THEN true
                        WHEN row_number() OVER (PARTITION BY user_id ORDER BY seq) > 1 THEN true
-                       ELSE (SELECT min(seq) FROM outbox_held AS earlier WHERE earlier.user_id = held.user_id) < seq
+                       ELSE (SELECT earlier.seq FROM outbox_held AS earlier
+                             WHERE earlier.user_id BETWEEN held.user_id AND held.user_id
+                             ORDER BY earlier.user_id, earlier.seq LIMIT 1) < seq
                   END AS "is_behind!"
            FROM (SELECT * FROM outbox_held
-                 WHERE lane = $1 AND seq > $2 AND seq NOT IN (SELECT unnest($3::bigint[]))
-                 ORDER BY seq LIMIT $4) AS held
+                 WHERE (lane, seq) > ($1, $2) AND lane <= $1 AND seq NOT IN (SELECT unnest($3::bigint[]))
+                 ORDER BY lane, seq LIMIT $4) AS held
            ORDER BY seq"#,
         lane,
         after,
@@ -65,7 +70,8 @@ pub async fn read_of(connection: &mut PgConnection, users: &[i64], limit: i64) -
                   occurred_at AS "occurred_at: StoredTime", payload AS "payload: Json<Box<RawValue>>",
                   false AS "is_behind!"
            FROM unnest($1::bigint[]) AS wanted,
-                LATERAL (SELECT * FROM outbox_held WHERE user_id = wanted ORDER BY seq LIMIT $2) AS held
+                LATERAL (SELECT * FROM outbox_held WHERE user_id BETWEEN wanted AND wanted
+                         ORDER BY user_id, seq LIMIT $2) AS held
            ORDER BY seq"#,
         users,
         limit

@@ -217,7 +217,10 @@ pub async fn read(
            (SELECT seq, "# columns r#",
                    pg_current_xact_id()::text::bigint,
                    CASE WHEN user_id IN (SELECT unnest($6::bigint[])) THEN true ELSE
-                       coalesce((SELECT min(seq) FROM outbox_held AS held WHERE held.user_id = outbox.user_id) < seq, false)
+                       -- As `held` says.
+                       coalesce((SELECT held.seq FROM outbox_held AS held
+                                 WHERE held.user_id BETWEEN outbox.user_id AND outbox.user_id
+                                 ORDER BY held.user_id, held.seq LIMIT 1) < seq, false)
                    END
             FROM ONLY outbox
             WHERE seq > (SELECT least(min(start), $1)
