@@ -16,6 +16,8 @@ use crate::monitoring::state::Link;
 
 /// For opening or renewing one; its steps have limits of their own.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// For opening one that was lost. It took up to nine seconds to notice a silent network, and after twelve another replica should lead.
+const REOPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Opened = (usize, Result<Publisher, SessionError>);
 
@@ -32,15 +34,20 @@ impl Lines {
     pub fn new(first: Publisher, broker: &Broker, now: Instant) -> Self {
         let mut lines = Self { open: Default::default(), opening: FuturesUnordered::new(), blocked_at: [now; LANES] };
         for (lane, event_type) in EventType::ALL.into_iter().enumerate() {
-            lines.begin(lane, Publisher::open(broker.clone(), format!("relay {}", event_type.as_str())));
+            lines.begin(lane, TIMEOUT, Publisher::open(broker.clone(), format!("relay {}", event_type.as_str())));
         }
         lines.open[OTHERS] = Some(first);
         lines
     }
 
-    fn begin(&mut self, lane: usize, opening: impl Future<Output = Result<Publisher, SessionError>> + Send + 'static) {
+    fn begin(
+        &mut self,
+        lane: usize,
+        limit: Duration,
+        opening: impl Future<Output = Result<Publisher, SessionError>> + Send + 'static,
+    ) {
         self.opening.push(Box::pin(async move {
-            let opened = timeout(TIMEOUT, opening).await;
+            let opened = timeout(limit, opening).await;
             (lane, opened.unwrap_or(Err(SessionError::Timeout("connect to RabbitMQ"))))
         }));
     }
@@ -71,7 +78,8 @@ impl Lines {
     /// Begins to open a new channel, and a new connection if need be. Does nothing while it is opened.
     pub fn renew(&mut self, lane: usize) {
         if let Some(publisher) = self.open[lane].take() {
-            self.begin(lane, publisher.renew());
+            let limit = if publisher.link() == Link::Down { REOPEN_TIMEOUT } else { TIMEOUT };
+            self.begin(lane, limit, publisher.renew());
         }
     }
 

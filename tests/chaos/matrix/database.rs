@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use reqwest::StatusCode;
+use sqlx::Connection;
 use tokio::time::{Instant, interval, sleep};
 
 use crate::chaos::trial::Trial;
@@ -46,8 +47,12 @@ async fn a_killed_session_of_postgresql_is_over_within_seconds_and_loses_nothing
              WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition} LIMIT 1"
         );
         let pid: i32 = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&trial.world.pool).await.unwrap();
+        let mut witness = sqlx::PgConnection::connect(&trial.world.database_url).await.unwrap();
         let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
         assert!(killed.success(), "{pid}");
+        // It ends all sessions, and syncs its whole folder before it takes new ones.
+        sqlx::query("SELECT pg_sleep(60)").execute(&mut witness).await.expect_err("all sessions end");
+        until("PostgreSQL", async || sqlx::PgConnection::connect(&trial.world.database_url).await.is_ok()).await;
         let (began, accepted) = (Instant::now(), load.tally.accepted());
         until("writes that succeed", async || load.tally.accepted() > accepted + 100).await;
         until("a leader", async || trial.replica().leads().await).await;
