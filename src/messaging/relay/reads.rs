@@ -72,10 +72,7 @@ impl Reads {
         let is_whole = watermark.whole_read_is_due(now);
         let is_patient = watermark.needs_patience(now);
         let (from, known) = if is_whole {
-            if !is_patient {
-                // Assumed for now, because the read may end the session.
-                watermark.note_whole_read(now, TIMEOUT);
-            }
+            watermark.begin_whole_read(TIMEOUT);
             (ReadFrom::position(0), schedule.backlog.known_after(0))
         } else {
             (watermark.start(), schedule.backlog.known_after(watermark.lowest_start()))

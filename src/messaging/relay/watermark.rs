@@ -13,6 +13,8 @@ use crate::repository::outbox::{ReadFrom, Snapshot};
 
 /// Whole-table reads take at most one part in this many of the time: they scan all dead rows that vacuum cannot remove yet.
 const WHOLE_READS: u32 = 1_000;
+/// One that takes less is taken for long only if the one before was, too: a machine that stalls makes any read look long.
+const SURELY_LONG: Duration = Duration::from_secs(1);
 /// After a crash, PostgreSQL may have lost deletions from within this time, which is more than three times `wal_writer_delay`.
 /// <https://www.postgresql.org/docs/current/wal-async-commit.html>
 const FORGOTTEN: Duration = Duration::from_secs(2);
@@ -33,11 +35,20 @@ pub struct Watermark {
     running: BTreeMap<i64, Running>,
     /// When those that run for long were last looked at.
     looked_at: Option<Instant>,
-    whole_read: Option<(Instant, Duration)>,
+    whole_read: Option<WholeRead>,
     /// The last read timed out, and ended its session.
     is_slow: bool,
     /// Recent deletions: when, and the lowest position.
     removed: VecDeque<(Instant, i64)>,
+}
+
+/// The last read of the whole table.
+#[derive(Debug)]
+struct WholeRead {
+    began: Instant,
+    took: Duration,
+    /// How long one takes, by this one and the one before.
+    cost: Duration,
 }
 
 #[derive(Debug)]
@@ -79,7 +90,7 @@ impl Watermark {
     /// Whether to read the whole table: at the start, and from time to time. Rows written by hand may have drawn their
     /// positions before their transaction had a number.
     pub fn whole_read_is_due(&self, now: Instant) -> bool {
-        self.whole_read.is_none_or(|(at, took)| !self.is_slow && now - at >= took * WHOLE_READS)
+        self.whole_read.as_ref().is_none_or(|read| !self.is_slow && now - read.began >= read.cost * WHOLE_READS)
     }
 
     /// Whether the next read may take long: it is the first, or the last one timed out, or a transaction that wrote long ago may have
@@ -93,8 +104,17 @@ impl Watermark {
         self.is_slow = true;
     }
 
-    pub fn note_whole_read(&mut self, now: Instant, took: Duration) {
-        self.whole_read = Some((now, took));
+    /// One has begun, and may end its session because it takes longer than `limit`.
+    pub const fn begin_whole_read(&mut self, limit: Duration) {
+        if let Some(read) = &mut self.whole_read {
+            read.cost = limit;
+        }
+    }
+
+    pub fn note_whole_read(&mut self, began: Instant, took: Duration) {
+        let before = self.whole_read.as_ref().map_or(Duration::ZERO, |read| read.took);
+        let cost = if took < SURELY_LONG { took.min(before) } else { took };
+        self.whole_read = Some(WholeRead { began, took, cost });
     }
 
     /// The lowest position from which [`Self::start`] may read.
@@ -155,11 +175,12 @@ impl Watermark {
 mod tests {
     use std::collections::BTreeSet;
     use std::mem;
+    use std::time::Duration;
 
     use proptest::prelude::*;
     use tokio::time::Instant;
 
-    use super::{FORGOTTEN, LONG, Watermark};
+    use super::{FORGOTTEN, LONG, SURELY_LONG, Watermark};
     use crate::repository::outbox::Snapshot;
 
     #[derive(Clone, Debug)]
@@ -277,11 +298,29 @@ mod tests {
     }
 
     #[test]
+    fn a_stall_during_one_read_of_the_whole_table_does_not_put_off_the_next() {
+        let (mut watermark, now) = (Watermark::default(), Instant::now());
+        let ms = Duration::from_millis;
+        let pause = |watermark: &Watermark| (0..).find(|&ms_later| watermark.whole_read_is_due(now + ms(ms_later)));
+        watermark.note_whole_read(now, ms(300));
+        assert_eq!(pause(&watermark), Some(0), "the first may have been held up");
+        watermark.note_whole_read(now, ms(2));
+        assert_eq!(pause(&watermark), Some(2_000));
+        watermark.note_whole_read(now, ms(300));
+        assert_eq!(pause(&watermark), Some(2_000));
+        watermark.note_whole_read(now, ms(400));
+        assert_eq!(pause(&watermark), Some(300_000), "not a stall");
+        watermark.note_whole_read(now, ms(1));
+        watermark.note_whole_read(now, SURELY_LONG);
+        assert_eq!(pause(&watermark), Some(1_000_000));
+    }
+
+    #[test]
     fn the_read_after_one_that_did_not_end_is_given_time() {
         let (mut watermark, now) = (Watermark::default(), Instant::now());
         let nothing = Snapshot { next: 1, running: Vec::new(), given_later: None };
         assert!(watermark.whole_read_is_due(now) && watermark.needs_patience(now));
-        watermark.note_whole_read(now, std::time::Duration::ZERO);
+        watermark.note_whole_read(now, Duration::ZERO);
         watermark.note_read(now, &[], &nothing, None, false, true);
         assert!(watermark.whole_read_is_due(now) && !watermark.needs_patience(now));
         watermark.note_slow_read();
