@@ -7,8 +7,8 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{
-    App, World, assert_delivered_exactly, eventually, management, management_put, start, start_audited, start_observed,
-    until,
+    App, Proxy, World, assert_delivered_exactly, eventually, management, management_put, start, start_audited,
+    start_observed, until,
 };
 
 /// Makes the observer's queue one that takes nothing: the broker nacks whatever is routed to it, the observer's copy or not.
@@ -90,4 +90,20 @@ async fn connections_that_the_broker_closes_are_opened_again() {
     let id = app.create_user("Яна").await;
     app.log.wait_for("Event received", |line| line["user_id"] == id).await;
     app.until_ready("ready").await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_the_broker_has_never_served_is_made_again() {
+    let world = World::new().await;
+    let proxy = Proxy::before(&world.broker_url).await;
+    proxy.withhold_deliveries();
+    let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    let id = app.create_user("Анна").await;
+    // More than are on their way at once.
+    for n in 0..250 {
+        assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")})).await.status, 200);
+    }
+    world.until_outbox_is_empty().await;
+    proxy.open();
+    app.log.wait_for("Event received", |line| line["event_type"] == "user.created").await;
 }

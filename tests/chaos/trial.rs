@@ -86,6 +86,10 @@ impl Trial {
     /// service's own consumer may never see what was in a queue that somebody deleted, nor the collector what was
     /// published before it could bind its queue to a new exchange.
     pub async fn until_quiet(&self) {
+        self.until_over(SETTLED_AFTER).await;
+    }
+
+    async fn until_over(&self, settled_after: Duration) {
         let committed: i64 = self.world.value("SELECT count(*) FROM audit_events").await;
         let committed = usize::try_from(committed).unwrap();
         let (mut last, mut since) = ((0, 0, 0), Instant::now());
@@ -97,7 +101,7 @@ impl Trial {
                 self.collector.messages.lock().unwrap().iter().map(|message| message.event_id).collect();
             let (logged, collected_too) = (sighted.len(), collected.len());
             sighted.extend(collected);
-            let is_over = logged.min(collected_too) >= committed || since.elapsed() > SETTLED_AFTER;
+            let is_over = logged.min(collected_too) >= committed || since.elapsed() > settled_after;
             if sighted.len() >= committed && is_over && self.pending().await == 0 {
                 return;
             }
@@ -125,6 +129,8 @@ impl Trial {
         async move {
             let tally = load.stop().await;
             let troubles = self.digest.clone();
+            // Nobody has deleted a queue: the consumer logs everything, if only after it has subscribed again.
+            self.until_over(STUCK_AFTER).await;
             let judgement = self.judge(&tally).await;
             let (events, repeated) = (judgement.committed.len(), judgement.repeated.len());
             eprintln!("  {} writes accepted, {events} events, {repeated} repeated", tally.accepted());

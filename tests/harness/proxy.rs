@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{self, AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -23,6 +23,8 @@ enum Mode {
     Late,
     /// New connections are slow: what is sent comes that much later.
     Slow(Duration),
+    /// New connections to RabbitMQ stay without deliveries, also once it is open again.
+    Undelivered,
 }
 
 pub struct Proxy {
@@ -90,6 +92,10 @@ impl Proxy {
         self.mode.send_replace(Mode::Slow(delay));
     }
 
+    pub fn withhold_deliveries(&self) {
+        self.mode.send_replace(Mode::Undelivered);
+    }
+
     pub fn open(&self) {
         self.mode.send_replace(Mode::Open);
     }
@@ -111,6 +117,15 @@ async fn carry(mut client: TcpStream, upstreams: Vec<String>, mut modes: watch::
             () = carry_late(from_client, to_server, delay) => {}
             () = carry_late(from_server, to_client, delay) => {}
             _ = modes.wait_for(|now| *now != mode) => {}
+        }
+        return;
+    }
+    if mode == Mode::Undelivered {
+        let ((mut from_client, mut to_client), (from_server, mut to_server)) =
+            (client.into_split(), server.into_split());
+        tokio::select! {
+            _ = copy(&mut from_client, &mut to_server) => {}
+            _ = carry_without_deliveries(from_server, &mut to_client) => {}
         }
         return;
     }
@@ -154,6 +169,26 @@ async fn carry_late(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Dura
         sleep(delay).await;
         if to.write_all(&packet[..length]).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Leaves out the frames of `basic.deliver`, and all heads and bodies of messages.
+async fn carry_without_deliveries(mut from: OwnedReadHalf, to: &mut OwnedWriteHalf) -> io::Result<()> {
+    const METHOD: u8 = 1;
+    const CONTENT: [u8; 2] = [2, 3];
+    const BASIC_DELIVER: [u8; 4] = [0, 60, 0, 60];
+    loop {
+        // Type, channel, length.
+        let mut frame = vec![0; 7];
+        from.read_exact(&mut frame).await?;
+        let length = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]);
+        let end_mark = 1;
+        frame.resize(7 + length as usize + end_mark, 0);
+        from.read_exact(&mut frame[7..]).await?;
+        let is_delivery = frame[0] == METHOD && frame[7..].starts_with(&BASIC_DELIVER);
+        if !is_delivery && !CONTENT.contains(&frame[0]) {
+            to.write_all(&frame).await?;
         }
     }
 }

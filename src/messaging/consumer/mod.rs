@@ -169,8 +169,9 @@ impl Consumer {
                         Some(depth) => gauge!("dead_letters").set(depth),
                         None => self.broker.declare_topology(connection).await?,
                     }
-                    // Other replicas' subscriptions wait. This one was served.
-                    let waits = queues.waiting > 0 && deliveries_before > 0 && !is_stalled && acks.due().is_none();
+                    // The queue serves one subscription: this one if it was served before, or if there is no other.
+                    let is_served = deliveries_before > 0 || queues.consumers == 1;
+                    let waits = queues.waiting > 0 && is_served && !is_stalled && acks.due().is_none();
                     if waits && waited && deliveries_now == deliveries_before {
                         return Err(SessionError::Timeout("deliver messages"));
                     }

@@ -301,7 +301,8 @@ mod tests {
     fn a_stall_during_one_read_of_the_whole_table_does_not_put_off_the_next() {
         let (mut watermark, now) = (Watermark::default(), Instant::now());
         let ms = Duration::from_millis;
-        let pause = |watermark: &Watermark| (0..).find(|&ms_later| watermark.whole_read_is_due(now + ms(ms_later)));
+        let pause =
+            |watermark: &Watermark| (0..1_000_001).find(|&ms_later| watermark.whole_read_is_due(now + ms(ms_later)));
         watermark.note_whole_read(now, ms(300));
         assert_eq!(pause(&watermark), Some(0), "the first may have been held up");
         watermark.note_whole_read(now, ms(2));
