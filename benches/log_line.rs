@@ -1,4 +1,5 @@
-//! The cost of a log line to a request: formatting, and the copy into the writer's buffer. `cargo bench --bench log_line`.
+//! The cost of a log line to a request: formatting, and the copy into the writer's buffer. `cargo
+//! bench --bench log_line`.
 
 use std::hint::black_box;
 
@@ -16,13 +17,24 @@ fn a_request_line(criterion: &mut Criterion) {
             let _entered = span.enter();
             criterion.bench_function(&format!("log line, {name}"), |bencher| {
                 bencher.iter(|| {
-                    let (method, path) = (black_box("GET"), black_box("/users/12345"));
-                    info!(method, path, status_code = 200, duration_ms = 0.153, "Request completed");
+                    let method = black_box("GET");
+                    let path = black_box("/users/12345");
+                    info!(
+                        method,
+                        path,
+                        status_code = 200,
+                        duration_ms = 0.153,
+                        "Request completed"
+                    );
                 });
             });
         });
     }
-    assert_eq!(writer.dropped(), 0, "dropped lines cost less than lines that are written");
+    assert_eq!(
+        writer.dropped(),
+        0,
+        "dropped lines cost less than lines that are written"
+    );
 }
 
 criterion_group!(benches, a_request_line);

@@ -1,4 +1,5 @@
-//! The composition root: builds all parts from the configuration, and owns their tasks from start to stop.
+//! The composition root: builds all parts from the configuration, and owns their tasks from start
+//! to stop.
 
 use std::io;
 use std::net::SocketAddr;
@@ -40,23 +41,30 @@ use crate::telemetry::writer::LogWriter;
 /// Connections to PostgreSQL and RabbitMQ besides the requests' pool; a generous estimate.
 const OTHER_CONNECTIONS: u32 = 16;
 
-/// Time to finish for requests in flight, the lanes, the relay, the consumer, and each of the three pools. In all, a stop takes
-/// 25 s at most, plus `SHUTDOWN_DELAY_MS`.
+// In all, a stop takes 25 s at most, plus `SHUTDOWN_DELAY_MS`.
+/// Longest time for requests in flight to finish.
 const FINISH_REQUESTS: Duration = Duration::from_secs(11);
+/// For the lanes of reads and writes to close.
 const CLOSE_LANES: Duration = Duration::from_secs(1);
+/// For the relay to publish what is left.
 const FINISH_RELAY: Duration = Duration::from_secs(7);
+/// For the consumer to acknowledge what it has logged.
 const FINISH_CONSUMER: Duration = Duration::from_secs(3);
+/// For each of the three pools to close.
 const CLOSE_POOL: Duration = Duration::from_secs(1);
 
-/// How often free memory is given back to the system, and of which share of a core, one in so many, the service makes use while there
-/// is little to do.
+/// How often free memory is given back to the system, if there is little to do.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(5);
+/// There is little to do while the service uses less than one part in this many of a core.
 const QUIET: u32 = 5;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error("cannot listen on {address} (set PORT for another port)")]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
     #[error("cannot start the threads that hash passwords")]
     Threads(#[source] io::Error),
     #[error("cannot write the OpenAPI document")]
@@ -87,26 +95,57 @@ pub struct App {
 }
 
 impl App {
-    /// Binds the listener and builds the parts. Connects to nothing, so that the service starts without its dependencies.
-    pub async fn build(config: Config, collected: PrometheusHandle, log: LogWriter) -> Result<Self, AppError> {
-        let Config { http, database, broker, passwords, shutdown_delay, log: _ } = config;
-        let listen = |source| AppError::Listen { address: http.address, source };
+    /// Binds the listener and builds the parts. Connects to nothing, so that the service starts
+    /// without its dependencies.
+    pub async fn build(
+        config: Config,
+        collected: PrometheusHandle,
+        log: LogWriter,
+    ) -> Result<Self, AppError> {
+        let Config {
+            http,
+            database,
+            broker,
+            passwords,
+            shutdown_delay,
+            log: _,
+        } = config;
+        let listen = |source| AppError::Listen {
+            address: http.address,
+            source,
+        };
         let listener = TcpListener::bind(http.address).await.map_err(listen)?;
-        let others = usize::try_from(database.max_connections + OTHER_CONNECTIONS).unwrap_or(usize::MAX);
+        let others =
+            usize::try_from(database.max_connections + OTHER_CONNECTIONS).unwrap_or(usize::MAX);
         let max_connections = server::connections_allowed(http.limits.max_connections, others);
-        let limits = Limits { max_connections, ..http.limits };
+        let limits = Limits {
+            max_connections,
+            ..http.limits
+        };
         if broker.url.is_plain_to_another_machine() {
-            warn!("RabbitMQ is on another machine, and RABBITMQ_URL does not encrypt: use amqps://");
+            warn!(
+                "RabbitMQ is on another machine, and RABBITMQ_URL does not encrypt: use amqps://"
+            );
         }
         let status = Arc::new(Status::default());
         let outbox_filled = Arc::new(Notify::new());
-        let pool = Database::new(database.url.options(), database.max_connections, database.route);
+        let pool = Database::new(
+            database.url.options(),
+            database.max_connections,
+            database.route,
+        );
         let [probe_pool, scrape_pool] = std::array::from_fn(|_| pool.beside(1));
         let hasher = PasswordHasher::new(passwords.hash_wait).map_err(AppError::Threads)?;
-        let reads =
-            if database.coalesce_reads { UserReads::coalesced(&pool) } else { UserReads::one_by_one(pool.clone()) };
-        let writes =
-            if database.group_commit { UserWrites::grouped(&pool) } else { UserWrites::one_by_one(pool.clone()) };
+        let reads = if database.coalesce_reads {
+            UserReads::coalesced(&pool)
+        } else {
+            UserReads::one_by_one(pool.clone())
+        };
+        let writes = if database.group_commit {
+            UserWrites::grouped(&pool)
+        } else {
+            UserWrites::one_by_one(pool.clone())
+        };
         let tasks = TaskTracker::new();
         let users = UserService {
             database: pool.clone(),
@@ -127,8 +166,21 @@ impl App {
             rendered: Arc::default(),
         };
         let timeouts = [http.request_timeout, http.body_timeout];
-        let router = http::router(users, health, metrics, passwords.policy, timeouts, http.head, tasks.clone())?;
-        let relay = Relay::new(broker.clone(), database.direct_url.options(), outbox_filled, status.clone());
+        let router = http::router(
+            users,
+            health,
+            metrics,
+            passwords.policy,
+            timeouts,
+            http.head,
+            tasks.clone(),
+        )?;
+        let relay = Relay::new(
+            broker.clone(),
+            database.direct_url.options(),
+            outbox_filled,
+            status.clone(),
+        );
         let consumer = Consumer::new(broker, status.clone(), log);
         let pools = [pool, probe_pool, scrape_pool];
         Ok(Self {
@@ -153,15 +205,26 @@ impl App {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop`, then stops in order: not ready, no new connections, requests in flight, outbox, consumer.
+    /// Serves until `stop`, then stops in order: not ready, no new connections, requests in flight,
+    /// outbox, consumer.
     ///
     /// # Errors
     /// If a migration fails, or a part ends that never should.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let [http_stop, relay_stop, consumer_stop] = std::array::from_fn(|_| CancellationToken::new());
+        let [http_stop, relay_stop, consumer_stop] =
+            std::array::from_fn(|_| CancellationToken::new());
         let service = TowerToHyperService::new(self.router);
-        let mut http = tokio::spawn(server::serve(self.listener, service, self.limits, http_stop.clone()));
-        let mut relay = tokio::spawn(relay_once_ready(self.relay, self.database, relay_stop.clone()));
+        let mut http = tokio::spawn(server::serve(
+            self.listener,
+            service,
+            self.limits,
+            http_stop.clone(),
+        ));
+        let mut relay = tokio::spawn(relay_once_ready(
+            self.relay,
+            self.database,
+            relay_stop.clone(),
+        ));
         let mut consumer = tokio::spawn(self.consumer.run(consumer_stop.clone()));
         let _trimming = AbortOnDropHandle::new(tokio::spawn(give_memory_back(self.hasher)));
 
@@ -180,10 +243,16 @@ impl App {
         let end_of_requests = Instant::now() + FINISH_REQUESTS;
         finish("http", http, FINISH_REQUESTS).await;
         self.tasks.close();
-        if timeout_at(end_of_requests, self.tasks.wait()).await.is_err() {
+        if timeout_at(end_of_requests, self.tasks.wait())
+            .await
+            .is_err()
+        {
             warn!("What requests had begun did not finish in time");
         }
-        if timeout(CLOSE_LANES, join(self.reads.close(), self.writes.close())).await.is_err() {
+        if timeout(CLOSE_LANES, join(self.reads.close(), self.writes.close()))
+            .await
+            .is_err()
+        {
             warn!("The connections of coalesced reads and grouped writes did not close in time");
         }
         relay_stop.cancel();
@@ -200,7 +269,11 @@ impl App {
     }
 }
 
-async fn relay_once_ready(relay: Relay, database: DatabaseConfig, stop: CancellationToken) -> Result<(), AppError> {
+async fn relay_once_ready(
+    relay: Relay,
+    database: DatabaseConfig,
+    stop: CancellationToken,
+) -> Result<(), AppError> {
     if let Some(outcome) = stop.run_until_cancelled(schema_ready(&database)).await {
         outcome?;
         relay.run(stop).await;
@@ -236,7 +309,8 @@ async fn bring_up_to_date(options: &PgConnectOptions, migrate: bool) -> Result<b
     }
     match schema::migrate(options).await {
         Ok(()) => Ok(true),
-        // A login that owns nothing may not even look for what to do, and a standby does not let anybody.
+        // A login that owns nothing may not even look for what to do, and a standby does not let
+        // anybody.
         Err(error) if error.is_not_allowed() => match schema::is_current_at(options).await {
             Ok(true) => Ok(true),
             _pending_or_unknown => Err(error),
@@ -249,26 +323,39 @@ async fn warn_of_another_server(options: &PgConnectOptions) {
     match identity::has_changed(options).await {
         Ok(false) => {}
         Ok(true) => warn!(
-            "The database's server is another one than at the last start, or was promoted or recovered: if changes may have been lost, \
-             stop the service and run `user-management-api after-restore`"
+            "The database's server is another one than at the last start, or was promoted or \
+             recovered: if changes may have been lost, stop the service and run \
+             `user-management-api after-restore`"
         ),
-        Err(error) => warn!(error = %Chain(&error), "Whether the database was restored is not known"),
+        Err(error) => {
+            warn!(error = %Chain(&error), "Whether the database was restored is not known");
+        }
     }
 }
 
 async fn warn_of_dangers(database: &DatabaseConfig) {
-    for found in dangers::look(&database.direct_url.options(), &database.url.options(), database.route).await {
+    for found in dangers::look(
+        &database.direct_url.options(),
+        &database.url.options(),
+        database.route,
+    )
+    .await
+    {
         match found {
             Ok(None) => {}
             Ok(Some(danger)) => warn!("{danger}"),
             Err(error) => {
-                warn!(error = %Chain(&error), "Whether PostgreSQL encrypts, or keeps what it commits, is not known");
+                warn!(
+                    error = %Chain(&error),
+                    "Whether PostgreSQL encrypts, or keeps what it commits, is not known"
+                );
             }
         }
     }
 }
 
-/// After a flood, glibc's allocator would keep what it took. While there is much to do, it is needed again at once.
+/// After a flood, glibc's allocator would keep what it took. While there is much to do, it is
+/// needed again at once.
 async fn give_memory_back(hasher: PasswordHasher) {
     let mut tick = interval(GIVE_BACK_EVERY);
     let mut used_before = processor_time();
@@ -287,7 +374,10 @@ async fn give_memory_back(hasher: PasswordHasher) {
 /// That of all threads since the start.
 fn processor_time() -> Duration {
     let used = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(used.tv_sec.try_into().unwrap_or_default(), used.tv_nsec.try_into().unwrap_or_default())
+    Duration::new(
+        used.tv_sec.try_into().unwrap_or_default(),
+        used.tv_nsec.try_into().unwrap_or_default(),
+    )
 }
 
 fn ended_early(task: &'static str, ended: Result<Result<(), AppError>, JoinError>) -> AppError {

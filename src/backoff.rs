@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+/// Before the second attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// No pause is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Doubling pauses with jitter, so that replicas do not reconnect in step.
@@ -14,7 +16,9 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { ceiling: FIRST_PAUSE }
+        Self {
+            ceiling: FIRST_PAUSE,
+        }
     }
 }
 
@@ -37,7 +41,10 @@ mod tests {
         assert!(backoff.next_pause() <= FIRST_PAUSE);
         for _ in 0..20 {
             let pause = backoff.next_pause();
-            assert!(pause >= FIRST_PAUSE / 10 && pause <= LONGEST_PAUSE, "{pause:?}");
+            assert!(
+                pause >= FIRST_PAUSE / 10 && pause <= LONGEST_PAUSE,
+                "{pause:?}"
+            );
         }
     }
 }

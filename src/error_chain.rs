@@ -1,4 +1,5 @@
-//! Shows an error with its sources on one line, where it is handled. An error's own text never repeats its source. A leaf.
+//! Shows an error with its sources on one line, where it is handled. An error's own text never
+//! repeats its source. A leaf.
 
 use std::error::Error;
 use std::fmt;
@@ -39,7 +40,10 @@ mod tests {
 
     #[test]
     fn a_chain_names_each_cause_once() {
-        for outer in [Outer::Plain(io::Error::other("inner")), Outer::Repeating(io::Error::other("inner"))] {
+        for outer in [
+            Outer::Plain(io::Error::other("inner")),
+            Outer::Repeating(io::Error::other("inner")),
+        ] {
             assert_eq!(Chain(&outer).to_string(), "outer: inner");
         }
     }

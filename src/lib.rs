@@ -1,24 +1,28 @@
-//! A REST API over user records in PostgreSQL. Every change is committed together with its event, and the events reach RabbitMQ
-//! as they were committed.
+//! A REST API over user records in PostgreSQL. Every change is committed together with its event,
+//! and the events reach RabbitMQ as they were committed.
 //!
 //! # The path of one POST
 //!
-//! 1. `server` accepts the connection and reads the head. `http`: the trace layer takes `X-Request-Id` or makes a trace id and
-//!    logs `Request started`; `http::extract` parses the body into domain types and reports every error at once.
-//! 2. `service`: the password is hashed on a thread of low priority ([`password`]). One use case is one statement.
-//! 3. [`repository`]: the statement inserts the user **and** the event's row in `outbox`. The handler answers 201; it never waits
-//!    for RabbitMQ.
-//! 4. `messaging::relay`, woken by the commit, reads the row, publishes it with the trace id, waits for the broker's confirm,
-//!    deletes the row, and logs `Event published`.
+//! 1. `server` accepts the connection and reads the head. `http`: the trace layer takes
+//!    `X-Request-Id` or makes a trace id and logs `Request started`; `http::extract` parses the
+//!    body into domain types and reports every error at once.
+//! 2. `service`: the password is hashed on a thread of low priority ([`password`]). One use case is
+//!    one statement.
+//! 3. [`repository`]: the statement inserts the user **and** the event's row in `outbox`. The
+//!    handler answers 201; it never waits for RabbitMQ.
+//! 4. `messaging::relay`, woken by the commit, reads the row, publishes it with the trace id, waits
+//!    for the broker's confirm, deletes the row, and logs `Event published`.
 //! 5. `messaging::consumer` receives the message and logs `Event received`, with the same trace id.
 //!
 //! # Walls
 //!
-//! `main → cli → app → all` · `http → service, monitoring, server, domain` · `service → repository, database, domain, password` ·
-//! `messaging → repository, database, monitoring, telemetry, domain` · `monitoring → repository, database, domain, password` ·
-//! `repository → database, domain` · `config` fills the settings of all. [`trace_id`], `backoff`, `error_chain`, `server_url` and the other leaves import
-//! nothing of ours. `axum` lives in `http`, `app` and `cli`, `utoipa` in `http`, `lapin` in `messaging`, SQL in `repository` and
-//! [`database`]. `tests/walls.rs` checks this, and that no file imports what imports it.
+//! `main → cli → app → all` · `http → service, monitoring, server, domain` · `service → repository,
+//! database, domain, password` · `messaging → repository, database, monitoring, telemetry, domain`
+//! · `monitoring → repository, database, domain, password` · `repository → database, domain` ·
+//! `config` fills the settings of all. [`trace_id`], `backoff`, `error_chain`, `server_url` and the
+//! other leaves import nothing of ours. `axum` lives in `http`, `app` and `cli`, `utoipa` in
+//! `http`, `lapin` in `messaging`, SQL in `repository` and [`database`]. `tests/walls.rs` checks
+//! this, and that no file imports what imports it.
 //!
 //! What is public is what the tests use.
 

@@ -1,5 +1,6 @@
-//! Password hashing: argon2id, on at most one thread per core, at low priority, so that other requests hardly notice. Callers who
-//! wait are served in turn (`turns`). A leaf: imports nothing of ours.
+//! Password hashing: argon2id, on at most one thread per core, at low priority, so that other
+//! requests hardly notice. Callers who wait are served in turn (`turns`). A leaf: imports nothing
+//! of ours.
 
 mod turns;
 
@@ -20,13 +21,16 @@ use tracing::warn;
 
 use self::turns::Turns;
 
-/// Memory of one hash, in KiB. With [`ITERATIONS`] and [`LANES`]: OWASP Password Storage Cheat Sheet, argon2id.
+// OWASP Password Storage Cheat Sheet, argon2id.
+/// Memory of one hash, in KiB.
 const MEMORY_KIB: u32 = 19_456;
+/// Passes over that memory.
 const ITERATIONS: u32 = 2;
+/// Degree of parallelism of one hash.
 const LANES: u32 = 1;
 
-/// Niceness of the hashing threads, from 0 (normal) to 19 (lowest priority): they get little of a busy core, and all of an idle
-/// one.
+/// Niceness of the hashing threads, from 0 (normal) to 19 (lowest priority): they get little of a
+/// busy core, and all of an idle one.
 const NICENESS: i32 = 19;
 
 /// How long working memory is kept that no hash uses.
@@ -78,7 +82,13 @@ impl PasswordHasher {
         let width = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = Arc::new(Threads::up_to(width)?);
         let turns = Turns::new(width);
-        Ok(Self { turns, width, longest_wait, threads, workspaces: Workspaces::default() })
+        Ok(Self {
+            turns,
+            width,
+            longest_wait,
+            threads,
+            workspaces: Workspaces::default(),
+        })
     }
 
     pub const fn longest_wait(&self) -> Duration {
@@ -94,11 +104,15 @@ impl PasswordHasher {
 
     /// Frees working memory that no hash has used for a while.
     pub fn free_idle_memory(&self) {
-        self.workspaces.0.lock().retain(|idle| idle.since.elapsed() < KEPT_IDLE);
+        self.workspaces
+            .0
+            .lock()
+            .retain(|idle| idle.since.elapsed() < KEPT_IDLE);
     }
 
     /// # Errors
-    /// [`HashError::Overloaded`] when too many wait, or no slot comes free in time; [`HashError::CallerGone`].
+    /// [`HashError::Overloaded`] when too many wait, or no slot comes free in time;
+    /// [`HashError::CallerGone`].
     pub async fn hash(
         &self,
         password: SecretString,
@@ -113,7 +127,8 @@ impl PasswordHasher {
         let workspaces = self.workspaces.clone();
         let hashed = self.threads.handle.spawn_blocking(move || {
             let hash = workspaces.with(|memory| hash(&password, memory));
-            // The slot stays with the work: a caller that gives up does not free it while the core is still busy.
+            // The slot stays with the work: a caller that gives up does not free it while the core
+            // is still busy.
             drop(turn);
             hash.map_err(HashError::Argon2)
         });
@@ -121,8 +136,8 @@ impl PasswordHasher {
     }
 }
 
-/// The blocking threads of a separate runtime: the service's own are not only for hashing, and a lowered priority cannot be raised
-/// again.
+/// The blocking threads of a separate runtime: the service's own are not only for hashing, and a
+/// lowered priority cannot be raised again.
 struct Threads {
     handle: Handle,
     runtime: Option<Runtime>,
@@ -135,7 +150,10 @@ impl Threads {
             .thread_name("hasher")
             .on_thread_start(lower_priority)
             .build()?;
-        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
     }
 }
 
@@ -157,8 +175,9 @@ fn lower_priority() {
     }
 }
 
-/// Reusable working memory of hashes, 19 MiB each. If it were freed after each, the allocator would keep it once for every thread that
-/// ever hashed. There are as many workspaces as hashes ran at once of late.
+/// Reusable working memory of hashes, 19 MiB each. If it were freed after each, the allocator would
+/// keep it once for every thread that ever hashed. There are as many workspaces as hashes ran at
+/// once of late.
 #[derive(Clone, Default)]
 struct Workspaces(Arc<Mutex<Vec<Idle>>>);
 
@@ -171,16 +190,25 @@ struct Idle {
 impl Workspaces {
     fn with<T>(&self, work: impl FnOnce(&mut [Block]) -> T) -> T {
         let idle = self.0.lock().pop().map(|idle| idle.memory);
-        let mut memory = idle.unwrap_or_else(|| vec![Block::new(); params().map_or(0, |params| params.block_count())]);
+        let mut memory = idle.unwrap_or_else(|| {
+            vec![Block::new(); params().map_or(0, |params| params.block_count())]
+        });
         let result = work(&mut memory);
-        self.0.lock().push(Idle { memory, since: Instant::now() });
+        self.0.lock().push(Idle {
+            memory,
+            since: Instant::now(),
+        });
         result
     }
 }
 
-fn hash(password: &SecretString, memory: &mut [Block]) -> Result<PasswordHash, Box<dyn Error + Send + Sync>> {
+fn hash(
+    password: &SecretString,
+    memory: &mut [Block],
+) -> Result<PasswordHash, Box<dyn Error + Send + Sync>> {
     let params = params()?;
-    let (algorithm, version) = (Algorithm::Argon2id, Version::V0x13);
+    let algorithm = Algorithm::Argon2id;
+    let version = Version::V0x13;
     let salt = password_hash::try_generate_salt()?;
     let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
     Argon2::new(algorithm, version, params.clone()).hash_password_into_with_memory(
@@ -214,19 +242,38 @@ mod tests {
     use super::{Caller, HashError, PasswordHasher};
 
     fn caller() -> Caller<impl Future<Output = ()>> {
-        Caller { address: None, gone: std::future::pending() }
+        Caller {
+            address: None,
+            gone: std::future::pending(),
+        }
     }
 
     #[tokio::test]
     async fn a_hash_is_a_salted_argon2id_phc_string_that_verifies() {
         let hasher = PasswordHasher::new(Duration::from_mins(1)).unwrap();
-        let first = hasher.hash("secret123".into(), caller()).await.unwrap().into_phc();
-        let second = hasher.hash("secret123".into(), caller()).await.unwrap().into_phc();
-        assert!(first.expose_secret().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", first.expose_secret());
+        let first = hasher
+            .hash("secret123".into(), caller())
+            .await
+            .unwrap()
+            .into_phc();
+        let second = hasher
+            .hash("secret123".into(), caller())
+            .await
+            .unwrap()
+            .into_phc();
+        assert!(
+            first
+                .expose_secret()
+                .starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{}",
+            first.expose_secret()
+        );
         assert_ne!(first.expose_secret(), second.expose_secret());
         let verify = |password: &str| {
-            Argon2::default()
-                .verify_password(password.as_bytes(), &phc::PasswordHash::new(first.expose_secret()).unwrap())
+            Argon2::default().verify_password(
+                password.as_bytes(),
+                &phc::PasswordHash::new(first.expose_secret()).unwrap(),
+            )
         };
         assert!(verify("secret123").is_ok());
         assert!(verify("secret124").is_err());
@@ -248,6 +295,9 @@ mod tests {
         for _ in 0..hasher.width {
             taken.push(hasher.turns.wait(None).await);
         }
-        assert!(matches!(hasher.hash("secret123".into(), caller()).await, Err(HashError::Overloaded)));
+        assert!(matches!(
+            hasher.hash("secret123".into(), caller()).await,
+            Err(HashError::Overloaded)
+        ));
     }
 }

@@ -1,11 +1,14 @@
-//! URLs of servers, as people write them. A leaf: imports nothing of ours. No error repeats a part that may hold a password.
+//! URLs of servers, as people write them. A leaf: imports nothing of ours. No error repeats a part
+//! that may hold a password.
 
 use url::Url;
 
-const PERCENT_ENCODE: &str =
-    "percent-encode what is special in user, password and path (/ as %2F, ? as %3F, # as %23, @ as %40)";
-const SEVERAL_HOSTS: &str =
-    "names several hosts: put one name before them, of a balancer or in DNS, that leads to the primary";
+/// What to do about characters that cannot stand in a URL as they are.
+const PERCENT_ENCODE: &str = "percent-encode what is special in user, password and path (/ as %2F, \
+                              ? as %3F, # as %23, @ as %40)";
+/// What to do about a URL for several servers.
+const SEVERAL_HOSTS: &str = "names several hosts: put one name before them, of a balancer or in \
+                             DNS, that leads to the primary";
 
 /// Reads a URL; `expected` says what it should be. An empty host is `localhost`.
 pub fn parse(raw: &str, expected: &str) -> Result<Url, String> {
@@ -24,8 +27,9 @@ pub fn parse(raw: &str, expected: &str) -> Result<Url, String> {
     }
     let is_local = host.starts_with(':') || host.is_empty() && !login.is_empty();
     let default = if is_local { "localhost" } else { "" };
-    Url::parse(&format!("{scheme}://{login}{default}{host}{tail}"))
-        .map_err(|_details_may_hold_the_password| if is_cut { PERCENT_ENCODE } else { expected }.to_owned())
+    Url::parse(&format!("{scheme}://{login}{default}{host}{tail}")).map_err(
+        |_details_may_hold_the_password| if is_cut { PERCENT_ENCODE } else { expected }.to_owned(),
+    )
 }
 
 /// Each parameter must be one of those that are obeyed.
@@ -41,10 +45,17 @@ pub fn require_known(url: &Url, known: &[&str]) -> Result<(), String> {
             continue;
         }
         let may_be_a_password = url.query().is_some_and(|query| query.contains('@'));
-        if may_be_a_password || !name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-".contains(letter)) {
+        if may_be_a_password
+            || !name
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || "_-".contains(letter))
+        {
             return Err(PERCENT_ENCODE.to_owned());
         }
-        return Err(format!("the parameter `{name}` is not obeyed; those that are: {}", known.join(", ")));
+        return Err(format!(
+            "the parameter `{name}` is not obeyed; those that are: {}",
+            known.join(", ")
+        ));
     }
     Ok(())
 }
@@ -67,37 +78,68 @@ mod tests {
             "12/x?sec=xyz",
             "pa?sec=xyz",
         ] {
-            let refused = parse(&format!("amqp://u:{password}@h:1/v"), "expected").and_then(|url| {
-                require_known(&url, &["a"])?;
-                Ok(url)
-            });
+            let refused =
+                parse(&format!("amqp://u:{password}@h:1/v"), "expected").and_then(|url| {
+                    require_known(&url, &["a"])?;
+                    Ok(url)
+                });
             let message = refused.unwrap_err();
             assert!(message.contains("percent-encode"), "{password}: {message}");
-            assert!(!message.contains("xyz") && !message.contains("sec"), "{password}: {message}");
+            assert!(
+                !message.contains("xyz") && !message.contains("sec"),
+                "{password}: {message}"
+            );
         }
         // These can only mean what they say.
-        assert_eq!(parse("amqp://u:a@b:c@h/v", "").unwrap().password(), Some("a%40b%3Ac"));
-        assert_eq!(parse("postgresql://h/d?user=a@b", "").unwrap().host_str(), Some("h"));
+        assert_eq!(
+            parse("amqp://u:a@b:c@h/v", "").unwrap().password(),
+            Some("a%40b%3Ac")
+        );
+        assert_eq!(
+            parse("postgresql://h/d?user=a@b", "").unwrap().host_str(),
+            Some("h")
+        );
     }
 
     #[test]
     fn several_hosts_are_refused_with_the_way_out() {
-        for url in ["postgresql://u:p@a,b/d", "postgresql://a:1,b:2/d", "postgresql:///d?host=a,b"] {
-            let message = parse(url, "").and_then(|url| require_known(&url, &["host"])).unwrap_err();
+        for url in [
+            "postgresql://u:p@a,b/d",
+            "postgresql://a:1,b:2/d",
+            "postgresql:///d?host=a,b",
+        ] {
+            let message = parse(url, "")
+                .and_then(|url| require_known(&url, &["host"]))
+                .unwrap_err();
             assert!(message.contains("one name before them"), "{message}");
         }
     }
 
     #[test]
     fn an_empty_host_behind_a_login_is_the_local_one() {
-        assert_eq!(parse("postgresql://u:p@/d?host=/run", "").unwrap().host_str(), Some("localhost"));
-        assert_eq!(parse("postgresql://:5433/d", "").unwrap().host_str(), Some("localhost"));
-        assert_eq!(parse("postgresql://u:p@:5433/d", "").unwrap().port(), Some(5433));
+        assert_eq!(
+            parse("postgresql://u:p@/d?host=/run", "")
+                .unwrap()
+                .host_str(),
+            Some("localhost")
+        );
+        assert_eq!(
+            parse("postgresql://:5433/d", "").unwrap().host_str(),
+            Some("localhost")
+        );
+        assert_eq!(
+            parse("postgresql://u:p@:5433/d", "").unwrap().port(),
+            Some(5433)
+        );
     }
 
     #[test]
     fn a_parameter_that_is_not_obeyed_is_named() {
         let url = parse("amqp://h/?heartbeat=1&SSLMODE=require", "").unwrap();
-        assert!(require_known(&url, &["heartbeat"]).unwrap_err().contains("`SSLMODE`"));
+        assert!(
+            require_known(&url, &["heartbeat"])
+                .unwrap_err()
+                .contains("`SSLMODE`")
+        );
     }
 }

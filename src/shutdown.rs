@@ -1,5 +1,5 @@
-//! Signals: the first asks for an orderly stop, the second ends the process at once. That is always safe, because all state is in
-//! PostgreSQL.
+//! Signals: the first asks for an orderly stop, the second ends the process at once. That is always
+//! safe, because all state is in PostgreSQL.
 
 use std::io;
 
@@ -22,9 +22,14 @@ pub struct StoppedAtOnce;
 
 /// Cancels the tokens at the first and the second SIGTERM or SIGINT.
 pub fn on_signal() -> io::Result<Stop> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (orderly, at_once) = (CancellationToken::new(), CancellationToken::new());
-    let stop = Stop { orderly: orderly.clone(), at_once: at_once.clone() };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let orderly = CancellationToken::new();
+    let at_once = CancellationToken::new();
+    let stop = Stop {
+        orderly: orderly.clone(),
+        at_once: at_once.clone(),
+    };
     tokio::spawn(async move {
         let name = next(&mut terminate, &mut interrupt).await;
         info!(signal = name, "Stopping; a second signal stops at once");

@@ -1,4 +1,5 @@
-//! The identifier that connects a request's log lines, outbox row, message and the consumer's log. A leaf: imports nothing of ours.
+//! The identifier that connects a request's log lines, outbox row, message and the consumer's log.
+//! A leaf: imports nothing of ours.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +26,9 @@ impl TraceId {
     /// A fresh random identifier (UUID version 4).
     pub fn generate() -> Self {
         let mut buffer = Uuid::encode_buffer();
-        Self(Arc::from(&*Uuid::new_v4().hyphenated().encode_lower(&mut buffer)))
+        Self(Arc::from(
+            &*Uuid::new_v4().hyphenated().encode_lower(&mut buffer),
+        ))
     }
 
     pub fn as_str(&self) -> &str {
@@ -52,15 +55,31 @@ mod tests {
 
     #[test]
     fn refuses_what_could_break_a_header_or_a_log_line() {
-        for raw in ["", " ", "a b", "a\nb", "a\0", "ы", "\"", "{", &"x".repeat(129)] {
+        for raw in [
+            "",
+            " ",
+            "a b",
+            "a\nb",
+            "a\0",
+            "ы",
+            "\"",
+            "{",
+            &"x".repeat(129),
+        ] {
             assert_eq!(TraceId::parse(raw.as_bytes()), None, "{raw:?}");
         }
     }
 
     #[test]
     fn generates_distinct_uuids() {
-        let (first, second) = (TraceId::generate(), TraceId::generate());
+        let first = TraceId::generate();
+        let second = TraceId::generate();
         assert_ne!(first, second);
-        assert_eq!(uuid::Uuid::parse_str(first.as_str()).unwrap().get_version_num(), 4);
+        assert_eq!(
+            uuid::Uuid::parse_str(first.as_str())
+                .unwrap()
+                .get_version_num(),
+            4
+        );
     }
 }

@@ -1,7 +1,11 @@
-//! Tests that take minutes, and servers that may be stopped, frozen and killed: the slow rows of the fault matrix, then random
-//! faults under load. `./setup.sh chaos` runs both. The quick rows of the matrix are in `tests/api`.
+//! Tests that take minutes, and servers that may be stopped, frozen and killed: the slow rows of
+//! the fault matrix, then random faults under load. `./setup.sh chaos` runs both. The quick rows of
+//! the matrix are in `tests/api`.
 
-#![allow(clippy::cast_precision_loss, reason = "sizes and counts, to be printed")]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "sizes and counts, to be printed"
+)]
 
 mod harness;
 

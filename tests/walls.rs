@@ -14,10 +14,16 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("server_url", &[]),
     ("domain", &["trace_id"]),
     ("telemetry", &["domain"]),
-    ("monitoring", &["database", "repository", "domain", "password"]),
+    (
+        "monitoring",
+        &["database", "repository", "domain", "password"],
+    ),
     ("database", &["domain", "server_url", "trace_id"]),
     ("repository", &["database", "domain", "trace_id"]),
-    ("service", &["repository", "database", "domain", "password", "trace_id"]),
+    (
+        "service",
+        &["repository", "database", "domain", "password", "trace_id"],
+    ),
     (
         "messaging",
         &[
@@ -33,8 +39,28 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
         ],
     ),
     ("server", &[]),
-    ("http", &["error_chain", "service", "monitoring", "domain", "server", "trace_id"]),
-    ("config", &["database", "domain", "http", "messaging", "server", "telemetry"]),
+    (
+        "http",
+        &[
+            "error_chain",
+            "service",
+            "monitoring",
+            "domain",
+            "server",
+            "trace_id",
+        ],
+    ),
+    (
+        "config",
+        &[
+            "database",
+            "domain",
+            "http",
+            "messaging",
+            "server",
+            "telemetry",
+        ],
+    ),
 ];
 
 /// A word, and the modules where it may appear.
@@ -54,15 +80,23 @@ fn source_files(folder: &Path, found: &mut Vec<(String, String)>) {
         if path.is_dir() {
             source_files(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let name = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
-            found.push((name.to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
+            let name = path
+                .strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+                .unwrap();
+            found.push((
+                name.to_str().unwrap().to_owned(),
+                fs::read_to_string(&path).unwrap(),
+            ));
         }
     }
 }
 
 fn files() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    source_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    source_files(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut found,
+    );
     assert!(found.len() > 20, "the sources are not where they were");
     found
 }
@@ -79,9 +113,19 @@ fn uses(source: &str) -> Vec<String> {
         (line.is_empty() || line.starts_with("pub")).then_some(tree)
     });
     let paths = trees.flat_map(|tree| {
-        let (module, items) = tree.trim_end().trim_end_matches('}').split_once('{').unwrap_or(("", tree));
-        assert!(!items.contains('{'), "one `use` for each module, and not {tree}");
-        items.split(',').map(move |item| format!("{module}{}", item.trim())).collect::<Vec<_>>()
+        let (module, items) = tree
+            .trim_end()
+            .trim_end_matches('}')
+            .split_once('{')
+            .unwrap_or(("", tree));
+        assert!(
+            !items.contains('{'),
+            "one `use` for each module, and not {tree}"
+        );
+        items
+            .split(',')
+            .map(move |item| format!("{module}{}", item.trim()))
+            .collect::<Vec<_>>()
     });
     paths.filter(|path| !path.ends_with("::")).collect()
 }
@@ -89,7 +133,11 @@ fn uses(source: &str) -> Vec<String> {
 /// The name of a file's module: `a::b` of `a/b.rs` and of `a/b/mod.rs`.
 fn module(file: &str) -> String {
     let path = file.trim_end_matches(".rs").trim_end_matches("/mod");
-    if path == "lib" { String::new() } else { path.replace('/', "::") }
+    if path == "lib" {
+        String::new()
+    } else {
+        path.replace('/', "::")
+    }
 }
 
 /// The modules that a file imports.
@@ -109,9 +157,15 @@ fn imports(file: &str, source: &str, modules: &BTreeSet<String>) -> BTreeSet<Str
     });
     // Paths in the code itself.
     let inline = code.match_indices("crate::").map(|(place, root)| {
-        code[place + root.len()..].chars().take_while(|it| it.is_alphanumeric() || "_:".contains(*it)).collect()
+        code[place + root.len()..]
+            .chars()
+            .take_while(|it| it.is_alphanumeric() || "_:".contains(*it))
+            .collect()
     });
-    let mut imports: BTreeSet<String> = absolute.chain(inline).filter_map(|path| innermost(&path, modules)).collect();
+    let mut imports: BTreeSet<String> = absolute
+        .chain(inline)
+        .filter_map(|path| innermost(&path, modules))
+        .collect();
     imports.remove(&module);
     imports
 }
@@ -127,8 +181,15 @@ fn innermost(path: &str, modules: &BTreeSet<String>) -> Option<String> {
 
 fn all_imports() -> BTreeMap<String, BTreeSet<String>> {
     let files = files();
-    let modules = files.iter().map(|(file, _)| module(file)).filter(|module| !module.is_empty()).collect();
-    files.iter().map(|(file, source)| (file.clone(), imports(file, source, &modules))).collect()
+    let modules = files
+        .iter()
+        .map(|(file, _)| module(file))
+        .filter(|module| !module.is_empty())
+        .collect();
+    files
+        .iter()
+        .map(|(file, source)| (file.clone(), imports(file, source, &modules)))
+        .collect()
 }
 
 #[test]
@@ -138,36 +199,53 @@ fn every_room_imports_only_what_it_may() {
         if ["main", "lib", "cli", "app"].contains(&room) {
             continue;
         }
-        let (_, allowed) =
-            MAY_IMPORT.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{file} has no walls"));
+        let (_, allowed) = MAY_IMPORT
+            .iter()
+            .find(|(name, _)| *name == room)
+            .unwrap_or_else(|| panic!("{file} has no walls"));
         for import in imports {
             let imported = import.split("::").next().unwrap();
-            assert!(imported == room || allowed.contains(&imported), "{file} imports {import}");
+            assert!(
+                imported == room || allowed.contains(&imported),
+                "{file} imports {import}"
+            );
         }
     }
 }
 
 #[test]
 fn no_file_imports_what_imports_it() {
-    let imports: BTreeMap<String, BTreeSet<String>> =
-        all_imports().into_iter().map(|(file, imports)| (module(&file), imports)).collect();
+    let imports: BTreeMap<String, BTreeSet<String>> = all_imports()
+        .into_iter()
+        .map(|(file, imports)| (module(&file), imports))
+        .collect();
     for start in imports.keys() {
-        let (mut reached, mut next) = (BTreeSet::new(), vec![start]);
+        let mut reached = BTreeSet::new();
+        let mut next = vec![start];
         while let Some(module) = next.pop() {
             let further = imports.get(module).into_iter().flatten();
             next.extend(further.filter(|further| reached.insert(*further)));
         }
-        assert!(!reached.contains(start), "{start} imports itself by way of some of {reached:?}");
+        assert!(
+            !reached.contains(start),
+            "{start} imports itself by way of some of {reached:?}"
+        );
     }
 }
 
 #[test]
 fn every_library_lives_where_it_should() {
     for (file, source) in files() {
-        let code: String =
-            source.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        let code: String = source
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect::<Vec<_>>()
+            .join("\n");
         for (word, rooms) in LIVES_IN {
-            assert!(!code.contains(word) || rooms.contains(&room(&file)), "`{word}` in {file}");
+            assert!(
+                !code.contains(word) || rooms.contains(&room(&file)),
+                "`{word}` in {file}"
+            );
         }
     }
 }
@@ -175,10 +253,19 @@ fn every_library_lives_where_it_should() {
 #[test]
 fn the_schedule_does_no_io_and_has_no_clock() {
     let files = files();
-    let schedule =
-        files.iter().filter(|(file, _)| file.starts_with("messaging/schedule/") && !file.contains("simulation"));
+    let schedule = files.iter().filter(|(file, _)| {
+        file.starts_with("messaging/schedule/") && !file.contains("simulation")
+    });
     for (file, source) in schedule {
-        for word in ["sqlx", "lapin", "repository", "Instant::now", "async", "metrics", "tracing"] {
+        for word in [
+            "sqlx",
+            "lapin",
+            "repository",
+            "Instant::now",
+            "async",
+            "metrics",
+            "tracing",
+        ] {
             assert!(!source.contains(word), "`{word}` in {file}");
         }
     }
@@ -187,30 +274,55 @@ fn the_schedule_does_no_io_and_has_no_clock() {
 /// The names after `counter!(`, `gauge!(` and `histogram!(`, or with `mark` in place of `!(`.
 fn metrics(source: &str, mark: &str) -> BTreeSet<String> {
     let kinds = ["counter", "gauge", "histogram"].map(|kind| format!("{kind}{mark}"));
-    let places = kinds.iter().flat_map(|kind| source.match_indices(kind).map(|(place, _)| place + kind.len()));
-    let names = places.filter_map(|place| source[place..].trim_start().strip_prefix('"')?.split('"').next());
+    let places = kinds.iter().flat_map(|kind| {
+        source
+            .match_indices(kind)
+            .map(|(place, _)| place + kind.len())
+    });
+    let names = places.filter_map(|place| {
+        source[place..]
+            .trim_start()
+            .strip_prefix('"')?
+            .split('"')
+            .next()
+    });
     names.map(str::to_owned).collect()
 }
 
 #[test]
 fn every_metric_is_in_the_catalogue_and_all_of_the_catalogue_is_recorded() {
     let files = files();
-    let (_, catalogue) = files.iter().find(|(file, _)| file == "monitoring/catalogue.rs").unwrap();
-    let recorded: BTreeSet<String> = files.iter().flat_map(|(_, source)| metrics(source, "!(")).collect();
+    let (_, catalogue) = files
+        .iter()
+        .find(|(file, _)| file == "monitoring/catalogue.rs")
+        .unwrap();
+    let recorded: BTreeSet<String> = files
+        .iter()
+        .flat_map(|(_, source)| metrics(source, "!("))
+        .collect();
     assert_eq!(metrics(catalogue, "("), recorded);
 }
 
 #[test]
 fn grouped_imports_are_understood() {
-    let source = "use crate::domain::{\n    a, b,\n};\nuse crate::domain::b::c;\npub use crate::http::x;\nuse super::service::{self, d};";
-    let modules = ["a", "domain", "domain::b", "service", "http"].map(str::to_owned).into();
+    let source = "use crate::domain::{\n    a, b,\n};\nuse crate::domain::b::c;\npub use \
+                  crate::http::x;\nuse super::service::{self, d};";
+    let modules = ["a", "domain", "domain::b", "service", "http"]
+        .map(str::to_owned)
+        .into();
     let imported = imports("a/mod.rs", source, &modules);
-    assert_eq!(imported.into_iter().collect::<Vec<_>>(), ["domain", "domain::b", "http", "service"]);
+    assert_eq!(
+        imported.into_iter().collect::<Vec<_>>(),
+        ["domain", "domain::b", "http", "service"]
+    );
 }
 
 #[test]
 fn every_target_has_a_path_so_that_the_image_builds_without_tests() {
     for target in include_str!("../Cargo.toml").split("\n[[").skip(1) {
-        assert!(target.contains("\npath = "), "cargo would look for the file of [[{target}");
+        assert!(
+            target.contains("\npath = "),
+            "cargo would look for the file of [[{target}"
+        );
     }
 }

@@ -16,7 +16,8 @@ use crate::Outcome;
 pub enum Plain {
     /// Answers 200 to the path of a user and does nothing for it.
     Empty,
-    /// One query a request on a pool of ten, which asks its connections for no sign of life first; no log, no limits.
+    /// One query a request on a pool of ten, which asks its connections for no sign of life first;
+    /// no log, no limits.
     Sqlx,
 }
 
@@ -37,9 +38,13 @@ pub async fn serve(candidate: Plain, database: &str) -> Outcome<()> {
     let router = match candidate {
         Plain::Empty => Router::new().route("/users/{id}", get(|| async {})),
         Plain::Sqlx => {
-            let pool = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(false);
+            let pool = PgPoolOptions::new()
+                .max_connections(CONNECTIONS)
+                .test_before_acquire(false);
             let pool = pool.connect(database).await?;
-            Router::new().route("/users/{id}", get(user)).with_state(pool)
+            Router::new()
+                .route("/users/{id}", get(user))
+                .with_state(pool)
         }
     };
     let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -20,28 +20,51 @@ const INK: RGBColor = RGBColor(60, 60, 60);
 
 /// Each group has its own scale: its longest bar fills the room.
 pub fn draw(path: &Path, rows: &[Row]) -> Outcome<()> {
-    let compared = rows.chunk_by(|one, next| one.load == next.load).filter(|group| group.len() > 1);
+    let compared = rows
+        .chunk_by(|one, next| one.load == next.load)
+        .filter(|group| group.len() > 1);
     let groups: Vec<&[Row]> = compared.collect();
     let bars = groups.iter().map(|group| group.len()).sum::<usize>();
     let height = GAP + i32::try_from(bars)? * BAR + i32::try_from(groups.len())? * GAP;
     let area = SVGBackend::new(path, (WIDTH, height.unsigned_abs())).into_drawing_area();
     area.fill(&WHITE)?;
     let style = |size: i32, color: &RGBColor, side: HPos| {
-        ("sans-serif", size).into_font().color(color).pos(Pos::new(side, VPos::Center))
+        ("sans-serif", size)
+            .into_font()
+            .color(color)
+            .pos(Pos::new(side, VPos::Center))
     };
     let mut top = GAP / 2;
     for group in groups {
-        let longest = group.iter().map(|row| row.median.throughput).fold(f64::MIN_POSITIVE, f64::max);
+        let longest = group
+            .iter()
+            .map(|row| row.median.throughput)
+            .fold(f64::MIN_POSITIVE, f64::max);
         let heading = format!("{} (a second)", group[0].load);
-        area.draw_text(&heading, &style(15, &BLACK, HPos::Left), (16, top + GAP / 2))?;
+        area.draw_text(
+            &heading,
+            &style(15, &BLACK, HPos::Left),
+            (16, top + GAP / 2),
+        )?;
         top += GAP;
         for row in group {
             #[expect(clippy::cast_possible_truncation, reason = "a fraction of ROOM")]
             let right = LEFT + (f64::from(ROOM) * row.median.throughput / longest) as i32;
-            let color = if row.candidate.starts_with("the service") { SERVICE } else { OTHERS };
+            let color = if row.candidate.starts_with("the service") {
+                SERVICE
+            } else {
+                OTHERS
+            };
             let middle = top + BAR / 2;
-            area.draw(&Rectangle::new([(LEFT, top + 3), (right, top + BAR - 3)], color.filled()))?;
-            area.draw_text(row.candidate, &style(14, &INK, HPos::Right), (LEFT - 10, middle))?;
+            area.draw(&Rectangle::new(
+                [(LEFT, top + 3), (right, top + BAR - 3)],
+                color.filled(),
+            ))?;
+            area.draw_text(
+                row.candidate,
+                &style(14, &INK, HPos::Right),
+                (LEFT - 10, middle),
+            )?;
             let figure = format!("{:.0}", row.median.throughput);
             area.draw_text(&figure, &style(14, &INK, HPos::Left), (right + 8, middle))?;
             top += BAR;

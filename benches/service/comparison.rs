@@ -88,9 +88,16 @@ impl fmt::Display for Load {
             Call::Post => "POST /users",
             Call::List => "GET /users?limit=100",
             Call::Backlog => return f.write_str("events of a backlog"),
-            Call::Delivery => return f.write_str("commit to the consumer's log line, 100 PUTs a second"),
+            Call::Delivery => {
+                return f.write_str("commit to the consumer's log line, 100 PUTs a second");
+            }
         };
-        write!(f, "{call}, {} connection{}", self.connections, if self.connections == 1 { "" } else { "s" })
+        write!(
+            f,
+            "{call}, {} connection{}",
+            self.connections,
+            if self.connections == 1 { "" } else { "s" }
+        )
     }
 }
 
@@ -150,17 +157,27 @@ const fn load(call: Call, connections: u32) -> Load {
 }
 
 /// What a comparison has unless it says otherwise.
-const COMPARISON: Comparison =
-    Comparison { load: load(Call::Live, 1), candidates: &[], ratios: &[], limits: &[], rounds: 3 };
+const COMPARISON: Comparison = Comparison {
+    load: load(Call::Live, 1),
+    candidates: &[],
+    ratios: &[],
+    limits: &[],
+    rounds: 3,
+};
 
 const fn ratio(of: Candidate, against: Candidate, figure: Figure, aim: Aim) -> Ratio {
-    Ratio { of, against, figure, aim: Some(aim) }
+    Ratio {
+        of,
+        against,
+        figure,
+        aim: Some(aim),
+    }
 }
 
 use Aim::{AtLeast, AtMost};
 use Candidate::{
-    AmidPosts, Brokerless, Empty, Hashes, Million, Pgbench, PgbenchMillion, PgbenchThousand, Publisher,
-    PublisherAndConsumer, Quiet, Service, Sqlx, Thousand, Ungrouped,
+    AmidPosts, Brokerless, Empty, Hashes, Million, Pgbench, PgbenchMillion, PgbenchThousand,
+    Publisher, PublisherAndConsumer, Quiet, Service, Sqlx, Thousand, Ungrouped,
 };
 use Figure::{Cpu, P50, P99, Throughput};
 
@@ -175,7 +192,10 @@ pub static COMPARISONS: [Comparison; 13] = [
     Comparison {
         load: load(Call::Get, 256),
         candidates: &[Service, Empty, Pgbench],
-        ratios: &[ratio(Service, Empty, Throughput, AtLeast(0.45)), ratio(Service, Pgbench, Throughput, AtLeast(1.1))],
+        ratios: &[
+            ratio(Service, Empty, Throughput, AtLeast(0.45)),
+            ratio(Service, Pgbench, Throughput, AtLeast(1.1)),
+        ],
         rounds: 5,
         ..COMPARISON
     },
@@ -251,7 +271,12 @@ pub static COMPARISONS: [Comparison; 13] = [
         load: load(Call::Backlog, 0),
         candidates: &[Service, Publisher, PublisherAndConsumer],
         ratios: &[
-            Ratio { of: Service, against: Publisher, figure: Throughput, aim: None },
+            Ratio {
+                of: Service,
+                against: Publisher,
+                figure: Throughput,
+                aim: None,
+            },
             ratio(Service, PublisherAndConsumer, Throughput, AtLeast(0.75)),
         ],
         ..COMPARISON
@@ -259,7 +284,18 @@ pub static COMPARISONS: [Comparison; 13] = [
     Comparison {
         load: load(Call::Delivery, 1),
         candidates: &[Service],
-        limits: &[Limit { of: Service, figure: P50, most: 5e3 }, Limit { of: Service, figure: P99, most: 25e3 }],
+        limits: &[
+            Limit {
+                of: Service,
+                figure: P50,
+                most: 5e3,
+            },
+            Limit {
+                of: Service,
+                figure: P99,
+                most: 25e3,
+            },
+        ],
         rounds: 1,
         ..COMPARISON
     },

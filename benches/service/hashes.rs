@@ -1,4 +1,5 @@
-//! What the machine can hash: each of its cores, one hash after the other, with the service's own function.
+//! What the machine can hash: each of its cores, one hash after the other, with the service's own
+//! function.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,29 +12,45 @@ use crate::{Outcome, Plan};
 pub fn measure(plan: Plan) -> Outcome<Sample> {
     let cores = thread::available_parallelism()?.get();
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(|| hash_for(plan.measured))).collect();
+        let threads: Vec<_> = (0..cores)
+            .map(|_| scope.spawn(|| hash_for(plan.measured)))
+            .collect();
         let mut times = Vec::new();
         for thread in threads {
             times.extend(thread.join().map_err(|_panic| "a hash panicked")??);
         }
         times.sort_unstable();
-        let (all, total): (f64, Duration) = (f64::from(u32::try_from(times.len())?), times.iter().sum());
+        let (all, total): (f64, Duration) =
+            (f64::from(u32::try_from(times.len())?), times.iter().sum());
         let percentile = |percent: usize| times[times.len() * percent / 100].as_secs_f64() * 1e6;
         let throughput = all / total.as_secs_f64() * f64::from(u32::try_from(cores)?);
-        Ok(Sample { throughput, p50: percentile(50), p99: percentile(99), cpu: None, peak_memory: None })
+        Ok(Sample {
+            throughput,
+            p50: percentile(50),
+            p99: percentile(99),
+            cpu: None,
+            peak_memory: None,
+        })
     })
 }
 
 /// The time that each took.
 fn hash_for(time: Duration) -> Outcome<Vec<Duration>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
     let hasher = PasswordHasher::new(Duration::from_mins(1))?;
-    let (began, mut times) = (Instant::now(), Vec::new());
+    let began = Instant::now();
+    let mut times = Vec::new();
     while began.elapsed() < time {
         let start = Instant::now();
-        runtime.block_on(
-            hasher.hash("correct horse battery staple".into(), Caller { address: None, gone: std::future::pending() }),
-        )?;
+        runtime.block_on(hasher.hash(
+            "correct horse battery staple".into(),
+            Caller {
+                address: None,
+                gone: std::future::pending(),
+            },
+        ))?;
         times.push(start.elapsed());
     }
     Ok(times)

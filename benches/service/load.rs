@@ -11,7 +11,8 @@ use crate::comparison::{Call, Load};
 
 /// Clients of `pgbench`: where its throughput is at its best on two cores.
 const PGBENCH_CLIENTS: u32 = 64;
-/// Transactions of each client before a measurement: a number and not a time, so that there are some on a slow machine too.
+/// Transactions of each client before a measurement: a number and not a time, so that there are
+/// some on a slow machine too.
 const WARM_UP: &str = "100";
 
 /// What a run of a load generator came to. Latencies are in microseconds.
@@ -27,17 +28,29 @@ pub struct Run {
 
 /// Threads of a load generator: half of the cores, for the other half is the candidates'.
 fn threads() -> String {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)).to_string()
+    std::thread::available_parallelism()
+        .map_or(1, |cores| cores.get().div_ceil(2))
+        .to_string()
 }
 
 async fn output_of(command: &mut Command) -> Outcome<String> {
     let name = command.as_std().get_program().to_owned();
-    let output = command.kill_on_drop(true).output().await.map_err(|error| format!("{}: {error}", name.display()))?;
-    let (text, errors) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr));
-    if output.status.success() { Ok(text) } else { Err(format!("{} failed: {text}{errors}", name.display()).into()) }
+    let output = command
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| format!("{}: {error}", name.display()))?;
+    let text = String::from_utf8(output.stdout)?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(format!("{} failed: {text}{errors}", name.display()).into())
+    }
 }
 
-/// Sends `load`, on so many users, to `address`; an error if a request was not answered with success.
+/// Sends `load`, on so many users, to `address`; an error if a request was not answered with
+/// success.
 pub async fn wrk(address: &str, load: Load, users: u32, time: Duration) -> Outcome<Run> {
     let call = match load.call {
         Call::Live => "live",
@@ -51,42 +64,95 @@ pub async fn wrk(address: &str, load: Load, users: u32, time: Duration) -> Outco
     let text = output_of(
         Command::new("wrk")
             // A thread has no less than one connection.
-            .args(["--threads", if load.connections == 1 { "1" } else { &threads }])
+            .args([
+                "--threads",
+                if load.connections == 1 { "1" } else { &threads },
+            ])
             .args(["--connections", &load.connections.to_string()])
-            .args(["--duration", &format!("{}s", time.as_secs()), "--script", "benches/service/requests.lua"])
+            .args([
+                "--duration",
+                &format!("{}s", time.as_secs()),
+                "--script",
+                "benches/service/requests.lua",
+            ])
             .args([&format!("http://{address}"), "--", call, &users.to_string()]),
     )
     .await?;
     let report = text.lines().last().unwrap_or_default();
-    let run: Run = serde_json::from_str(report).map_err(|error| format!("wrk said `{report}`: {error}"))?;
+    let run: Run =
+        serde_json::from_str(report).map_err(|error| format!("wrk said `{report}`: {error}"))?;
     if run.errors > 0.0 {
         return Err(format!("{} of {} requests failed: {load}", run.errors, run.requests).into());
     }
     Ok(run)
 }
 
-/// Runs the statement of `call` again and again, prepared, for `time` after its clients have logged in; `scratch` takes its log.
-pub async fn pgbench(url: &str, call: Call, users: u32, time: Duration, scratch: &Path) -> Outcome<Run> {
-    // Its own clock starts before the logins, which may take longer than `time`. They are not part of what it reports.
+/// Runs the statement of `call` again and again, prepared, for `time` after its clients have logged
+/// in; `scratch` takes its log.
+pub async fn pgbench(
+    url: &str,
+    call: Call,
+    users: u32,
+    time: Duration,
+    scratch: &Path,
+) -> Outcome<Run> {
+    // Its own clock starts before the logins, which may take longer than `time`. They are not part
+    // of what it reports.
     let warm_up = run_pgbench(url, call, users, &["--transactions", WARM_UP], scratch).await?;
     take_latencies(scratch)?;
     let logins = after(&warm_up, "initial connection time = ")?;
     let seconds = time.as_secs_f64() + 2.0 * logins / 1e3;
-    let text = run_pgbench(url, call, users, &["--time", &format!("{:.0}", seconds.ceil())], scratch).await?;
+    let text = run_pgbench(
+        url,
+        call,
+        users,
+        &["--time", &format!("{:.0}", seconds.ceil())],
+        scratch,
+    )
+    .await?;
     let requests = after(&text, "number of transactions actually processed: ")?;
     let throughput = after(&text, "tps = ")?;
     let latencies = take_latencies(scratch)?;
-    let percentile = |percent: usize| latencies.get(latencies.len() * percent / 100).copied().unwrap_or(f64::NAN);
-    Ok(Run { requests, seconds: requests / throughput, p50: percentile(50), p99: percentile(99), errors: 0.0 })
+    let percentile = |percent: usize| {
+        latencies
+            .get(latencies.len() * percent / 100)
+            .copied()
+            .unwrap_or(f64::NAN)
+    };
+    Ok(Run {
+        requests,
+        seconds: requests / throughput,
+        p50: percentile(50),
+        p99: percentile(99),
+        errors: 0.0,
+    })
 }
 
 /// The number in the report's line that begins so.
 fn after(report: &str, beginning: &str) -> Outcome<f64> {
-    let number = report.lines().find_map(|line| line.strip_prefix(beginning)?.split(' ').next()?.parse().ok());
-    number.ok_or_else(|| format!("pgbench said nothing after `{}`: {report}", beginning.trim()).into())
+    let number = report.lines().find_map(|line| {
+        line.strip_prefix(beginning)?
+            .split(' ')
+            .next()?
+            .parse()
+            .ok()
+    });
+    number.ok_or_else(|| {
+        format!(
+            "pgbench said nothing after `{}`: {report}",
+            beginning.trim()
+        )
+        .into()
+    })
 }
 
-async fn run_pgbench(url: &str, call: Call, users: u32, length: &[&str], scratch: &Path) -> Outcome<String> {
+async fn run_pgbench(
+    url: &str,
+    call: Call,
+    users: u32,
+    length: &[&str],
+    scratch: &Path,
+) -> Outcome<String> {
     let script = match call {
         Call::Put => "benches/service/update.sql",
         Call::List => "benches/service/list.sql",
@@ -96,11 +162,20 @@ async fn run_pgbench(url: &str, call: Call, users: u32, length: &[&str], scratch
     let prefix = scratch.join("pgbench");
     output_of(
         Command::new("pgbench")
-            .args(["--no-vacuum", "--protocol", "prepared", "--jobs", &threads(), "--file", script])
+            .args([
+                "--no-vacuum",
+                "--protocol",
+                "prepared",
+                "--jobs",
+                &threads(),
+                "--file",
+                script,
+            ])
             .args(["--client", &PGBENCH_CLIENTS.to_string()])
             .args(length)
             .args(["--define", &format!("users={users}")])
-            // A twentieth of the latencies is enough for percentiles, and writing them costs little.
+            // A twentieth of the latencies is enough for percentiles, and writing them costs
+            // little.
             .args(["--log", "--sampling-rate", "0.05", "--log-prefix"])
             .arg(&prefix)
             .arg(url),
@@ -113,9 +188,15 @@ fn take_latencies(scratch: &Path) -> Outcome<Vec<f64>> {
     let mut latencies = Vec::new();
     for entry in std::fs::read_dir(scratch)? {
         let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pgbench.")) {
+        if path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("pgbench."))
+        {
             let text = std::fs::read_to_string(&path)?;
-            latencies.extend(text.lines().filter_map(|line| line.split(' ').nth(2)?.parse::<f64>().ok()));
+            latencies.extend(
+                text.lines()
+                    .filter_map(|line| line.split(' ').nth(2)?.parse::<f64>().ok()),
+            );
             std::fs::remove_file(path)?;
         }
     }

@@ -1,8 +1,9 @@
 //! `./setup.sh bench`: the service and its upper bounds, measured in turns on one machine.
 //!
-//! Every candidate is a separate process, driven by the same load generator, and appears in the same table: an empty axum handler
-//! (the cost of HTTP), axum and sqlx with one query per request and no log (the cost of the obvious service), `pgbench` with the
-//! service's own statements (the cost of PostgreSQL), and the service as shipped, with its log in a file.
+//! Every candidate is a separate process, driven by the same load generator, and appears in the
+//! same table: an empty axum handler (the cost of HTTP), axum and sqlx with one query per request
+//! and no log (the cost of the obvious service), `pgbench` with the service's own statements (the
+//! cost of PostgreSQL), and the service as shipped, with its log in a file.
 
 mod candidates;
 mod chart;
@@ -60,8 +61,16 @@ pub struct Plan {
     pub warm_up: Duration,
 }
 
-const FULL: Plan = Plan { rounds: 5, measured: Duration::from_secs(5), warm_up: Duration::from_secs(1) };
-const QUICK: Plan = Plan { rounds: 1, measured: Duration::from_secs(2), warm_up: Duration::from_secs(1) };
+const FULL: Plan = Plan {
+    rounds: 5,
+    measured: Duration::from_secs(5),
+    warm_up: Duration::from_secs(1),
+};
+const QUICK: Plan = Plan {
+    rounds: 1,
+    measured: Duration::from_secs(2),
+    warm_up: Duration::from_secs(1),
+};
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
@@ -75,15 +84,28 @@ async fn main() -> Outcome<()> {
     let stage = Stage::set(&cli.output).await?;
     let mut report = Report::of_this_machine(plan, &stage).await?;
     let rounds = |comparison: &Comparison| comparison.rounds.min(plan.rounds) as usize;
-    let chosen = || COMPARISONS.iter().filter(|comparison| comparison.load.to_string().contains(&cli.only));
-    let runs = chosen().map(|comparison| comparison.candidates.len() * rounds(comparison)).sum::<usize>();
+    let chosen = || {
+        COMPARISONS
+            .iter()
+            .filter(|comparison| comparison.load.to_string().contains(&cli.only))
+    };
+    let runs = chosen()
+        .map(|comparison| comparison.candidates.len() * rounds(comparison))
+        .sum::<usize>();
     for round in 1..=plan.rounds {
         for comparison in chosen().filter(|comparison| round <= comparison.rounds) {
             // In a different order each time, because a measurement may affect the next one.
-            let candidates = comparison.candidates.iter().cycle().skip(round as usize - 1);
+            let candidates = comparison
+                .candidates
+                .iter()
+                .cycle()
+                .skip(round as usize - 1);
             for candidate in candidates.take(comparison.candidates.len()) {
-                let measured = AssertUnwindSafe(stage.measure(*candidate, comparison.load, plan)).catch_unwind().await;
-                let measured = measured.unwrap_or_else(|_panic| Err("it panicked, see above".into()));
+                let measured = AssertUnwindSafe(stage.measure(*candidate, comparison.load, plan))
+                    .catch_unwind()
+                    .await;
+                let measured =
+                    measured.unwrap_or_else(|_panic| Err("it panicked, see above".into()));
                 let result = match &measured {
                     Ok(sample) => format!("{:>9.0}/s", sample.throughput),
                     Err(error) => format!("FAILED: {error}"),
@@ -100,6 +122,9 @@ async fn main() -> Outcome<()> {
     }
     report.write(&cli.output)?;
     println!("{}", report.text());
-    println!("Written to {}: report.md, report.json, report.svg", cli.output.display());
+    println!(
+        "Written to {}: report.md, report.json, report.svg",
+        cli.output.display()
+    );
     Ok(())
 }

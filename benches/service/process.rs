@@ -37,27 +37,49 @@ impl Served {
         let process = command.stdout(output).spawn()?;
         let pid = process.id().ok_or("the service ended")?;
         let status = if has_broker { "ready" } else { "degraded" };
-        eventually(format!("a service that is ready, see {}", log.display()), async || {
-            let answer = reqwest::get(format!("http://{address}/health/ready")).await.ok()?;
-            (answer.json::<serde_json::Value>().await.ok()?["status"] == status).then_some(())
-        })
+        eventually(
+            format!("a service that is ready, see {}", log.display()),
+            async || {
+                let answer = reqwest::get(format!("http://{address}/health/ready"))
+                    .await
+                    .ok()?;
+                (answer.json::<serde_json::Value>().await.ok()?["status"] == status).then_some(())
+            },
+        )
         .await;
-        Ok(Self { address: address.to_string(), log: Some(log.to_owned()), pid, _process: process })
+        Ok(Self {
+            address: address.to_string(),
+            log: Some(log.to_owned()),
+            pid,
+            _process: process,
+        })
     }
 
     /// Started with its address as its first line.
     pub async fn saying_where(mut command: Command) -> Outcome<Self> {
         let mut process = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut lines = BufReader::new(process.stdout.take().ok_or("no standard output")?).lines();
-        let address = timeout(PATIENCE, lines.next_line()).await??.ok_or("a candidate ended at its start")?;
+        let address = timeout(PATIENCE, lines.next_line())
+            .await??
+            .ok_or("a candidate ended at its start")?;
         let pid = process.id().ok_or("a candidate ended")?;
-        Ok(Self { address, log: None, pid, _process: process })
+        Ok(Self {
+            address,
+            log: None,
+            pid,
+            _process: process,
+        })
     }
 
     /// Processor time so far, in seconds.
     pub fn cpu(&self) -> Outcome<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let fields: Vec<_> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
         let (user, system): (f64, f64) = (fields[11].parse()?, fields[12].parse()?);
         Ok((user + system) / TICKS_PER_SECOND)
     }
@@ -78,7 +100,10 @@ impl Served {
     /// Largest resident memory since [`Self::start_anew`], in bytes.
     pub fn peak_memory(&self) -> Outcome<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .ok_or("no VmHWM")?;
         Ok(peak.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 

@@ -17,7 +17,10 @@ pub const USERS: u32 = 100_000;
 const THOUSAND: u32 = 1_000;
 const MILLION: u32 = 1_000_000;
 /// POSTs at once, which are more hashes than the machine has cores for.
-const POSTS: Load = Load { call: Call::Post, connections: 8 };
+const POSTS: Load = Load {
+    call: Call::Post,
+    connections: 8,
+};
 
 /// One measurement.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -35,7 +38,13 @@ pub struct Sample {
 
 impl Sample {
     /// Of a measurement that failed.
-    pub const NONE: Self = Self { throughput: f64::NAN, p50: f64::NAN, p99: f64::NAN, cpu: None, peak_memory: None };
+    pub const NONE: Self = Self {
+        throughput: f64::NAN,
+        p50: f64::NAN,
+        p99: f64::NAN,
+        cpu: None,
+        peak_memory: None,
+    };
 }
 
 /// A service and its database.
@@ -53,19 +62,32 @@ impl Place {
         fill(&world, users).await?;
         let has_broker = changed.iter().all(|(name, _)| *name != "RABBITMQ_URL");
         let settings = [&world.settings()[..], changed].concat();
-        let service = Served::service(&settings, &folder.join(format!("{name}.log")), has_broker).await?;
-        Ok(Self { world, service, users, has_broker })
+        let service =
+            Served::service(&settings, &folder.join(format!("{name}.log")), has_broker).await?;
+        Ok(Self {
+            world,
+            service,
+            users,
+            has_broker,
+        })
     }
 
     /// Waits until nothing is left of a measurement that would be the next one's burden.
     async fn clear_away(&self) -> Outcome<()> {
         if self.has_broker {
-            until("an empty outbox", async || self.world.outbox_is_empty().await).await;
+            until("an empty outbox", async || {
+                self.world.outbox_is_empty().await
+            })
+            .await;
         } else {
-            sqlx::raw_sql("TRUNCATE outbox").execute(&self.world.pool).await?;
+            sqlx::raw_sql("TRUNCATE outbox")
+                .execute(&self.world.pool)
+                .await?;
         }
         self.service.until_idle().await?;
-        sqlx::raw_sql("CHECKPOINT").execute(&self.world.pool).await?;
+        sqlx::raw_sql("CHECKPOINT")
+            .execute(&self.world.pool)
+            .await?;
         Ok(())
     }
 }
@@ -89,18 +111,30 @@ impl Stage {
     pub async fn set(folder: &Path) -> Outcome<Self> {
         let pgbench_world = World::new().await;
         fill(&pgbench_world, USERS).await?;
-        // With the lines of probes too, which would be left out: the price of a line is measured by them.
+        // With the lines of probes too, which would be left out: the price of a line is measured by
+        // them.
         let settings = [("LOG_LEVEL", "info,lapin=off,probes=debug")];
         let service = Place::set("service", USERS, &settings, folder).await?;
         let plain = |candidate: &str| -> Outcome<Command> {
             let mut command = Command::new(std::env::current_exe()?);
-            command.args(["--serve", candidate, "--database", &service.world.database_url]);
+            command.args([
+                "--serve",
+                candidate,
+                "--database",
+                &service.world.database_url,
+            ]);
             Ok(command)
         };
         Ok(Self {
             quiet: Place::set("quiet", 1, &[("LOG_LEVEL", "error")], folder).await?,
             ungrouped: Place::set("ungrouped", USERS, &[("GROUP_COMMIT", "false")], folder).await?,
-            brokerless: Place::set("brokerless", USERS, &[("RABBITMQ_URL", "amqp://127.0.0.1:1")], folder).await?,
+            brokerless: Place::set(
+                "brokerless",
+                USERS,
+                &[("RABBITMQ_URL", "amqp://127.0.0.1:1")],
+                folder,
+            )
+            .await?,
             thousand: Place::set("thousand", THOUSAND, &[], folder).await?,
             million: Place::set("million", MILLION, &[], folder).await?,
             pgbench_world,
@@ -113,7 +147,9 @@ impl Stage {
 
     pub async fn measure(&self, candidate: Candidate, load: Load, plan: Plan) -> Outcome<Sample> {
         match (load.call, candidate) {
-            (Call::Backlog, Candidate::Publisher) => return events::publish(&self.pgbench_world, plan, false).await,
+            (Call::Backlog, Candidate::Publisher) => {
+                return events::publish(&self.pgbench_world, plan, false).await;
+            }
             (Call::Backlog, Candidate::PublisherAndConsumer) => {
                 return events::publish(&self.pgbench_world, plan, true).await;
             }
@@ -131,19 +167,36 @@ impl Stage {
             Candidate::AmidPosts => {
                 let address = &self.service.service.address;
                 // From before the warm-up to after the end.
-                let posts = load::wrk(address, POSTS, USERS, plan.warm_up + plan.measured + plan.warm_up);
-                let (sample, posts) = tokio::join!(self.of_service(&self.service, load, plan), posts);
+                let posts = load::wrk(
+                    address,
+                    POSTS,
+                    USERS,
+                    plan.warm_up + plan.measured + plan.warm_up,
+                );
+                let (sample, posts) =
+                    tokio::join!(self.of_service(&self.service, load, plan), posts);
                 posts?;
                 self.service.clear_away().await?;
                 sample
             }
             Candidate::Empty => of_served(&self.empty, load, USERS, plan).await,
             Candidate::Sqlx => of_served(&self.sqlx, load, USERS, plan).await,
-            Candidate::Pgbench => self.of_pgbench(&self.pgbench_world, USERS, load.call, plan).await,
-            Candidate::PgbenchThousand => self.of_pgbench(&self.thousand.world, THOUSAND, load.call, plan).await,
-            Candidate::PgbenchMillion => self.of_pgbench(&self.million.world, MILLION, load.call, plan).await,
+            Candidate::Pgbench => {
+                self.of_pgbench(&self.pgbench_world, USERS, load.call, plan)
+                    .await
+            }
+            Candidate::PgbenchThousand => {
+                self.of_pgbench(&self.thousand.world, THOUSAND, load.call, plan)
+                    .await
+            }
+            Candidate::PgbenchMillion => {
+                self.of_pgbench(&self.million.world, MILLION, load.call, plan)
+                    .await
+            }
             Candidate::Hashes => hashes::measure(plan),
-            Candidate::Publisher | Candidate::PublisherAndConsumer => Err("the publisher serves no requests".into()),
+            Candidate::Publisher | Candidate::PublisherAndConsumer => {
+                Err("the publisher serves no requests".into())
+            }
         }
     }
 
@@ -155,11 +208,19 @@ impl Stage {
         Ok(sample)
     }
 
-    async fn of_pgbench(&self, world: &World, users: u32, call: Call, plan: Plan) -> Outcome<Sample> {
+    async fn of_pgbench(
+        &self,
+        world: &World,
+        users: u32,
+        call: Call,
+        plan: Plan,
+    ) -> Outcome<Sample> {
         let url = &world.database_url;
         let run = load::pgbench(url, call, users, plan.measured, &self.scratch).await?;
         if call == Call::Put {
-            sqlx::raw_sql("TRUNCATE outbox").execute(&world.pool).await?;
+            sqlx::raw_sql("TRUNCATE outbox")
+                .execute(&world.pool)
+                .await?;
             sqlx::raw_sql("CHECKPOINT").execute(&world.pool).await?;
         }
         Ok(sample(run, None, None))
@@ -168,16 +229,20 @@ impl Stage {
     /// The service's settings that the environment changes, as `NAME=value`.
     pub fn changed_settings(&self) -> Vec<String> {
         let settings = self.service.world.settings();
-        let changed = settings
-            .iter()
-            .filter(|(name, value)| matches!(*name, "COALESCE_READS" | "GROUP_COMMIT") && !value.is_empty());
-        changed.map(|(name, value)| format!("{name}={value}")).collect()
+        let changed = settings.iter().filter(|(name, value)| {
+            matches!(*name, "COALESCE_READS" | "GROUP_COMMIT") && !value.is_empty()
+        });
+        changed
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect()
     }
 
     /// What `SHOW name` says.
     pub async fn database_setting(&self, name: &str) -> Outcome<String> {
         let pool = &self.service.world.pool;
-        let shown = sqlx::query_scalar(AssertSqlSafe(format!("SHOW {name}"))).fetch_one(pool).await?;
+        let shown = sqlx::query_scalar(AssertSqlSafe(format!("SHOW {name}")))
+            .fetch_one(pool)
+            .await?;
         Ok(shown)
     }
 }
@@ -194,7 +259,13 @@ async fn of_served(served: &Served, load: Load, users: u32, plan: Plan) -> Outco
 }
 
 fn sample(run: Run, cpu: Option<f64>, peak_memory: Option<u64>) -> Sample {
-    Sample { throughput: run.requests / run.seconds, p50: run.p50, p99: run.p99, cpu, peak_memory }
+    Sample {
+        throughput: run.requests / run.seconds,
+        p50: run.p50,
+        p99: run.p99,
+        cpu,
+        peak_memory,
+    }
 }
 
 async fn fill(world: &World, users: u32) -> Outcome<()> {
@@ -203,7 +274,11 @@ async fn fill(world: &World, users: u32) -> Outcome<()> {
          SELECT 'Имя' || n, 'Фамилия' || n, '$argon2id$v=19$m=19456,t=2,p=1$' || repeat('x', 66)
          FROM generate_series(1, {users}) AS n"
     );
-    sqlx::raw_sql(AssertSqlSafe(insert)).execute(&world.pool).await?;
-    sqlx::raw_sql("VACUUM ANALYZE users").execute(&world.pool).await?;
+    sqlx::raw_sql(AssertSqlSafe(insert))
+        .execute(&world.pool)
+        .await?;
+    sqlx::raw_sql("VACUUM ANALYZE users")
+        .execute(&world.pool)
+        .await?;
     Ok(())
 }

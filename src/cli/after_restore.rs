@@ -1,4 +1,5 @@
-//! `after-restore`: makes a database that has lost changes agree with subscribers who have seen them.
+//! `after-restore`: makes a database that has lost changes agree with subscribers who have seen
+//! them.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use crate::trace_id::TraceId;
 
 #[derive(Args)]
 pub struct HowFar {
-    /// How far to lift versions and ids: more than any user's changes, and more new users, than can have been lost
+    /// How far to lift versions and ids: more than any user's changes, and more new users, than can
+    /// have been lost
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(i64).range(1..=1_000_000_000_000))]
     step: i64,
     /// Publish a `user.updated` for each user, so that subscribers take over the restored values
@@ -32,12 +34,16 @@ struct Done {
     remains: &'static str,
 }
 
+/// Between two lines of progress.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-const AFTER_REPUBLISHING: &str = "start the service, which publishes the events; have each subscriber delete the users that the list does not have \
+/// What remains to be done after users were published again.
+const AFTER_REPUBLISHING: &str = "start the service, which publishes the events; have each \
+                                  subscriber delete the users that the list does not have \
                                   (docs/subscribers.md)";
-const WITHOUT_EVENTS: &str = "start the service; have each subscriber read the list again and delete the users that it does not have \
-                              (docs/subscribers.md)";
+/// What remains to be done if they were not.
+const WITHOUT_EVENTS: &str = "start the service; have each subscriber read the list again and \
+                              delete the users that it does not have (docs/subscribers.md)";
 
 pub async fn run(asked: HowFar, database: &DatabaseUrl) -> Result<Report, CommandError> {
     lift(asked, database).await.map_err(|error| match error {
@@ -64,22 +70,48 @@ async fn lift(asked: HowFar, database: &DatabaseUrl) -> Result<Report, CommandEr
     outbox::lift_sequence(&mut connection).await?;
     let mut lift = match lifts::unfinished(&mut connection).await? {
         Some(lift) => {
-            let Lift { step, republish, .. } = lift;
-            eprintln!("Goes on where an earlier run ended, with --step {step} and republish: {republish}.");
+            let Lift {
+                step, republish, ..
+            } = lift;
+            eprintln!(
+                "Goes on where an earlier run ended, with --step {step} and republish: {republish}."
+            );
             lift
         }
-        None => lifts::begin(&mut connection, asked.step, asked.republish, &TraceId::generate()).await?,
+        None => {
+            lifts::begin(
+                &mut connection,
+                asked.step,
+                asked.republish,
+                &TraceId::generate(),
+            )
+            .await?
+        }
     };
     lifts::lift_ids(&mut connection, &lift).await?;
     let mut next_report = Instant::now();
     while lifts::lift_some(&mut connection, &mut lift).await? {
         if Instant::now() >= next_report {
-            eprintln!("{} users lifted, up to id {} …", lift.lifted, lift.lifted_to);
+            eprintln!(
+                "{} users lifted, up to id {} …",
+                lift.lifted, lift.lifted_to
+            );
             next_report = Instant::now() + REPORT_INTERVAL;
         }
     }
     // Or the next start would warn of what has been seen to.
     identity::has_changed(&database.options()).await?;
-    let remains = if lift.republish { AFTER_REPUBLISHING } else { WITHOUT_EVENTS };
-    Ok(Report::new(&Done { next_id: lift.last_id + 1, lift, remains }, true))
+    let remains = if lift.republish {
+        AFTER_REPUBLISHING
+    } else {
+        WITHOUT_EVENTS
+    };
+    Ok(Report::new(
+        &Done {
+            next_id: lift.last_id + 1,
+            lift,
+            remains,
+        },
+        true,
+    ))
 }

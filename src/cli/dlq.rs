@@ -34,12 +34,26 @@ pub async fn run(command: DlqCommand, broker: &Broker) -> Result<Report, Command
     Ok(match command {
         DlqCommand::List { max } => Report::new(&dead_letters::list(broker, max).await?, true),
         DlqCommand::Redrive { max } => {
-            let Taken { count, left, failure } = dead_letters::redrive(broker, max).await?;
-            Report::new(&json!({"moved": count, "left": left, "failure": failure}), failure.is_none())
+            let Taken {
+                count,
+                left,
+                failure,
+            } = dead_letters::redrive(broker, max).await?;
+            Report::new(
+                &json!({"moved": count, "left": left, "failure": failure}),
+                failure.is_none(),
+            )
         }
         DlqCommand::Drop { max } => {
-            let Taken { count, left, failure } = dead_letters::drop(broker, max).await?;
-            Report::new(&json!({"deleted": count, "left": left, "failure": failure}), failure.is_none())
+            let Taken {
+                count,
+                left,
+                failure,
+            } = dead_letters::drop(broker, max).await?;
+            Report::new(
+                &json!({"deleted": count, "left": left, "failure": failure}),
+                failure.is_none(),
+            )
         }
     })
 }

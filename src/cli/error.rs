@@ -15,7 +15,9 @@ pub enum CommandError {
     Running,
     #[error("a pooler in between shares the session: set DATABASE_DIRECT_URL to PostgreSQL itself")]
     Shared,
-    #[error("the database takes no writes: name the primary in DATABASE_URL, or in DATABASE_DIRECT_URL")]
+    #[error(
+        "the database takes no writes: name the primary in DATABASE_URL, or in DATABASE_DIRECT_URL"
+    )]
     ReadOnly,
     #[error(transparent)]
     Broker(#[from] SessionError),

@@ -1,4 +1,5 @@
-//! `healthcheck`: asks the service of the same environment whether it is ready, for containers that have no curl.
+//! `healthcheck`: asks the service of the same environment whether it is ready, for containers that
+//! have no curl.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,20 +12,28 @@ use tokio::time::timeout;
 
 use super::AnyError;
 
+/// For the whole check; Docker gives it 5 s.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// # Errors
 /// When it is not ready, or silent for four seconds.
 pub async fn run(address: SocketAddr) -> Result<(), AnyError> {
     let status = timeout(TIMEOUT, get_status(address, "/health/ready")).await??;
-    if status.is_success() { Ok(()) } else { Err(format!("http://{address}/health/ready answered {status}").into()) }
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(format!("http://{address}/health/ready answered {status}").into())
+    }
 }
 
 async fn get_status(address: SocketAddr, path: &str) -> Result<StatusCode, AnyError> {
     let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header("host", address.to_string()).body(Body::empty())?;
+    let request = Request::get(path)
+        .header("host", address.to_string())
+        .body(Body::empty())?;
     let status = sender.send_request(request).await?.status();
     connection.abort();
     Ok(status)

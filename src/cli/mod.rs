@@ -1,4 +1,5 @@
-//! The command line: read the settings, start what was asked for, turn the outcome into an exit code.
+//! The command line: read the settings, start what was asked for, turn the outcome into an exit
+//! code.
 
 mod after_restore;
 mod check;
@@ -54,7 +55,8 @@ enum Command {
         #[command(subcommand)]
         command: OutboxCommand,
     },
-    /// After a restored backup or a failover that lost changes: lift versions and ids beyond those that subscribers have seen
+    /// After a restored backup or a failover that lost changes: lift versions and ids beyond those
+    /// that subscribers have seen
     AfterRestore {
         #[command(flatten)]
         output: Output,
@@ -68,7 +70,8 @@ enum Command {
         #[command(subcommand)]
         command: DlqCommand,
     },
-    /// Look whether the service could do its work: settings, logins, migrations, permissions; each with what to do
+    /// Look whether the service could do its work: settings, logins, migrations, permissions; each
+    /// with what to do
     Check {
         #[command(flatten)]
         output: Output,
@@ -87,8 +90,9 @@ struct Output {
     format: Format,
 }
 
-/// The exit code of a bad command line or setting, and that of a process that a second signal ended.
+/// Exit code of a bad command line or setting.
 const BAD_USAGE: u8 = 2;
+/// Exit code of a process that a second signal ended.
 const STOPPED_AT_ONCE: u8 = 130;
 
 pub type AnyError = Box<dyn Error + Send + Sync>;
@@ -118,11 +122,17 @@ async fn run(cli: Cli) -> Result<(), AnyError> {
         Command::Openapi => openapi(),
         Command::Outbox { output, command } => {
             let (database, _log) = config::for_database(settings()?)?;
-            print(output.format, &outbox::run(command, &database.direct_url).await?)
+            print(
+                output.format,
+                &outbox::run(command, &database.direct_url).await?,
+            )
         }
         Command::AfterRestore { output, command } => {
             let (database, _log) = config::for_database(settings()?)?;
-            print(output.format, &after_restore::run(command, &database.direct_url).await?)
+            print(
+                output.format,
+                &after_restore::run(command, &database.direct_url).await?,
+            )
         }
         Command::Dlq { output, command } => {
             let broker = config::for_broker(settings()?)?;
@@ -165,18 +175,26 @@ async fn serve() -> Result<(), AnyError> {
     let served = async {
         let app = App::build(config, collected, telemetry.writer()).await?;
         let address = app.local_addr()?;
-        info!(version = env!("CARGO_PKG_VERSION"), %address, docs = %format_args!("http://{address}/docs"), "Listening");
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            %address,
+            docs = %format_args!("http://{address}/docs"),
+            "Listening"
+        );
         if !address.ip().is_loopback() {
             warn!(
                 %address,
-                "Anybody who can reach this address can read and change all users: there is no authentication yet. Let something \
-                 in front of the service keep strangers out"
+                "Anybody who can reach this address can read and change all users: there is no \
+                 authentication yet. Let something in front of the service keep strangers out"
             );
         }
         Ok(app.run(stop.orderly).await?)
     };
     tokio::select! {
-        outcome = served => outcome.inspect_err(|error: &AnyError| error!(error = %Chain(&**error), "Failed")),
+        outcome = served => outcome.inspect_err(|error: &AnyError| error!(
+            error = %Chain(&**error),
+            "Failed"
+        )),
         () = stop.at_once.cancelled() => Err(StoppedAtOnce.into()),
     }
 }
@@ -196,7 +214,9 @@ fn openapi() -> Result<(), AnyError> {
 }
 
 async fn check(output: Output, settings_alone: bool) -> Result<(), AnyError> {
-    let Config { database, broker, .. } = Config::from_settings(settings()?)?;
+    let Config {
+        database, broker, ..
+    } = Config::from_settings(settings()?)?;
     if settings_alone {
         return Ok(());
     }
@@ -204,10 +224,17 @@ async fn check(output: Output, settings_alone: bool) -> Result<(), AnyError> {
     if database.route == Route::TransactionPooler {
         databases.push(("DATABASE_DIRECT_URL", &database.direct_url, Route::Direct));
     }
-    print(output.format, &check::run(&databases, database.migrate_on_start, &broker).await)
+    print(
+        output.format,
+        &check::run(&databases, database.migrate_on_start, &broker).await,
+    )
 }
 
 fn print(format: Format, report: &Report) -> Result<(), AnyError> {
     print!("{}", report.text(format));
-    if report.complete { Ok(()) } else { Err("not all of it was done".into()) }
+    if report.complete {
+        Ok(())
+    } else {
+        Err("not all of it was done".into())
+    }
 }

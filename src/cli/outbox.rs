@@ -61,22 +61,42 @@ pub async fn run(command: OutboxCommand, database: &DatabaseUrl) -> Result<Repor
         return Err(CommandError::Migrations);
     }
     let (asked_for, done) = match command {
-        OutboxCommand::Status => return Ok(Report::new(&outbox::state(&mut connection).await?, true)),
+        OutboxCommand::Status => {
+            return Ok(Report::new(&outbox::state(&mut connection).await?, true));
+        }
         OutboxCommand::Quarantine(QuarantineCommand::List) => {
             let events = quarantine::list(&mut connection).await?;
-            return Ok(Report::new(&Quarantine { count: events.len(), events }, true));
+            return Ok(Report::new(
+                &Quarantine {
+                    count: events.len(),
+                    events,
+                },
+                true,
+            ));
         }
-        OutboxCommand::Quarantine(QuarantineCommand::Retry(Which { ids, event_type, .. })) => {
-            let done = quarantine::retry(&mut connection, ids.as_deref(), event_type.as_deref()).await?;
+        OutboxCommand::Quarantine(QuarantineCommand::Retry(Which {
+            ids, event_type, ..
+        })) => {
+            let done =
+                quarantine::retry(&mut connection, ids.as_deref(), event_type.as_deref()).await?;
             (ids, done)
         }
-        OutboxCommand::Quarantine(QuarantineCommand::Drop(Which { ids, event_type, .. })) => {
-            let done = quarantine::drop(&mut connection, ids.as_deref(), event_type.as_deref()).await?;
+        OutboxCommand::Quarantine(QuarantineCommand::Drop(Which {
+            ids, event_type, ..
+        })) => {
+            let done =
+                quarantine::drop(&mut connection, ids.as_deref(), event_type.as_deref()).await?;
             (ids, done)
         }
     };
     let mut not_found = asked_for.unwrap_or_default();
     not_found.retain(|id| !done.contains(id));
     let complete = not_found.is_empty();
-    Ok(Report::new(&Decided { done: done.len(), not_found }, complete))
+    Ok(Report::new(
+        &Decided {
+            done: done.len(),
+            not_found,
+        },
+        complete,
+    ))
 }

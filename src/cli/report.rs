@@ -25,7 +25,10 @@ impl Report {
     pub fn new(report: &impl Serialize, complete: bool) -> Self {
         match serde_json::to_value(report) {
             Ok(value) => Self { value, complete },
-            Err(error) => Self { value: error.to_string().into(), complete: false },
+            Err(error) => Self {
+                value: error.to_string().into(),
+                complete: false,
+            },
         }
     }
 
@@ -43,16 +46,25 @@ impl Report {
 
 /// Single values as lines, then each list of objects as columns.
 fn table(report: &Value) -> String {
-    let Value::Object(fields) = report else { return format!("{report}\n") };
-    let (lists, singles): (Vec<_>, Vec<_>) =
-        fields.iter().partition(|(_, value)| value.as_array().is_some_and(|rows| rows.iter().all(Value::is_object)));
+    let Value::Object(fields) = report else {
+        return format!("{report}\n");
+    };
+    let (lists, singles): (Vec<_>, Vec<_>) = fields.iter().partition(|(_, value)| {
+        value
+            .as_array()
+            .is_some_and(|rows| rows.iter().all(Value::is_object))
+    });
     let width = fields.keys().map(String::len).max().unwrap_or(0);
     let line = |(name, value): (&String, &Value)| vec![format!("{name:width$}"), cell(value)];
     let mut text = aligned(singles.into_iter().map(line).collect());
     for rows in lists.into_iter().filter_map(|(_, value)| value.as_array()) {
-        let Some(Value::Object(first)) = rows.first() else { continue };
+        let Some(Value::Object(first)) = rows.first() else {
+            continue;
+        };
         let header = first.keys().map(|name| name.to_uppercase()).collect();
-        let rows = rows.iter().map(|row| first.keys().map(|name| cell(&row[name])).collect());
+        let rows = rows
+            .iter()
+            .map(|row| first.keys().map(|name| cell(&row[name])).collect());
         text += &aligned(std::iter::once(header).chain(rows).collect());
     }
     text
@@ -64,7 +76,9 @@ fn aligned(rows: Vec<Vec<String>>) -> String {
     }
     let mut table = Table::new();
     table.load_style(NOTHING).add_rows(rows);
-    table.column_iter_mut().for_each(|column| _ = column.set_padding((0, 2)));
+    table
+        .column_iter_mut()
+        .for_each(|column| _ = column.set_padding((0, 2)));
     table.trim_fmt() + "\n"
 }
 
@@ -72,9 +86,16 @@ fn aligned(rows: Vec<Vec<String>>) -> String {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => {
-            text.chars().map(|letter| if letter.is_control() || is_invisible(letter) { '?' } else { letter }).collect()
-        }
+        Value::String(text) => text
+            .chars()
+            .map(|letter| {
+                if letter.is_control() || is_invisible(letter) {
+                    '?'
+                } else {
+                    letter
+                }
+            })
+            .collect(),
         Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
@@ -90,12 +111,18 @@ mod tests {
     #[test]
     fn a_table_has_single_values_as_lines_and_lists_as_columns() {
         let report = json!({"count": 2, "leader": null, "rows": [{"id": "a", "n": 1}, {"id": "longer", "n": 22}]});
-        assert_eq!(table(&report), "count   2\nleader  -\nID      N\na       1\nlonger  22\n");
+        assert_eq!(
+            table(&report),
+            "count   2\nleader  -\nID      N\na       1\nlonger  22\n"
+        );
     }
 
     #[test]
     fn an_empty_list_of_rows_is_no_lines_and_control_characters_are_harmless() {
         assert_eq!(table(&json!({"count": 0, "messages": []})), "count     0\n");
-        assert_eq!(table(&json!({"reason": "Ж\u{1b}[2J\u{202e}\u{2028}"})), "reason  Ж?[2J??\n");
+        assert_eq!(
+            table(&json!({"reason": "Ж\u{1b}[2J\u{202e}\u{2028}"})),
+            "reason  Ж?[2J??\n"
+        );
     }
 }

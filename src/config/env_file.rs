@@ -1,9 +1,11 @@
-//! Reads `.env`, which other tools may read too, and hold what they alone understand. `setup.sh` reads it by the same rules; dotenvy
-//! would silently take `$word` out of a password, and give the whole file up at another tool's line.
+//! Reads `.env`, which other tools may read too, and hold what they alone understand. `setup.sh`
+//! reads it by the same rules; dotenvy would silently take `$word` out of a password, and give the
+//! whole file up at another tool's line.
 //!
-//! `NAME=value`, perhaps after `export`. A value in single quotes is taken as it is; in double quotes, `\"`, `\\`, `\$` and `\n` stand
-//! for what they name; without quotes, it ends at ` #` or the end of the line. `$NAME` and `${NAME}` stand for a variable, except in
-//! single quotes; where there is no such variable, they stay as they are.
+//! `NAME=value`, perhaps after `export`. A value in single quotes is taken as it is; in double
+//! quotes, `\"`, `\\`, `\$` and `\n` stand for what they name; without quotes, it ends at ` #` or
+//! the end of the line. `$NAME` and `${NAME}` stand for a variable, except in single quotes; where
+//! there is no such variable, they stay as they are.
 
 use std::collections::HashMap;
 
@@ -22,34 +24,52 @@ pub fn parse(
     variable: impl Fn(&str) -> Option<String>,
     is_ours: impl Fn(&str) -> bool,
 ) -> Result<EnvFile, Vec<String>> {
-    let (mut file, mut faults) = (EnvFile { entries: HashMap::new(), warnings: Vec::new() }, Vec::new());
+    let mut file = EnvFile {
+        entries: HashMap::new(),
+        warnings: Vec::new(),
+    };
+    let mut faults = Vec::new();
     for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let Some((name, raw)) = split(line) else {
-            file.warnings.push(format!(".env, line {number}: left out, because it is not of the form NAME=value"));
+            file.warnings.push(format!(
+                ".env, line {number}: left out, because it is not of the form NAME=value"
+            ));
             continue;
         };
         let known = |name: &str| variable(name).or_else(|| file.entries.get(name).cloned());
         match value(raw, known) {
             Ok(value) => _ = file.entries.insert(name.to_owned(), value),
-            Err(fault) if is_ours(name) => faults.push(format!(".env, line {number}: {name}: {fault}")),
-            Err(fault) => file.warnings.push(format!(".env, line {number}: {name} is left out: {fault}")),
+            Err(fault) if is_ours(name) => {
+                faults.push(format!(".env, line {number}: {name}: {fault}"));
+            }
+            Err(fault) => file
+                .warnings
+                .push(format!(".env, line {number}: {name} is left out: {fault}")),
         }
     }
-    if faults.is_empty() { Ok(file) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(file)
+    } else {
+        Err(faults)
+    }
 }
 
 /// The name and what follows the `=`.
 fn split(line: &str) -> Option<(&str, &str)> {
     let (name, raw) = line.split_once('=')?;
-    let exported = name.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t']));
+    let exported = name
+        .strip_prefix("export")
+        .filter(|rest| rest.starts_with([' ', '\t']));
     let name = exported.unwrap_or(name).trim();
     let is_name = !name.starts_with(|first: char| first.is_ascii_digit())
         && !name.is_empty()
-        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_.-".contains(letter));
+        && name
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || "_.-".contains(letter));
     is_name.then_some((name, raw.trim()))
 }
 
@@ -65,7 +85,10 @@ fn value(raw: &str, known: impl Fn(&str) -> Option<String>) -> Result<String, &'
         }
         _ => {
             let end = if raw.starts_with('#') { 0 } else { raw.len() };
-            let end = raw[..end].find(" #").or_else(|| raw[..end].find("\t#")).unwrap_or(end);
+            let end = raw[..end]
+                .find(" #")
+                .or_else(|| raw[..end].find("\t#"))
+                .unwrap_or(end);
             Ok(expand(raw[..end].trim_end(), false, known).0)
         }
     }
@@ -73,11 +96,20 @@ fn value(raw: &str, known: impl Fn(&str) -> Option<String>) -> Result<String, &'
 
 fn nothing_behind(rest: &str) -> Result<(), &'static str> {
     let rest = rest.trim_start();
-    if rest.is_empty() || rest.starts_with('#') { Ok(()) } else { Err("something follows its closing quote") }
+    if rest.is_empty() || rest.starts_with('#') {
+        Ok(())
+    } else {
+        Err("something follows its closing quote")
+    }
 }
 
-/// What the text stands for, and what follows its closing quote, if it is in double quotes and has one.
-fn expand(text: &str, is_quoted: bool, known: impl Fn(&str) -> Option<String>) -> (String, Option<&str>) {
+/// What the text stands for, and what follows its closing quote, if it is in double quotes and has
+/// one.
+fn expand(
+    text: &str,
+    is_quoted: bool,
+    known: impl Fn(&str) -> Option<String>,
+) -> (String, Option<&str>) {
     let mut expanded = String::new();
     let mut rest = text;
     while let Some(letter) = rest.chars().next() {
@@ -113,7 +145,9 @@ fn variable_at(text: &str, known: impl Fn(&str) -> Option<String>) -> Option<(St
         .find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
         .map_or(text.len(), |end| start + end);
     let name = &text[start..end];
-    if is_braced && !text[end..].starts_with('}') || name.starts_with(|first: char| first.is_ascii_digit()) {
+    if is_braced && !text[end..].starts_with('}')
+        || name.starts_with(|first: char| first.is_ascii_digit())
+    {
         return None;
     }
     known(name).map(|value| (value, end + usize::from(is_braced)))
@@ -124,7 +158,11 @@ mod tests {
     use super::{EnvFile, parse};
 
     fn read(text: &str) -> Result<EnvFile, Vec<String>> {
-        parse(text, |name| (name == "HOME").then(|| "/home".to_owned()), |name| name.starts_with("OUR_"))
+        parse(
+            text,
+            |name| (name == "HOME").then(|| "/home".to_owned()),
+            |name| name.starts_with("OUR_"),
+        )
     }
 
     #[test]
@@ -153,13 +191,31 @@ mod tests {
 
     #[test]
     fn lines_of_others_that_cannot_be_read_are_left_out_and_ours_are_named_with_their_number() {
-        let file = read("\u{feff}OUR_A=1\r\nTHEIRS='-----BEGIN\nsecret\n-----END'\n\nOUR_B=2").unwrap();
-        assert_eq!((file.entries["OUR_A"].as_str(), file.entries["OUR_B"].as_str()), ("1", "2"));
+        let file =
+            read("\u{feff}OUR_A=1\r\nTHEIRS='-----BEGIN\nsecret\n-----END'\n\nOUR_B=2").unwrap();
+        assert_eq!(
+            (
+                file.entries["OUR_A"].as_str(),
+                file.entries["OUR_B"].as_str()
+            ),
+            ("1", "2")
+        );
         assert_eq!(file.warnings.len(), 3, "{:?}", file.warnings);
-        assert!(file.warnings[0].contains("line 2") && file.warnings.iter().all(|warning| !warning.contains("secret")));
-        let faults = read("THEIRS='\nOUR_A='secret\nOUR_B=\"secret\" secret").err().unwrap();
+        assert!(
+            file.warnings[0].contains("line 2")
+                && file
+                    .warnings
+                    .iter()
+                    .all(|warning| !warning.contains("secret"))
+        );
+        let faults = read("THEIRS='\nOUR_A='secret\nOUR_B=\"secret\" secret")
+            .err()
+            .unwrap();
         assert_eq!(faults.len(), 2);
-        assert!(faults[0].contains("line 2: OUR_A") && faults[1].contains("line 3: OUR_B"), "{faults:?}");
+        assert!(
+            faults[0].contains("line 2: OUR_A") && faults[1].contains("line 3: OUR_B"),
+            "{faults:?}"
+        );
         assert!(faults.iter().all(|fault| !fault.contains("secret")));
     }
 }

@@ -1,5 +1,5 @@
-//! Settings: read once from the environment and `.env`, and checked together. The only reader of the environment; each module
-//! parses its own URL or directive.
+//! Settings: read once from the environment and `.env`, and checked together. The only reader of
+//! the environment; each module parses its own URL or directive.
 
 mod env_file;
 mod reader;
@@ -48,7 +48,8 @@ pub struct HttpConfig {
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
     pub url: DatabaseUrl,
-    /// For the relay's session lock. If it differs from `url`, that is taken to be a transaction pooler.
+    /// For the relay's session lock. If it differs from `url`, that is taken to be a transaction
+    /// pooler.
     pub direct_url: DatabaseUrl,
     /// How `url` reaches the server.
     pub route: Route,
@@ -136,18 +137,34 @@ pub fn environment() -> Result<Environment, ConfigError> {
     let file = match fs::read(".env") {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
-            env_file::parse(&text, |name| variables.get(name).cloned(), |name| NAMES.contains(&name))
-                .map_err(ConfigError)?
+            env_file::parse(
+                &text,
+                |name| variables.get(name).cloned(),
+                |name| NAMES.contains(&name),
+            )
+            .map_err(ConfigError)?
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => EnvFile { entries: HashMap::new(), warnings: Vec::new() },
+        Err(error) if error.kind() == ErrorKind::NotFound => EnvFile {
+            entries: HashMap::new(),
+            warnings: Vec::new(),
+        },
         Err(error) if error.kind() == ErrorKind::IsADirectory => {
-            return Err(ConfigError(vec![".env: is a directory, and should be a file".to_owned()]));
+            return Err(ConfigError(vec![
+                ".env: is a directory, and should be a file".to_owned(),
+            ]));
         }
         Err(error) => return Err(ConfigError(vec![format!(".env: {error}")])),
     };
-    let EnvFile { entries: mut settings, mut warnings } = file;
+    let EnvFile {
+        entries: mut settings,
+        mut warnings,
+    } = file;
     settings.extend(variables);
-    warnings.extend(settings.keys().filter_map(|name| Some(format!("{name} is not a setting: {} is", meant(name)?))));
+    warnings.extend(
+        settings
+            .keys()
+            .filter_map(|name| Some(format!("{name} is not a setting: {} is", meant(name)?))),
+    );
     Ok(Environment { settings, warnings })
 }
 
@@ -155,7 +172,11 @@ pub fn environment() -> Result<Environment, ConfigError> {
 fn meant(name: &str) -> Option<&'static str> {
     let alike = |known: &&&str| strsim::normalized_damerau_levenshtein(name, known) >= ALIKE;
     let long_enough = |known: &&&str| known.len().min(name.len()) >= SHORTEST_ALIKE;
-    if NAMES.contains(&name) { None } else { NAMES.iter().filter(long_enough).find(alike).copied() }
+    if NAMES.contains(&name) {
+        None
+    } else {
+        NAMES.iter().filter(long_enough).find(alike).copied()
+    }
 }
 
 impl Config {
@@ -163,22 +184,34 @@ impl Config {
     /// Every bad setting at once.
     pub fn from_settings(settings: HashMap<String, String>) -> Result<Self, ConfigError> {
         read(settings, |reader| {
-            let (http, database, broker) = (reader.http(), reader.database(), reader.broker());
+            let http = reader.http();
+            let database = reader.database();
+            let broker = reader.broker();
             let passwords = PasswordConfig {
                 policy: reader.password_policy(),
                 hash_wait: reader.milliseconds("PASSWORD_HASH_WAIT_MS", 2_000, 1),
             };
             let log = reader.log();
             let shutdown_delay = reader.milliseconds("SHUTDOWN_DELAY_MS", 0, 0);
-            Some(Self { http, database: database?, broker: broker?, passwords, log, shutdown_delay })
+            Some(Self {
+                http,
+                database: database?,
+                broker: broker?,
+                passwords,
+                log,
+                shutdown_delay,
+            })
         })
     }
 }
 
 /// What a command needs that speaks to PostgreSQL.
-pub fn for_database(settings: HashMap<String, String>) -> Result<(DatabaseConfig, LogConfig), ConfigError> {
+pub fn for_database(
+    settings: HashMap<String, String>,
+) -> Result<(DatabaseConfig, LogConfig), ConfigError> {
     read(settings, |reader| {
-        let (database, log) = (reader.database(), reader.log());
+        let database = reader.database();
+        let log = reader.log();
         Some((database?, log))
     })
 }
@@ -192,7 +225,11 @@ pub fn for_broker(settings: HashMap<String, String>) -> Result<Broker, ConfigErr
 pub fn for_healthcheck(settings: HashMap<String, String>) -> Result<SocketAddr, ConfigError> {
     let mut address = read(settings, |reader| Some(reader.http().address))?;
     if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
     }
     Ok(address)
 }
@@ -202,8 +239,14 @@ pub fn for_openapi(settings: HashMap<String, String>) -> Result<PasswordPolicy, 
     read(settings, |reader| Some(reader.password_policy()))
 }
 
-fn read<T>(settings: HashMap<String, String>, parts: impl FnOnce(&mut Reader) -> Option<T>) -> Result<T, ConfigError> {
-    let mut reader = Reader { settings, faults: Vec::new() };
+fn read<T>(
+    settings: HashMap<String, String>,
+    parts: impl FnOnce(&mut Reader) -> Option<T>,
+) -> Result<T, ConfigError> {
+    let mut reader = Reader {
+        settings,
+        faults: Vec::new(),
+    };
     match parts(&mut reader) {
         Some(parts) if reader.faults.is_empty() => Ok(parts),
         _ => Err(ConfigError(reader.faults)),
@@ -212,17 +255,24 @@ fn read<T>(settings: HashMap<String, String>, parts: impl FnOnce(&mut Reader) ->
 
 impl Reader {
     fn http(&mut self) -> HttpConfig {
-        let host = self.optional("HOST", parse_host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let host = self
+            .optional("HOST", parse_host)
+            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let port = self.number("PORT", 8000, 0, u16::MAX);
-        let allow_anonymous = self.optional("ALLOW_ANONYMOUS", parse_bool).unwrap_or(false);
+        let allow_anonymous = self
+            .optional("ALLOW_ANONYMOUS", parse_bool)
+            .unwrap_or(false);
         if !host.is_loopback() && !allow_anonymous {
             self.faults.push(format!(
-                "HOST: {host} can be reached from other machines, and there is no authentication yet: use 127.0.0.1, \
-                 or set ALLOW_ANONYMOUS=true if something in front of the service keeps strangers out"
+                "HOST: {host} can be reached from other machines, and there is no authentication \
+                 yet: use 127.0.0.1, or set ALLOW_ANONYMOUS=true if something in front of the \
+                 service keeps strangers out"
             ));
         }
         let request_timeout = self.milliseconds("REQUEST_TIMEOUT_MS", 10_000, 1);
-        let trusted_proxies = self.optional("TRUSTED_PROXIES", parse_networks).unwrap_or_default();
+        let trusted_proxies = self
+            .optional("TRUSTED_PROXIES", parse_networks)
+            .unwrap_or_default();
         let body_timeout = self.milliseconds("BODY_READ_TIMEOUT_MS", 5_000, 1);
         let limits = Limits {
             header_read: self.milliseconds("HEADER_READ_TIMEOUT_MS", 10_000, 1),
@@ -233,11 +283,20 @@ impl Reader {
             shared_addresses: trusted_proxies.clone(),
         };
         let head = HeadRules {
-            // Where nobody has to log in, an unexpected host name belongs to a web page whose DNS was rebound to this address.
-            allowed_hosts: self.optional("ALLOWED_HOSTS", parse_hosts).unwrap_or(Some(Vec::new())),
+            // Where nobody has to log in, an unexpected host name belongs to a web page whose DNS
+            // was rebound to this address.
+            allowed_hosts: self
+                .optional("ALLOWED_HOSTS", parse_hosts)
+                .unwrap_or(Some(Vec::new())),
             trusted_proxies,
         };
-        HttpConfig { address: SocketAddr::new(host, port), request_timeout, body_timeout, limits, head }
+        HttpConfig {
+            address: SocketAddr::new(host, port),
+            request_timeout,
+            body_timeout,
+            limits,
+            head,
+        }
     }
 
     fn database(&mut self) -> Option<DatabaseConfig> {
@@ -246,14 +305,20 @@ impl Reader {
         let max_connections = self.number("DATABASE_MAX_CONNECTIONS", 10, 1, 1_000);
         let coalesce_reads = self.optional("COALESCE_READS", parse_bool).unwrap_or(true);
         let group_commit = self.optional("GROUP_COMMIT", parse_bool).unwrap_or(true);
-        let migrate_on_start = self.optional("MIGRATE_ON_START", parse_bool).unwrap_or(true);
+        let migrate_on_start = self
+            .optional("MIGRATE_ON_START", parse_bool)
+            .unwrap_or(true);
         let url = url?;
-        let is_pooled =
-            direct_url.is_some() && self.settings.get("DATABASE_DIRECT_URL") != self.settings.get("DATABASE_URL");
+        let is_pooled = direct_url.is_some()
+            && self.settings.get("DATABASE_DIRECT_URL") != self.settings.get("DATABASE_URL");
         Some(DatabaseConfig {
             direct_url: direct_url.unwrap_or_else(|| url.clone()),
             url,
-            route: if is_pooled { Route::TransactionPooler } else { Route::Direct },
+            route: if is_pooled {
+                Route::TransactionPooler
+            } else {
+                Route::Direct
+            },
             max_connections,
             coalesce_reads,
             group_commit,
@@ -263,18 +328,29 @@ impl Reader {
 
     fn broker(&mut self) -> Option<Broker> {
         let url = self.required("RABBITMQ_URL", BrokerUrl::from_str);
-        let queue_type = self.optional("AMQP_QUEUE_TYPE", QueueType::from_str).unwrap_or_default();
-        Some(Broker { url: url?, queue_type })
+        let queue_type = self
+            .optional("AMQP_QUEUE_TYPE", QueueType::from_str)
+            .unwrap_or_default();
+        Some(Broker {
+            url: url?,
+            queue_type,
+        })
     }
 
     fn password_policy(&mut self) -> PasswordPolicy {
-        PasswordPolicy { min_chars: self.number("PASSWORD_MIN_LENGTH", 8, 1, PASSWORD_MAX_BYTES) }
+        PasswordPolicy {
+            min_chars: self.number("PASSWORD_MIN_LENGTH", 8, 1, PASSWORD_MAX_BYTES),
+        }
     }
 
     fn log(&mut self) -> LogConfig {
         LogConfig {
-            level: self.optional("LOG_LEVEL", LogLevel::from_str).unwrap_or_default(),
-            format: self.optional("LOG_FORMAT", LogFormat::from_str).unwrap_or_default(),
+            level: self
+                .optional("LOG_LEVEL", LogLevel::from_str)
+                .unwrap_or_default(),
+            format: self
+                .optional("LOG_FORMAT", LogFormat::from_str)
+                .unwrap_or_default(),
         }
     }
 }

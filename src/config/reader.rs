@@ -16,17 +16,45 @@ pub struct Reader {
 
 impl Reader {
     /// `None` if it is unset, empty or wrong; a wrong one is recorded as an error.
-    pub fn optional<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
-        let value = self.settings.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())?;
+    pub fn optional<T, E: fmt::Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self
+            .settings
+            .get(name)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())?;
         // Something with a password, pasted into the wrong place, is not repeated.
         let may_hold_a_secret = value.contains("://") || value.contains('@');
-        let shown = |fault: String| if may_hold_a_secret { fault.replace(value, "…") } else { fault };
-        parse(value).map_err(|fault| self.faults.push(format!("{name}: {}", shown(fault.to_string())))).ok()
+        let shown = |fault: String| {
+            if may_hold_a_secret {
+                fault.replace(value, "…")
+            } else {
+                fault
+            }
+        };
+        parse(value)
+            .map_err(|fault| {
+                self.faults
+                    .push(format!("{name}: {}", shown(fault.to_string())));
+            })
+            .ok()
     }
 
-    pub fn required<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
-        if self.settings.get(name).is_none_or(|value| value.trim().is_empty()) {
-            self.faults.push(format!("{name}: is not set (see .env.example)"));
+    pub fn required<T, E: fmt::Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        if self
+            .settings
+            .get(name)
+            .is_none_or(|value| value.trim().is_empty())
+        {
+            self.faults
+                .push(format!("{name}: is not set (see .env.example)"));
         }
         self.optional(name, parse)
     }
@@ -37,7 +65,9 @@ impl Reader {
     {
         let parse = |value: &str| match value.parse() {
             Ok(number) if number >= least && number <= most => Ok(number),
-            _ => Err(format!("must be a whole number from {least} to {most}, not `{value}`")),
+            _ => Err(format!(
+                "must be a whole number from {least} to {most}, not `{value}`"
+            )),
         };
         self.optional(name, parse).unwrap_or(default)
     }
@@ -51,7 +81,9 @@ impl Reader {
 pub fn parse_host(value: &str) -> Result<IpAddr, String> {
     match value {
         "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        address => address.parse().map_err(|_| format!("must be an IP address or `localhost`, not `{value}`")),
+        address => address
+            .parse()
+            .map_err(|_| format!("must be an IP address or `localhost`, not `{value}`")),
     }
 }
 
@@ -60,9 +92,14 @@ pub fn parse_hosts(value: &str) -> Result<Option<Vec<String>>, String> {
     if value == "*" {
         return Ok(None);
     }
-    let names = value.split(',').map(|name| name.trim().to_ascii_lowercase());
+    let names = value
+        .split(',')
+        .map(|name| name.trim().to_ascii_lowercase());
     let is_name = |name: &String| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
     };
     names
         .map(|name| Some(name).filter(is_name))
@@ -72,11 +109,18 @@ pub fn parse_hosts(value: &str) -> Result<Option<Vec<String>>, String> {
 }
 
 pub fn parse_count(value: &str) -> Result<usize, String> {
-    value.parse().ok().filter(|count| *count > 0).ok_or_else(|| format!("must be a whole number from 1, not `{value}`"))
+    value
+        .parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| format!("must be a whole number from 1, not `{value}`"))
 }
 
 pub fn parse_networks(value: &str) -> Result<Vec<IpNet>, String> {
-    let network = |text: &str| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network = |text: &str| {
+        text.parse()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+    };
     let networks = value.split(',').map(|text| network(text.trim()));
     networks
         .collect::<Result<_, _>>()

@@ -25,13 +25,20 @@ impl<T> Caller<T> {
     }
 }
 
-/// Hands a [`Caller`] over to a task and waits for its answer, within the time limit of an operation.
-pub async fn ask<T>(hand_over: impl FnOnce(Caller<T>) -> Result<(), DatabaseError>) -> Result<T, DatabaseError> {
+/// Hands a [`Caller`] over to a task and waits for its answer, within the time limit of an
+/// operation.
+pub async fn ask<T>(
+    hand_over: impl FnOnce(Caller<T>) -> Result<(), DatabaseError>,
+) -> Result<T, DatabaseError> {
     let deadline = Instant::now() + OPERATION_TIMEOUT;
     let (answer, answered) = oneshot::channel();
     hand_over(Caller { deadline, answer })?;
     // The task drops a caller that it cannot answer in time.
-    timeout_at(deadline, answered).await.ok().and_then(Result::ok).unwrap_or(Err(DatabaseError::Timeout))
+    timeout_at(deadline, answered)
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .unwrap_or(Err(DatabaseError::Timeout))
 }
 
 impl<T> From<TrySendError<T>> for DatabaseError {

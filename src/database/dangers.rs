@@ -8,36 +8,51 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use super::error::DatabaseError;
 use super::pool::{Route, run_once};
 
-const IN_PLAIN_TEXT: &str =
-    "PostgreSQL is on another machine and does not encrypt; add ?sslmode=require, or disable if that is meant";
-const MAY_LOSE_COMMITS: &str = "PostgreSQL may lose what it has committed, users and events alike: synchronous_commit is off for this \
-                                database or login";
+/// What is wrong with a connection that is not encrypted.
+const IN_PLAIN_TEXT: &str = "PostgreSQL is on another machine and does not encrypt; add \
+                             ?sslmode=require, or disable if that is meant";
+/// What is wrong with a server that confirms commits before they are on its disk.
+const MAY_LOSE_COMMITS: &str = "PostgreSQL may lose what it has committed, users and events alike: \
+                                synchronous_commit is off for this database or login";
 
 type Found = Result<Option<&'static str>, DatabaseError>;
 
 /// A warning for each danger found. `url` and `route` are those of requests.
 pub async fn look(direct: &PgConnectOptions, url: &PgConnectOptions, route: Route) -> [Found; 2] {
-    let may_lose = run_once(url, route, |connection| Box::pin(may_lose_commits(connection))).await;
-    [plain_text(direct).await, may_lose.map(|is_so| is_so.then_some(MAY_LOSE_COMMITS))]
+    let may_lose = run_once(url, route, |connection| {
+        Box::pin(may_lose_commits(connection))
+    })
+    .await;
+    [
+        plain_text(direct).await,
+        may_lose.map(|is_so| is_so.then_some(MAY_LOSE_COMMITS)),
+    ]
 }
 
 async fn plain_text(direct: &PgConnectOptions) -> Found {
     // If the URL says nothing, `sslmode` is `prefer`, which accepts a server without TLS.
-    let may_be_plain = !matches!(direct.get_ssl_mode(), PgSslMode::Disable) && direct.get_socket().is_none();
+    let may_be_plain =
+        !matches!(direct.get_ssl_mode(), PgSslMode::Disable) && direct.get_socket().is_none();
     if !may_be_plain || !is_remote(direct.get_host()) {
         return Ok(None);
     }
-    let encrypted = run_once(direct, Route::Direct, |connection| Box::pin(is_encrypted(connection))).await?;
+    let encrypted = run_once(direct, Route::Direct, |connection| {
+        Box::pin(is_encrypted(connection))
+    })
+    .await?;
     Ok((!encrypted).then_some(IN_PLAIN_TEXT))
 }
 
 async fn is_encrypted(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let encrypted = sqlx::query_scalar!(r#"SELECT ssl AS "ssl!" FROM pg_stat_ssl WHERE pid = pg_backend_pid()"#);
+    let encrypted = sqlx::query_scalar!(
+        r#"SELECT ssl AS "ssl!" FROM pg_stat_ssl WHERE pid = pg_backend_pid()"#
+    );
     encrypted.fetch_one(connection).await
 }
 
-/// Whether the session, the login or the database is configured to lose commits. A setting of the whole server is its
-/// administrator's decision. A pooler's session may be older than the configuration, so the catalogue is checked too.
+/// Whether the session, the login or the database is configured to lose commits. A setting of the
+/// whole server is its administrator's decision. A pooler's session may be older than the
+/// configuration, so the catalogue is checked too.
 /// <https://www.postgresql.org/docs/current/catalog-pg-db-role-setting.html>
 async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let off = sqlx::query_scalar!(
@@ -58,8 +73,13 @@ async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
 
 /// Whether a host, as it stands in a URL, is another machine.
 pub fn is_remote(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    !host.starts_with('/') && host != "localhost" && !address.is_ok_and(|address| address.to_canonical().is_loopback())
+    let address = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    !host.starts_with('/')
+        && host != "localhost"
+        && !address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -68,7 +88,15 @@ mod tests {
 
     #[test]
     fn loopback_and_sockets_are_this_machine() {
-        for host in ["localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]", "::ffff:127.0.0.1", "/var/run/postgresql"] {
+        for host in [
+            "localhost",
+            "127.0.0.1",
+            "127.8.8.8",
+            "::1",
+            "[::1]",
+            "::ffff:127.0.0.1",
+            "/var/run/postgresql",
+        ] {
             assert!(!is_remote(host), "{host}");
         }
         for host in ["postgres", "192.0.2.1", "2001:db8::1", "localhost.example"] {

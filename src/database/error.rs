@@ -14,7 +14,8 @@ pub enum DatabaseError {
     /// Like [`Self::Timeout`], with the cause from the driver or the server.
     #[error(transparent)]
     Unavailable(Arc<sqlx::Error>),
-    /// As a pooler causes it that is not known to be one: others' statements are in the session, or its settings are refused.
+    /// As a pooler causes it that is not known to be one: others' statements are in the session, or
+    /// its settings are refused.
     #[error("{0}. A pooler in between? Set DATABASE_DIRECT_URL to PostgreSQL itself")]
     Pooled(Arc<sqlx::Error>),
     /// The server takes no writes: a standby, or set to read-only. Nothing was changed.
@@ -23,10 +24,12 @@ pub enum DatabaseError {
     /// A table is missing: migrations are pending. Nothing was changed.
     #[error(transparent)]
     NotMigrated(Arc<sqlx::Error>),
-    /// The next id is taken: somebody has written users without drawing their ids. Nothing was changed.
+    /// The next id is taken: somebody has written users without drawing their ids. Nothing was
+    /// changed.
     #[error(transparent)]
     IdTaken(Arc<sqlx::Error>),
-    /// Too many operations wait for the database, or too little time is left. This one was not sent.
+    /// Too many operations wait for the database, or too little time is left. This one was not
+    /// sent.
     #[error("too many operations wait for the database")]
     Overloaded,
     /// The statement itself failed: a bug in the service.
@@ -64,8 +67,8 @@ impl DatabaseError {
         matches!(self, Self::Statement(error) if state(error).as_deref() == Some("42501"))
     }
 
-    /// Whether the server refused before it did anything, and because of the session: it leads to a standby, or has planned for tables
-    /// that have changed since. Another session may do better.
+    /// Whether the server refused before it did anything, and because of the session: it leads to a
+    /// standby, or has planned for tables that have changed since. Another session may do better.
     pub fn blames_the_session(&self) -> bool {
         match self {
             Self::ReadOnly(_) => true,
@@ -76,7 +79,9 @@ impl DatabaseError {
 }
 
 fn is_taken_id(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|refusal| refusal.constraint() == Some("users_pkey"))
+    error
+        .as_database_error()
+        .is_some_and(|refusal| refusal.constraint() == Some("users_pkey"))
 }
 
 fn state(error: &sqlx::Error) -> Option<Cow<'_, str>> {
@@ -85,19 +90,32 @@ fn state(error: &sqlx::Error) -> Option<Cow<'_, str>> {
 
 /// "cached plan must not change result type", in whatever language the server says it.
 fn has_outdated_plan(error: &sqlx::Error) -> bool {
-    let refusal = error.as_database_error().and_then(|refusal| refusal.try_downcast_ref::<PgDatabaseError>());
-    refusal.is_some_and(|refusal| refusal.code() == "0A000" && refusal.routine() == Some("RevalidateCachedQuery"))
+    let refusal = error
+        .as_database_error()
+        .and_then(|refusal| refusal.try_downcast_ref::<PgDatabaseError>());
+    refusal.is_some_and(|refusal| {
+        refusal.code() == "0A000" && refusal.routine() == Some("RevalidateCachedQuery")
+    })
 }
 
 /// Whether an error is about the server or the network, not about the statement.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     match error {
-        E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
+        E::Io(_)
+        | E::Tls(_)
+        | E::Protocol(_)
+        | E::PoolTimedOut
+        | E::PoolClosed
+        | E::WorkerCrashed => true,
         E::Database(refusal) => {
             // Somebody has set the outbox's sequence back.
             let is_taken_place = refusal.constraint() == Some("outbox_pkey");
-            is_taken_place || has_outdated_plan(error) || refusal.code().is_some_and(|state| is_transient_state(&state))
+            is_taken_place
+                || has_outdated_plan(error)
+                || refusal
+                    .code()
+                    .is_some_and(|state| is_transient_state(&state))
         }
         _ => false,
     }

@@ -1,5 +1,5 @@
-//! A connection with a single owner, opened when needed and reopened when it breaks. Cheaper than a pool: nobody waits for it,
-//! and while it is busy it needs no extra round trips.
+//! A connection with a single owner, opened when needed and reopened when it breaks. Cheaper than a
+//! pool: nobody waits for it, and while it is busy it needs no extra round trips.
 
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ const LONGEST_LIFE: Duration = Duration::from_mins(30);
 const ATTEMPTS: usize = 10;
 /// Pause between attempts to reach a server that is starting.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// For a connection to close cleanly; it is dropped then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Lane {
@@ -38,21 +39,32 @@ impl Lane {
     /// To the same server as the pool of `database`, with the same limits. Connects on first use.
     pub fn beside(database: &Database) -> Self {
         let options = match database.route {
-            // Plan statements over arrays once: PostgreSQL would consider a generic plan more expensive, and plan every time. And
-            // use the index even if the table is small when the plan is made.
+            // Plan statements over arrays once: PostgreSQL would consider a generic plan more
+            // expensive, and plan every time. And use the index even if the table is small when the
+            // plan is made.
             Route::Direct => {
-                let options = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
+                let options = [
+                    ("plan_cache_mode", "force_generic_plan"),
+                    ("enable_seqscan", "off"),
+                ];
                 (*database.options).clone().options(options)
             }
             Route::TransactionPooler => (*database.options).clone(),
         };
-        Self { options, route: database.route, trust: database.trust.clone(), idle: None }
+        Self {
+            options,
+            route: database.route,
+            trust: database.trust.clone(),
+            idle: None,
+        }
     }
 
-    /// Runs a read until `deadline`. Tries again if the connection turns out to be dead, as it does after a restart of the server.
+    /// Runs a read until `deadline`. Tries again if the connection turns out to be dead, as it does
+    /// after a restart of the server.
     ///
     /// # Errors
-    /// [`DatabaseError::Timeout`] at the deadline, or if no connection can be opened in time; else what the driver reports.
+    /// [`DatabaseError::Timeout`] at the deadline, or if no connection can be opened in time; else
+    /// what the driver reports.
     pub async fn read<T>(
         &mut self,
         deadline: Instant,
@@ -67,30 +79,41 @@ impl Lane {
             }
             self.run(&operation).await
         };
-        timeout_at(deadline, attempts).await.map_err(|_elapsed| DatabaseError::Timeout)?
+        timeout_at(deadline, attempts)
+            .await
+            .map_err(|_elapsed| DatabaseError::Timeout)?
     }
 
     /// Runs a write until `deadline`.
     ///
     /// # Errors
-    /// As [`Self::read`]. After a timeout or a broken connection, whether it was committed is not known.
+    /// As [`Self::read`]. After a timeout or a broken connection, whether it was committed is not
+    /// known.
     pub async fn write<T>(
         &mut self,
         deadline: Instant,
         operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
     ) -> Result<T, DatabaseError> {
-        timeout_at(deadline, self.run(&operation)).await.map_err(|_elapsed| DatabaseError::Timeout)?
+        timeout_at(deadline, self.run(&operation))
+            .await
+            .map_err(|_elapsed| DatabaseError::Timeout)?
     }
 
-    /// Again on a new connection, if the server refused before it did anything and the session was the reason.
+    /// Again on a new connection, if the server refused before it did anything and the session was
+    /// the reason.
     async fn run<T>(
         &mut self,
-        operation: &(impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync),
+        operation: &(
+             impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync
+         ),
     ) -> Result<T, DatabaseError> {
-        let (began, mut is_last) = (Instant::now(), false);
+        let began = Instant::now();
+        let mut is_last = false;
         loop {
             match self.attempt(operation).await {
-                Err(error) if error.blames_the_session() && !is_last => self.trust.doubt(began).await,
+                Err(error) if error.blames_the_session() && !is_last => {
+                    self.trust.doubt(began).await;
+                }
                 settled => return settled,
             }
             is_last = true;
@@ -106,7 +129,10 @@ impl Lane {
         } else {
             let connected = timeout(ACQUIRE_TIMEOUT, self.connect()).await;
             let connection = connected.map_err(|_elapsed| DatabaseError::Timeout)?;
-            (connection.map_err(DatabaseError::of_connecting)?, Instant::now())
+            (
+                connection.map_err(DatabaseError::of_connecting)?,
+                Instant::now(),
+            )
         };
         let result = run_on(&mut connection, self.route, operation).await;
         let usable = match &result {
@@ -115,7 +141,11 @@ impl Lane {
             Err(_) => false,
         };
         if usable {
-            self.idle = Some(Idle { connection, opened, since: Instant::now() });
+            self.idle = Some(Idle {
+                connection,
+                opened,
+                since: Instant::now(),
+            });
         }
         Ok(result?)
     }
@@ -126,7 +156,9 @@ impl Lane {
         let alive = idle.opened.elapsed() < LONGEST_LIFE
             && self.trust.covers(idle.opened)
             && (idle.since.elapsed() < TEST_AFTER_IDLE
-                || timeout(TEST_TIMEOUT, idle.connection.ping()).await.is_ok_and(|answer| answer.is_ok()));
+                || timeout(TEST_TIMEOUT, idle.connection.ping())
+                    .await
+                    .is_ok_and(|answer| answer.is_ok()));
         alive.then_some(idle)
     }
 

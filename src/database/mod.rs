@@ -1,5 +1,5 @@
-//! Access to PostgreSQL: the pool, other connections, time limits, and the schema's version. The SQL about users and events is in
-//! `repository`.
+//! Access to PostgreSQL: the pool, other connections, time limits, and the schema's version. The
+//! SQL about users and events is in `repository`.
 
 pub(crate) mod caller;
 pub(crate) mod dangers;

@@ -16,16 +16,21 @@ use super::trust::Trust;
 
 /// Longest wait for a free connection, including connecting.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest time for a whole operation, including waiting. A client hears of a lost database within 3 s, with half a second to spare
-/// for a hash before it and a busy machine.
+/// Longest time for a whole operation, including waiting. A client hears of a lost database within
+/// 3 s, with half a second to spare for a hash before it and a busy machine.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// A connection idle for longer than this is tested before use. So a dead connection fails no request, and a busy one costs no
-/// extra round trip.
+/// A connection idle for longer than this is tested before use. So a dead connection fails no
+/// request, and a busy one costs no extra round trip.
 pub const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// Longest time for that test; the connection counts as dead then.
 pub const TEST_TIMEOUT: Duration = Duration::from_millis(500);
-/// Limits enforced by the server, in milliseconds. Below [`OPERATION_TIMEOUT`], so that the server gives up first and says why.
-const SERVER_LIMITS: [(&str, &str); 3] =
-    [("statement_timeout", "2300"), ("lock_timeout", "1800"), ("idle_in_transaction_session_timeout", "10000")];
+/// Limits enforced by the server, in milliseconds. Below [`OPERATION_TIMEOUT`], so that the server
+/// gives up first and says why.
+const SERVER_LIMITS: [(&str, &str); 3] = [
+    ("statement_timeout", "2300"),
+    ("lock_timeout", "1800"),
+    ("idle_in_transaction_session_timeout", "10000"),
+];
 /// Time limit of one attempt to connect outside the pool.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -51,31 +56,39 @@ pub async fn run_once<T>(
 ) -> Result<T, DatabaseError> {
     let mut connection = connect(options).await?;
     let running = run_on(&mut connection, route, operation);
-    Ok(timeout(OPERATION_TIMEOUT, running).await.map_err(|_elapsed| DatabaseError::Timeout)??)
+    Ok(timeout(OPERATION_TIMEOUT, running)
+        .await
+        .map_err(|_elapsed| DatabaseError::Timeout)??)
 }
 
-/// Whether a session keeps the settings that requests need. A pooler that is not known to be one drops or refuses them, and mixes up
-/// prepared statements.
+/// Whether a session keeps the settings that requests need. A pooler that is not known to be one
+/// drops or refuses them, and mixes up prepared statements.
 pub async fn keeps_settings(options: &PgConnectOptions) -> Result<bool, DatabaseError> {
     let limited = options.clone().options(SERVER_LIMITS);
-    match run_once(&limited, Route::Direct, |connection| Box::pin(has_limits(connection))).await {
+    match run_once(&limited, Route::Direct, |connection| {
+        Box::pin(has_limits(connection))
+    })
+    .await
+    {
         Err(DatabaseError::Pooled(_)) => Ok(false),
         settled => settled,
     }
 }
 
 async fn has_limits(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(r#"SELECT current_setting('statement_timeout') = '2300ms' AS "has_limits!""#)
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar!(
+        r#"SELECT current_setting('statement_timeout') = '2300ms' AS "has_limits!""#
+    )
+    .fetch_one(connection)
+    .await
 }
 
 /// What is between us and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     Direct,
-    /// Such as pgbouncer in transaction mode. Each transaction may run on another server connection, so limits and prepared
-    /// statements must be set within the transaction.
+    /// Such as pgbouncer in transaction mode. Each transaction may run on another server
+    /// connection, so limits and prepared statements must be set within the transaction.
     TransactionPooler,
 }
 
@@ -102,7 +115,12 @@ impl Database {
     /// Another pool for the same server.
     #[must_use]
     pub fn beside(&self, max_connections: u32) -> Self {
-        Self::with((*self.options).clone(), max_connections, self.route, self.trust.clone())
+        Self::with(
+            (*self.options).clone(),
+            max_connections,
+            self.route,
+            self.trust.clone(),
+        )
     }
 
     fn with(options: PgConnectOptions, max_connections: u32, route: Route, trust: Trust) -> Self {
@@ -112,53 +130,74 @@ impl Database {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(move |connection, usage| {
-                let is_trusted = Instant::now().checked_sub(usage.age).is_none_or(|opened| trusted.covers(opened));
+                let is_trusted = Instant::now()
+                    .checked_sub(usage.age)
+                    .is_none_or(|opened| trusted.covers(opened));
                 Box::pin(async move {
                     Ok(is_trusted
                         && (usage.idle_for < TEST_AFTER_IDLE
-                            || timeout(TEST_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok())))
+                            || timeout(TEST_TIMEOUT, connection.ping())
+                                .await
+                                .is_ok_and(|answer| answer.is_ok())))
                 })
             })
             .connect_lazy_with(options.clone());
-        Self { pool, options: Arc::new(options), route, trust }
+        Self {
+            pool,
+            options: Arc::new(options),
+            route,
+            trust,
+        }
     }
 
-    /// Runs `operation` on a connection of the pool. Again on a new one, if the server refused before it did anything and the session
-    /// was the reason.
+    /// Runs `operation` on a connection of the pool. Again on a new one, if the server refused
+    /// before it did anything and the session was the reason.
     ///
     /// # Errors
-    /// [`DatabaseError::Timeout`] after 2.5 s in all; else what the driver reports. After a timeout or a broken
-    /// connection, whether a write was committed is not known.
+    /// [`DatabaseError::Timeout`] after 2.5 s in all; else what the driver reports. After a timeout
+    /// or a broken connection, whether a write was committed is not known.
     pub async fn run<T>(
         &self,
         operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
     ) -> Result<T, DatabaseError> {
         let attempts = async {
-            let (began, mut is_last) = (Instant::now(), false);
+            let began = Instant::now();
+            let mut is_last = false;
             loop {
                 match self.attempt(&operation).await {
-                    Err(error) if error.blames_the_session() && !is_last => self.trust.doubt(began).await,
+                    Err(error) if error.blames_the_session() && !is_last => {
+                        self.trust.doubt(began).await;
+                    }
                     settled => return settled,
                 }
                 is_last = true;
             }
         };
-        timeout(OPERATION_TIMEOUT, attempts).await.map_err(|_elapsed| DatabaseError::Timeout)?
+        timeout(OPERATION_TIMEOUT, attempts)
+            .await
+            .map_err(|_elapsed| DatabaseError::Timeout)?
     }
 
     async fn attempt<T>(
         &self,
         operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
     ) -> Result<T, DatabaseError> {
-        let connection = self.pool.acquire().await.map_err(DatabaseError::of_connecting)?;
-        let mut guard = ConnectionGuard { connection, completed: false };
+        let connection = self
+            .pool
+            .acquire()
+            .await
+            .map_err(DatabaseError::of_connecting)?;
+        let mut guard = ConnectionGuard {
+            connection,
+            completed: false,
+        };
         let result = run_on(&mut guard.connection, self.route, operation).await;
         guard.completed = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
         Ok(result?)
     }
 
-    /// Like [`Self::run`], for reads: tries again if the pool's connections turn out to be dead, as they do after a restart of the
-    /// server.
+    /// Like [`Self::run`], for reads: tries again if the pool's connections turn out to be dead, as
+    /// they do after a restart of the server.
     pub async fn read<T>(
         &self,
         operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
@@ -173,7 +212,9 @@ impl Database {
             }
             self.run(&operation).await
         };
-        timeout(OPERATION_TIMEOUT, retried).await.map_err(|_elapsed| DatabaseError::Timeout)?
+        timeout(OPERATION_TIMEOUT, retried)
+            .await
+            .map_err(|_elapsed| DatabaseError::Timeout)?
     }
 
     /// Whether the server takes writes; asked again on a new connection if an older one says no.
@@ -182,7 +223,10 @@ impl Database {
     /// As [`Self::read`].
     pub async fn takes_writes(&self) -> Result<bool, DatabaseError> {
         let began = Instant::now();
-        let ask = || self.read(|connection| Box::pin(takes_writes(connection))).boxed();
+        let ask = || {
+            self.read(|connection| Box::pin(takes_writes(connection)))
+                .boxed()
+        };
         if ask().await? {
             return Ok(true);
         }
@@ -197,7 +241,10 @@ impl Database {
     /// How many connections are idle, and how many in use.
     pub fn connections(&self) -> (f64, f64) {
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
-        (f64::from(idle), f64::from(self.pool.size().saturating_sub(idle)))
+        (
+            f64::from(idle),
+            f64::from(self.pool.size().saturating_sub(idle)),
+        )
     }
 
     /// Waits until every connection is back and closed.
@@ -218,21 +265,34 @@ pub async fn run_on<T>(
         }
     };
     // The driver panics on values that it cannot represent, such as a date in the year 300,000.
-    AssertUnwindSafe(running).catch_unwind().await.unwrap_or_else(|panic| {
-        let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
-        let message = format!("the driver panicked: {}", message.unwrap_or("for an unknown reason"));
-        Err(sqlx::Error::Decode(message.into()))
-    })
+    AssertUnwindSafe(running)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| {
+            let message = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref().copied());
+            let message = format!(
+                "the driver panicked: {}",
+                message.unwrap_or("for an unknown reason")
+            );
+            Err(sqlx::Error::Decode(message.into()))
+        })
 }
 
-/// Such as pgbouncer in transaction mode. Each transaction may run on another server connection, so limits must be set, and
-/// statements prepared, within the transaction.
+/// Such as pgbouncer in transaction mode. Each transaction may run on another server connection, so
+/// limits must be set, and statements prepared, within the transaction.
 async fn in_transaction<T>(
     connection: &mut PgConnection,
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
 ) -> sqlx::Result<T> {
-    let limits = SERVER_LIMITS.map(|(name, value)| format!("; SET LOCAL {name} = {value}")).concat();
-    connection.execute(AssertSqlSafe(format!("BEGIN; DEALLOCATE ALL{limits}"))).await?;
+    let limits = SERVER_LIMITS
+        .map(|(name, value)| format!("; SET LOCAL {name} = {value}"))
+        .concat();
+    connection
+        .execute(AssertSqlSafe(format!("BEGIN; DEALLOCATE ALL{limits}")))
+        .await?;
     let result = operation(connection).await;
     match &result {
         Ok(_) => connection.execute("COMMIT").await?,
@@ -245,13 +305,15 @@ async fn in_transaction<T>(
 
 /// Whether the session's server takes writes: it is no standby, and not set to read-only.
 async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(r#"SELECT current_setting('transaction_read_only') = 'off' AS "takes_writes!""#)
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar!(
+        r#"SELECT current_setting('transaction_read_only') = 'off' AS "takes_writes!""#
+    )
+    .fetch_one(connection)
+    .await
 }
 
-/// Closes its connection unless the operation ran to its end: an abandoned one may be waiting for a dead peer, and would never
-/// return to the pool (sqlx issue 4349).
+/// Closes its connection unless the operation ran to its end: an abandoned one may be waiting for a
+/// dead peer, and would never return to the pool (sqlx issue 4349).
 struct ConnectionGuard {
     connection: PoolConnection<Postgres>,
     completed: bool,

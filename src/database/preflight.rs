@@ -4,14 +4,29 @@ use sqlx::PgConnection;
 
 use super::schema;
 
-/// What a login needs that owns nothing: a privilege on a table, and the columns where it is not on all.
-/// `docs/operations.md` lists them for people.
+/// What a login needs that owns nothing: a privilege on a table, and the columns where it is not on
+/// all. `docs/operations.md` lists them for people.
 const GRANTS: [(&str, &str, &[&str]); 16] = [
     ("_sqlx_migrations", "SELECT", &["version", "success"]),
     // Not the password: nothing reads a hash.
-    ("users", "SELECT", &["id", "name", "surname", "version", "created_at", "updated_at"]),
+    (
+        "users",
+        "SELECT",
+        &[
+            "id",
+            "name",
+            "surname",
+            "version",
+            "created_at",
+            "updated_at",
+        ],
+    ),
     ("users", "INSERT", &["name", "surname", "password"]),
-    ("users", "UPDATE", &["name", "surname", "password", "version", "updated_at"]),
+    (
+        "users",
+        "UPDATE",
+        &["name", "surname", "password", "version", "updated_at"],
+    ),
     ("users", "DELETE", &[]),
     ("users_count", "SELECT", &[]),
     ("users_count", "INSERT", &["users"]),
@@ -78,13 +93,30 @@ pub async fn look(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
     let schema = if found.has_users && !found.is_migrated {
         Schema::Foreign
     } else if !found.is_migrated {
-        if found.may_create { Schema::Pending } else { Schema::PendingAndNotAllowed }
+        if found.may_create {
+            Schema::Pending
+        } else {
+            Schema::PendingAndNotAllowed
+        }
     } else {
         look_at_migrated(connection, found.may_create).await?
     };
-    let (version, is_standby, is_read_only) = (found.version, found.is_standby, found.is_read_only);
-    let sequences = if schema == Schema::Ready { Some(look_at_sequences(connection).await?) } else { None };
-    Ok(Preflight { version, is_standby, is_read_only, encoding: found.encoding, schema, sequences })
+    let version = found.version;
+    let is_standby = found.is_standby;
+    let is_read_only = found.is_read_only;
+    let sequences = if schema == Schema::Ready {
+        Some(look_at_sequences(connection).await?)
+    } else {
+        None
+    };
+    Ok(Preflight {
+        version,
+        is_standby,
+        is_read_only,
+        encoding: found.encoding,
+        schema,
+        sequences,
+    })
 }
 
 async fn look_at_sequences(connection: &mut PgConnection) -> sqlx::Result<Sequences> {
@@ -117,7 +149,8 @@ async fn look_at_migrated(connection: &mut PgConnection, may_create: bool) -> sq
     })
 }
 
-/// Those of [`GRANTS`] that the login has not, by table, leaving out tables that are yet to be made.
+/// Those of [`GRANTS`] that the login has not, by table, leaving out tables that are yet to be
+/// made.
 async fn missing_grants(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     let mut missing: Vec<(&str, Vec<String>)> = Vec::new();
     for (table, privilege, columns) in GRANTS {
@@ -130,7 +163,11 @@ async fn missing_grants(connection: &mut PgConnection) -> sqlx::Result<Vec<Strin
             &columns.iter().map(ToString::to_string).collect::<Vec<_>>(),
         );
         if !is_granted.fetch_one(&mut *connection).await? {
-            let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+            let columns = if columns.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", columns.join(", "))
+            };
             let privilege = format!("{privilege}{columns}");
             match missing.last_mut().filter(|(last, _)| *last == table) {
                 Some((_, privileges)) => privileges.push(privilege),
@@ -138,5 +175,8 @@ async fn missing_grants(connection: &mut PgConnection) -> sqlx::Result<Vec<Strin
             }
         }
     }
-    Ok(missing.into_iter().map(|(table, privileges)| format!("{} ON {table}", privileges.join(", "))).collect())
+    Ok(missing
+        .into_iter()
+        .map(|(table, privileges)| format!("{} ON {table}", privileges.join(", ")))
+        .collect())
 }

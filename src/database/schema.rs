@@ -12,9 +12,10 @@ use super::pool::{CONNECT_TIMEOUT, Route, run_once};
 /// The migrations in `migrations/`, embedded in the binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// For the migrations' own lock and those of the tables they change. Short, because everybody queues behind whoever waits for a
-/// table.
+/// For the migrations' own lock and those of the tables they change. Short, because everybody
+/// queues behind whoever waits for a table.
 const LOCK_TIMEOUT: &str = "5s";
+/// For each statement of a migration.
 const STATEMENT_TIMEOUT: &str = "10min";
 
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +24,10 @@ pub enum SchemaError {
     Connect(#[from] DatabaseError),
     #[error(transparent)]
     Migrate(MigrateError),
-    #[error("the database's encoding is {0}, which cannot hold every name: create one with ENCODING 'UTF8'")]
+    #[error(
+        "the database's encoding is {0}, which cannot hold every name: create one with ENCODING \
+         'UTF8'"
+    )]
     Encoding(String),
 }
 
@@ -42,7 +46,9 @@ impl SchemaError {
         }
         let mut error: Option<&(dyn Error + 'static)> = Some(self);
         while let Some(cause) = error {
-            let driver = cause.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+            let driver = cause
+                .downcast_ref::<sqlx::Error>()
+                .and_then(sqlx::Error::as_database_error);
             if driver.is_some_and(|driver| driver.code().as_deref() == Some("42501")) {
                 return true;
             }
@@ -52,23 +58,35 @@ impl SchemaError {
     }
 }
 
-/// Applies missing migrations on a new connection. Safe when several instances start at once, because sqlx holds an advisory
-/// lock. A schema newer than the binary is left alone, so that a rolled-back binary starts.
+/// Applies missing migrations on a new connection. Safe when several instances start at once,
+/// because sqlx holds an advisory lock. A schema newer than the binary is left alone, so that a
+/// rolled-back binary starts.
 ///
 /// # Errors
-/// [`SchemaError::Migrate`] if a migration fails, or if an applied one was edited; [`SchemaError::Encoding`].
+/// [`SchemaError::Migrate`] if a migration fails, or if an applied one was edited;
+/// [`SchemaError::Encoding`].
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     require_utf8(options).await?;
-    let connection = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
-    let limited = options.clone().options([("lock_timeout", LOCK_TIMEOUT), ("statement_timeout", STATEMENT_TIMEOUT)]);
-    let connection = connection.connect_with(limited).await.map_err(DatabaseError::of_connecting)?;
+    let connection = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(CONNECT_TIMEOUT);
+    let limited = options.clone().options([
+        ("lock_timeout", LOCK_TIMEOUT),
+        ("statement_timeout", STATEMENT_TIMEOUT),
+    ]);
+    let connection = connection
+        .connect_with(limited)
+        .await
+        .map_err(DatabaseError::of_connecting)?;
     let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
     migrator.set_ignore_missing(true);
     let outcome = migrator.run(&connection).await;
     connection.close().await;
     outcome.map_err(|error| match error {
         MigrateError::Execute(error) if is_transient(&error) => SchemaError::Connect(error.into()),
-        MigrateError::ExecuteMigration(error, _) if is_transient(&error) && !is_missing_table(&error) => {
+        MigrateError::ExecuteMigration(error, _)
+            if is_transient(&error) && !is_missing_table(&error) =>
+        {
             SchemaError::Connect(error.into())
         }
         other => SchemaError::Migrate(other),
@@ -77,26 +95,42 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
 
 /// In a migration, a missing table is a bug that waiting does not fix.
 fn is_missing_table(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("42P01")
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .as_deref()
+        == Some("42P01")
 }
 
 /// The database must be able to hold every name.
 async fn require_utf8(options: &PgConnectOptions) -> Result<(), SchemaError> {
-    let encoding = run_once(options, Route::Direct, |connection| Box::pin(encoding(connection))).await?;
-    if encoding == UTF8 { Ok(()) } else { Err(SchemaError::Encoding(encoding)) }
+    let encoding = run_once(options, Route::Direct, |connection| {
+        Box::pin(encoding(connection))
+    })
+    .await?;
+    if encoding == UTF8 {
+        Ok(())
+    } else {
+        Err(SchemaError::Encoding(encoding))
+    }
 }
 
 pub const UTF8: &str = "UTF8";
 
 /// How the database stores text.
 async fn encoding(connection: &mut PgConnection) -> sqlx::Result<String> {
-    sqlx::query_scalar!(r#"SELECT current_setting('server_encoding') AS "encoding!""#).fetch_one(connection).await
+    sqlx::query_scalar!(r#"SELECT current_setting('server_encoding') AS "encoding!""#)
+        .fetch_one(connection)
+        .await
 }
 
 /// [`is_current`], on a new connection.
 pub async fn is_current_at(options: &PgConnectOptions) -> Result<bool, SchemaError> {
     require_utf8(options).await?;
-    Ok(run_once(options, Route::Direct, |connection| Box::pin(is_current(connection))).await?)
+    Ok(run_once(options, Route::Direct, |connection| {
+        Box::pin(is_current(connection))
+    })
+    .await?)
 }
 
 /// Whether all embedded migrations are applied.
@@ -104,10 +138,16 @@ pub async fn is_current_at(options: &PgConnectOptions) -> Result<bool, SchemaErr
 /// # Errors
 /// Whatever the driver reports. A database that was never migrated is `Ok(false)`.
 pub async fn is_current(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let applied =
-        match sqlx::query_scalar!("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(connection).await {
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => return Ok(false),
-            answer => answer?,
-        };
-    Ok(MIGRATOR.iter().all(|migration| applied.contains(&migration.version)))
+    let applied = match sqlx::query_scalar!("SELECT version FROM _sqlx_migrations WHERE success")
+        .fetch_all(connection)
+        .await
+    {
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
+            return Ok(false);
+        }
+        answer => answer?,
+    };
+    Ok(MIGRATOR
+        .iter()
+        .all(|migration| applied.contains(&migration.version)))
 }

@@ -1,5 +1,5 @@
-//! Since when connections may be used. A name or a balancer that leads elsewhere than it did closes no connection: those that were opened
-//! before go on to lead to a standby.
+//! Since when connections may be used. A name or a balancer that leads elsewhere than it did closes
+//! no connection: those that were opened before go on to lead to a standby.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,14 @@ impl Trust {
         self.0.load().is_none_or(|since| opened >= since)
     }
 
-    /// For an operation that began then, on a session that could not do it. When this returns, the next connection is a newer one.
+    /// For an operation that began then, on a session that could not do it. When this returns, the
+    /// next connection is a newer one.
     pub async fn doubt(&self, began: Instant) {
-        while let Some(since) = self.0.load().filter(|since| since.elapsed() < DOUBT_INTERVAL) {
+        while let Some(since) = self
+            .0
+            .load()
+            .filter(|since| since.elapsed() < DOUBT_INTERVAL)
+        {
             if since > began {
                 return;
             }
@@ -40,7 +45,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_ran_at_a_doubt_may_go_on_at_once_and_what_began_later_half_a_second_after_it() {
-        let (trust, began) = (Trust::default(), Instant::now());
+        let trust = Trust::default();
+        let began = Instant::now();
         assert!(trust.covers(began));
         trust.doubt(began).await;
         assert!(!trust.covers(began) && trust.covers(Instant::now()));

@@ -18,7 +18,8 @@ impl DatabaseUrl {
     }
 }
 
-/// Those of libpq that sqlx obeys, with its own names for them; and `ssl`, as the original's driver spells `sslmode`.
+/// Those of libpq that sqlx obeys, with its own names for them; and `ssl`, as the original's driver
+/// spells `sslmode`.
 const PARAMETERS: [&str; 19] = [
     "sslmode",
     "ssl",
@@ -40,17 +41,27 @@ const PARAMETERS: [&str; 19] = [
     "ssl-cert",
     "ssl-key",
 ];
-const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+const SSL_MODES: [&str; 6] = [
+    "disable",
+    "allow",
+    "prefer",
+    "require",
+    "verify-ca",
+    "verify-full",
+];
 
 impl FromStr for DatabaseUrl {
     type Err = String;
 
-    /// Also accepts `postgresql+driver://`, as libraries in other languages write it. The error does not repeat the URL, because it
-    /// holds a password.
+    /// Also accepts `postgresql+driver://`, as libraries in other languages write it. The error
+    /// does not repeat the URL, because it holds a password.
     fn from_str(raw: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str = "must be a URL such as postgresql://user:password@host:5432/database";
+        const EXPECTED: &str =
+            "must be a URL such as postgresql://user:password@host:5432/database";
         let (scheme, rest) = raw.split_once("://").ok_or(EXPECTED)?;
-        let scheme = scheme.split_once('+').map_or(scheme, |(scheme, _driver)| scheme);
+        let scheme = scheme
+            .split_once('+')
+            .map_or(scheme, |(scheme, _driver)| scheme);
         if !matches!(scheme, "postgresql" | "postgres") {
             return Err(EXPECTED.to_owned());
         }
@@ -62,7 +73,9 @@ impl FromStr for DatabaseUrl {
             query.clear();
             for (name, value) in &parameters {
                 let name = if name == "ssl" { "sslmode" } else { name };
-                if matches!(name, "sslmode" | "ssl-mode") && !SSL_MODES.contains(&&*value.to_ascii_lowercase()) {
+                if matches!(name, "sslmode" | "ssl-mode")
+                    && !SSL_MODES.contains(&&*value.to_ascii_lowercase())
+                {
                     return Err(format!("`{name}` must be one of {}", SSL_MODES.join(", ")));
                 }
                 query.append_pair(name, value);
@@ -73,7 +86,11 @@ impl FromStr for DatabaseUrl {
             // A pooler refuses start-up parameters that it does not know.
             .extra_float_digits(None);
         // A literal of IPv6 is no name to be looked up.
-        if let Some(address) = options.get_host().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        if let Some(address) = options
+            .get_host()
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
             options = options.clone().host(address);
         }
         if options.get_application_name().is_none() {
@@ -85,7 +102,13 @@ impl FromStr for DatabaseUrl {
 
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.0.get_host(), self.0.get_port(), self.0.get_database().unwrap_or_default())
+        write!(
+            f,
+            "{}:{}/{}",
+            self.0.get_host(),
+            self.0.get_port(),
+            self.0.get_database().unwrap_or_default()
+        )
     }
 }
 
@@ -97,8 +120,16 @@ mod tests {
 
     #[test]
     fn other_languages_driver_suffixes_are_taken() {
-        for url in ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+asyncpg://u:p@h:5432/d"] {
-            assert_eq!(format!("{:?}", url.parse::<DatabaseUrl>().unwrap()), "h:5432/d", "{url}");
+        for url in [
+            "postgres://u:p@h/d",
+            "postgresql://u:p@h/d",
+            "postgresql+asyncpg://u:p@h:5432/d",
+        ] {
+            assert_eq!(
+                format!("{:?}", url.parse::<DatabaseUrl>().unwrap()),
+                "h:5432/d",
+                "{url}"
+            );
         }
     }
 
@@ -109,12 +140,22 @@ mod tests {
                 .parse::<DatabaseUrl>()
                 .map(|url| url.options().get_ssl_mode())
         };
-        assert!(matches!(mode("ssl=verify-full").unwrap(), PgSslMode::VerifyFull));
+        assert!(matches!(
+            mode("ssl=verify-full").unwrap(),
+            PgSslMode::VerifyFull
+        ));
         assert!(matches!(mode("ssl=require").unwrap(), PgSslMode::Require));
         assert!(mode("ssl=yes").unwrap_err().contains("verify-full"));
-        for unknown in ["SSLMODE=require", "target_session_attrs=read-write", "channel_binding=require"] {
+        for unknown in [
+            "SSLMODE=require",
+            "target_session_attrs=read-write",
+            "channel_binding=require",
+        ] {
             let message = mode(unknown).unwrap_err();
-            assert!(message.contains(unknown.split('=').next().unwrap()), "{message}");
+            assert!(
+                message.contains(unknown.split('=').next().unwrap()),
+                "{message}"
+            );
         }
     }
 
@@ -125,16 +166,40 @@ mod tests {
             let socket = options.get_socket().map(|path| path.display().to_string());
             (options.get_host().to_owned(), options.get_port(), socket)
         };
-        assert_eq!(host("postgresql://u:p@[::1]/d"), ("::1".to_owned(), 5432, None));
-        assert_eq!(host("postgresql://u:p@[::1]:5433/d"), ("::1".to_owned(), 5433, None));
-        assert_eq!(host("postgresql://u:p@/d?host=/run/postgresql").2.as_deref(), Some("/run/postgresql"));
-        assert!("postgresql://u:p@h1:1,h2:2/d".parse::<DatabaseUrl>().unwrap_err().contains("one name"));
+        assert_eq!(
+            host("postgresql://u:p@[::1]/d"),
+            ("::1".to_owned(), 5432, None)
+        );
+        assert_eq!(
+            host("postgresql://u:p@[::1]:5433/d"),
+            ("::1".to_owned(), 5433, None)
+        );
+        assert_eq!(
+            host("postgresql://u:p@/d?host=/run/postgresql")
+                .2
+                .as_deref(),
+            Some("/run/postgresql")
+        );
+        assert!(
+            "postgresql://u:p@h1:1,h2:2/d"
+                .parse::<DatabaseUrl>()
+                .unwrap_err()
+                .contains("one name")
+        );
     }
 
     #[test]
     fn what_is_no_database_url_is_refused_without_being_repeated() {
-        for url in ["", "secret", "mysql://u:secret@h/d", "postgresql://u:secret@h:port/d"] {
-            assert!(!url.parse::<DatabaseUrl>().unwrap_err().contains("secret"), "{url}");
+        for url in [
+            "",
+            "secret",
+            "mysql://u:secret@h/d",
+            "postgresql://u:secret@h:port/d",
+        ] {
+            assert!(
+                !url.parse::<DatabaseUrl>().unwrap_err().contains("secret"),
+                "{url}"
+            );
         }
     }
 }

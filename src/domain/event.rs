@@ -40,7 +40,11 @@ pub struct NewEvent {
 
 impl NewEvent {
     pub fn new(event_type: EventType, trace_id: TraceId) -> Self {
-        Self { id: Uuid::now_v7(), event_type, trace_id }
+        Self {
+            id: Uuid::now_v7(),
+            event_type,
+            trace_id,
+        }
     }
 }
 

@@ -13,8 +13,9 @@ pub const NAME_MAX_CHARS: usize = 255;
 /// Longest raw text, in characters, before it is trimmed and composed: four of them can become one.
 pub const NAME_MAX_RAW_CHARS: usize = 1_024;
 
-/// A name or surname: trimmed, in Unicode's normal form C, 1 to 255 characters, at least one of them visible, none a control
-/// character or one that turns the direction of text. `Debug` does not show it: it is personal.
+/// A name or surname: trimmed, in Unicode's normal form C, 1 to 255 characters, at least one of
+/// them visible, none a control character or one that turns the direction of text. `Debug` does not
+/// show it: it is personal.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Name(String);
 
@@ -29,15 +30,29 @@ impl Name {
             });
         }
         let name = ComposingNormalizerBorrowed::new_nfc().normalize(raw.trim());
-        let violation = |code, detail: &str| Err(Violation { code, detail: detail.to_owned() });
+        let violation = |code, detail: &str| {
+            Err(Violation {
+                code,
+                detail: detail.to_owned(),
+            })
+        };
         if !name.chars().any(is_visible_or_control) {
             violation("blank", "Must hold at least one visible character.")
         } else if name.chars().any(char::is_control) {
             violation("control_character", "Must not hold control characters.")
-        } else if name.chars().any(|letter| CodePointSetData::new::<BidiControl>().contains(letter)) {
-            violation("bidi_control", "Must not hold characters that turn the direction of text.")
+        } else if name
+            .chars()
+            .any(|letter| CodePointSetData::new::<BidiControl>().contains(letter))
+        {
+            violation(
+                "bidi_control",
+                "Must not hold characters that turn the direction of text.",
+            )
         } else if name.chars().nth(NAME_MAX_CHARS).is_some() {
-            violation("too_long", &format!("Must be at most {NAME_MAX_CHARS} characters long."))
+            violation(
+                "too_long",
+                &format!("Must be at most {NAME_MAX_CHARS} characters long."),
+            )
         } else {
             Ok(Self(name.into_owned()))
         }
@@ -53,12 +68,15 @@ impl Name {
     }
 }
 
-/// Whether the character is visible, or a control character other than white space, which is refused for a more precise reason.
+/// Whether the character is visible, or a control character other than white space, which is
+/// refused for a more precise reason.
 fn is_visible_or_control(letter: char) -> bool {
     use GeneralCategory::{Format, PrivateUse, Unassigned};
     let category = CodePointMapData::<GeneralCategory>::new().get(letter);
     let is_ignorable = || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(letter);
-    !letter.is_whitespace() && !matches!(category, Format | PrivateUse | Unassigned) && !is_ignorable()
+    !letter.is_whitespace()
+        && !matches!(category, Format | PrivateUse | Unassigned)
+        && !is_ignorable()
 }
 
 impl fmt::Debug for Name {
@@ -108,7 +126,13 @@ mod tests {
 
     #[test]
     fn invisible_characters_within_a_visible_name_stay() {
-        for raw in ["می\u{200c}خواهم", "👩\u{200d}🚀", "❤\u{fe0f}", "क्\u{200d}ष", "a\u{e000}"] {
+        for raw in [
+            "می\u{200c}خواهم",
+            "👩\u{200d}🚀",
+            "❤\u{fe0f}",
+            "क्\u{200d}ष",
+            "a\u{e000}",
+        ] {
             assert_eq!(Name::parse(raw).unwrap().as_str(), raw);
         }
     }
@@ -123,7 +147,10 @@ mod tests {
 
     #[test]
     fn a_name_is_stored_in_normal_form_c_and_measured_in_it() {
-        assert_eq!(Name::parse("И\u{306}оханн e\u{301}").unwrap().as_str(), "Йоханн é");
+        assert_eq!(
+            Name::parse("И\u{306}оханн e\u{301}").unwrap().as_str(),
+            "Йоханн é"
+        );
         assert!(Name::parse(&"e\u{301}".repeat(255)).is_ok());
     }
 }

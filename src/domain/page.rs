@@ -16,14 +16,18 @@ pub struct Page {
 
 impl Default for Page {
     fn default() -> Self {
-        Self { limit: MAX_LIMIT, offset: 0 }
+        Self {
+            limit: MAX_LIMIT,
+            offset: 0,
+        }
     }
 }
 
 impl Page {
     /// `None` if either is out of range.
     pub fn new(limit: i64, offset: i64) -> Option<Self> {
-        ((1..=MAX_LIMIT).contains(&limit) && (0..=MAX_OFFSET).contains(&offset)).then_some(Self { limit, offset })
+        ((1..=MAX_LIMIT).contains(&limit) && (0..=MAX_OFFSET).contains(&offset))
+            .then_some(Self { limit, offset })
     }
 
     pub const fn limit(self) -> i64 {
@@ -55,7 +59,11 @@ impl Page {
     /// `None` at the end, and past the largest offset.
     pub fn next(self, total: i64) -> Option<Self> {
         let offset = self.offset + self.limit;
-        if offset < total { Self::new(self.limit, offset) } else { None }
+        if offset < total {
+            Self::new(self.limit, offset)
+        } else {
+            None
+        }
     }
 }
 

@@ -28,11 +28,13 @@ impl From<DateTime<Utc>> for Timestamp {
 }
 
 impl Timestamp {
-    /// Digit by digit, because each log line holds a timestamp: chrono's RFC 3339 writer would add a fifth to a line's cost.
-    /// `None` if the year has not four digits.
+    /// Digit by digit, because each log line holds a timestamp: chrono's RFC 3339 writer would add
+    /// a fifth to a line's cost. `None` if the year has not four digits.
     fn digits(self) -> Option<[u8; 24]> {
         let moment = self.0.naive_utc();
-        let year = u32::try_from(moment.year()).ok().filter(|year| *year <= 9999)?;
+        let year = u32::try_from(moment.year())
+            .ok()
+            .filter(|year| *year <= 9999)?;
         let mut text = *b"0000-00-00T00:00:00.000Z";
         let mut put = |place: Range<usize>, mut number: u32| {
             for digit in text[place].iter_mut().rev() {
@@ -79,16 +81,29 @@ mod tests {
     #[test]
     fn a_whole_second_keeps_its_three_zeros() {
         let moment = "2024-12-04T10:30:00Z".parse::<DateTime<Utc>>().unwrap();
-        assert_eq!(Timestamp::from(moment).to_string(), "2024-12-04T10:30:00.000Z");
+        assert_eq!(
+            Timestamp::from(moment).to_string(),
+            "2024-12-04T10:30:00.000Z"
+        );
     }
 
     #[test]
     fn every_moment_is_written_as_by_chrono() {
-        let written_by_chrono = |moment: DateTime<Utc>| moment.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
-        let random = |_| DateTime::from_timestamp_millis(fastrand::i64(-70_000_000_000_000..300_000_000_000_000));
-        let bounds = [DateTime::UNIX_EPOCH, DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC];
+        let written_by_chrono =
+            |moment: DateTime<Utc>| moment.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+        let random = |_| {
+            DateTime::from_timestamp_millis(fastrand::i64(-70_000_000_000_000..300_000_000_000_000))
+        };
+        let bounds = [
+            DateTime::UNIX_EPOCH,
+            DateTime::<Utc>::MIN_UTC,
+            DateTime::<Utc>::MAX_UTC,
+        ];
         for moment in (0..10_000).filter_map(random).chain(bounds) {
-            assert_eq!(Timestamp::from(moment).to_string(), written_by_chrono(moment));
+            assert_eq!(
+                Timestamp::from(moment).to_string(),
+                written_by_chrono(moment)
+            );
         }
     }
 }

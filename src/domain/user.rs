@@ -26,7 +26,10 @@ impl UserId {
     /// Takes the canonical decimal form of a positive 64-bit integer: no sign, no leading zero.
     pub fn parse(raw: &str) -> Option<Self> {
         let canonical = !raw.starts_with('0') && raw.bytes().all(|byte| byte.is_ascii_digit());
-        canonical.then(|| raw.parse().ok()).flatten().and_then(Self::new)
+        canonical
+            .then(|| raw.parse().ok())
+            .flatten()
+            .and_then(Self::new)
     }
 
     pub const fn get(self) -> i64 {
@@ -55,10 +58,16 @@ impl PasswordPolicy {
         let raw = password.expose_secret();
         if raw.chars().count() < self.min_chars {
             let detail = format!("Must be at least {} characters long.", self.min_chars);
-            Err(Violation { code: "too_short", detail })
+            Err(Violation {
+                code: "too_short",
+                detail,
+            })
         } else if raw.len() > PASSWORD_MAX_BYTES {
             let detail = format!("Must be at most {PASSWORD_MAX_BYTES} bytes long in UTF-8.");
-            Err(Violation { code: "too_long", detail })
+            Err(Violation {
+                code: "too_long",
+                detail,
+            })
         } else {
             Ok(password)
         }
@@ -92,7 +101,9 @@ pub struct User {
 
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("User").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("User")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,7 +118,11 @@ pub struct UserPage {
 
 impl UserPage {
     pub fn new(users: Vec<User>, total: i64) -> Self {
-        Self { users, total, shown: OnceLock::new() }
+        Self {
+            users,
+            total,
+            shown: OnceLock::new(),
+        }
     }
 
     /// The result of `show`, which runs once for all requests that share the page.
@@ -124,7 +139,18 @@ mod tests {
     fn a_user_id_is_a_canonical_positive_integer() {
         assert_eq!(UserId::parse("1"), Some(UserId(1)));
         assert_eq!(UserId::parse("9223372036854775807"), Some(UserId(i64::MAX)));
-        for raw in ["", "0", "01", "-1", "+1", "1.0", "abc", "9223372036854775808", "١", " 1"] {
+        for raw in [
+            "",
+            "0",
+            "01",
+            "-1",
+            "+1",
+            "1.0",
+            "abc",
+            "9223372036854775808",
+            "١",
+            " 1",
+        ] {
             assert_eq!(UserId::parse(raw), None, "{raw:?}");
         }
     }
@@ -132,7 +158,12 @@ mod tests {
     #[test]
     fn a_password_is_measured_in_characters_below_and_bytes_above() {
         let policy = PasswordPolicy { min_chars: 8 };
-        let code = |raw: &str| policy.check(raw.into()).map_err(|violation| violation.code).err();
+        let code = |raw: &str| {
+            policy
+                .check(raw.into())
+                .map_err(|violation| violation.code)
+                .err()
+        };
         assert_eq!(code("пароль12"), None);
         assert_eq!(code("пароль1"), Some("too_short"));
         assert_eq!(code("        "), None);

@@ -1,5 +1,5 @@
-//! Drains unread request bodies, so that a client that sends its whole body before it reads gets a response rather than a broken
-//! connection.
+//! Drains unread request bodies, so that a client that sends its whole body before it reads gets a
+//! response rather than a broken connection.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -21,10 +21,17 @@ pub fn on_drop(request: Request, tasks: &TaskTracker) -> Request {
     if request.body().is_end_stream() {
         return request;
     }
-    // A client that waits for `100 Continue` has sent nothing, and will not after it has a response.
+    // A client that waits for `100 Continue` has sent nothing, and will not after it has a
+    // response.
     let client_waits = request.headers().contains_key(header::EXPECT);
     let tasks = tasks.clone();
-    request.map(|body| Body::new(Drained { rest: Some(body), client_waits, tasks }))
+    request.map(|body| {
+        Body::new(Drained {
+            rest: Some(body),
+            client_waits,
+            tasks,
+        })
+    })
 }
 
 struct Drained {
@@ -38,10 +45,15 @@ impl HttpBody for Drained {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         // Polling the body sends `100 Continue`.
         self.client_waits = false;
-        let Some(body) = &mut self.rest else { return Poll::Ready(None) };
+        let Some(body) = &mut self.rest else {
+            return Poll::Ready(None);
+        };
         let frame = ready!(Pin::new(body).poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
             self.rest = None;
@@ -54,15 +66,22 @@ impl HttpBody for Drained {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+        self.rest
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 
 impl Drop for Drained {
     fn drop(&mut self) {
-        let rest = self.rest.take().filter(|rest| !rest.is_end_stream() && !self.client_waits);
+        let rest = self
+            .rest
+            .take()
+            .filter(|rest| !rest.is_end_stream() && !self.client_waits);
         if let Some(mut rest) = rest {
-            self.tasks.spawn(timeout(LONGEST, async move { while let Some(Ok(_)) = rest.frame().await {} }));
+            self.tasks.spawn(timeout(LONGEST, async move {
+                while let Some(Ok(_)) = rest.frame().await {}
+            }));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `http_request_duration_seconds`. Each combination of method, route and status is looked up by name once, then recorded through
-//! its handle.
+//! `http_request_duration_seconds`. Each combination of method, route and status is looked up by
+//! name once, then recorded through its handle.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,11 +24,18 @@ impl RequestDurations {
             return;
         }
         drop(handles);
-        let labels =
-            [("method", key.0.to_owned()), ("route", route.to_owned()), ("status", status.as_str().to_owned())];
+        let labels = [
+            ("method", key.0.to_owned()),
+            ("route", route.to_owned()),
+            ("status", status.as_str().to_owned()),
+        ];
         let handle = histogram!("http_request_duration_seconds", &labels);
         handle.record(took);
-        self.0.write().entry(key).or_default().insert(route.to_owned(), handle);
+        self.0
+            .write()
+            .entry(key)
+            .or_default()
+            .insert(route.to_owned(), handle);
     }
 }
 

@@ -8,19 +8,24 @@ use axum::http::{Extensions, HeaderMap, HeaderName, Version, header};
 use ipnet::IpNet;
 
 use super::problem::Problem;
-use super::problem::types::{BAD_REQUEST, EXPECTATION_FAILED, HEAD_TOO_LARGE, MISDIRECTED_REQUEST, URI_TOO_LONG};
+use super::problem::types::{
+    BAD_REQUEST, EXPECTATION_FAILED, HEAD_TOO_LARGE, MISDIRECTED_REQUEST, URI_TOO_LONG,
+};
 use crate::server::{Peer, client_of};
 
 /// Longest path with query, in bytes.
 const MAX_TARGET_BYTES: usize = 8_192;
-/// Largest request line and headers together, in bytes; hyper refuses those that are half as large again, without a problem document.
+/// Largest request line and headers together, in bytes; hyper refuses those that are half as large
+/// again, without a problem document.
 const MAX_HEAD_BYTES: usize = 32 << 10;
+/// Names the client, if a trusted proxy sends it.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Which hosts are accepted, and which proxies are trusted about the client's address.
 #[derive(Clone, Debug)]
 pub struct HeadRules {
-    /// Accepted host names, in lower case, besides IP addresses and `localhost`. `None` accepts any.
+    /// Accepted host names, in lower case, besides IP addresses and `localhost`. `None` accepts
+    /// any.
     pub allowed_hosts: Option<Vec<String>>,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
@@ -28,7 +33,10 @@ pub struct HeadRules {
 
 impl Default for HeadRules {
     fn default() -> Self {
-        Self { allowed_hosts: Some(Vec::new()), trusted_proxies: Vec::new() }
+        Self {
+            allowed_hosts: Some(Vec::new()),
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
@@ -36,7 +44,10 @@ impl HeadRules {
     /// # Errors
     /// 400, 414, 417, 421 or 431, with the reason.
     pub fn check(&self, request: &Request) -> Result<(), Problem> {
-        let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+        let target = request
+            .uri()
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len());
         if target > MAX_TARGET_BYTES {
             let detail = format!("Path and query are longer than {MAX_TARGET_BYTES} bytes.");
             return Err(Problem::new(&URI_TOO_LONG, detail));
@@ -61,26 +72,42 @@ impl HeadRules {
     fn check_name(&self, authority: &Authority) -> Result<(), Problem> {
         let host = authority.host();
         let port_is_fine = authority.as_str().strip_prefix(host).is_some_and(|port| {
-            port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.is_empty() || port.parse::<u16>().is_ok())
+            port.is_empty()
+                || port
+                    .strip_prefix(':')
+                    .is_some_and(|port| port.is_empty() || port.parse::<u16>().is_ok())
         });
         if host.is_empty() || !port_is_fine {
-            return Err(Problem::new(&BAD_REQUEST, "The Host header is no host name or address."));
+            return Err(Problem::new(
+                &BAD_REQUEST,
+                "The Host header is no host name or address.",
+            ));
         }
-        let Some(allowed) = &self.allowed_hosts else { return Ok(()) };
-        let is_address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+        let Some(allowed) = &self.allowed_hosts else {
+            return Ok(());
+        };
+        let is_address = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>()
+            .is_ok();
         let is_allowed = |name: &String| name.eq_ignore_ascii_case(host);
         if is_address || host.eq_ignore_ascii_case("localhost") || allowed.iter().any(is_allowed) {
             return Ok(());
         }
-        let detail =
-            "The service does not answer to this host name; its setting ALLOWED_HOSTS lists those that it does.";
+        let detail = "The service does not answer to this host name; its setting ALLOWED_HOSTS \
+                      lists those that it does.";
         Err(Problem::new(&MISDIRECTED_REQUEST, detail))
     }
 
     /// The peer's address; behind trusted proxies, the address that the outermost of them saw.
     pub fn client_address(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         let peer = extensions.get::<Peer>()?.address.ip().to_canonical();
-        Some(if self.trusts(peer) { self.forwarded_for(headers).unwrap_or(peer) } else { peer })
+        Some(if self.trusts(peer) {
+            self.forwarded_for(headers).unwrap_or(peer)
+        } else {
+            peer
+        })
     }
 
     /// Who counts as one client in the limits for one.
@@ -89,17 +116,23 @@ impl HeadRules {
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|proxies| proxies.contains(&address))
+        self.trusted_proxies
+            .iter()
+            .any(|proxies| proxies.contains(&address))
     }
 
-    /// Each proxy appends the address it saw. So the client is the last address that is not a trusted proxy: anything before it may
-    /// be forged.
+    /// Each proxy appends the address it saw. So the client is the last address that is not a
+    /// trusted proxy: anything before it may be forged.
     fn forwarded_for(&self, headers: &HeaderMap) -> Option<IpAddr> {
         let mut client = None;
         for value in headers.get_all(FORWARDED_FOR).iter().rev() {
             for address in value.as_bytes().rsplit(|byte| *byte == b',') {
-                let address = str::from_utf8(address).ok().and_then(|address| parse_address(address.trim()));
-                let Some(address) = address else { return client };
+                let address = str::from_utf8(address)
+                    .ok()
+                    .and_then(|address| parse_address(address.trim()));
+                let Some(address) = address else {
+                    return client;
+                };
                 client = Some(address.to_canonical());
                 if !self.trusts(address.to_canonical()) {
                     return client;
@@ -112,13 +145,18 @@ impl HeadRules {
 
 /// An address, behind which some proxies write the port.
 fn parse_address(text: &str) -> Option<IpAddr> {
-    text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+    text.parse()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 /// Checks what needs no rules: size, and what asks for more than the service does.
 fn check_headers(headers: &HeaderMap, target: usize) -> Result<(), Problem> {
     // `: ` and the line's end.
-    let lines: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let lines: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
     if target + lines > MAX_HEAD_BYTES {
         let detail = format!("The request's head is larger than {MAX_HEAD_BYTES} bytes.");
         return Err(Problem::new(&HEAD_TOO_LARGE, detail));
@@ -127,10 +165,20 @@ fn check_headers(headers: &HeaderMap, target: usize) -> Result<(), Problem> {
     if let Some(coding) = codings.next()
         && !(coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none())
     {
-        return Err(Problem::new(&BAD_REQUEST, "The only Transfer-Encoding that the service takes is chunked, once."));
+        return Err(Problem::new(
+            &BAD_REQUEST,
+            "The only Transfer-Encoding that the service takes is chunked, once.",
+        ));
     }
-    if headers.get_all(header::EXPECT).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        return Err(Problem::new(&EXPECTATION_FAILED, "The only Expect that the service takes is 100-continue."));
+    if headers
+        .get_all(header::EXPECT)
+        .iter()
+        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
+        return Err(Problem::new(
+            &EXPECTATION_FAILED,
+            "The only Expect that the service takes is 100-continue.",
+        ));
     }
     Ok(())
 }
@@ -145,22 +193,45 @@ mod tests {
     use super::{HeadRules, Peer};
 
     fn code(rules: &HeadRules, hosts: &[&str]) -> Option<&'static str> {
-        let request = hosts.iter().fold(Request::get("/users"), |request, host| request.header("host", *host));
-        rules.check(&request.body(Body::empty()).unwrap()).err().map(|problem| problem.kind.code)
+        let request = hosts.iter().fold(Request::get("/users"), |request, host| {
+            request.header("host", *host)
+        });
+        rules
+            .check(&request.body(Body::empty()).unwrap())
+            .err()
+            .map(|problem| problem.kind.code)
     }
 
     #[test]
     fn a_host_is_an_address_or_a_name_that_is_allowed() {
-        let rules = HeadRules { allowed_hosts: Some(vec!["api.example".to_owned()]), ..HeadRules::default() };
-        for host in
-            ["127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "10.0.0.7", "localhost:8000", "LocalHost", "API.example:443"]
-        {
+        let rules = HeadRules {
+            allowed_hosts: Some(vec!["api.example".to_owned()]),
+            ..HeadRules::default()
+        };
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:8000",
+            "[::1]:8000",
+            "10.0.0.7",
+            "localhost:8000",
+            "LocalHost",
+            "API.example:443",
+        ] {
             assert_eq!(code(&rules, &[host]), None, "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "api.example.", "127.0.0.1.nip.io", "127.1"] {
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "api.example.",
+            "127.0.0.1.nip.io",
+            "127.1",
+        ] {
             assert_eq!(code(&rules, &[host]), Some("misdirected_request"), "{host}");
         }
-        let any = HeadRules { allowed_hosts: None, ..HeadRules::default() };
+        let any = HeadRules {
+            allowed_hosts: None,
+            ..HeadRules::default()
+        };
         assert_eq!(code(&any, &["anything.example:80"]), None);
     }
 
@@ -185,27 +256,48 @@ mod tests {
 
     #[test]
     fn a_target_that_names_another_host_is_misdirected_whatever_the_header_says() {
-        let rules = HeadRules { allowed_hosts: Some(Vec::new()), ..HeadRules::default() };
-        let request =
-            Request::get("http://evil.example/users").header("host", "localhost").body(Body::empty()).unwrap();
-        assert_eq!(rules.check(&request).unwrap_err().kind.code, "misdirected_request");
+        let rules = HeadRules {
+            allowed_hosts: Some(Vec::new()),
+            ..HeadRules::default()
+        };
+        let request = Request::get("http://evil.example/users")
+            .header("host", "localhost")
+            .body(Body::empty())
+            .unwrap();
+        assert_eq!(
+            rules.check(&request).unwrap_err().kind.code,
+            "misdirected_request"
+        );
     }
 
     #[test]
     fn a_forwarded_address_is_believed_of_trusted_proxies_alone() {
         let client = |peer: &str, forwarded: &[&str]| {
-            let rules = HeadRules { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..HeadRules::default() };
-            let mut request =
-                forwarded.iter().fold(Request::get("/"), |request, value| request.header("x-forwarded-for", *value));
+            let rules = HeadRules {
+                trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+                ..HeadRules::default()
+            };
+            let mut request = forwarded.iter().fold(Request::get("/"), |request, value| {
+                request.header("x-forwarded-for", *value)
+            });
             request = request.extension(Peer::at(SocketAddr::new(peer.parse().unwrap(), 1)));
             let request = request.body(Body::empty()).unwrap();
-            rules.client_address(request.extensions(), request.headers()).unwrap().to_string()
+            rules
+                .client_address(request.extensions(), request.headers())
+                .unwrap()
+                .to_string()
         };
         assert_eq!(client("192.0.2.1", &["203.0.113.9"]), "192.0.2.1");
         assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(client("10.0.0.1", &["203.0.113.9"]), "203.0.113.9");
-        assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9, 10.0.0.2"]), "203.0.113.9");
-        assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9", "10.0.0.2"]), "203.0.113.9");
+        assert_eq!(
+            client("10.0.0.1", &["1.1.1.1, 203.0.113.9, 10.0.0.2"]),
+            "203.0.113.9"
+        );
+        assert_eq!(
+            client("10.0.0.1", &["1.1.1.1, 203.0.113.9", "10.0.0.2"]),
+            "203.0.113.9"
+        );
         assert_eq!(client("10.0.0.1", &["made up, 10.0.0.2"]), "10.0.0.2");
         assert_eq!(client("10.0.0.1", &["203.0.113.9:5678"]), "203.0.113.9");
         assert_eq!(client("10.0.0.1", &["[2001:db8::1]:5678"]), "2001:db8::1");

@@ -16,7 +16,9 @@ use crate::monitoring::health::{self, Health};
 use crate::monitoring::state;
 
 pub fn router() -> OpenApiRouter<AppState> {
-    let (live, ready, metrics) = (routes!(live), routes!(ready), routes!(metrics));
+    let live = routes!(live);
+    let ready = routes!(ready);
+    let metrics = routes!(metrics);
     // With a trailing slash too, like the users' routes; the document lists one form.
     OpenApiRouter::new()
         .route("/health/live/", live.2.clone())
@@ -31,7 +33,8 @@ pub fn router() -> OpenApiRouter<AppState> {
 #[serde(rename_all = "snake_case")]
 enum Readiness {
     Ready,
-    /// Reads work. Writes too, unless the database is read-only; their events wait in the outbox until the broker is back
+    /// Reads work. Writes too, unless the database is read-only; their events wait in the outbox
+    /// until the broker is back
     Degraded,
 }
 
@@ -110,7 +113,11 @@ impl From<Health> for Checks {
             schema,
             publisher: health.publisher.into(),
             consumer: health.consumer.into(),
-            relay: if health.relay_leads { RelayState::Leading } else { RelayState::Standby },
+            relay: if health.relay_leads {
+                RelayState::Leading
+            } else {
+                RelayState::Standby
+            },
             draining: health.is_draining,
         }
     }
@@ -142,8 +149,8 @@ async fn live() -> Json<Alive> {
 
 /// Readiness
 ///
-/// Without RabbitMQ it is `degraded` and still ready: writes work, and their events wait in the outbox. With a database
-/// that takes no writes it is `degraded` too: reads work.
+/// Without RabbitMQ it is `degraded` and still ready: writes work, and their events wait in the
+/// outbox. With a database that takes no writes it is `degraded` too: reads work.
 #[utoipa::path(
     get, path = "/health/ready", tag = "health", operation_id = "ready",
     extensions(("x-problems" = json!(codes(&[&NOT_READY, &TIME_LIMIT_EXCEEDED])))),
@@ -156,12 +163,17 @@ async fn ready(State(state): State<AppState>) -> Result<Json<HealthReport>, Prob
         health::Readiness::Degraded => Readiness::Degraded,
         health::Readiness::Unavailable => return Err(not_ready(health)),
     };
-    Ok(Json(HealthReport { status, checks: health.into() }))
+    Ok(Json(HealthReport {
+        status,
+        checks: health.into(),
+    }))
 }
 
 pub fn not_ready(health: Health) -> Problem {
-    let mut problem =
-        Problem::new(&NOT_READY, "The database is away, its schema is not current, or the process stops.");
+    let mut problem = Problem::new(
+        &NOT_READY,
+        "The database is away, its schema is not current, or the process stops.",
+    );
     if let Ok(checks) = serde_json::to_value(Checks::from(health)) {
         problem.extensions.insert("checks".to_owned(), checks);
     }
@@ -177,5 +189,11 @@ pub fn not_ready(health: Health) -> Problem {
     responses((status = 200, description = "All metrics", body = String, content_type = "text/plain"))
 )]
 async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render().await)
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        state.metrics.render().await,
+    )
 }

@@ -1,5 +1,5 @@
-//! HTTP: the only place that knows axum, status codes and headers. Parses requests into domain types, calls the service, and
-//! responds. Knows nothing of SQL or RabbitMQ.
+//! HTTP: the only place that knows axum, status codes and headers. Parses requests into domain
+//! types, calls the service, and responds. Knows nothing of SQL or RabbitMQ.
 
 mod docs;
 mod drain;
@@ -36,7 +36,9 @@ use crate::service::users::UserService;
 
 /// The routes that the OpenAPI document describes.
 fn api() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(openapi::ApiDoc::openapi()).merge(users::router()).merge(health::router())
+    OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
+        .merge(users::router())
+        .merge(health::router())
 }
 
 /// The OpenAPI document of a service with this password policy, as JSON.
@@ -64,13 +66,21 @@ pub fn router(
         head: head.clone(),
     });
     let (api, _document) = api().split_for_parts();
-    let trace = Trace { time_limit: request_timeout, head, durations: RequestDurations::default(), tasks };
+    let trace = Trace {
+        time_limit: request_timeout,
+        head,
+        durations: RequestDurations::default(),
+        tasks,
+    };
     Ok(layered(api.merge(docs::router(openapi)), trace).with_state(state))
 }
 
-/// `trace` is outermost: it sees every response, including those to panics and timeouts, and writes the body of every error.
+/// `trace` is outermost: it sees every response, including those to panics and timeouts, and writes
+/// the body of every error.
 fn layered<S: Clone + Send + Sync + 'static>(routes: Router<S>, trace: Trace) -> Router<S> {
-    routes.layer(CatchPanicLayer::custom(trace::on_panic)).layer(from_fn_with_state(Arc::new(trace), trace::trace))
+    routes
+        .layer(CatchPanicLayer::custom(trace::on_panic))
+        .layer(from_fn_with_state(Arc::new(trace), trace::trace))
 }
 
 #[cfg(test)]

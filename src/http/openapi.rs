@@ -1,4 +1,5 @@
-//! The OpenAPI document: what the routes' macros declare, plus the errors from the table in `problem`.
+//! The OpenAPI document: what the routes' macros declare, plus the errors from the table in
+//! `problem`.
 
 mod examples;
 
@@ -7,7 +8,8 @@ use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
 use super::problem::types::{
-    BAD_REQUEST, EXPECTATION_FAILED, HEAD_TOO_LARGE, MISDIRECTED_REQUEST, PROBLEM_TYPES, ProblemType, URI_TOO_LONG,
+    BAD_REQUEST, EXPECTATION_FAILED, HEAD_TOO_LARGE, MISDIRECTED_REQUEST, PROBLEM_TYPES,
+    ProblemType, URI_TOO_LONG,
 };
 use super::problem::{PROBLEM_JSON, ProblemBody};
 use super::users;
@@ -17,12 +19,13 @@ use crate::domain::user::PasswordPolicy;
 #[openapi(
     info(
         title = "User Management API",
-        description = "A REST API over user records. Each change is committed together with its event; events go to \
-                       the RabbitMQ topic exchange `user_events` as `user.created`, `user.updated`, `user.deleted`. \
-                       Errors are problem documents (RFC 9457), explained under [/docs/errors](/docs/errors). \
-                       The header `X-Request-Id` of any request, if it is 1 to 128 characters of \
-                       `A-Z a-z 0-9 . _ : / @ + = -`, becomes its trace id; else a UUID is made. `X-Trace-Id` of every \
-                       answer, the log lines and the event carry it.",
+        description = "A REST API over user records. Each change is committed together with its \
+                       event; events go to the RabbitMQ topic exchange `user_events` as \
+                       `user.created`, `user.updated`, `user.deleted`. Errors are problem documents \
+                       (RFC 9457), explained under [/docs/errors](/docs/errors). The header \
+                       `X-Request-Id` of any request, if it is 1 to 128 characters of `A-Z a-z 0-9 \
+                       . _ : / @ + = -`, becomes its trace id; else a UUID is made. `X-Trace-Id` of \
+                       every answer, the log lines and the event carry it.",
         license(name = "MIT OR Apache-2.0", url = "/docs/license")
     ),
     tags((name = "users", description = "User records"), (name = "health", description = "Probes")),
@@ -30,21 +33,32 @@ use crate::domain::user::PasswordPolicy;
 )]
 pub struct ApiDoc;
 
-/// The member of an operation that lists its own problem codes. It is removed from the served document.
+/// The member of an operation that lists its own problem codes. It is removed from the served
+/// document.
 const PROBLEMS: &str = "x-problems";
 /// Problems of any request.
-const ANYWHERE: [&ProblemType; 5] =
-    [&BAD_REQUEST, &URI_TOO_LONG, &EXPECTATION_FAILED, &MISDIRECTED_REQUEST, &HEAD_TOO_LARGE];
+const ANYWHERE: [&ProblemType; 5] = [
+    &BAD_REQUEST,
+    &URI_TOO_LONG,
+    &EXPECTATION_FAILED,
+    &MISDIRECTED_REQUEST,
+    &HEAD_TOO_LARGE,
+];
 
 /// Removes and returns an operation's own problems.
 ///
 /// # Errors
 /// If it lists none: each route must say what can go wrong.
 fn take_problems(operation: &mut Value) -> serde_json::Result<Vec<&'static ProblemType>> {
-    let own = operation.as_object_mut().and_then(|operation| operation.remove(PROBLEMS)).unwrap_or_default();
+    let own = operation
+        .as_object_mut()
+        .and_then(|operation| operation.remove(PROBLEMS))
+        .unwrap_or_default();
     let own: Vec<String> = serde_json::from_value(own)?;
     // In the route's order, because Swagger UI shows the first of each status.
-    let named = own.iter().filter_map(|code| PROBLEM_TYPES.iter().copied().find(|kind| kind.code == code));
+    let named = own
+        .iter()
+        .filter_map(|code| PROBLEM_TYPES.iter().copied().find(|kind| kind.code == code));
     let mut types: Vec<_> = named.chain(ANYWHERE).collect();
     types.sort_by_key(|kind| kind.status);
     Ok(types)
@@ -59,7 +73,11 @@ pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result
     document["components"]["headers"] = headers();
     users::describe_limits(&mut document["components"]["schemas"], policy);
     for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
-        for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        for operation in operations
+            .as_object_mut()
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
             describe_problems(operation, path, policy)?;
             describe_trace_id(operation);
         }
@@ -67,13 +85,25 @@ pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result
     serde_json::to_string_pretty(&document)
 }
 
-fn describe_problems(operation: &mut Value, path: &str, policy: PasswordPolicy) -> serde_json::Result<()> {
-    let name = operation["operationId"].as_str().unwrap_or_default().to_owned();
+fn describe_problems(
+    operation: &mut Value,
+    path: &str,
+    policy: PasswordPolicy,
+) -> serde_json::Result<()> {
+    let name = operation["operationId"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let given = examples::problems(&name, policy);
     for types in take_problems(operation)?.chunk_by(|kind, next| kind.status == next.status) {
-        let description: Vec<_> = types.iter().map(|kind| format!("{} (`{}`)", kind.title, kind.code)).collect();
-        let examples: Map<_, _> =
-            types.iter().map(|kind| (kind.code.to_owned(), examples::example(kind, &given, path))).collect();
+        let description: Vec<_> = types
+            .iter()
+            .map(|kind| format!("{} (`{}`)", kind.title, kind.code))
+            .collect();
+        let examples: Map<_, _> = types
+            .iter()
+            .map(|kind| (kind.code.to_owned(), examples::example(kind, &given, path)))
+            .collect();
         let mut response = json!({
             "description": description.join("; "),
             "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": examples}},
@@ -88,7 +118,11 @@ fn describe_problems(operation: &mut Value, path: &str, policy: PasswordPolicy) 
 
 /// Every response has it.
 fn describe_trace_id(operation: &mut Value) {
-    for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+    for response in operation["responses"]
+        .as_object_mut()
+        .into_iter()
+        .flat_map(Map::values_mut)
+    {
         response["headers"]["X-Trace-Id"] = header("X-Trace-Id");
     }
 }

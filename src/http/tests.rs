@@ -14,7 +14,10 @@ use super::{HeadRules, RequestDurations, TaskTracker, Trace, layered};
 
 async fn answer(path: &str) -> (Response<()>, Value) {
     let routes = Router::new()
-        .route("/panics", get(|| async { panic!("secret") as &'static str }))
+        .route(
+            "/panics",
+            get(|| async { panic!("secret") as &'static str }),
+        )
         .route("/hangs", get(std::future::pending::<&'static str>));
     let request = Request::get(path)
         .header("Host", "localhost")
@@ -37,9 +40,15 @@ async fn answer(path: &str) -> (Response<()>, Value) {
 async fn a_panic_is_an_opaque_500_problem_with_the_trace_id() {
     let (response, body) = answer("/panics").await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
     assert_eq!(response.headers()["x-trace-id"], "t-1");
-    assert_eq!((&body["code"], &body["trace_id"]), (&json!("internal_error"), &json!("t-1")));
+    assert_eq!(
+        (&body["code"], &body["trace_id"]),
+        (&json!("internal_error"), &json!("t-1"))
+    );
     assert!(!body.to_string().contains("secret"), "{body}");
 }
 
@@ -48,12 +57,18 @@ async fn a_handler_past_its_time_is_a_504_problem() {
     let (response, body) = answer("/hangs").await;
     assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(response.headers()["x-trace-id"], "t-1");
-    assert_eq!((&body["code"], &body["status"]), (&json!("time_limit_exceeded"), &json!(504)));
+    assert_eq!(
+        (&body["code"], &body["status"]),
+        (&json!("time_limit_exceeded"), &json!(504))
+    );
 }
 
 #[tokio::test]
 async fn a_path_without_a_route_is_a_404_problem() {
     let (response, body) = answer("/nowhere").await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
-    assert_eq!((&body["code"], &body["instance"]), (&json!("not_found"), &json!("/nowhere")));
+    assert_eq!(
+        (&body["code"], &body["instance"]),
+        (&json!("not_found"), &json!("/nowhere"))
+    );
 }

@@ -1,5 +1,5 @@
-//! The outermost layer: assigns the trace id, logs the request's start and end, limits its time, and writes the body of every
-//! error, wherever it came from.
+//! The outermost layer: assigns the trace id, logs the request's start and end, limits its time,
+//! and writes the body of every error, wherever it came from.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -22,13 +22,16 @@ use super::head::HeadRules;
 use super::problem::{PROBLEM_JSON, Problem};
 use crate::trace_id::TraceId;
 
+/// The client's own trace id, in a request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The trace id, in every response.
 pub const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
-/// Keeps other sites from embedding responses, and from measuring them. <https://fetch.spec.whatwg.org/#cross-origin-resource-policy-header>
+/// Keeps other sites from embedding responses, and from measuring them.
+/// <https://fetch.spec.whatwg.org/#cross-origin-resource-policy-header>
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Log target of successful probes and scrapes, which come every few seconds and say nothing new. Shown by `LOG_LEVEL=debug` or
-/// `LOG_LEVEL=info,probes=debug`.
+/// Log target of successful probes and scrapes, which come every few seconds and say nothing new.
+/// Shown by `LOG_LEVEL=debug` or `LOG_LEVEL=info,probes=debug`.
 const PROBES: &str = "probes";
 /// Longest path in a log line or an error's `instance`, in bytes.
 const MAX_PATH_SHOWN: usize = 256;
@@ -45,8 +48,11 @@ pub struct Trace {
 
 pub async fn trace(State(trace): State<Arc<Trace>>, mut request: Request, next: Next) -> Response {
     let mut given = request.headers().get_all(REQUEST_ID).iter();
-    let (first, second) = (given.next(), given.next());
-    let accepted = first.filter(|_| second.is_none()).and_then(|value| TraceId::parse(value.as_bytes()));
+    let first = given.next();
+    let second = given.next();
+    let accepted = first
+        .filter(|_| second.is_none())
+        .and_then(|value| TraceId::parse(value.as_bytes()));
     let refused = first.is_some() && accepted.is_none();
     let trace_id = accepted.unwrap_or_else(TraceId::generate);
     request.extensions_mut().insert(trace_id.clone());
@@ -55,7 +61,10 @@ pub async fn trace(State(trace): State<Arc<Trace>>, mut request: Request, next: 
     async move {
         let log = RequestLog::start(&request, &trace);
         if refused {
-            warn!("X-Request-Id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new trace id");
+            warn!(
+                "X-Request-Id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a new \
+                 trace id"
+            );
         }
         let request = drain::on_drop(request, &trace.tasks);
         let mut response = match trace.head.check(&request) {
@@ -90,11 +99,16 @@ fn write_problem(response: &mut Response, path: &str, trace_id: &TraceId) -> Opt
     if !status.is_client_error() && !status.is_server_error() {
         return None;
     }
-    let problem = response.extensions_mut().remove::<Problem>().unwrap_or_else(|| Problem::from_status(status));
+    let problem = response
+        .extensions_mut()
+        .remove::<Problem>()
+        .unwrap_or_else(|| Problem::from_status(status));
     let body = serde_json::to_vec(&problem.body(path, trace_id.as_str())).unwrap_or_default();
     *response.body_mut() = Body::from(body);
     response.headers_mut().remove(header::CONTENT_LENGTH);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     Some(problem)
 }
 
@@ -103,7 +117,8 @@ pub fn on_panic(_message: Box<dyn std::any::Any + Send>) -> Response {
     Problem::internal().into_response()
 }
 
-/// Writes the two log lines of a request. If the request is dropped before its end, the second line says so.
+/// Writes the two log lines of a request. If the request is dropped before its end, the second line
+/// says so.
 struct RequestLog {
     method: Method,
     uri: Uri,
@@ -116,23 +131,45 @@ struct RequestLog {
 
 impl RequestLog {
     fn start(request: &Request, trace: &Arc<Trace>) -> Self {
-        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let method = request.method().clone();
+        let uri = request.uri().clone();
         let matched = request.extensions().get::<MatchedPath>().cloned();
-        let client_address = trace.head.client_address(request.extensions(), request.headers());
-        let (trace, started) = (trace.clone(), Instant::now());
-        let log = Self { method, uri, client_address, matched, trace, started, ended: false };
-        let (method, path, client_address) = (log.method.as_str(), log.path(), client_address.map(display));
+        let client_address = trace
+            .head
+            .client_address(request.extensions(), request.headers());
+        let trace = trace.clone();
+        let started = Instant::now();
+        let log = Self {
+            method,
+            uri,
+            client_address,
+            matched,
+            trace,
+            started,
+            ended: false,
+        };
+        let method = log.method.as_str();
+        let path = log.path();
+        let client_address = client_address.map(display);
         if log.is_probe() {
             debug!(target: PROBES, method, path = path.as_ref(), client_address, "Request started");
         } else {
-            info!(method, path = path.as_ref(), client_address, "Request started");
+            info!(
+                method,
+                path = path.as_ref(),
+                client_address,
+                "Request started"
+            );
         }
         log
     }
 
     fn is_probe(&self) -> bool {
         let is_probe = |route: &str| route.starts_with("/health/") || route.starts_with("/metrics");
-        self.matched.as_ref().map(MatchedPath::as_str).is_some_and(is_probe)
+        self.matched
+            .as_ref()
+            .map(MatchedPath::as_str)
+            .is_some_and(is_probe)
     }
 
     /// Shortened if long: it appears in two log lines and in an error's body.
@@ -146,25 +183,54 @@ impl RequestLog {
 
     fn count(&self, status: StatusCode, took: Duration) {
         let route = self.matched.as_ref().map_or("none", MatchedPath::as_str);
-        let route = if route.len() > 1 { route.trim_end_matches('/') } else { route };
-        self.trace.durations.record(&self.method, route, status, took);
+        let route = if route.len() > 1 {
+            route.trim_end_matches('/')
+        } else {
+            route
+        };
+        self.trace
+            .durations
+            .record(&self.method, route, status, took);
     }
 
     fn end(mut self, status: StatusCode, problem: Option<Problem>) {
         self.ended = true;
         let took = self.started.elapsed();
         self.count(status, took);
-        let (method, path, duration_ms) = (self.method.as_str(), self.path(), milliseconds(took));
-        let (path, status_code, client_address) = (path.as_ref(), status.as_u16(), self.client_address.map(display));
-        let (code, cause) = problem.map_or((None, None), |problem| (Some(problem.kind.code), problem.cause));
+        let method = self.method.as_str();
+        let path = self.path();
+        let duration_ms = milliseconds(took);
+        let path = path.as_ref();
+        let status_code = status.as_u16();
+        let client_address = self.client_address.map(display);
+        let (code, cause) = problem.map_or((None, None), |problem| {
+            (Some(problem.kind.code), problem.cause)
+        });
         if status == StatusCode::INTERNAL_SERVER_ERROR {
-            error!(method, path, status_code, duration_ms, client_address, code, cause, "Request failed");
+            error!(
+                method,
+                path, status_code, duration_ms, client_address, code, cause, "Request failed"
+            );
         } else if status.is_server_error() {
-            warn!(method, path, status_code, duration_ms, client_address, code, cause, "Request failed");
+            warn!(
+                method,
+                path, status_code, duration_ms, client_address, code, cause, "Request failed"
+            );
         } else if self.is_probe() {
-            debug!(target: PROBES, method, path, status_code, duration_ms, client_address, "Request completed");
+            debug!(
+                target: PROBES,
+                method,
+                path,
+                status_code,
+                duration_ms,
+                client_address,
+                "Request completed"
+            );
         } else {
-            info!(method, path, status_code, duration_ms, client_address, code, "Request completed");
+            info!(
+                method,
+                path, status_code, duration_ms, client_address, code, "Request completed"
+            );
         }
     }
 }
@@ -173,7 +239,9 @@ impl Drop for RequestLog {
     fn drop(&mut self) {
         if !self.ended {
             let duration_ms = milliseconds(self.started.elapsed());
-            let (method, path, client_address) = (self.method.as_str(), self.path(), self.client_address.map(display));
+            let method = self.method.as_str();
+            let path = self.path();
+            let client_address = self.client_address.map(display);
             warn!(
                 method,
                 path = path.as_ref(),

@@ -19,8 +19,8 @@ use super::transport::{self, NO_LIMIT, Returned};
 use crate::database::dangers::is_remote;
 use crate::server_url;
 
-/// In seconds. lapin gives up on a silent peer after 8 s (twice this), and checks every 2 s (half of this). Short, because a leader
-/// that is cut off from the broker stops all events.
+/// In seconds. lapin gives up on a silent peer after 8 s (twice this), and checks every 2 s (half
+/// of this). Short, because a leader that is cut off from the broker stops all events.
 const HEARTBEAT: u16 = 4;
 /// For TCP, TLS, login and each declaration.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,8 +49,16 @@ struct TlsFiles {
 
 /// Those of lapin that it obeys, and RabbitMQ's for TLS, which it does not.
 /// <https://www.rabbitmq.com/docs/uri-query-parameters>
-const PARAMETERS: [&str; 8] =
-    ["heartbeat", "frame_max", "channel_max", "auth_mechanism", "cacertfile", "certfile", "keyfile", "verify"];
+const PARAMETERS: [&str; 8] = [
+    "heartbeat",
+    "frame_max",
+    "channel_max",
+    "auth_mechanism",
+    "cacertfile",
+    "certfile",
+    "keyfile",
+    "verify",
+];
 
 impl FromStr for BrokerUrl {
     type Err = String;
@@ -59,12 +67,18 @@ impl FromStr for BrokerUrl {
     fn from_str(raw: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "must be a URL such as amqp://user:password@host:5672/";
         let url = server_url::parse(raw, EXPECTED)?;
-        let mut uri = AMQPUri::from_str(url.as_str()).map_err(|_details_may_hold_the_password| EXPECTED)?;
+        let mut uri =
+            AMQPUri::from_str(url.as_str()).map_err(|_details_may_hold_the_password| EXPECTED)?;
         server_url::require_known(&url, &PARAMETERS)?;
-        // lapin drops an IPv6 literal, and reads the usual trailing `/` as a virtual host with an empty name.
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(EXPECTED)?;
+        // lapin drops an IPv6 literal, and reads the usual trailing `/` as a virtual host with an
+        // empty name.
+        let host = url
+            .host_str()
+            .filter(|host| !host.is_empty())
+            .ok_or(EXPECTED)?;
         if host.starts_with('[') {
-            host.trim_matches(['[', ']']).clone_into(&mut uri.authority.host);
+            host.trim_matches(['[', ']'])
+                .clone_into(&mut uri.authority.host);
         }
         if uri.vhost.is_empty() {
             "/".clone_into(&mut uri.vhost);
@@ -77,14 +91,27 @@ impl FromStr for BrokerUrl {
 
 impl TlsFiles {
     fn of(url: &Url, is_encrypted: bool) -> Result<Self, String> {
-        let value =
-            |wanted: &str| url.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned());
-        let (authority, certificate, key) = (value("cacertfile"), value("certfile"), value("keyfile"));
+        let value = |wanted: &str| {
+            url.query_pairs()
+                .find(|(name, _)| name == wanted)
+                .map(|(_, value)| value.into_owned())
+        };
+        let authority = value("cacertfile");
+        let certificate = value("certfile");
+        let key = value("keyfile");
         let verify = value("verify");
-        if verify.as_deref().is_some_and(|verify| verify != "verify_peer") {
-            return Err("`verify` must be verify_peer: the broker's certificate is always verified".to_owned());
+        if verify
+            .as_deref()
+            .is_some_and(|verify| verify != "verify_peer")
+        {
+            return Err(
+                "`verify` must be verify_peer: the broker's certificate is always verified"
+                    .to_owned(),
+            );
         }
-        if !is_encrypted && (authority.is_some() || certificate.is_some() || key.is_some() || verify.is_some()) {
+        if !is_encrypted
+            && (authority.is_some() || certificate.is_some() || key.is_some() || verify.is_some())
+        {
             return Err("names certificates, and does not encrypt: use amqps://".to_owned());
         }
         let client = match (certificate, key) {
@@ -97,19 +124,28 @@ impl TlsFiles {
 
     async fn read(&self) -> Result<OwnedTLSConfig, SessionError> {
         let read = async |path: &String| {
-            tokio::fs::read(path).await.map_err(|source| SessionError::File { path: path.clone(), source })
+            tokio::fs::read(path)
+                .await
+                .map_err(|source| SessionError::File {
+                    path: path.clone(),
+                    source,
+                })
         };
         let cert_chain = match &self.authority {
             Some(path) => Some(String::from_utf8_lossy(&read(path).await?).into_owned()),
             None => None,
         };
         let identity = match &self.client {
-            Some((certificate, key)) => {
-                Some(OwnedIdentity::PKCS8 { pem: read(certificate).await?, key: read(key).await? })
-            }
+            Some((certificate, key)) => Some(OwnedIdentity::PKCS8 {
+                pem: read(certificate).await?,
+                key: read(key).await?,
+            }),
             None => None,
         };
-        Ok(OwnedTLSConfig { identity, cert_chain })
+        Ok(OwnedTLSConfig {
+            identity,
+            cert_chain,
+        })
     }
 }
 
@@ -130,7 +166,11 @@ impl BrokerUrl {
 
 impl fmt::Debug for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.uri.authority.host, self.uri.authority.port, self.uri.vhost)
+        write!(
+            f,
+            "{}:{}/{}",
+            self.uri.authority.host, self.uri.authority.port, self.uri.vhost
+        )
     }
 }
 
@@ -149,8 +189,13 @@ impl Broker {
         self.open(name, NO_LIMIT, Returned::default()).await
     }
 
-    /// Like [`Self::connect`], for small messages; puts the ids of those that come back into `returned`.
-    pub async fn connect_publisher(&self, name: &str, returned: Returned) -> Result<Connection, SessionError> {
+    /// Like [`Self::connect`], for small messages; puts the ids of those that come back into
+    /// `returned`.
+    pub async fn connect_publisher(
+        &self,
+        name: &str,
+        returned: Returned,
+    ) -> Result<Connection, SessionError> {
         let mut small = self.clone();
         let frame_max = &mut small.url.uri.query.frame_max;
         *frame_max = Some(frame_max.map_or(SMALL_FRAME, |given| given.min(SMALL_FRAME)));
@@ -158,15 +203,29 @@ impl Broker {
     }
 
     /// Like [`Self::connect`], without bodies over `largest` bytes.
-    pub async fn connect_limited(&self, name: &str, largest: u64) -> Result<Connection, SessionError> {
+    pub async fn connect_limited(
+        &self,
+        name: &str,
+        largest: u64,
+    ) -> Result<Connection, SessionError> {
         self.open(name, largest, Returned::default()).await
     }
 
-    async fn open(&self, name: &str, largest: u64, returned: Returned) -> Result<Connection, SessionError> {
+    async fn open(
+        &self,
+        name: &str,
+        largest: u64,
+        returned: Returned,
+    ) -> Result<Connection, SessionError> {
         let BrokerUrl { uri, tls } = &self.url;
-        // lapin's own connect has no timeout and blocks a thread for as long as a silent peer stays open, so probe first.
+        // lapin's own connect has no timeout and blocks a thread for as long as a silent peer stays
+        // open, so probe first.
         let address = (uri.authority.host.as_str(), uri.authority.port);
-        let probe = async { TcpStream::connect(address).await.map_err(lapin::Error::from) };
+        let probe = async {
+            TcpStream::connect(address)
+                .await
+                .map_err(lapin::Error::from)
+        };
         with_timeout(ANSWER_TIMEOUT, "connect to RabbitMQ", probe).await?;
         let name = format!("{} {name}", env!("CARGO_PKG_NAME"));
         let properties = ConnectionProperties::default().with_connection_name(name.into());
@@ -176,33 +235,63 @@ impl Broker {
     }
 
     /// Opens a channel whose publishes are confirmed.
-    pub async fn confirming_channel(&self, connection: &Connection) -> Result<Channel, SessionError> {
+    pub async fn confirming_channel(
+        &self,
+        connection: &Connection,
+    ) -> Result<Channel, SessionError> {
         let opening = async {
             let channel = connection.create_channel().await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await.map(|()| channel)
+            channel
+                .confirm_select(ConfirmSelectOptions::default())
+                .await
+                .map(|()| channel)
         };
         with_timeout(ANSWER_TIMEOUT, "open a channel", opening).await
     }
 
     /// As `topology::declare`.
     pub async fn declare_topology(&self, connection: &Connection) -> Result<(), SessionError> {
-        with_timeout(ANSWER_TIMEOUT, "declare the topology", topology::declare(connection, self.queue_type)).await
+        with_timeout(
+            ANSWER_TIMEOUT,
+            "declare the topology",
+            topology::declare(connection, self.queue_type),
+        )
+        .await
     }
 
     /// As `topology::look_after`.
     pub async fn look_after_queues(&self, connection: &Connection) -> Result<Queues, SessionError> {
-        with_timeout(LOOK_TIMEOUT, "look after the queues", topology::look_after(connection)).await
+        with_timeout(
+            LOOK_TIMEOUT,
+            "look after the queues",
+            topology::look_after(connection),
+        )
+        .await
     }
 
     /// As `topology::subscribe`.
-    pub async fn subscribe(&self, connection: &Connection, prefetch: u16) -> Result<(Channel, Consumer), SessionError> {
-        with_timeout(ANSWER_TIMEOUT, "subscribe", topology::subscribe(connection, prefetch)).await
+    pub async fn subscribe(
+        &self,
+        connection: &Connection,
+        prefetch: u16,
+    ) -> Result<(Channel, Consumer), SessionError> {
+        with_timeout(
+            ANSWER_TIMEOUT,
+            "subscribe",
+            topology::subscribe(connection, prefetch),
+        )
+        .await
     }
 }
 
 /// Closes a channel cleanly.
 pub async fn close_channel(channel: Channel) -> Result<(), SessionError> {
-    with_timeout(ANSWER_TIMEOUT, "close a channel", channel.close(REPLY_SUCCESS, "bye".into())).await
+    with_timeout(
+        ANSWER_TIMEOUT,
+        "close a channel",
+        channel.close(REPLY_SUCCESS, "bye".into()),
+    )
+    .await
 }
 
 /// Closes cleanly if the broker allows it. Dropping the connection is just as safe.
@@ -224,7 +313,10 @@ mod tests {
 
     #[test]
     fn a_url_with_or_without_a_slash_means_the_default_virtual_host() {
-        assert_eq!(shown("amqp://guest:guest@localhost:5672/"), "localhost:5672//");
+        assert_eq!(
+            shown("amqp://guest:guest@localhost:5672/"),
+            "localhost:5672//"
+        );
         assert_eq!(shown("amqp://localhost"), "localhost:5672//");
         assert_eq!(shown("amqps://h/%2f"), "h:5671//");
         assert_eq!(shown("amqp://h/team"), "h:5672/team");
@@ -232,9 +324,17 @@ mod tests {
 
     #[test]
     fn only_plain_text_to_another_machine_is_warned_of() {
-        let warns = |url: &str| url.parse::<BrokerUrl>().unwrap().is_plain_to_another_machine();
+        let warns = |url: &str| {
+            url.parse::<BrokerUrl>()
+                .unwrap()
+                .is_plain_to_another_machine()
+        };
         assert!(warns("amqp://u:p@rabbitmq") && warns("amqp://192.0.2.1"));
-        assert!(!warns("amqps://rabbitmq") && !warns("amqp://localhost") && !warns("amqp://[::1]:5672/"));
+        assert!(
+            !warns("amqps://rabbitmq")
+                && !warns("amqp://localhost")
+                && !warns("amqp://[::1]:5672/")
+        );
     }
 
     #[test]
@@ -246,7 +346,11 @@ mod tests {
     #[test]
     fn what_is_asked_of_tls_is_obeyed_or_refused_by_name() {
         let refusal = |url: &str| url.parse::<BrokerUrl>().map(|_| ()).unwrap_err();
-        assert!("amqps://h/?cacertfile=a&certfile=b&keyfile=c&verify=verify_peer".parse::<BrokerUrl>().is_ok());
+        assert!(
+            "amqps://h/?cacertfile=a&certfile=b&keyfile=c&verify=verify_peer"
+                .parse::<BrokerUrl>()
+                .is_ok()
+        );
         assert!(refusal("amqps://h/?verify=verify_none").contains("verify_peer"));
         assert!(refusal("amqps://h/?certfile=b").contains("`keyfile`"));
         assert!(refusal("amqp://h/?cacertfile=b").contains("amqps://"));
@@ -255,8 +359,17 @@ mod tests {
 
     #[test]
     fn what_is_no_broker_url_is_refused_without_being_repeated() {
-        for url in ["", "secret", "http://u:secret@h", "amqp://u:secret@h:port", "amqp:///"] {
-            assert!(!url.parse::<BrokerUrl>().unwrap_err().contains("secret"), "{url}");
+        for url in [
+            "",
+            "secret",
+            "http://u:secret@h",
+            "amqp://u:secret@h:port",
+            "amqp:///",
+        ] {
+            assert!(
+                !url.parse::<BrokerUrl>().unwrap_err().contains("secret"),
+                "{url}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The dead-letter queue: writes unreadable messages to it, whole and with the reason, and lets an operator list, redrive and
-//! delete them.
+//! The dead-letter queue: writes unreadable messages to it, whole and with the reason, and lets an
+//! operator list, redrive and delete them.
 
 use std::time::Duration;
 
@@ -16,17 +16,30 @@ use super::topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, QUEUE};
 use super::transport::MARK;
 use crate::error_chain::Chain;
 
+/// Why the message is a dead letter.
 pub const REASON_HEADER: &str = "x-reason";
 /// Headers that describe a dead letter: ours, and those that the broker's own dead-lettering adds.
-const DEATH_HEADERS: [&str; 5] = [REASON_HEADER, MARK, "x-death", "x-first-death-", "x-last-death-"];
+const DEATH_HEADERS: [&str; 5] = [
+    REASON_HEADER,
+    MARK,
+    "x-death",
+    "x-first-death-",
+    "x-last-death-",
+];
 /// The default exchange: delivers to the queue named by the routing key.
 const DEFAULT_EXCHANGE: &str = "";
+/// For the broker to confirm a dead letter.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn count(channel: &Channel) -> Result<u32, SessionError> {
-    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..Default::default()
+    };
     let asking = channel.queue_declare(DEAD_LETTER_QUEUE.into(), options, FieldTable::default());
-    with_timeout(CONFIRM_TIMEOUT, "count the dead letters", asking).await.map(|queue| queue.message_count())
+    with_timeout(CONFIRM_TIMEOUT, "count the dead letters", asking)
+        .await
+        .map(|queue| queue.message_count())
 }
 
 /// What a dead letter keeps of its message.
@@ -37,7 +50,8 @@ pub enum Keep {
     BodyAlone,
 }
 
-/// A channel in confirm mode. The broker's own dead-lettering may lose a message; a confirmed publish does not.
+/// A channel in confirm mode. The broker's own dead-lettering may lose a message; a confirmed
+/// publish does not.
 pub struct DeadLetters(Channel);
 
 impl DeadLetters {
@@ -46,15 +60,22 @@ impl DeadLetters {
     }
 
     /// Publishes the original body, with the reason in the header `x-reason`. Has no time limit.
-    pub async fn put(&self, delivery: &Delivery, reason: &str, keep: Keep) -> Result<(), SessionError> {
+    pub async fn put(
+        &self,
+        delivery: &Delivery,
+        reason: &str,
+        keep: Keep,
+    ) -> Result<(), SessionError> {
         let properties = match keep {
             Keep::Properties => copy(&delivery.properties),
             Keep::BodyAlone => BasicProperties::default().with_delivery_mode(PERSISTENT),
         };
         let mut headers = properties.headers().clone().unwrap_or_default();
         headers.insert(REASON_HEADER.into(), AMQPValue::LongString(reason.into()));
-        let (key, properties) = (delivery.routing_key.clone(), properties.with_headers(headers));
-        self.publish(DEAD_LETTER_EXCHANGE, key, properties, &delivery.data).await
+        let key = delivery.routing_key.clone();
+        let properties = properties.with_headers(headers);
+        self.publish(DEAD_LETTER_EXCHANGE, key, properties, &delivery.data)
+            .await
     }
 
     /// Publishes a message to the service's queue only, not to other subscribers.
@@ -62,7 +83,10 @@ impl DeadLetters {
         let properties = copy(&delivery.properties);
         let mut headers = FieldTable::default();
         for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
-            if !DEATH_HEADERS.iter().any(|death| name.as_str().starts_with(death)) {
+            if !DEATH_HEADERS
+                .iter()
+                .any(|death| name.as_str().starts_with(death))
+            {
                 headers.insert(name.clone(), value.clone());
             }
         }
@@ -78,8 +102,14 @@ impl DeadLetters {
         properties: BasicProperties,
         body: &[u8],
     ) -> Result<(), SessionError> {
-        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let confirm = self.0.basic_publish(exchange.into(), key, options, body, properties).await?;
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..Default::default()
+        };
+        let confirm = self
+            .0
+            .basic_publish(exchange.into(), key, options, body, properties)
+            .await?;
         match confirm.await? {
             Confirmation::Ack(None) => Ok(()),
             _returned_or_nacked => Err(SessionError::Refused),
@@ -87,15 +117,17 @@ impl DeadLetters {
     }
 
     async fn take(&self) -> Result<Option<Delivery>, SessionError> {
-        let getting = self.0.basic_get(DEAD_LETTER_QUEUE.into(), BasicGetOptions::default());
+        let getting = self
+            .0
+            .basic_get(DEAD_LETTER_QUEUE.into(), BasicGetOptions::default());
         let message = with_timeout(CONFIRM_TIMEOUT, "read a dead letter", getting).await?;
         Ok(message.map(|BasicGetMessage { delivery, .. }| delivery))
     }
 }
 
-/// The properties that a copy of a foreign message keeps. Dropped are `user_id`, which must be the publisher's login or the broker
-/// closes the channel; `expiration`, which would delete the copy; `CC` and `BCC`, which would send it to other queues; and
-/// `reply_to`.
+/// The properties that a copy of a foreign message keeps. Dropped are `user_id`, which must be the
+/// publisher's login or the broker closes the channel; `expiration`, which would delete the copy;
+/// `CC` and `BCC`, which would send it to other queues; and `reply_to`.
 fn copy(original: &BasicProperties) -> BasicProperties {
     let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
     if let Some(headers) = original.headers() {
@@ -154,8 +186,11 @@ impl From<&Delivery> for DeadLetter {
             r#type: properties.kind().as_ref().map(ToString::to_string),
             trace_id: header(TRACE_ID_HEADER),
             routing_key: delivery.routing_key.to_string(),
-            // The broker's own dead-lettering uses another header, which may be unreadable with all others.
-            reason: [REASON_HEADER, "x-first-death-reason", MARK].into_iter().find_map(header),
+            // The broker's own dead-lettering uses another header, which may be unreadable with all
+            // others.
+            reason: [REASON_HEADER, "x-first-death-reason", MARK]
+                .into_iter()
+                .find_map(header),
             bytes: delivery.data.len(),
         }
     }
@@ -172,7 +207,8 @@ pub struct Listing {
 pub async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
     let connection = broker.connect("dlq list").await?;
     let letters = DeadLetters::open(broker, &connection).await?;
-    let (total, mut messages) = (count(&letters.0).await?, Vec::new());
+    let total = count(&letters.0).await?;
+    let mut messages = Vec::new();
     while messages.len() < total.min(max) as usize
         && let Some(delivery) = letters.take().await?
     {
@@ -192,10 +228,14 @@ pub struct Taken {
     pub failure: Option<String>,
 }
 
-/// Moves the oldest `max` messages back to the service's queue. Those that are still unreadable come back.
+/// Moves the oldest `max` messages back to the service's queue. Those that are still unreadable
+/// come back.
 pub async fn redrive(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
     // Acknowledged only afterwards: an interruption leaves a message twice, and never loses it.
-    take_out(broker, "dlq redrive", max, async |letters, delivery| letters.hand_back(delivery).await).await
+    take_out(broker, "dlq redrive", max, async |letters, delivery| {
+        letters.hand_back(delivery).await
+    })
+    .await
 }
 
 /// Deletes the oldest `max` messages.
@@ -227,5 +267,9 @@ async fn take_out(
     };
     let failure = taking().await.err().map(|error| Chain(&error).to_string());
     broker::close(connection).await;
-    Ok(Taken { count, left: total - count, failure })
+    Ok(Taken {
+        count,
+        left: total - count,
+        failure,
+    })
 }

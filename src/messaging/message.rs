@@ -12,6 +12,7 @@ use crate::trace_id::TraceId;
 
 /// AMQP delivery mode of messages that survive a restart of the broker.
 pub const PERSISTENT: u8 = 2;
+/// Also in the body; as a header it can be seen without reading that.
 pub const TRACE_ID_HEADER: &str = "trace_id";
 
 #[derive(Serialize)]
@@ -40,7 +41,10 @@ pub fn body(event: &OutboxEvent) -> serde_json::Result<Vec<u8>> {
 
 pub fn properties(event: &OutboxEvent) -> BasicProperties {
     let mut headers = FieldTable::default();
-    headers.insert(TRACE_ID_HEADER.into(), AMQPValue::LongString(event.trace_id.as_str().into()));
+    headers.insert(
+        TRACE_ID_HEADER.into(),
+        AMQPValue::LongString(event.trace_id.as_str().into()),
+    );
     BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
         .with_content_type("application/json".into())
@@ -66,16 +70,22 @@ pub struct ReceivedEvent {
 /// # Errors
 /// Why it is not an event, without repeating its content.
 pub fn parse(body: &[u8]) -> Result<ReceivedEvent, String> {
-    // serde_json reports the position and what it expected. It repeats the content only for values of a wrong type.
-    let event: ReceivedEvent = serde_json::from_slice(body).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => format!("not an event, at column {}", error.column()),
-        _ => format!("not JSON: {error}"),
-    })?;
+    // serde_json reports the position and what it expected. It repeats the content only for values
+    // of a wrong type.
+    let event: ReceivedEvent =
+        serde_json::from_slice(body).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => {
+                format!("not an event, at column {}", error.column())
+            }
+            _ => format!("not JSON: {error}"),
+        })?;
     if EventType::parse(&event.event_type).is_none() {
         return Err("unknown event type".to_owned());
     }
     if TraceId::parse(event.trace_id.as_bytes()).is_none() {
-        return Err("its trace_id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -".to_owned());
+        return Err(
+            "its trace_id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -".to_owned(),
+        );
     }
     Ok(event)
 }
@@ -99,8 +109,12 @@ mod tests {
             user_id: 7,
             version: 1,
             trace_id: "t-1".to_owned(),
-            occurred_at: "2024-12-04T10:30:00.123Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap().into(),
-            data: RawValue::from_string(r#"{"name":"Иван","surname":"Иванов"}"#.to_owned()).unwrap(),
+            occurred_at: "2024-12-04T10:30:00.123Z"
+                .parse::<chrono::DateTime<chrono::Utc>>()
+                .unwrap()
+                .into(),
+            data: RawValue::from_string(r#"{"name":"Иван","surname":"Иванов"}"#.to_owned())
+                .unwrap(),
         }
     }
 
@@ -121,13 +135,22 @@ mod tests {
     fn what_is_written_can_be_read() {
         let event = event();
         let read = parse(&body(&event).unwrap()).unwrap();
-        assert_eq!((read.event_id, read.user_id, read.version), (event.id, 7, 1));
+        assert_eq!(
+            (read.event_id, read.user_id, read.version),
+            (event.id, 7, 1)
+        );
     }
 
     #[test]
     fn a_refusal_does_not_repeat_what_the_message_holds() {
         let unknown = r#"{"event_type":"secret","user_id":1,"trace_id":"t","event_id":"018f0000-0000-7000-8000-000000000000","version":1}"#;
-        for body in ["", "secret", "[\"secret\"]", r#"{"event_type":"user.created","user_id":"secret"}"#, unknown] {
+        for body in [
+            "",
+            "secret",
+            "[\"secret\"]",
+            r#"{"event_type":"user.created","user_id":"secret"}"#,
+            unknown,
+        ] {
             let reason = parse(body.as_bytes()).unwrap_err();
             assert!(!reason.contains("secret"), "{reason}");
         }

@@ -1,5 +1,5 @@
-//! From the outbox to the broker and back: the relay publishes, the consumer reads. Knows nothing of HTTP; the outbox table is all
-//! they share.
+//! From the outbox to the broker and back: the relay publishes, the consumer reads. Knows nothing
+//! of HTTP; the outbox table is all they share.
 
 pub mod broker;
 pub mod consumer;

@@ -26,7 +26,9 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Declare => f.write_str("an exchange or queue is missing, and the login may not declare it"),
+            Self::Declare => {
+                f.write_str("an exchange or queue is missing, and the login may not declare it")
+            }
             Self::Write(exchange) => write!(f, "may not write to {exchange}"),
             Self::Topic(key) => write!(f, "may not publish {key}"),
             Self::Read(queue) => write!(f, "may not read {queue}"),
@@ -34,8 +36,8 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Declares the topology as the service does at its start, and looks for each permission that the service uses. No queue gets a
-/// message, and none is taken from one.
+/// Declares the topology as the service does at its start, and looks for each permission that the
+/// service uses. No queue gets a message, and none is taken from one.
 ///
 /// # Errors
 /// A failure of another kind.
@@ -46,7 +48,9 @@ pub async fn permissions(
 ) -> Result<Vec<Refused>, SessionError> {
     match broker.declare_topology(connection).await {
         Ok(()) => {}
-        Err(error) if error.is_missing_exchange() || error.is_refused() => return Ok(vec![Refused::Declare]),
+        Err(error) if error.is_missing_exchange() || error.is_refused() => {
+            return Ok(vec![Refused::Declare]);
+        }
         Err(error) => return Err(error),
     }
     let mut refused = Vec::new();
@@ -54,10 +58,17 @@ pub async fn permissions(
         if let Err(error) = try_to_publish(broker, EXCHANGE, key).await {
             // The broker says which of the two it is.
             let is_topic = error.refusal()?.contains("topic");
-            refused.push(if is_topic { Refused::Topic((*key).to_owned()) } else { Refused::Write(EXCHANGE) });
+            refused.push(if is_topic {
+                Refused::Topic((*key).to_owned())
+            } else {
+                Refused::Write(EXCHANGE)
+            });
         }
     }
-    for (exchange, name) in [(DEAD_LETTER_EXCHANGE, DEAD_LETTER_EXCHANGE), ("", "amq.default")] {
+    for (exchange, name) in [
+        (DEAD_LETTER_EXCHANGE, DEAD_LETTER_EXCHANGE),
+        ("", "amq.default"),
+    ] {
         if let Err(error) = try_to_publish(broker, exchange, "").await {
             error.refusal()?;
             refused.push(Refused::Write(name));
@@ -72,16 +83,19 @@ pub async fn permissions(
     Ok(refused)
 }
 
-/// In a transaction that is rolled back. On a connection of its own: the broker says what it refuses by closing the channel, and what
-/// is sent after that may cost the connection.
+/// In a transaction that is rolled back. On a connection of its own: the broker says what it
+/// refuses by closing the channel, and what is sent after that may cost the connection.
 async fn try_to_publish(broker: &Broker, exchange: &str, key: &str) -> Result<(), SessionError> {
     let connection = broker.connect("check").await?;
     let mut events = connection.events_listener();
     let publishing = async {
         let channel = connection.create_channel().await?;
         channel.tx_select().await?;
-        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-        channel.basic_publish(exchange.into(), key.into(), options, b"", properties).await?;
+        let options = BasicPublishOptions::default();
+        let properties = BasicProperties::default();
+        channel
+            .basic_publish(exchange.into(), key.into(), options, b"", properties)
+            .await?;
         channel.tx_rollback().await
     };
     let outcome = with_timeout(ANSWER_TIMEOUT, "publish", publishing).await;
@@ -97,14 +111,22 @@ async fn try_to_publish(broker: &Broker, exchange: &str, key: &str) -> Result<()
     outcome
 }
 
-/// Subscribes with an argument that the broker refuses after it has looked at the permission, so that no message is delivered: each
-/// delivery counts towards the queue's limit.
+/// Subscribes with an argument that the broker refuses after it has looked at the permission, so
+/// that no message is delivered: each delivery counts towards the queue's limit.
 async fn may_read(connection: &Connection, queue: &str) -> Result<bool, SessionError> {
     let subscribing = async {
         let channel = connection.create_channel().await?;
         let mut arguments = FieldTable::default();
         arguments.insert("x-priority".into(), AMQPValue::LongString("none".into()));
-        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments).await.map(|_| channel)
+        channel
+            .basic_consume(
+                queue.into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                arguments,
+            )
+            .await
+            .map(|_| channel)
     };
     match with_timeout(ANSWER_TIMEOUT, "look for a permission", subscribing).await {
         Ok(channel) => broker::close_channel(channel).await.map(|()| true),

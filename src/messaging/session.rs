@@ -39,12 +39,13 @@ pub enum SessionError {
     Database(#[source] DatabaseError),
     /// Its lock would not be this replica's alone, so another could lead at the same time.
     #[error(
-        "the session has not the settings that the relay asked for, so a pooler in between shares it with others: set \
-         DATABASE_DIRECT_URL to PostgreSQL itself"
+        "the session has not the settings that the relay asked for, so a pooler in between shares \
+         it with others: set DATABASE_DIRECT_URL to PostgreSQL itself"
     )]
     Shared,
     #[error(
-        "the outbox's sequence has a cache of {0}, which puts events out of order: ALTER TABLE outbox ALTER seq SET CACHE 1"
+        "the outbox's sequence has a cache of {0}, which puts events out of order: ALTER TABLE \
+         outbox ALTER seq SET CACHE 1"
     )]
     Unordered(i64),
     /// Another replica may do better.
@@ -59,7 +60,9 @@ impl SessionError {
     /// The metrics' label value.
     const fn cause(&self) -> &'static str {
         match self {
-            Self::Broker(_) | Self::File { .. } | Self::Closed | Self::Refused | Self::Stuck => "broker",
+            Self::Broker(_) | Self::File { .. } | Self::Closed | Self::Refused | Self::Stuck => {
+                "broker"
+            }
             Self::Timeout(_) => "timeout",
             Self::Encode(_) | Self::Panicked => "event",
             Self::Database(_) | Self::Shared | Self::Unordered(_) => "database",
@@ -68,14 +71,22 @@ impl SessionError {
 
     /// The broker's error, if it closed the channel or the connection.
     fn protocol_error(&self) -> Option<&AMQPErrorKind> {
-        let Self::Broker(error) = self else { return None };
-        let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+        let Self::Broker(error) = self else {
+            return None;
+        };
+        let ErrorKind::ProtocolError(error) = error.kind() else {
+            return None;
+        };
         Some(error.kind())
     }
 
-    /// Whether the broker closed the channel because the exchange is missing, which is not the message's fault.
+    /// Whether the broker closed the channel because the exchange is missing, which is not the
+    /// message's fault.
     pub fn is_missing_exchange(&self) -> bool {
-        matches!(self.protocol_error(), Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)))
+        matches!(
+            self.protocol_error(),
+            Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+        )
     }
 
     /// The broker's reply code, or 0.
@@ -97,15 +108,24 @@ impl SessionError {
 
     /// Whether a statement exceeded PostgreSQL's `statement_timeout`.
     pub fn is_statement_timeout(&self) -> bool {
-        let Self::Database(DatabaseError::Unavailable(error)) = self else { return false };
-        error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("57014")
+        let Self::Database(DatabaseError::Unavailable(error)) = self else {
+            return false;
+        };
+        error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code)
+            .as_deref()
+            == Some("57014")
     }
 
     /// Whether the broker refused the login, the virtual host or a permission.
     pub fn is_refused(&self) -> bool {
         matches!(
             self.protocol_error(),
-            Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
+            Some(
+                AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
+                    | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
+            )
         )
     }
 
@@ -114,7 +134,11 @@ impl SessionError {
     /// # Errors
     /// The error itself, if it is of another kind.
     pub fn refusal(self) -> Result<String, Self> {
-        if self.is_refused() { Ok(Chain(&self).to_string()) } else { Err(self) }
+        if self.is_refused() {
+            Ok(Chain(&self).to_string())
+        } else {
+            Err(self)
+        }
     }
 }
 
@@ -130,26 +154,36 @@ impl From<DatabaseError> for SessionError {
     }
 }
 
-/// Limits the time of one step of a session. Neither lapin nor sqlx does, and a vanished peer never answers.
+/// Limits the time of one step of a session. Neither lapin nor sqlx does, and a vanished peer never
+/// answers.
 pub async fn with_timeout<T, E: Into<SessionError>>(
     limit: Duration,
     step: &'static str,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, SessionError> {
-    timeout(limit, work).await.map_err(|_elapsed| SessionError::Timeout(step))?.map_err(Into::into)
+    timeout(limit, work)
+        .await
+        .map_err(|_elapsed| SessionError::Timeout(step))?
+        .map_err(Into::into)
 }
 
-/// Runs `session` again and again until `stop` or until it returns `Ok`, passing `lasting`, which outlives the sessions.
+/// Runs `session` again and again until `stop` or until it returns `Ok`, passing `lasting`, which
+/// outlives the sessions.
 pub async fn supervise<T>(
     name: &'static str,
     stop: &CancellationToken,
     lasting: &mut T,
-    session: impl for<'s> Fn(&'s mut T, &'s CancellationToken) -> BoxFuture<'s, Result<(), SessionError>>,
+    session: impl for<'s> Fn(
+        &'s mut T,
+        &'s CancellationToken,
+    ) -> BoxFuture<'s, Result<(), SessionError>>,
 ) {
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
-        let outcome = AssertUnwindSafe(session(lasting, stop)).catch_unwind().await;
+        let outcome = AssertUnwindSafe(session(lasting, stop))
+            .catch_unwind()
+            .await;
         match outcome.unwrap_or(Err(SessionError::Panicked)) {
             Ok(()) => return,
             Err(error) if stop.is_cancelled() => {
@@ -160,10 +194,16 @@ pub async fn supervise<T>(
                 if started.elapsed() > HEALTHY_AFTER {
                     backoff = Backoff::default();
                 }
-                counter!("sessions_lost_total", "session" => name, "cause" => error.cause()).increment(1);
+                counter!("sessions_lost_total", "session" => name, "cause" => error.cause())
+                    .increment(1);
                 let pause = backoff.next_pause();
                 let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                warn!(session = name, error = %Chain(&error), retry_in_ms, "Session lost, starting it again");
+                warn!(
+                    session = name,
+                    error = %Chain(&error),
+                    retry_in_ms,
+                    "Session lost, starting it again"
+                );
                 tokio::select! {
                     () = sleep(pause) => {}
                     () = stop.cancelled() => return,
@@ -182,13 +222,18 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_a_session_and_not_the_process() {
         let mut sessions = 0;
-        supervise("test", &CancellationToken::new(), &mut sessions, |sessions, _stop| {
-            Box::pin(async move {
-                *sessions += 1;
-                assert!(*sessions > 1, "the first panics");
-                Ok(())
-            })
-        })
+        supervise(
+            "test",
+            &CancellationToken::new(),
+            &mut sessions,
+            |sessions, _stop| {
+                Box::pin(async move {
+                    *sessions += 1;
+                    assert!(*sessions > 1, "the first panics");
+                    Ok(())
+                })
+            },
+        )
         .await;
         assert_eq!(sessions, 2);
     }

@@ -1,10 +1,12 @@
-//! Exchanges, queues and bindings. The only place that names them; explains every option that is not AMQP's default.
+//! Exchanges, queues and bindings. The only place that names them; explains every option that is
+//! not AMQP's default.
 //! <https://www.rabbitmq.com/docs/queues#optional-arguments>
 
 use std::str::FromStr;
 
 use lapin::options::{
-    BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
@@ -14,15 +16,20 @@ use tracing::warn;
 
 /// A topic exchange, so that subscribers can choose event types.
 pub const EXCHANGE: &str = "user_events";
+/// The service's own queue.
 pub const QUEUE: &str = "user_events_queue";
+/// Which routing keys it takes: all event types.
 const BINDING: &str = "user.*";
 /// A fanout exchange, so that every bound queue gets all dead letters, whatever their routing keys.
 pub const DEAD_LETTER_EXCHANGE: &str = "user_events.dlx";
+/// What the consumer cannot read.
 pub const DEAD_LETTER_QUEUE: &str = "user_events_queue.dlq";
+/// Names the service's subscription.
 pub const CONSUMER_TAG: &str = env!("CARGO_PKG_NAME");
 
-/// Deliveries of one message before the broker dead-letters it. The consumer itself dead-letters unreadable messages at the first
-/// delivery, so only a consumer that keeps crashing reaches this limit.
+/// Deliveries of one message before the broker dead-letters it. The consumer itself dead-letters
+/// unreadable messages at the first delivery, so only a consumer that keeps crashing reaches this
+/// limit.
 /// <https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>
 const DELIVERY_LIMIT: i64 = 20;
 /// Listing dead letters counts as a delivery, and RabbitMQ 4 drops messages after 20 deliveries.
@@ -61,7 +68,10 @@ impl QueueType {
         // https://www.rabbitmq.com/docs/consumers#single-active-consumer
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
         // For messages that the broker itself dead-letters.
-        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(DEAD_LETTER_EXCHANGE.into()));
+        arguments.insert(
+            "x-dead-letter-exchange".into(),
+            AMQPValue::LongString(DEAD_LETTER_EXCHANGE.into()),
+        );
         arguments
     }
 
@@ -77,18 +87,31 @@ impl QueueType {
         };
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(name.into()));
         if self == Self::Quorum {
-            arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(delivery_limit));
+            arguments.insert(
+                "x-delivery-limit".into(),
+                AMQPValue::LongLongInt(delivery_limit),
+            );
         }
         arguments
     }
 }
 
-/// Declares all exchanges, queues and bindings. Those that exist with other arguments, or that the login may not declare, are used as
-/// they are.
+/// Declares all exchanges, queues and bindings. Those that exist with other arguments, or that the
+/// login may not declare, are used as they are.
 pub async fn declare(connection: &Connection, queue_type: QueueType) -> lapin::Result<()> {
     declare_one(connection, EXCHANGE, &Entity::Exchange(ExchangeKind::Topic)).await?;
-    declare_one(connection, DEAD_LETTER_EXCHANGE, &Entity::Exchange(ExchangeKind::Fanout)).await?;
-    declare_one(connection, QUEUE, &Entity::Queue(queue_type.queue_arguments())).await?;
+    declare_one(
+        connection,
+        DEAD_LETTER_EXCHANGE,
+        &Entity::Exchange(ExchangeKind::Fanout),
+    )
+    .await?;
+    declare_one(
+        connection,
+        QUEUE,
+        &Entity::Queue(queue_type.queue_arguments()),
+    )
+    .await?;
     bind(connection, QUEUE, EXCHANGE, BINDING).await?;
     match declare_dead_letter_queue(connection, queue_type).await {
         // A classic queue whose node is down. Events do not wait for it.
@@ -100,7 +123,10 @@ pub async fn declare(connection: &Connection, queue_type: QueueType) -> lapin::R
     }
 }
 
-async fn declare_dead_letter_queue(connection: &Connection, queue_type: QueueType) -> lapin::Result<()> {
+async fn declare_dead_letter_queue(
+    connection: &Connection,
+    queue_type: QueueType,
+) -> lapin::Result<()> {
     let queue = Entity::Queue(queue_type.dead_letter_queue_arguments());
     declare_one(connection, DEAD_LETTER_QUEUE, &queue).await?;
     bind(connection, DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE, "").await
@@ -122,44 +148,93 @@ pub async fn look_after(connection: &Connection) -> lapin::Result<Queues> {
     // A channel of its own, because asking about a missing queue closes it.
     let channel = connection.create_channel().await?;
     let ask = async |queue: &str| {
-        let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        match channel.queue_declare(queue.into(), options, FieldTable::default()).await {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        match channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await
+        {
             Err(error) if is(&error, &AMQPSoftError::NOTFOUND) => Ok(None),
             queue => queue.map(Some),
         }
     };
     let mut queues = Queues::default();
-    let Some(queue) = ask(QUEUE).await? else { return Ok(queues) };
+    let Some(queue) = ask(QUEUE).await? else {
+        return Ok(queues);
+    };
     (queues.waiting, queues.consumers) = (queue.message_count(), queue.consumer_count());
-    let Some(dead_letters) = ask(DEAD_LETTER_QUEUE).await? else { return Ok(queues) };
+    let Some(dead_letters) = ask(DEAD_LETTER_QUEUE).await? else {
+        return Ok(queues);
+    };
     queues.dead_letters = Some(dead_letters.message_count());
-    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-    match channel.queue_bind(QUEUE.into(), EXCHANGE.into(), BINDING.into(), options, none).await {
-        // Deleted just now, of which we shall hear; or [`declare`] has said that this login may not.
-        Err(error) if is(&error, &AMQPSoftError::NOTFOUND) || is(&error, &AMQPSoftError::ACCESSREFUSED) => Ok(queues),
+    let options = QueueBindOptions::default();
+    let none = FieldTable::default();
+    match channel
+        .queue_bind(QUEUE.into(), EXCHANGE.into(), BINDING.into(), options, none)
+        .await
+    {
+        // Deleted just now, of which we shall hear; or [`declare`] has said that this login may
+        // not.
+        Err(error)
+            if is(&error, &AMQPSoftError::NOTFOUND)
+                || is(&error, &AMQPSoftError::ACCESSREFUSED) =>
+        {
+            Ok(queues)
+        }
         outcome => {
             outcome?;
-            channel.close(REPLY_SUCCESS, "looked".into()).await.map(|()| queues)
+            channel
+                .close(REPLY_SUCCESS, "looked".into())
+                .await
+                .map(|()| queues)
         }
     }
 }
 
-/// Subscribes to the service's queue on a new channel, with at most `prefetch` unacknowledged messages.
-pub async fn subscribe(connection: &Connection, prefetch: u16) -> lapin::Result<(Channel, Consumer)> {
+/// Subscribes to the service's queue on a new channel, with at most `prefetch` unacknowledged
+/// messages.
+pub async fn subscribe(
+    connection: &Connection,
+    prefetch: u16,
+) -> lapin::Result<(Channel, Consumer)> {
     let channel = connection.create_channel().await?;
-    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-    let (tag, options) = (CONSUMER_TAG.into(), BasicConsumeOptions::default());
-    let consumer = channel.basic_consume(QUEUE.into(), tag, options, FieldTable::default()).await?;
+    channel
+        .basic_qos(prefetch, BasicQosOptions::default())
+        .await?;
+    let tag = CONSUMER_TAG.into();
+    let options = BasicConsumeOptions::default();
+    let consumer = channel
+        .basic_consume(QUEUE.into(), tag, options, FieldTable::default())
+        .await?;
     Ok((channel, consumer))
 }
 
 /// On its own channel, because a refusal closes it.
-async fn bind(connection: &Connection, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
+async fn bind(
+    connection: &Connection,
+    queue: &str,
+    exchange: &str,
+    key: &str,
+) -> lapin::Result<()> {
     let channel = connection.create_channel().await?;
     let options = QueueBindOptions::default();
-    match channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default()).await {
+    match channel
+        .queue_bind(
+            queue.into(),
+            exchange.into(),
+            key.into(),
+            options,
+            FieldTable::default(),
+        )
+        .await
+    {
         Err(error) if is(&error, &AMQPSoftError::ACCESSREFUSED) => {
-            warn!(queue, exchange, "This login may not bind the queue, taking it for bound");
+            warn!(
+                queue,
+                exchange, "This login may not bind the queue, taking it for bound"
+            );
             Ok(())
         }
         outcome => {
@@ -174,8 +249,8 @@ enum Entity {
     Queue(FieldTable),
 }
 
-/// Declares an exchange or queue. If it exists with other arguments, or the login may not declare it, uses it as it is: an operator's
-/// choice is no reason to stop.
+/// Declares an exchange or queue. If it exists with other arguments, or the login may not declare
+/// it, uses it as it is: an operator's choice is no reason to stop.
 async fn declare_one(connection: &Connection, name: &str, entity: &Entity) -> lapin::Result<()> {
     let mismatch = gauge!("topology_mismatch", "name" => name.to_owned());
     mismatch.set(0.0);
@@ -186,7 +261,11 @@ async fn declare_one(connection: &Connection, name: &str, entity: &Entity) -> la
         }
         Err(error) if is(&error, &AMQPSoftError::PRECONDITIONFAILED) => {
             mismatch.set(1.0);
-            warn!(name, %error, "Declared by somebody else with other arguments, using it as it is");
+            warn!(
+                name,
+                %error,
+                "Declared by somebody else with other arguments, using it as it is"
+            );
             try_declare(connection, name, entity, true).await
         }
         outcome => outcome,
@@ -194,17 +273,34 @@ async fn declare_one(connection: &Connection, name: &str, entity: &Entity) -> la
 }
 
 /// On its own channel, because a refusal closes it.
-async fn try_declare(connection: &Connection, name: &str, entity: &Entity, passive: bool) -> lapin::Result<()> {
+async fn try_declare(
+    connection: &Connection,
+    name: &str,
+    entity: &Entity,
+    passive: bool,
+) -> lapin::Result<()> {
     let channel = connection.create_channel().await?;
     // Durable: it survives a restart of the broker. Passive: it must exist, with any arguments.
     match entity {
         Entity::Exchange(kind) => {
-            let options = ExchangeDeclareOptions { durable: true, passive, ..Default::default() };
-            channel.exchange_declare(name.into(), kind.clone(), options, FieldTable::default()).await?;
+            let options = ExchangeDeclareOptions {
+                durable: true,
+                passive,
+                ..Default::default()
+            };
+            channel
+                .exchange_declare(name.into(), kind.clone(), options, FieldTable::default())
+                .await?;
         }
         Entity::Queue(arguments) => {
-            let options = QueueDeclareOptions { durable: true, passive, ..Default::default() };
-            channel.queue_declare(name.into(), options, arguments.clone()).await?;
+            let options = QueueDeclareOptions {
+                durable: true,
+                passive,
+                ..Default::default()
+            };
+            channel
+                .queue_declare(name.into(), options, arguments.clone())
+                .await?;
         }
     }
     channel.close(REPLY_SUCCESS, "declared".into()).await
@@ -212,6 +308,8 @@ async fn try_declare(connection: &Connection, name: &str, entity: &Entity, passi
 
 /// Whether the broker closed the channel for this reason.
 fn is(error: &lapin::Error, reason: &AMQPSoftError) -> bool {
-    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    let ErrorKind::ProtocolError(error) = error.kind() else {
+        return false;
+    };
     matches!(error.kind(), AMQPErrorKind::Soft(given) if given == reason)
 }

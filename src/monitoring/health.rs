@@ -16,7 +16,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
     Ready,
-    /// Reads work. Writes too, unless the database is read-only; their events wait in the outbox until the broker is back.
+    /// Reads work. Writes too, unless the database is read-only; their events wait in the outbox
+    /// until the broker is back.
     Degraded,
     Unavailable,
 }
@@ -48,7 +49,9 @@ pub struct Health {
 impl Health {
     pub fn readiness(self) -> Readiness {
         let takes_writes = match self.database {
-            DatabaseState::Down | DatabaseState::MigrationsPending => return Readiness::Unavailable,
+            DatabaseState::Down | DatabaseState::MigrationsPending => {
+                return Readiness::Unavailable;
+            }
             DatabaseState::ReadOnly => false,
             DatabaseState::Current => true,
         };
@@ -72,7 +75,11 @@ pub struct HealthService {
 impl HealthService {
     /// `database` is not the requests' pool, so that probes are answered when that is exhausted.
     pub fn new(database: Database, status: Arc<Status>) -> Self {
-        Self { database, status, seen: Arc::default() }
+        Self {
+            database,
+            status,
+            seen: Arc::default(),
+        }
     }
 
     pub async fn look(&self) -> Health {
@@ -92,7 +99,10 @@ impl HealthService {
 
     async fn look_at_database(&self) -> DatabaseState {
         let looking = async {
-            let is_current = self.database.read(|connection| Box::pin(schema::is_current(connection))).await?;
+            let is_current = self
+                .database
+                .read(|connection| Box::pin(schema::is_current(connection)))
+                .await?;
             let takes_writes = self.database.takes_writes().await?;
             Ok::<_, DatabaseError>((is_current, takes_writes))
         };

@@ -13,7 +13,8 @@ impl<T> Default for InTurn<T> {
 }
 
 impl<T: Clone> InTurn<T> {
-    /// Waits for a running check to end, then runs `look`, or shares the result of one that began after the call.
+    /// Waits for a running check to end, then runs `look`, or shares the result of one that began
+    /// after the call.
     pub async fn look(&self, look: impl Future<Output = T>) -> T {
         let asked = Instant::now();
         let mut last = self.0.lock().await;
@@ -43,10 +44,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_hundred_who_ask_at_once_share_a_look_that_began_after_they_asked() {
-        let (shared, looks, gate) =
-            (Arc::new(InTurn::default()), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let shared = Arc::new(InTurn::default());
+        let looks = Arc::new(AtomicUsize::new(0));
+        let gate = Arc::new(Semaphore::new(0));
         let ask = || {
-            let (shared, looks, gate) = (shared.clone(), looks.clone(), gate.clone());
+            let shared = shared.clone();
+            let looks = looks.clone();
+            let gate = gate.clone();
             tokio::spawn(async move {
                 let look = async {
                     let mine = looks.fetch_add(1, Relaxed);
@@ -64,6 +68,11 @@ mod tests {
         yield_now().await;
         gate.add_permits(2);
         assert_eq!(first.await.unwrap(), 0);
-        assert!(join_all(others).await.into_iter().all(|seen| seen.unwrap() == 1));
+        assert!(
+            join_all(others)
+                .await
+                .into_iter()
+                .all(|seen| seen.unwrap() == 1)
+        );
     }
 }

@@ -37,7 +37,9 @@ pub struct MetricsService {
 impl MetricsService {
     /// Prometheus' text format.
     pub async fn render(&self) -> Bytes {
-        self.rendered.look(async { self.measure().await.into() }.boxed()).await
+        self.rendered
+            .look(async { self.measure().await.into() }.boxed())
+            .await
     }
 
     async fn measure(&self) -> String {
@@ -48,7 +50,8 @@ impl MetricsService {
             state => flag(state == DatabaseState::ReadOnly),
         });
         gauge!("relay_leader").set(flag(self.status.relay_leads.load()));
-        let (publisher, consumer) = (self.status.publisher.load(), self.status.consumer_link());
+        let publisher = self.status.publisher.load();
+        let consumer = self.status.consumer_link();
         gauge!("broker_connected", "connection" => "publisher").set(flag(publisher != Link::Down));
         gauge!("broker_connected", "connection" => "consumer").set(flag(consumer != Link::Down));
         gauge!("broker_blocked").set(flag(publisher == Link::Blocked));
@@ -63,11 +66,21 @@ impl MetricsService {
     }
 
     async fn measure_outbox(&self) {
-        let backlog = self.scrapes.read(|connection| Box::pin(outbox::backlog(connection)));
+        let backlog = self
+            .scrapes
+            .read(|connection| Box::pin(outbox::backlog(connection)));
         // While the database is away, NaN rather than an outdated value.
-        let unknown =
-            Backlog { pending: f64::NAN, oldest_age_seconds: f64::NAN, held: f64::NAN, quarantined: f64::NAN };
-        let backlog = timeout(SCRAPE_TIMEOUT, backlog).await.ok().and_then(Result::ok).unwrap_or(unknown);
+        let unknown = Backlog {
+            pending: f64::NAN,
+            oldest_age_seconds: f64::NAN,
+            held: f64::NAN,
+            quarantined: f64::NAN,
+        };
+        let backlog = timeout(SCRAPE_TIMEOUT, backlog)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or(unknown);
         gauge!("outbox_pending").set(backlog.pending);
         // The leader knows it even if an old snapshot makes the query slow.
         let oldest = self.status.oldest_event.load().map(Timestamp::age_seconds);

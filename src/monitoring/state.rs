@@ -20,11 +20,13 @@ pub enum Link {
 pub struct Status {
     pub is_draining: AtomicCell<bool>,
     pub relay_leads: AtomicCell<bool>,
-    /// Of the leader: when the oldest event occurred that is not confirmed; `None` if there is none, or it is not in memory.
+    /// Of the leader: when the oldest event occurred that is not confirmed; `None` if there is
+    /// none, or it is not in memory.
     pub oldest_event: AtomicCell<Option<Timestamp>>,
     pub publisher: AtomicCell<Link>,
     pub consumer: AtomicCell<Link>,
-    /// Whether a dead letter waits because the broker, short of memory or disk, accepts no publishes.
+    /// Whether a dead letter waits because the broker, short of memory or disk, accepts no
+    /// publishes.
     pub dead_letters_blocked: AtomicCell<bool>,
 }
 

@@ -1,5 +1,5 @@
-//! Whose hash is next. Those who wait stand in a queue for each caller, and a free slot goes to the callers in turn, so that a caller
-//! who asks for many waits for them alone.
+//! Whose hash is next. Those who wait stand in a queue for each caller, and a free slot goes to the
+//! callers in turn, so that a caller who asks for many waits for them alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -8,8 +8,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// Most that wait: of one caller, and in all.
+/// Most hashes of one caller that wait.
 const MAX_OF_CALLER: usize = 256;
+/// Most hashes that wait in all.
 const MAX_WAITING: usize = 1_024;
 
 /// Cheap to clone.
@@ -30,7 +31,12 @@ pub struct Turn(Option<Turns>);
 
 impl Turns {
     pub fn new(slots: usize) -> Self {
-        let state = State { free: slots, queues: HashMap::new(), callers: VecDeque::new(), waiting: 0 };
+        let state = State {
+            free: slots,
+            queues: HashMap::new(),
+            callers: VecDeque::new(),
+            waiting: 0,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -38,7 +44,8 @@ impl Turns {
         self.0.lock().free
     }
 
-    /// Waits for a slot; `None` at once if too many wait. One who is dropped while it waits is passed over.
+    /// Waits for a slot; `None` at once if too many wait. One who is dropped while it waits is
+    /// passed over.
     pub async fn wait(&self, caller: Option<IpAddr>) -> Option<Turn> {
         let turn = {
             let mut state = self.0.lock();
@@ -80,11 +87,14 @@ impl Drop for Turn {
 impl State {
     fn enqueue(&mut self, caller: Option<IpAddr>) -> Option<oneshot::Receiver<Turn>> {
         let waits = |queue: &VecDeque<_>| queue.len();
-        if self.waiting >= MAX_WAITING || self.queues.get(&caller).map_or(0, waits) >= MAX_OF_CALLER {
+        if self.waiting >= MAX_WAITING || self.queues.get(&caller).map_or(0, waits) >= MAX_OF_CALLER
+        {
             self.forget_those_who_have_gone();
         }
         let of_caller = self.queues.get(&caller).map_or(0, waits);
-        if of_caller >= MAX_OF_CALLER || (self.waiting >= MAX_WAITING && !self.make_room(of_caller + 1)) {
+        if of_caller >= MAX_OF_CALLER
+            || (self.waiting >= MAX_WAITING && !self.make_room(of_caller + 1))
+        {
             return None;
         }
         let (give, turn) = oneshot::channel();
@@ -110,11 +120,14 @@ impl State {
         Some(next)
     }
 
-    /// Refuses the last one of the longest queue, if that is longer than `length`: a few callers with many waiting do not keep the
-    /// others out.
+    /// Refuses the last one of the longest queue, if that is longer than `length`: a few callers
+    /// with many waiting do not keep the others out.
     fn make_room(&mut self, length: usize) -> bool {
         let longest = self.queues.values_mut().max_by_key(|queue| queue.len());
-        let is_longer = longest.filter(|queue| queue.len() > length).and_then(VecDeque::pop_back).is_some();
+        let is_longer = longest
+            .filter(|queue| queue.len() > length)
+            .and_then(VecDeque::pop_back)
+            .is_some();
         self.waiting -= usize::from(is_longer);
         is_longer
     }
@@ -124,7 +137,8 @@ impl State {
             queue.retain(|waiting| !waiting.is_closed());
             !queue.is_empty()
         });
-        self.callers.retain(|caller| self.queues.contains_key(caller));
+        self.callers
+            .retain(|caller| self.queues.contains_key(caller));
         self.waiting = self.queues.values().map(VecDeque::len).sum();
     }
 }
@@ -146,20 +160,30 @@ mod tests {
     fn waiting(turns: &Turns, number: u8) -> BoxFuture<'static, Option<Turn>> {
         let turns = turns.clone();
         let mut wait = async move { turns.wait(Some(caller(number))).await }.boxed();
-        assert!((&mut wait).now_or_never().is_none(), "{number} has a turn already");
+        assert!(
+            (&mut wait).now_or_never().is_none(),
+            "{number} has a turn already"
+        );
         wait
     }
 
     #[test]
     fn callers_take_turns_whoever_waits_longer() {
         let turns = Turns::new(1);
-        let first = turns.wait(Some(caller(1))).now_or_never().flatten().unwrap();
+        let first = turns
+            .wait(Some(caller(1)))
+            .now_or_never()
+            .flatten()
+            .unwrap();
         let [greedy, more] = [1, 1].map(|number| waiting(&turns, number));
         let modest = waiting(&turns, 2);
         drop(first);
         let turn = greedy.now_or_never().flatten().unwrap();
         drop(turn);
-        let turn = modest.now_or_never().flatten().expect("the other caller's turn");
+        let turn = modest
+            .now_or_never()
+            .flatten()
+            .expect("the other caller's turn");
         drop(turn);
         drop(more.now_or_never().flatten().unwrap());
         assert_eq!(turns.free(), 1);
@@ -168,11 +192,22 @@ mod tests {
     #[test]
     fn one_who_has_gone_is_passed_over_and_no_slot_is_lost() {
         let turns = Turns::new(1);
-        let first = turns.wait(Some(caller(1))).now_or_never().flatten().unwrap();
-        let (gone, stays, given) = (waiting(&turns, 1), waiting(&turns, 1), waiting(&turns, 1));
+        let first = turns
+            .wait(Some(caller(1)))
+            .now_or_never()
+            .flatten()
+            .unwrap();
+        let gone = waiting(&turns, 1);
+        let stays = waiting(&turns, 1);
+        let given = waiting(&turns, 1);
         drop(gone);
         drop(first);
-        drop(stays.now_or_never().flatten().expect("the turn of the one who has gone"));
+        drop(
+            stays
+                .now_or_never()
+                .flatten()
+                .expect("the turn of the one who has gone"),
+        );
         // It was given a turn, and never took it.
         drop(given);
         assert_eq!(turns.free(), 1);
@@ -181,20 +216,39 @@ mod tests {
     #[test]
     fn when_too_many_wait_in_all_a_new_caller_takes_the_place_of_one_of_the_longest_queue() {
         let turns = Turns::new(1);
-        let _first = turns.wait(Some(caller(0))).now_or_never().flatten().unwrap();
-        let mut all: Vec<_> =
-            (1..=4).flat_map(|number| vec![number; MAX_OF_CALLER]).map(|it| waiting(&turns, it)).collect();
+        let _first = turns
+            .wait(Some(caller(0)))
+            .now_or_never()
+            .flatten()
+            .unwrap();
+        let mut all: Vec<_> = (1..=4)
+            .flat_map(|number| vec![number; MAX_OF_CALLER])
+            .map(|it| waiting(&turns, it))
+            .collect();
         let _modest = waiting(&turns, 5);
-        let refused = all.iter_mut().filter_map(FutureExt::now_or_never).collect::<Vec<_>>();
+        let refused = all
+            .iter_mut()
+            .filter_map(FutureExt::now_or_never)
+            .collect::<Vec<_>>();
         assert!(refused.len() == 1 && refused[0].is_none());
     }
 
     #[test]
     fn a_caller_with_too_many_waiting_is_refused_at_once_and_others_are_not() {
         let turns = Turns::new(1);
-        let _first = turns.wait(Some(caller(1))).now_or_never().flatten().unwrap();
+        let _first = turns
+            .wait(Some(caller(1)))
+            .now_or_never()
+            .flatten()
+            .unwrap();
         let mut all: Vec<_> = (0..MAX_OF_CALLER).map(|_| waiting(&turns, 1)).collect();
-        assert!(turns.wait(Some(caller(1))).now_or_never().expect("an answer at once").is_none());
+        assert!(
+            turns
+                .wait(Some(caller(1)))
+                .now_or_never()
+                .expect("an answer at once")
+                .is_none()
+        );
         drop(waiting(&turns, 2));
         all.pop();
         drop(waiting(&turns, 1));

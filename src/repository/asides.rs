@@ -1,4 +1,5 @@
-//! Writes left out of their groups. Each runs as a task on the pool and may wait for a lock without holding up its lane.
+//! Writes left out of their groups. Each runs as a task on the pool and may wait for a lock without
+//! holding up its lane.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,18 +27,28 @@ pub struct Asides {
 
 impl Asides {
     pub fn on(database: &Database) -> Self {
-        let (tasks, users, slots) = (JoinSet::new(), HashSet::new(), Arc::new(Semaphore::new(SLOTS)));
-        Self { database: database.clone(), tasks, users, slots }
+        let tasks = JoinSet::new();
+        let users = HashSet::new();
+        let slots = Arc::new(Semaphore::new(SLOTS));
+        Self {
+            database: database.clone(),
+            tasks,
+            users,
+            slots,
+        }
     }
 
-    /// Whether a change of the user is in progress. Later changes of the user wait for it, to keep their order.
+    /// Whether a change of the user is in progress. Later changes of the user wait for it, to keep
+    /// their order.
     pub fn holds(&self, user: UserId) -> bool {
         self.users.contains(&user)
     }
 
     /// Writes the change at `place`, within its caller's deadline.
     pub fn begin(&mut self, changes: Arc<[Change]>, place: usize, caller: Caller<Option<Written>>) {
-        let (database, slots, user) = (self.database.clone(), self.slots.clone(), changes[place].id);
+        let database = self.database.clone();
+        let slots = self.slots.clone();
+        let user = changes[place].id;
         self.users.insert(user);
         self.tasks.spawn(async move {
             let written = async {

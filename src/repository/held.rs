@@ -1,8 +1,9 @@
-//! The `outbox_held` table: events that wait for longer than others, moved out of the way of new ones. Later events of their users follow
-//! them there.
+//! The `outbox_held` table: events that wait for longer than others, moved out of the way of new
+//! ones. Later events of their users follow them there.
 //!
-//! Rows of one user or lane are asked for by a range and in the order of that column, too. By equality and in the order of `seq` alone,
-//! the primary key will do where most rows are of one user or type, and a search for another one would walk over all of them.
+//! Rows of one user or lane are asked for by a range and in the order of that column, too. By
+//! equality and in the order of `seq` alone, the primary key will do where most rows are of one
+//! user or type, and a search for another one would walk over all of them.
 
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
@@ -12,7 +13,8 @@ use super::outbox::Stored;
 use super::stored_time::StoredTime;
 use crate::domain::event::OutboxEvent;
 
-/// Moves new events here. One whose position is taken stays where it is: somebody has set the sequence back.
+/// Moves new events here. One whose position is taken stays where it is: somebody has set the
+/// sequence back.
 pub async fn hold(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<()> {
     outbox_query!(query!(
         "WITH event AS (
@@ -28,8 +30,8 @@ pub async fn hold(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<(
     .map(|_done| ())
 }
 
-/// Reads at most `limit` events of a lane in order, after this position and without those in `known`. Of the `holders`, earlier ones are
-/// in memory.
+/// Reads at most `limit` events of a lane in order, after this position and without those in
+/// `known`. Of the `holders`, earlier ones are in memory.
 pub async fn read(
     connection: &mut PgConnection,
     lane: &str,
@@ -59,11 +61,20 @@ pub async fn read(
         limit,
         holders
     );
-    Ok(rows.fetch_all(connection).await?.into_iter().map(Stored::into).collect())
+    Ok(rows
+        .fetch_all(connection)
+        .await?
+        .into_iter()
+        .map(Stored::into)
+        .collect())
 }
 
 /// Reads the first events of each of these users, at most `limit` of one, in order.
-pub async fn read_of(connection: &mut PgConnection, users: &[i64], limit: i64) -> sqlx::Result<Vec<OutboxEvent>> {
+pub async fn read_of(
+    connection: &mut PgConnection,
+    users: &[i64],
+    limit: i64,
+) -> sqlx::Result<Vec<OutboxEvent>> {
     let rows = sqlx::query_as!(
         Stored,
         r#"SELECT seq, event_id, event_type, user_id, user_version, trace_id,
@@ -76,5 +87,10 @@ pub async fn read_of(connection: &mut PgConnection, users: &[i64], limit: i64) -
         users,
         limit
     );
-    Ok(rows.fetch_all(connection).await?.into_iter().map(Stored::into).collect())
+    Ok(rows
+        .fetch_all(connection)
+        .await?
+        .into_iter()
+        .map(Stored::into)
+        .collect())
 }

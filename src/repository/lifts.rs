@@ -1,5 +1,6 @@
-//! The `lifts` table: how the database is made to agree with what subscribers have seen, after a restore or a failover that lost
-//! changes. Versions and ids that were handed out before must not be handed out again.
+//! The `lifts` table: how the database is made to agree with what subscribers have seen, after a
+//! restore or a failover that lost changes. Versions and ids that were handed out before must not
+//! be handed out again.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -87,7 +88,8 @@ pub async fn lift_ids(connection: &mut PgConnection, lift: &Lift) -> sqlx::Resul
     .map(|_set| ())
 }
 
-/// Lifts the next users, and notes it in the same transaction. `false` if there were no more, and the run has ended.
+/// Lifts the next users, and notes it in the same transaction. `false` if there were no more, and
+/// the run has ended.
 pub async fn lift_some(connection: &mut PgConnection, lift: &mut Lift) -> sqlx::Result<bool> {
     let progress = outbox_query!(query!(
         r#"WITH batch AS (

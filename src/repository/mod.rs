@@ -1,6 +1,8 @@
-//! The SQL about users and events: functions over a connection, and the tasks that combine waiting reads and writes.
+//! The SQL about users and events: functions over a connection, and the tasks that combine waiting
+//! reads and writes.
 
-/// One of sqlx's query macros. Puts the outbox's columns, except `seq`, where the SQL is interrupted by `columns`.
+/// One of sqlx's query macros. Puts the outbox's columns, except `seq`, where the SQL is
+/// interrupted by `columns`.
 macro_rules! outbox_query {
     (
         $query:ident!(
@@ -11,7 +13,8 @@ macro_rules! outbox_query {
     ) => {
         sqlx::$query!(
             $($row,)?
-            $sql $(+ $more)* $(+ "event_id, event_type, user_id, user_version, trace_id, occurred_at, payload" + $rest)*
+            $sql $(+ $more)* $(+ "event_id, event_type, user_id, user_version, trace_id, \
+                                  occurred_at, payload" + $rest)*
             $(, $($arguments)*)?
         )
     };

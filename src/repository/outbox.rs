@@ -1,5 +1,6 @@
-//! The `outbox` table as the relay sees it: read in order, delete what the broker has, one leader at a time. What waits for longer is
-//! [held](super::held) in a table that inherits it: `outbox` names the rows of both, `ONLY outbox` the new ones.
+//! The `outbox` table as the relay sees it: read in order, delete what the broker has, one leader
+//! at a time. What waits for longer is [held](super::held) in a table that inherits it: `outbox`
+//! names the rows of both, `ONLY outbox` the new ones.
 
 use std::num::ParseIntError;
 use std::time::Duration;
@@ -16,9 +17,11 @@ use super::stored_time::StoredTime;
 use crate::database::{DatabaseError, connect};
 use crate::domain::event::OutboxEvent;
 
-/// Names the relay's lock among a database's advisory locks; any constant that nobody else uses. See [`relay_lock`].
+/// Names the relay's lock among a database's advisory locks; any constant that nobody else uses.
+/// See [`relay_lock`].
 const RELAY_LOCK: i64 = 0x7573_6572_6576_7473;
-/// A leader that says nothing for this long is frozen or cut off: the server ends its session, and with it the lock.
+/// A leader that says nothing for this long is frozen or cut off: the server ends its session, and
+/// with it the lock.
 const LEASE: &str = "10s";
 
 /// Opens the relay's own connection.
@@ -26,15 +29,17 @@ pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, D
     let options = options.clone().options([
         ("idle_session_timeout", LEASE),
         ("statement_timeout", LEASE),
-        // The two limits above do not end a session whose server is blocked sending a large result to a frozen or cut-off reader.
+        // The two limits above do not end a session whose server is blocked sending a large result
+        // to a frozen or cut-off reader.
         ("tcp_user_timeout", "8s"),
         ("tcp_keepalives_idle", "5"),
         ("tcp_keepalives_interval", "2"),
         ("tcp_keepalives_count", "3"),
-        // Nor a session that waits for a lock when its leader dies: the server looks for its client meanwhile.
+        // Nor a session that waits for a lock when its leader dies: the server looks for its client
+        // meanwhile.
         ("client_connection_check_interval", "2s"),
-        // Plan once, with the index: for an empty outbox a sequential scan is cheaper, and that plan would remain when there are
-        // 300,000 rows.
+        // Plan once, with the index: for an empty outbox a sequential scan is cheaper, and that
+        // plan would remain when there are 300,000 rows.
         ("plan_cache_mode", "force_generic_plan"),
         ("enable_seqscan", "off"),
         ("enable_bitmapscan", "off"),
@@ -71,9 +76,12 @@ pub async fn limit_statements(connection: &mut PgConnection, limit: Duration) ->
         .map(|_set| ())
 }
 
-/// When the server started. Another server, or a restored one, numbers rows and transactions differently.
+/// When the server started. Another server, or a restored one, numbers rows and transactions
+/// differently.
 pub async fn server_started(connection: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
-    sqlx::query_scalar!(r#"SELECT pg_postmaster_start_time() AS "started!""#).fetch_one(connection).await
+    sqlx::query_scalar!(r#"SELECT pg_postmaster_start_time() AS "started!""#)
+        .fetch_one(connection)
+        .await
 }
 
 /// Result of asking for the leader's lock.
@@ -83,11 +91,13 @@ pub enum Election {
     Won,
     /// Another replica has it.
     Lost,
-    /// The server takes no writes, so nobody leads on it: what it has published could not be deleted. A standby grants locks too.
+    /// The server takes no writes, so nobody leads on it: what it has published could not be
+    /// deleted. A standby grants locks too.
     ReadOnly,
 }
 
-/// The key of the lock of this outbox: a database may hold several, in different schemas, and each has a leader.
+/// The key of the lock of this outbox: a database may hold several, in different schemas, and each
+/// has a leader.
 async fn relay_lock(connection: &mut PgConnection) -> sqlx::Result<i64> {
     let key = sqlx::query_scalar!(
         r#"SELECT hashtextextended(relnamespace::regnamespace::text, $1) AS "key!"
@@ -101,7 +111,8 @@ async fn relay_lock(connection: &mut PgConnection) -> sqlx::Result<i64> {
 pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<Election> {
     let lock = relay_lock(connection).await?;
     let locked = sqlx::query_scalar!(
-        "SELECT CASE WHEN current_setting('transaction_read_only') = 'off' THEN pg_try_advisory_lock($1) END",
+        "SELECT CASE WHEN current_setting('transaction_read_only') = 'off' THEN \
+         pg_try_advisory_lock($1) END",
         lock
     );
     Ok(match locked.fetch_one(connection).await? {
@@ -111,7 +122,8 @@ pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<Election> {
     })
 }
 
-/// How many values of the outbox's sequence a session takes at a time. More than one would put events of a user out of order.
+/// How many values of the outbox's sequence a session takes at a time. More than one would put
+/// events of a user out of order.
 pub async fn sequence_cache(connection: &mut PgConnection) -> sqlx::Result<i64> {
     let cache = sqlx::query_scalar!(
         r#"SELECT seqcache AS "cache!" FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence('outbox', 'seq')::regclass"#
@@ -119,8 +131,9 @@ pub async fn sequence_cache(connection: &mut PgConnection) -> sqlx::Result<i64> 
     Ok(cache.fetch_optional(connection).await?.unwrap_or(1))
 }
 
-/// Lifts the outbox's sequence above the rows that wait, if a restore or somebody else has left it below: events yet to come would be
-/// read before them. Returns where it is then. Does nothing if the login may not change it.
+/// Lifts the outbox's sequence above the rows that wait, if a restore or somebody else has left it
+/// below: events yet to come would be read before them. Returns where it is then. Does nothing if
+/// the login may not change it.
 pub async fn lift_sequence(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
     let lifted = sqlx::query_scalar!(
         r#"WITH sequence AS (
@@ -146,11 +159,16 @@ pub struct ReadFrom {
 
 impl ReadFrom {
     pub const fn position(after: i64) -> Self {
-        Self { after, running: Vec::new(), starts: Vec::new() }
+        Self {
+            after,
+            running: Vec::new(),
+            starts: Vec::new(),
+        }
     }
 }
 
-/// Which of these transactions still run, and have written nothing to the outbox: who writes to it locks it until the end.
+/// Which of these transactions still run, and have written nothing to the outbox: who writes to it
+/// locks it until the end.
 pub async fn idle(connection: &mut PgConnection, numbers: &[i64]) -> sqlx::Result<Vec<i64>> {
     sqlx::query_scalar!(
         r#"WITH locks AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
@@ -174,7 +192,8 @@ pub struct Snapshot {
     pub next: i64,
     /// Earlier transactions that had not ended.
     pub running: Vec<i64>,
-    /// If rows were read, a number assigned after the snapshot was taken. All transactions that ran then have lower ones.
+    /// If rows were read, a number assigned after the snapshot was taken. All transactions that ran
+    /// then have lower ones.
     pub given_later: Option<i64>,
 }
 
@@ -184,8 +203,16 @@ impl Snapshot {
     fn parse(text: &str, given_later: Option<i64>) -> Result<Self, ParseIntError> {
         let mut parts = text.split(':').skip(1);
         let next = parts.next().unwrap_or_default().parse()?;
-        let running = parts.next().unwrap_or_default().split(',').filter(|number| !number.is_empty());
-        Ok(Self { next, running: running.map(str::parse).collect::<Result<_, _>>()?, given_later })
+        let running = parts
+            .next()
+            .unwrap_or_default()
+            .split(',')
+            .filter(|number| !number.is_empty());
+        Ok(Self {
+            next,
+            running: running.map(str::parse).collect::<Result<_, _>>()?,
+            given_later,
+        })
     }
 
     pub fn is_running(&self, number: i64) -> bool {
@@ -194,12 +221,15 @@ impl Snapshot {
 
     /// All that may have been running.
     pub fn all_running(&self) -> impl Iterator<Item = i64> {
-        self.running.iter().copied().chain(self.next..self.given_later.unwrap_or(self.next))
+        self.running
+            .iter()
+            .copied()
+            .chain(self.next..self.given_later.unwrap_or(self.next))
     }
 }
 
-/// Reads at most `limit` new events in order, without those in `known`. Of the `holders`, others are held. Returns them and the read's
-/// snapshot.
+/// Reads at most `limit` new events in order, without those in `known`. Of the `holders`, others
+/// are held. Returns them and the read's snapshot.
 pub async fn read(
     connection: &mut PgConnection,
     from: &ReadFrom,
@@ -240,9 +270,13 @@ pub async fn read(
     .into_iter()
     .peekable();
     let missing = || sqlx::Error::RowNotFound;
-    let text = rows.next().and_then(|row| row.event_type).ok_or_else(missing)?;
+    let text = rows
+        .next()
+        .and_then(|row| row.event_type)
+        .ok_or_else(missing)?;
     let given_later = rows.peek().and_then(|row| row.given_later);
-    let snapshot = Snapshot::parse(&text, given_later).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let snapshot = Snapshot::parse(&text, given_later)
+        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let events = rows.map(|row| {
         let stored = Stored {
             seq: row.seq?,
@@ -290,7 +324,8 @@ impl From<Stored> for OutboxEvent {
     }
 }
 
-/// Why a row, written by hand, is no event that could be published. Constraints keep such rows out, unless somebody has dropped them.
+/// Why a row, written by hand, is no event that could be published. Constraints keep such rows out,
+/// unless somebody has dropped them.
 fn fault(event_type: &str, trace_id: &str, occurred_at: StoredTime) -> Option<&'static str> {
     // AMQP's short strings.
     const LONGEST: usize = 255;
@@ -305,8 +340,8 @@ fn fault(event_type: &str, trace_id: &str, occurred_at: StoredTime) -> Option<&'
     }
 }
 
-/// Deletes events that the broker has confirmed, held or not: positions and ids. If somebody has set the sequence back, a position may
-/// be that of two events.
+/// Deletes events that the broker has confirmed, held or not: positions and ids. If somebody has
+/// set the sequence back, a position may be that of two events.
 pub async fn delete(connection: &mut PgConnection, seqs: &[i64], ids: &[Uuid]) -> sqlx::Result<()> {
     sqlx::query!(
         "DELETE FROM outbox USING unnest($1::bigint[], $2::uuid[]) AS done (seq, id)
@@ -391,5 +426,8 @@ pub async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
 
 /// Renews the lease when no other statement is due.
 pub async fn keep_lease(connection: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(connection).await.map(|_one| ())
+    sqlx::query_scalar!(r#"SELECT 1 AS "one!""#)
+        .fetch_one(connection)
+        .await
+        .map(|_one| ())
 }

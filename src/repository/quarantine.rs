@@ -1,4 +1,5 @@
-//! The `outbox_quarantine` table: events that the broker rejects for good, until an operator decides.
+//! The `outbox_quarantine` table: events that the broker rejects for good, until an operator
+//! decides.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -8,7 +9,12 @@ use super::stored_time::StoredTime;
 use crate::domain::timestamp::Timestamp;
 
 /// Moves an event out of the outbox. One with an id that is there already is the same event.
-pub async fn quarantine(connection: &mut PgConnection, seq: i64, id: Uuid, reason: &str) -> sqlx::Result<()> {
+pub async fn quarantine(
+    connection: &mut PgConnection,
+    seq: i64,
+    id: Uuid,
+    reason: &str,
+) -> sqlx::Result<()> {
     outbox_query!(query!(
         "WITH event AS (DELETE FROM outbox WHERE seq = $1 AND event_id = $2 RETURNING *)
          INSERT INTO outbox_quarantine (" columns ", reason)
@@ -48,8 +54,8 @@ pub async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<Quarantined
     .await
 }
 
-/// Puts events back at the end of the outbox, each user's in order: those with these ids, if given, and of this type, if given.
-/// Returns their ids.
+/// Puts events back at the end of the outbox, each user's in order: those with these ids, if given,
+/// and of this type, if given. Returns their ids.
 pub async fn retry(
     connection: &mut PgConnection,
     ids: Option<&[Uuid]>,

@@ -7,8 +7,9 @@ use sqlx::{Decode, Postgres, Type};
 
 use crate::domain::timestamp::Timestamp;
 
-/// A `timestamptz`. One that is `infinity`, or outside the years 1 to 9999, which have no form in RFC 3339, is read as the nearest that
-/// is not: the driver panics on some of them, and nobody's row may make a list or a committed change fail.
+/// A `timestamptz`. One that is `infinity`, or outside the years 1 to 9999, which have no form in
+/// RFC 3339, is read as the nearest that is not: the driver panics on some of them, and nobody's
+/// row may make a list or a committed change fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredTime {
     moment: DateTime<Utc>,
@@ -21,11 +22,20 @@ impl StoredTime {
     fn from_micros(stored: i64) -> Self {
         let day = |year, month, day| NaiveDate::from_ymd_opt(year, month, day).unwrap_or_default();
         let first = day(1, 1, 1).and_time(NaiveTime::MIN).and_utc();
-        let last = day(10_000, 1, 1).and_time(NaiveTime::MIN).and_utc() - chrono::Duration::milliseconds(1);
+        let last = day(10_000, 1, 1).and_time(NaiveTime::MIN).and_utc()
+            - chrono::Duration::milliseconds(1);
         let epoch = day(2000, 1, 1).and_time(NaiveTime::MIN).and_utc();
-        let moment = epoch.timestamp_micros().checked_add(stored).and_then(DateTime::from_timestamp_micros);
-        let nearest = moment.unwrap_or(if stored < 0 { first } else { last }).clamp(first, last);
-        Self { moment: nearest, is_exact: moment == Some(nearest) }
+        let moment = epoch
+            .timestamp_micros()
+            .checked_add(stored)
+            .and_then(DateTime::from_timestamp_micros);
+        let nearest = moment
+            .unwrap_or(if stored < 0 { first } else { last })
+            .clamp(first, last);
+        Self {
+            moment: nearest,
+            is_exact: moment == Some(nearest),
+        }
     }
 }
 
@@ -57,12 +67,16 @@ mod tests {
             let stored = StoredTime::from_micros(stored);
             (Timestamp::from(stored).to_string(), stored.is_exact)
         };
-        let (first, last) = ("0001-01-01T00:00:00.000Z".to_owned(), "9999-12-31T23:59:59.999Z".to_owned());
+        let first = "0001-01-01T00:00:00.000Z".to_owned();
+        let last = "9999-12-31T23:59:59.999Z".to_owned();
         assert_eq!(read(i64::MAX), (last.clone(), false));
         assert_eq!(read(i64::MIN), (first.clone(), false));
         assert_eq!(read(i64::MAX - 1), (last, false));
         assert_eq!(read(i64::MIN + 1), (first, false));
         assert_eq!(read(0), ("2000-01-01T00:00:00.000Z".to_owned(), true));
-        assert_eq!(read(786_623_400_123_000), ("2024-12-04T10:30:00.123Z".to_owned(), true));
+        assert_eq!(
+            read(786_623_400_123_000),
+            ("2024-12-04T10:30:00.123Z".to_owned(), true)
+        );
     }
 }

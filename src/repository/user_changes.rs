@@ -1,5 +1,5 @@
-//! Updates and deletions in the `users` table, one by one or many by one statement. Each also writes its event: both are
-//! committed, or neither is.
+//! Updates and deletions in the `users` table, one by one or many by one statement. Each also
+//! writes its event: both are committed, or neither is.
 
 use std::collections::HashMap;
 
@@ -23,8 +23,16 @@ pub struct Change {
 
 impl Change {
     pub fn new(id: UserId, operation: Operation, trace_id: TraceId) -> Self {
-        let event_type = if operation.is_deletion() { EventType::Deleted } else { EventType::Updated };
-        Self { id, operation, event: NewEvent::new(event_type, trace_id) }
+        let event_type = if operation.is_deletion() {
+            EventType::Deleted
+        } else {
+            EventType::Updated
+        };
+        Self {
+            id,
+            operation,
+            event: NewEvent::new(event_type, trace_id),
+        }
     }
 }
 
@@ -48,21 +56,35 @@ impl Operation {
     pub fn kind(&self) -> OperationKind {
         match self {
             Self::Update { password: None, .. } => OperationKind::Update,
-            Self::Update { password: Some(_), .. } => OperationKind::UpdateWithPassword,
+            Self::Update {
+                password: Some(_), ..
+            } => OperationKind::UpdateWithPassword,
             Self::Delete => OperationKind::Delete,
         }
     }
 
     fn name(&self) -> Option<&str> {
-        if let Self::Update { name, .. } = self { name.as_ref().map(Name::as_str) } else { None }
+        if let Self::Update { name, .. } = self {
+            name.as_ref().map(Name::as_str)
+        } else {
+            None
+        }
     }
 
     fn surname(&self) -> Option<&str> {
-        if let Self::Update { surname, .. } = self { surname.as_ref().map(Name::as_str) } else { None }
+        if let Self::Update { surname, .. } = self {
+            surname.as_ref().map(Name::as_str)
+        } else {
+            None
+        }
     }
 
     fn password(&self) -> Option<&str> {
-        if let Self::Update { password, .. } = self { password.as_ref().map(ExposeSecret::expose_secret) } else { None }
+        if let Self::Update { password, .. } = self {
+            password.as_ref().map(ExposeSecret::expose_secret)
+        } else {
+            None
+        }
     }
 }
 
@@ -102,18 +124,38 @@ struct Row {
 impl Row {
     /// `None` if it was left out.
     fn written(self) -> sqlx::Result<Option<Written>> {
-        let Self { id, name, surname, created_at, updated_at, changed } = self;
-        let (Some(name), Some(surname), Some(created_at), Some(updated_at)) = (name, surname, created_at, updated_at)
+        let Self {
+            id,
+            name,
+            surname,
+            created_at,
+            updated_at,
+            changed,
+        } = self;
+        let (Some(name), Some(surname), Some(created_at), Some(updated_at)) =
+            (name, surname, created_at, updated_at)
         else {
             return Ok(None);
         };
-        let user = UserRow { id, name, surname, created_at: created_at.into(), updated_at: updated_at.into() };
-        Ok(Some(Written { user: user.try_into()?, changed }))
+        let user = UserRow {
+            id,
+            name,
+            surname,
+            created_at: created_at.into(),
+            updated_at: updated_at.into(),
+        };
+        Ok(Some(Written {
+            user: user.try_into()?,
+            changed,
+        }))
     }
 }
 
 /// Writes one change. Waits if somebody else has locked the row. `None` if there is no such user.
-pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Written>> {
+pub async fn write(
+    connection: &mut PgConnection,
+    change: &Change,
+) -> sqlx::Result<Option<Written>> {
     let row = if change.operation.is_deletion() {
         delete(connection, change).await?
     } else {
@@ -122,8 +164,9 @@ pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Resu
     row.map_or(Ok(None), Row::written)
 }
 
-/// Writes changes of different users by one statement. They are all of one [`Operation::kind`]. Never waits for row locks, so that
-/// no change holds the others up and no two statements wait for each other. Users who do not exist are missing from the result.
+/// Writes changes of different users by one statement. They are all of one [`Operation::kind`].
+/// Never waits for row locks, so that no change holds the others up and no two statements wait for
+/// each other. Users who do not exist are missing from the result.
 pub async fn write_together(
     connection: &mut PgConnection,
     changes: &[Change],
@@ -134,18 +177,21 @@ pub async fn write_together(
         update_together(connection, changes).await?
     };
     let outcome = |row: Row| {
-        let (id, written) = (stored_id(row.id)?, row.written()?);
+        let id = stored_id(row.id)?;
+        let written = row.written()?;
         Ok((id, written.map_or(Together::LeftOut, Together::Written)))
     };
     rows.into_iter().map(outcome).collect()
 }
 
-/// The statement of an update; `$condition` says of a row whether it changes. Where no password is given, the column is not named: to
-/// read a hash needs a right that the service's login need not have.
+/// The statement of an update; `$condition` says of a row whether it changes. Where no password is
+/// given, the column is not named: to read a hash needs a right that the service's login need not
+/// have.
 macro_rules! update_one {
     ($set:literal, $condition:literal, $change:ident $(, $password:expr)?) => {
-        // `current` waits for the row's lock and then reads its newest state. So the comparison sees what the update will change,
-        // and of two partial updates racing on one user, both survive.
+        // `current` waits for the row's lock and then reads its newest state. So the comparison
+        // sees what the update will change, and of two partial updates racing on one user, both
+        // survive.
         outbox_query!(query_as!(
             Row,
             r#"WITH current AS (
@@ -181,9 +227,19 @@ macro_rules! update_one {
 
 async fn update(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Row>> {
     match change.operation.password() {
-        Some(password) => update_one!(", password = $7 ", "true ", change, password).fetch_optional(connection).await,
+        Some(password) => {
+            update_one!(", password = $7 ", "true ", change, password)
+                .fetch_optional(connection)
+                .await
+        }
         None => {
-            update_one!(" ", "(current.name <> $2 OR current.surname <> $3) ", change).fetch_optional(connection).await
+            update_one!(
+                " ",
+                "(current.name <> $2 OR current.surname <> $3) ",
+                change
+            )
+            .fetch_optional(connection)
+            .await
         }
     }
 }
@@ -230,8 +286,14 @@ macro_rules! update_many {
     };
 }
 
-async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<Row>> {
-    if changes.iter().all(|change| change.operation.password().is_none()) {
+async fn update_together(
+    connection: &mut PgConnection,
+    changes: &[Change],
+) -> sqlx::Result<Vec<Row>> {
+    if changes
+        .iter()
+        .all(|change| change.operation.password().is_none())
+    {
         return update_many!(
             " ",
             "(current.name <> change.name OR current.surname <> change.surname) ",
@@ -243,13 +305,26 @@ async fn update_together(connection: &mut PgConnection, changes: &[Change]) -> s
         .await;
     }
     let passwords = of_each(changes, Operation::password);
-    update_many!(", password = change.password ", "true ", changes, ", $7::text[]", ", password", passwords)
-        .fetch_all(connection)
-        .await
+    update_many!(
+        ", password = change.password ",
+        "true ",
+        changes,
+        ", $7::text[]",
+        ", password",
+        passwords
+    )
+    .fetch_all(connection)
+    .await
 }
 
-fn of_each<'c>(changes: &'c [Change], column: fn(&'c Operation) -> Option<&'c str>) -> Vec<Option<&'c str>> {
-    changes.iter().map(|change| column(&change.operation)).collect()
+fn of_each<'c>(
+    changes: &'c [Change],
+    column: fn(&'c Operation) -> Option<&'c str>,
+) -> Vec<Option<&'c str>> {
+    changes
+        .iter()
+        .map(|change| column(&change.operation))
+        .collect()
 }
 
 async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Option<Row>> {
@@ -274,7 +349,10 @@ async fn delete(connection: &mut PgConnection, change: &Change) -> sqlx::Result<
 }
 
 /// The statement of [`delete`] over arrays, like [`update_together`].
-async fn delete_together(connection: &mut PgConnection, changes: &[Change]) -> sqlx::Result<Vec<Row>> {
+async fn delete_together(
+    connection: &mut PgConnection,
+    changes: &[Change],
+) -> sqlx::Result<Vec<Row>> {
     outbox_query!(query_as!(
         Row,
         r#"WITH change AS (
@@ -313,5 +391,8 @@ fn event_ids(changes: &[Change]) -> Vec<Uuid> {
 }
 
 fn trace_ids(changes: &[Change]) -> Vec<&str> {
-    changes.iter().map(|change| change.event.trace_id.as_str()).collect()
+    changes
+        .iter()
+        .map(|change| change.event.trace_id.as_str())
+        .collect()
 }

@@ -1,7 +1,8 @@
 //! Pages of the list of users. Waiting requests for the same page share one query.
 //!
-//! One query per page runs at a time, on the pool, and a few in all. A request joins only a query that has not been sent yet, so it sees everything
-//! committed before it began, and only its own query's error.
+//! One query per page runs at a time, on the pool, and a few in all. A request joins only a query
+//! that has not been sent yet, so it sees everything committed before it began, and only its own
+//! query's error.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,14 +30,19 @@ pub struct UserLists {
     database: Database,
     /// The pages being read, and who waits for the next query of each.
     waiting: Arc<Mutex<HashMap<Page, Callers>>>,
-    /// For queries that run: a page far from the start takes long, and others need the pool's connections too.
+    /// For queries that run: a page far from the start takes long, and others need the pool's
+    /// connections too.
     slots: Arc<Semaphore>,
 }
 
 impl UserLists {
     pub fn new(database: Database) -> Self {
         let slots = Arc::new(Semaphore::new(database.max_connections().div_ceil(SHARE)));
-        Self { database, waiting: Arc::default(), slots }
+        Self {
+            database,
+            waiting: Arc::default(),
+            slots,
+        }
     }
 
     pub async fn get(&self, page: Page) -> Answer {
@@ -56,19 +62,26 @@ impl UserLists {
     /// By its own query.
     pub async fn get_alone(&self, page: Page) -> Answer {
         let slot = timeout(OPERATION_TIMEOUT, self.slots.acquire()).await;
-        let _slot = slot.map_err(|_elapsed| DatabaseError::Overloaded)?.map_err(|_closed| DatabaseError::Overloaded)?;
+        let _slot = slot
+            .map_err(|_elapsed| DatabaseError::Overloaded)?
+            .map_err(|_closed| DatabaseError::Overloaded)?;
         self.read(page).await
     }
 
     async fn read(&self, page: Page) -> Answer {
-        self.database.read(|connection| Box::pin(users::list(connection, page))).await.map(Arc::new)
+        self.database
+            .read(|connection| Box::pin(users::list(connection, page)))
+            .await
+            .map(Arc::new)
     }
 
     async fn read_while_wanted(self, page: Page) {
         loop {
             // Before the callers are taken: those who have gone by then cost no query.
             let slot = self.slots.clone().acquire_owned().await;
-            let Some(callers) = self.take_callers(page) else { return };
+            let Some(callers) = self.take_callers(page) else {
+                return;
+            };
             let answer = self.read(page).await;
             drop(slot);
             for caller in callers {

@@ -1,18 +1,23 @@
-//! Reads of users. Under load, waiting reads by id share one query, and so do waiting requests for one page (`user_lists`).
+//! Reads of users. Under load, waiting reads by id share one query, and so do waiting requests for
+//! one page (`user_lists`).
 //!
-//! Two lanes, each a task with its own connection, take turns to query everything that waits. No read waits for others to come:
-//! batches grow while a query runs, as in a group commit. If a query is slow or stuck, the other lane goes ahead.
+//! Two lanes, each a task with its own connection, take turns to query everything that waits. No
+//! read waits for others to come: batches grow while a query runs, as in a group commit. If a query
+//! is slow or stuck, the other lane goes ahead.
 //!
 //! A shared read differs from a single one only in speed:
-//! - **Fresh.** A read joins only a query that has not been sent yet, so it sees everything committed before it began.
-//! - **Failures stay apart.** If the server or the decoding of a row refuses a batch, it runs again user by user. Only a failure
-//!   that no read would survive, such as a lost server, reaches all of them.
-//! - **Cancellation stays apart.** Batches run in the lanes' tasks. A caller that goes away takes no other with it.
-//! - **Bounded.** Every caller gets an answer within [`crate::database::OPERATION_TIMEOUT`]. Beyond [`QUEUE_CAPACITY`] reads are
-//!   refused.
+//! - **Fresh.** A read joins only a query that has not been sent yet, so it sees everything
+//!   committed before it began.
+//! - **Failures stay apart.** If the server or the decoding of a row refuses a batch, it runs again
+//!   user by user. Only a failure that no read would survive, such as a lost server, reaches all of
+//!   them.
+//! - **Cancellation stays apart.** Batches run in the lanes' tasks. A caller that goes away takes
+//!   no other with it.
+//! - **Bounded.** Every caller gets an answer within [`crate::database::OPERATION_TIMEOUT`]. Beyond
+//!   [`QUEUE_CAPACITY`] reads are refused.
 //!
-//! `tests/api/coalesced_reads.rs` compares them with single reads; `tests/api/read_faults.rs` tests them with a database in
-//! trouble.
+//! `tests/api/coalesced_reads.rs` compares them with single reads; `tests/api/read_faults.rs` tests
+//! them with a database in trouble.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,11 +40,13 @@ use crate::domain::user::{User, UserId, UserPage};
 
 /// Number of lanes; each has a connection.
 const LANES: usize = 2;
-/// How long a lane waits for the other's query while its own batch grows. A local database answers sooner.
+/// How long a lane waits for the other's query while its own batch grows. A local database answers
+/// sooner.
 const LONG_QUERY: Duration = Duration::from_millis(1);
 /// Most reads in one query.
 const LARGEST_BATCH: usize = 128;
-/// Reads that may wait: a few hundred milliseconds of them at full speed. More is overload, not a burst.
+/// Reads that may wait: a few hundred milliseconds of them at full speed. More is overload, not a
+/// burst.
 pub const QUEUE_CAPACITY: usize = 16_384;
 
 struct Read {
@@ -57,13 +64,20 @@ pub struct UserReads {
 #[derive(Clone)]
 enum Mode {
     OneByOne(Database),
-    Coalesced { queue: mpsc::Sender<Read>, stop: CancellationToken, lanes: TaskTracker },
+    Coalesced {
+        queue: mpsc::Sender<Read>,
+        stop: CancellationToken,
+        lanes: TaskTracker,
+    },
 }
 
 impl UserReads {
     /// Each read is a query on the pool.
     pub fn one_by_one(database: Database) -> Self {
-        Self { lists: UserLists::new(database.clone()), mode: Mode::OneByOne(database) }
+        Self {
+            lists: UserLists::new(database.clone()),
+            mode: Mode::OneByOne(database),
+        }
     }
 
     /// Starts the lanes. Each connects to the server of `database` on first use.
@@ -74,12 +88,23 @@ impl UserReads {
     /// Like [`Self::coalesced`], with another queue capacity.
     pub fn with_capacity(database: &Database, capacity: usize) -> Self {
         let (queue, waiting) = mpsc::channel(capacity);
-        let shared = Arc::new(Queue { waiting: Mutex::new(waiting), turn: Mutex::new(()) });
-        let (stop, lanes) = (CancellationToken::new(), TaskTracker::new());
+        let shared = Arc::new(Queue {
+            waiting: Mutex::new(waiting),
+            turn: Mutex::new(()),
+        });
+        let stop = CancellationToken::new();
+        let lanes = TaskTracker::new();
         for _ in 0..LANES {
-            lanes.spawn(answer_what_waits(Lane::beside(database), shared.clone(), stop.clone()));
+            lanes.spawn(answer_what_waits(
+                Lane::beside(database),
+                shared.clone(),
+                stop.clone(),
+            ));
         }
-        Self { lists: UserLists::new(database.clone()), mode: Mode::Coalesced { queue, stop, lanes } }
+        Self {
+            lists: UserLists::new(database.clone()),
+            mode: Mode::Coalesced { queue, stop, lanes },
+        }
     }
 
     /// `None` when there is no such user.
@@ -90,7 +115,10 @@ impl UserReads {
         let queue = match &self.mode {
             Mode::OneByOne(database) => {
                 // Boxed, because coalesced reads would carry its size through every layer too.
-                return database.read(|connection| Box::pin(users::get(connection, id))).boxed().await;
+                return database
+                    .read(|connection| Box::pin(users::get(connection, id)))
+                    .boxed()
+                    .await;
             }
             Mode::Coalesced { queue, .. } => queue,
         };
@@ -123,7 +151,8 @@ struct Queue {
 }
 
 impl Queue {
-    /// Waits for reads, and for the other lane's query unless that takes long. Takes all that wait by then.
+    /// Waits for reads, and for the other lane's query unless that takes long. Takes all that wait
+    /// by then.
     async fn take(&self, batch: &mut Vec<Read>) -> Option<MutexGuard<'_, ()>> {
         let mut waiting = self.waiting.lock().await;
         waiting.recv_many(batch, LARGEST_BATCH).await;
@@ -139,7 +168,8 @@ impl Queue {
 
 /// What a lane does until `stop`.
 async fn answer_what_waits(mut lane: Lane, queue: Arc<Queue>, stop: CancellationToken) {
-    let (reads, queries) = (counter!("coalesced_reads_total"), counter!("coalesced_queries_total"));
+    let reads = counter!("coalesced_reads_total");
+    let queries = counter!("coalesced_queries_total");
     let mut batch = Vec::with_capacity(LARGEST_BATCH);
     while let Some(turn) = stop.run_until_cancelled(queue.take(&mut batch)).await
         && !batch.is_empty()
@@ -168,15 +198,24 @@ async fn answer(lane: &mut Lane, batch: &mut Vec<Read>, queries: &Counter) {
     }
 }
 
-fn deliver(reads: impl Iterator<Item = Read>, outcome: &Result<HashMap<UserId, User>, DatabaseError>) {
+fn deliver(
+    reads: impl Iterator<Item = Read>,
+    outcome: &Result<HashMap<UserId, User>, DatabaseError>,
+) {
     for Read { id, caller } in reads {
         let user = outcome.as_ref().map(|users| users.get(&id).cloned());
         caller.tell(user.map_err(Clone::clone));
     }
 }
 
-async fn query(lane: &mut Lane, batch: &[Read], queries: &Counter) -> Result<HashMap<UserId, User>, DatabaseError> {
-    let Some(last_deadline) = batch.iter().map(|read| read.caller.deadline).max() else { return Ok(HashMap::new()) };
+async fn query(
+    lane: &mut Lane,
+    batch: &[Read],
+    queries: &Counter,
+) -> Result<HashMap<UserId, User>, DatabaseError> {
+    let Some(last_deadline) = batch.iter().map(|read| read.caller.deadline).max() else {
+        return Ok(HashMap::new());
+    };
     let mut ids: Vec<i64> = batch.iter().map(|read| read.id.get()).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -186,5 +225,9 @@ async fn query(lane: &mut Lane, batch: &[Read], queries: &Counter) -> Result<Has
         let ids = ids.clone();
         Box::pin(async move { users::get_all(connection, &ids).await })
     });
-    Ok(users.await?.into_iter().map(|user| (user.id, user)).collect())
+    Ok(users
+        .await?
+        .into_iter()
+        .map(|user| (user.id, user))
+        .collect())
 }

@@ -1,19 +1,23 @@
-//! Updates and deletions of users. Under load, those that wait share one statement and one commit, each with its event.
+//! Updates and deletions of users. Under load, those that wait share one statement and one commit,
+//! each with its event.
 //!
-//! Each lane, a task with its own connection, writes everything that waits for it. No write waits for others to come: groups grow
-//! while a lane is busy.
+//! Each lane, a task with its own connection, writes everything that waits for it. No write waits
+//! for others to come: groups grow while a lane is busy.
 //!
 //! A grouped write differs from a single one only in speed:
-//! - **One change per user at a time.** A user belongs to one lane, and two changes of a user never share a statement. Each gets
-//!   its version and its event, in the order of arrival.
-//! - **The newest row is changed.** The statement locks its rows, in the order of their ids, before it decides whether anything
-//!   changes and before it draws an event's place in the outbox.
-//! - **No waiting for locks.** A user whose row is locked is left out and written on the pool, by a statement that waits. Later
-//!   changes of that user wait for it.
-//! - **Failures stay apart.** A group that the server refuses is rolled back and written one by one. Only a failure that no write
-//!   would survive reaches all; as with any write, the outcome is then unknown.
-//! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not been sent, it is dropped.
-//! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by [`QUEUE_CAPACITY`], and 64 changes of one user.
+//! - **One change per user at a time.** A user belongs to one lane, and two changes of a user never
+//!   share a statement. Each gets its version and its event, in the order of arrival.
+//! - **The newest row is changed.** The statement locks its rows, in the order of their ids, before
+//!   it decides whether anything changes and before it draws an event's place in the outbox.
+//! - **No waiting for locks.** A user whose row is locked is left out and written on the pool, by a
+//!   statement that waits. Later changes of that user wait for it.
+//! - **Failures stay apart.** A group that the server refuses is rolled back and written one by
+//!   one. Only a failure that no write would survive reaches all; as with any write, the outcome is
+//!   then unknown.
+//! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not
+//!   been sent, it is dropped.
+//! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by
+//!   [`QUEUE_CAPACITY`], and 64 changes of one user.
 //!
 //! `tests/api/grouped_writes.rs` compares them with single writes.
 
@@ -43,7 +47,8 @@ const LANES: usize = 2;
 const LARGEST_GROUP: usize = 128;
 /// Writes that may wait for each lane.
 pub const QUEUE_CAPACITY: usize = 8_192;
-/// Changes of one user that may wait: each waits for the one before, so more would only fill the lane.
+/// Changes of one user that may wait: each waits for the one before, so more would only fill the
+/// lane.
 const MOST_PER_USER: u32 = 64;
 /// Waiting writes from which a lane chooses its next group.
 const WINDOW: usize = 1_024;
@@ -78,7 +83,8 @@ impl UserWrites {
 
     /// Like [`Self::grouped`], with another queue capacity.
     pub fn with_capacity(database: &Database, capacity: usize) -> Self {
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
         let queues = std::array::from_fn(|_| {
             let (queue, waiting) = mpsc::channel(capacity);
             let lane = GroupLane {
@@ -92,14 +98,19 @@ impl UserWrites {
             tasks.spawn(lane.run(stop.clone()));
             queue
         });
-        Self(Mode::Grouped { queues, per_user: Arc::default(), stop, tasks })
+        Self(Mode::Grouped {
+            queues,
+            per_user: Arc::default(),
+            stop,
+            tasks,
+        })
     }
 
     /// Writes a change and its event; `None` when there is no such user.
     ///
     /// # Errors
-    /// [`DatabaseError::Overloaded`] when too many writes wait, in all or for this user: nothing was changed. Else as
-    /// [`Database::run`].
+    /// [`DatabaseError::Overloaded`] when too many writes wait, in all or for this user: nothing
+    /// was changed. Else as [`Database::run`].
     pub async fn write(&self, change: Change) -> Answer {
         let (queues, per_user) = match &self.0 {
             Mode::OneByOne(database) => {
@@ -111,7 +122,9 @@ impl UserWrites {
                 // Boxed, because grouped writes would carry its size too.
                 return alone.boxed().await;
             }
-            Mode::Grouped { queues, per_user, .. } => (queues, per_user),
+            Mode::Grouped {
+                queues, per_user, ..
+            } => (queues, per_user),
         };
         let _counted = per_user.count(change.id).ok_or(DatabaseError::Overloaded)?;
         let queue = &queues[lane_of(&change)];
@@ -141,7 +154,10 @@ impl PerUser {
             return None;
         }
         *count += 1;
-        Some(Counted { per_user: self.clone(), id })
+        Some(Counted {
+            per_user: self.clone(),
+            id,
+        })
     }
 }
 
@@ -199,7 +215,11 @@ impl GroupLane {
             {
                 self.pending.push(next);
             }
-            if self.pending.iter().any(|write| !self.asides.holds(write.change.id)) {
+            if self
+                .pending
+                .iter()
+                .any(|write| !self.asides.holds(write.change.id))
+            {
                 return true;
             }
             tokio::select! {
@@ -217,16 +237,25 @@ impl GroupLane {
 
     async fn write(&mut self, group: Vec<Pending>) {
         self.writes.increment(group.len() as u64);
-        let (changes, callers): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|pending| (pending.change, pending.caller)).unzip();
+        let (changes, callers): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .map(|pending| (pending.change, pending.caller))
+            .unzip();
         let changes: Arc<[Change]> = changes.into();
-        let Some(last_deadline) = callers.iter().map(|caller| caller.deadline).max() else { return };
-        match self.write_together(&changes, 0..changes.len(), last_deadline).await {
+        let Some(last_deadline) = callers.iter().map(|caller| caller.deadline).max() else {
+            return;
+        };
+        match self
+            .write_together(&changes, 0..changes.len(), last_deadline)
+            .await
+        {
             Err(DatabaseError::Statement(refused)) if is_refusal(&refused) && changes.len() > 1 => {
                 // Nothing was written, and one of the changes is at fault.
                 for (place, caller) in callers.into_iter().enumerate() {
                     if !caller.has_gone() {
-                        let written = self.write_together(&changes, place..place + 1, caller.deadline).await;
+                        let written = self
+                            .write_together(&changes, place..place + 1, caller.deadline)
+                            .await;
                         let of_user = written.map(|mut written| written.remove(&changes[place].id));
                         self.answer(of_user, &changes, place, caller);
                     }
@@ -238,7 +267,9 @@ impl GroupLane {
                     self.answer(Ok(of_user), &changes, place, caller);
                 }
             }
-            Err(error) => callers.into_iter().for_each(|caller| caller.tell(Err(error.clone()))),
+            Err(error) => callers
+                .into_iter()
+                .for_each(|caller| caller.tell(Err(error.clone()))),
         }
     }
 
@@ -251,8 +282,11 @@ impl GroupLane {
         self.groups.increment(1);
         let changes = changes.clone();
         let written = self.lane.write(deadline, move |connection| {
-            let (changes, places) = (changes.clone(), places.clone());
-            Box::pin(async move { user_changes::write_together(connection, &changes[places]).await })
+            let changes = changes.clone();
+            let places = places.clone();
+            Box::pin(
+                async move { user_changes::write_together(connection, &changes[places]).await },
+            )
         });
         written.await
     }
@@ -278,13 +312,16 @@ fn is_refusal(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(_))
 }
 
-/// Takes the first pending change of each user who has none in `asides`, if it is of the same kind as the
-/// first, up to [`LARGEST_GROUP`]. Changes whose callers are gone are dropped.
+/// Takes the first pending change of each user who has none in `asides`, if it is of the same kind
+/// as the first, up to [`LARGEST_GROUP`]. Changes whose callers are gone are dropped.
 fn next_group(pending: &mut Vec<Pending>, asides: &Asides) -> Vec<Pending> {
-    let (mut group, mut left, mut users) = (Vec::<Pending>::new(), Vec::new(), HashSet::new());
+    let mut group = Vec::<Pending>::new();
+    let mut left = Vec::new();
+    let mut users = HashSet::new();
     for write in pending.drain(..).filter(|write| !write.caller.has_gone()) {
         let is_next_of_user = !asides.holds(write.change.id) && users.insert(write.change.id);
-        let is_alike = |first: &Pending| first.change.operation.kind() == write.change.operation.kind();
+        let is_alike =
+            |first: &Pending| first.change.operation.kind() == write.change.operation.kind();
         if is_next_of_user && group.len() < LARGEST_GROUP && group.first().is_none_or(is_alike) {
             group.push(write);
         } else {

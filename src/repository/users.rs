@@ -1,5 +1,5 @@
-//! The `users` table: new users, and reads. A user and its event are written by one statement: both are committed, or
-//! neither is.
+//! The `users` table: new users, and reads. A user and its event are written by one statement: both
+//! are committed, or neither is.
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
@@ -22,7 +22,15 @@ pub struct UserRow {
 impl TryFrom<UserRow> for User {
     type Error = sqlx::Error;
 
-    fn try_from(UserRow { id, name, surname, created_at, updated_at }: UserRow) -> sqlx::Result<Self> {
+    fn try_from(
+        UserRow {
+            id,
+            name,
+            surname,
+            created_at,
+            updated_at,
+        }: UserRow,
+    ) -> sqlx::Result<Self> {
         Ok(Self {
             id: stored_id(id)?,
             name: Name::stored(name),
@@ -87,7 +95,11 @@ pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Opti
            FROM users WHERE id = $1"#,
         id.get()
     );
-    query.fetch_optional(connection).await?.map(User::try_from).transpose()
+    query
+        .fetch_optional(connection)
+        .await?
+        .map(User::try_from)
+        .transpose()
 }
 
 /// Those that exist, in no order, each once.
@@ -98,12 +110,18 @@ pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result
            FROM users WHERE id = ANY($1)"#,
         ids
     );
-    query.fetch_all(connection).await?.into_iter().map(User::try_from).collect()
+    query
+        .fetch_all(connection)
+        .await?
+        .into_iter()
+        .map(User::try_from)
+        .collect()
 }
 
 /// One page and the number of all users, from one snapshot.
 pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<UserPage> {
-    // No path leads to a user whose id, written by hand, is not positive. The total is on every row, and on a row of its own if the page is empty.
+    // No path leads to a user whose id, written by hand, is not positive. The total is on every
+    // row, and on a row of its own if the page is empty.
     let rows = sqlx::query!(
         r#"WITH page AS (
                SELECT id, name, surname, created_at, updated_at FROM users WHERE id > 0 ORDER BY id LIMIT $1 OFFSET $2
@@ -127,5 +145,8 @@ pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<Use
             updated_at: row.updated_at?.into(),
         })
     });
-    Ok(UserPage::new(users.map(User::try_from).collect::<sqlx::Result<_>>()?, total))
+    Ok(UserPage::new(
+        users.map(User::try_from).collect::<sqlx::Result<_>>()?,
+        total,
+    ))
 }

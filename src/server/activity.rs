@@ -1,4 +1,5 @@
-//! What one connection is doing: recorded by its I/O and its service, read by its time limits and by the listener.
+//! What one connection is doing: recorded by its I/O and its service, read by its time limits and
+//! by the listener.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -47,7 +48,8 @@ pub struct Activity {
     phase: AtomicU8,
     /// Milliseconds after `opened` at which the phase began.
     since: AtomicU64,
-    /// When a write began to wait for the client, in milliseconds after `opened`, plus one; 0 if none waits.
+    /// When a write began to wait for the client, in milliseconds after `opened`, plus one; 0 if
+    /// none waits.
     stuck_since: AtomicU64,
     order: AtomicU8,
     waker: AtomicWaker,
@@ -108,7 +110,11 @@ impl Activity {
 
     /// The service has asked for more of the body: it has to wait for the client, or not.
     pub fn asked_for_body(&self, waits: bool) {
-        let (from, to) = if waits { (SERVING, BODY) } else { (BODY, SERVING) };
+        let (from, to) = if waits {
+            (SERVING, BODY)
+        } else {
+            (BODY, SERVING)
+        };
         // Not once it has answered: the rest of a body that nobody wants is read after that.
         _ = self.phase.compare_exchange(from, to, Relaxed, Relaxed);
     }
@@ -119,8 +125,8 @@ impl Activity {
         self.enter(IDLE);
     }
 
-    /// Waits until the client has closed its half of the connection. It may still read: only a request that has to wait for others
-    /// should take that for a client who has gone.
+    /// Waits until the client has closed its half of the connection. It may still read: only a
+    /// request that has to wait for others should take that for a client who has gone.
     pub async fn hung_up(&self) {
         // Looked for only now, because it costs a system call.
         self.watched.store(true, Relaxed);
@@ -139,8 +145,9 @@ impl Activity {
         self.hang_up.notify_waiters();
     }
 
-    /// How long the service has waited for the client: for a request, for the rest of its head, for its body since its head came, or
-    /// for the client to read its response. `None` while the service works on a request.
+    /// How long the service has waited for the client: for a request, for the rest of its head, for
+    /// its body since its head came, or for the client to read its response. `None` while the
+    /// service works on a request.
     pub fn waiting_for(&self) -> Option<Duration> {
         let waiting = self.phase.load(Relaxed) != SERVING;
         waiting.then(|| Duration::from_millis(self.now().saturating_sub(self.since.load(Relaxed))))
@@ -148,7 +155,12 @@ impl Activity {
 
     /// When to close the connection if nothing happens, and why.
     pub fn deadline(&self, limits: &Limits) -> Option<(Instant, Overdue)> {
-        let after = |milliseconds, limit, why| (self.opened + Duration::from_millis(milliseconds) + limit, why);
+        let after = |milliseconds, limit, why| {
+            (
+                self.opened + Duration::from_millis(milliseconds) + limit,
+                why,
+            )
+        };
         let stuck_since = self.stuck_since.load(Relaxed);
         if stuck_since > 0 {
             return Some(after(stuck_since - 1, limits.write, Overdue::Write));
@@ -167,7 +179,8 @@ impl Activity {
         self.waker.wake();
     }
 
-    /// Asks the connection to end at once, unless a request has come meanwhile. Returns `false` if it was asked already.
+    /// Asks the connection to end at once, unless a request has come meanwhile. Returns `false` if
+    /// it was asked already.
     pub fn close(&self) -> bool {
         let is_new = self.order.swap(CLOSE, Relaxed) != CLOSE;
         self.waker.wake();
@@ -204,7 +217,11 @@ pub struct Observed {
 }
 
 impl AsyncRead for Observed {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
@@ -215,7 +232,11 @@ impl AsyncRead for Observed {
 }
 
 impl AsyncWrite for Observed {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.activity.wrote(written.is_pending());
         written
@@ -239,7 +260,8 @@ impl AsyncWrite for Observed {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.activity.watched.load(Relaxed) {
             let mut byte = [0];
-            if let Poll::Ready(Ok(0) | Err(_)) = self.io.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+            if let Poll::Ready(Ok(0) | Err(_)) = self.io.poll_peek(cx, &mut ReadBuf::new(&mut byte))
+            {
                 self.activity.note_hang_up();
             }
         }

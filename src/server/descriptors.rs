@@ -5,22 +5,34 @@ use tracing::warn;
 
 use super::open::MAX_WAITING;
 
-/// Reserved for everything but open connections: files, threads, the broker, name lookups, connections that wait for a place.
+/// Reserved for everything but open connections: files, threads, the broker, name lookups,
+/// connections that wait for a place.
 const RESERVE: usize = 64 + MAX_WAITING;
 
-/// How many of `wanted` connections the open-files limit allows beside `others`. Raises the soft limit first, as far as needed and
-/// the hard one allows.
+/// How many of `wanted` connections the open-files limit allows beside `others`. Raises the soft
+/// limit first, as far as needed and the hard one allows.
 pub fn connections_allowed(wanted: usize, others: usize) -> usize {
     let reserve = RESERVE + others;
     let needed = u64::try_from(wanted + reserve).unwrap_or(u64::MAX);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let Some(soft) = current.filter(|soft| *soft < needed) else { return wanted };
+    let Some(soft) = current.filter(|soft| *soft < needed) else {
+        return wanted;
+    };
     let raised = maximum.map_or(needed, |hard| hard.min(needed));
-    let limit = match setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }) {
+    let limit = match setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(raised),
+            maximum,
+        },
+    ) {
         Ok(()) => raised,
         Err(_) => soft,
     };
-    let allowed = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(reserve).clamp(1, wanted);
+    let allowed = usize::try_from(limit)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(reserve)
+        .clamp(1, wanted);
     if allowed < wanted {
         warn!(
             wanted,

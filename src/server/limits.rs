@@ -8,7 +8,8 @@ use ipnet::IpNet;
 /// Time limits of a connection, and how many there may be.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// For the head of a request, from the first byte after the previous response; for the first request, from the accept.
+    /// For the head of a request, from the first byte after the previous response; for the first
+    /// request, from the accept.
     pub header_read: Duration,
     /// Between an answer and the next request.
     pub keep_alive: Duration,
@@ -26,12 +27,16 @@ impl Limits {
     /// Who counts as one client; `None` for an address that many share.
     pub fn client(&self, address: IpAddr) -> Option<IpAddr> {
         let address = address.to_canonical();
-        let is_shared = self.shared_addresses.iter().any(|shared| shared.contains(&address));
+        let is_shared = self
+            .shared_addresses
+            .iter()
+            .any(|shared| shared.contains(&address));
         (!is_shared).then(|| client_of(address))
     }
 
     pub fn per_client(&self) -> usize {
-        self.max_per_address.unwrap_or(self.max_connections.div_ceil(2))
+        self.max_per_address
+            .unwrap_or(self.max_connections.div_ceil(2))
     }
 }
 

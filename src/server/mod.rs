@@ -1,5 +1,5 @@
-//! The listener and its connections: limits on their number and time, and what happens to clients that exceed them. Handles HTTP
-//! framing only; routes, bodies and errors belong to `http`.
+//! The listener and its connections: limits on their number and time, and what happens to clients
+//! that exceed them. Handles HTTP framing only; routes, bodies and errors belong to `http`.
 
 mod activity;
 mod body;
@@ -31,13 +31,16 @@ pub use self::descriptors::connections_allowed;
 pub use self::limits::{Limits, client_of};
 use self::open::{Admission, Open};
 
-/// A vanished peer is noticed after 60 s and four unanswered probes, 10 s apart.
+/// A connection that has been silent for so long is probed: its peer may have vanished.
 const PROBE_AFTER: Duration = Duration::from_mins(1);
+/// Pause between two probes.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// After so many unanswered probes, the peer has vanished.
 const PROBES: u32 = 4;
 
-/// Pauses after an accept that failed: the first, and the longest.
+/// First pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// Longest pause after several of them.
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Between two log lines about the connection limit.
@@ -46,7 +49,10 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Serves until `stop`, then finishes what is in flight.
 pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
 where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -68,7 +74,8 @@ where
         if matches!(admission, Admission::Refused) {
             continue;
         }
-        let (service, limits) = (service.clone(), limits.clone());
+        let service = service.clone();
+        let limits = limits.clone();
         tokio::spawn(async move {
             // Here, for one client that has to wait must not hold up the others.
             let place = match admission {
@@ -106,12 +113,20 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 /// Whether the error concerns only the connection being accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
 fn prepare(stream: &TcpStream) {
-    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
-    let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
+    let keepalive = TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_EVERY)
+        .with_retries(PROBES);
+    let prepared = stream
+        .set_nodelay(true)
+        .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
     if let Err(error) = prepared {
         // Most likely the client is already gone, and the connection ends by itself.
         debug!(%error, "The options of a connection could not be set");
@@ -127,7 +142,8 @@ fn report(open: &Open, limits: &Limits) {
             refused,
             max_connections = limits.max_connections,
             max_connections_per_address = limits.per_client(),
-            "As many connections are open as may be (MAX_CONNECTIONS, ulimit -n): idle ones are closed, or new ones"
+            "As many connections are open as may be (MAX_CONNECTIONS, ulimit -n): idle ones are \
+             closed, or new ones"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Open connections: never more than the limit, in all and for one client. Those that have waited longest for their client make room
-//! for new ones.
+//! Open connections: never more than the limit, in all and for one client. Those that have waited
+//! longest for their client make room for new ones.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,13 +16,16 @@ use tokio::time::{Instant, timeout};
 
 use super::activity::{Activity, SPARED};
 
-/// Connections closed at a time to make room, so that a burst does not scan all connections for each newcomer.
+/// Connections closed at a time to make room, so that a burst does not scan all connections for
+/// each newcomer.
 const DISPLACED_AT_ONCE: usize = 32;
-/// How long a new connection waits for a place, and the shortest pause between two scans.
+/// How long a new connection waits for a place.
 const ROOM_WAIT: Duration = Duration::from_millis(1_500);
+/// Shortest pause between two scans.
 const RETRY: Duration = Duration::from_millis(10);
-/// New connections that wait for a place: in all, and of one client. Each has a file descriptor.
+/// Most new connections that wait for a place. Each has a file descriptor.
 pub const MAX_WAITING: usize = 32;
+/// Most of one client.
 const MAX_WAITING_PER_CLIENT: usize = 8;
 
 pub struct Open {
@@ -61,9 +64,18 @@ struct Counts {
 
 impl Open {
     pub fn new(max: usize, max_per_client: usize) -> Self {
-        let (connections, one_less) = (Mutex::default(), Notify::new());
-        let (displaced, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { max, max_per_client, connections, one_less, displaced, refused }
+        let connections = Mutex::default();
+        let one_less = Notify::new();
+        let displaced = AtomicU64::new(0);
+        let refused = AtomicU64::new(0);
+        Self {
+            max,
+            max_per_client,
+            connections,
+            one_less,
+            displaced,
+            refused,
+        }
     }
 
     fn count(&self) -> usize {
@@ -73,16 +85,29 @@ impl Open {
     /// A place for one more connection of `client`, if there is one.
     fn try_place(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Place> {
         let mut connections = self.connections.lock();
-        if connections.closed || connections.by_number.len() >= self.max || self.is_at_its_limit(&connections, client) {
+        if connections.closed
+            || connections.by_number.len() >= self.max
+            || self.is_at_its_limit(&connections, client)
+        {
             return None;
         }
         let activity = Arc::new(Activity::new());
         connections.opened += 1;
         let number = connections.opened;
-        connections.by_number.insert(number, Connection { client, activity: activity.clone() });
+        connections.by_number.insert(
+            number,
+            Connection {
+                client,
+                activity: activity.clone(),
+            },
+        );
         connections.count(client, |counts| counts.open += 1);
         gauge!("http_connections").increment(1.0);
-        Some(Place { open: self.clone(), number, activity })
+        Some(Place {
+            open: self.clone(),
+            number,
+            activity,
+        })
     }
 
     /// What becomes of a new connection of `client`.
@@ -120,25 +145,33 @@ impl Open {
         counts.is_some_and(|counts| counts.open >= self.max_per_client)
     }
 
-    /// Closes those that have waited longest, of `client` alone if it has all that it may. Returns how long to pause before the next
-    /// scan; `None` if all are being served.
+    /// Closes those that have waited longest, of `client` alone if it has all that it may. Returns
+    /// how long to pause before the next scan; `None` if all are being served.
     fn displace(&self, client: Option<IpAddr>) -> Option<Duration> {
         let mut connections = self.connections.lock();
-        if connections.scanned.is_some_and(|scanned| scanned.elapsed() < RETRY) {
+        if connections
+            .scanned
+            .is_some_and(|scanned| scanned.elapsed() < RETRY)
+        {
             return Some(RETRY);
         }
         connections.scanned = Some(Instant::now());
         let of_client_alone = self.is_at_its_limit(&connections, client);
-        let chosen = connections.by_number.values().filter(|it| !of_client_alone || it.client == client);
+        let chosen = connections
+            .by_number
+            .values()
+            .filter(|it| !of_client_alone || it.client == client);
         let waiting = chosen.filter_map(|it| Some((it.activity.waiting_for()?, &it.activity)));
         let mut waiting: Vec<_> = waiting.collect();
         if waiting.len() > DISPLACED_AT_ONCE {
-            waiting.select_nth_unstable_by(DISPLACED_AT_ONCE, |(one, _), (other, _)| other.cmp(one));
+            waiting
+                .select_nth_unstable_by(DISPLACED_AT_ONCE, |(one, _), (other, _)| other.cmp(one));
             waiting.truncate(DISPLACED_AT_ONCE);
         }
         let longest = waiting.iter().map(|(waited, _)| *waited).max()?;
         for (_, activity) in waiting.iter().filter(|(waited, _)| *waited >= SPARED) {
-            self.displaced.fetch_add(u64::from(activity.close()), Relaxed);
+            self.displaced
+                .fetch_add(u64::from(activity.close()), Relaxed);
         }
         // The first of those just closed is gone almost at once.
         Some(SPARED.saturating_sub(longest).max(RETRY))
@@ -146,7 +179,10 @@ impl Open {
 
     /// How many were closed to make room, and how many new ones found none, since the last call.
     pub fn take_counts(&self) -> (u64, u64) {
-        (self.displaced.swap(0, Relaxed), self.refused.swap(0, Relaxed))
+        (
+            self.displaced.swap(0, Relaxed),
+            self.refused.swap(0, Relaxed),
+        )
     }
 
     /// Asks all to finish, and waits until they have.
@@ -200,7 +236,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut connections = self.open.connections.lock();
-        let client = connections.by_number.remove(&self.number).and_then(|connection| connection.client);
+        let client = connections
+            .by_number
+            .remove(&self.number)
+            .and_then(|connection| connection.client);
         connections.count(client, |counts| counts.open -= 1);
         drop(connections);
         gauge!("http_connections").decrement(1.0);
@@ -209,7 +248,8 @@ impl Drop for Place {
     }
 }
 
-/// What becomes of a new connection. Decided at once: each that is not refused has a file descriptor.
+/// What becomes of a new connection. Decided at once: each that is not refused has a file
+/// descriptor.
 pub enum Admission {
     Placed(Place),
     Waits(Waiting),
@@ -227,8 +267,9 @@ impl Waiting {
     /// `None` if too many wait.
     fn start(open: Arc<Open>, client: Option<IpAddr>) -> Option<Self> {
         let mut connections = open.connections.lock();
-        let of_client =
-            client.and_then(|client| connections.per_client.get(&client)).map_or(0, |counts| counts.waiting);
+        let of_client = client
+            .and_then(|client| connections.per_client.get(&client))
+            .map_or(0, |counts| counts.waiting);
         if connections.waiting >= MAX_WAITING || of_client >= MAX_WAITING_PER_CLIENT {
             return None;
         }
@@ -238,10 +279,13 @@ impl Waiting {
         Some(Self { open, client })
     }
 
-    /// Closes those that have waited longest for their client, and waits for one to be gone. `None` if all are being served, or no
-    /// place becomes free in time.
+    /// Closes those that have waited longest for their client, and waits for one to be gone. `None`
+    /// if all are being served, or no place becomes free in time.
     pub async fn place(self) -> Option<Place> {
-        let place = timeout(ROOM_WAIT, self.open.make_room(self.client)).await.ok().flatten();
+        let place = timeout(ROOM_WAIT, self.open.make_room(self.client))
+            .await
+            .ok()
+            .flatten();
         if place.is_none() {
             self.open.note_refused();
         }

@@ -7,13 +7,17 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
-/// Runs in place, and goes on as one of `tasks` if it is dropped before its end. A task for each write would be simpler, and take a
-/// tenth more of a write's CPU time.
+/// Runs in place, and goes on as one of `tasks` if it is dropped before its end. A task for each
+/// write would be simpler, and take a tenth more of a write's CPU time.
 pub fn run_to_completion<F>(tasks: &TaskTracker, work: F) -> impl Future<Output = F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    Completing { work: Some(Box::pin(work)), span: Span::current(), tasks: tasks.clone() }
+    Completing {
+        work: Some(Box::pin(work)),
+        span: Span::current(),
+        tasks: tasks.clone(),
+    }
 }
 
 struct Completing<F: Future<Output: Send> + Send + 'static> {
@@ -27,7 +31,9 @@ impl<F: Future<Output: Send> + Send + 'static> Future for Completing<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         // Taken out meanwhile, so that work that panics is not polled again.
-        let Some(mut work) = self.work.take() else { return Poll::Pending };
+        let Some(mut work) = self.work.take() else {
+            return Poll::Pending;
+        };
         let polled = work.as_mut().poll(context);
         if polled.is_pending() {
             self.work = Some(work);
@@ -39,7 +45,8 @@ impl<F: Future<Output: Send> + Send + 'static> Future for Completing<F> {
 impl<F: Future<Output: Send> + Send + 'static> Drop for Completing<F> {
     fn drop(&mut self) {
         if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
-            self.tasks.spawn_on(work.instrument(self.span.clone()), &runtime);
+            self.tasks
+                .spawn_on(work.instrument(self.span.clone()), &runtime);
         }
     }
 }
@@ -58,7 +65,8 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_is_given_up_half_way_goes_on() {
-        let ((go, gone), (done, is_done)) = (oneshot::channel(), oneshot::channel());
+        let (go, gone) = oneshot::channel();
+        let (done, is_done) = oneshot::channel();
         let tasks = TaskTracker::new();
         let work = run_to_completion(&tasks, async {
             gone.await.unwrap();

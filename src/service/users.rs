@@ -1,4 +1,5 @@
-//! The use cases of users. A write also stores its event and wakes the relay. Writes do not need RabbitMQ.
+//! The use cases of users. A write also stores its event and wakes the relay. Writes do not need
+//! RabbitMQ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,9 @@ use crate::repository::user_writes::UserWrites;
 use crate::repository::users;
 use crate::trace_id::TraceId;
 
-/// What hashing and the write may take, added to the longest wait for a hash; and the time below which a write is not tried.
+/// What hashing and the write may take, added to the longest wait for a hash.
 const AFTER_THE_HASH: Duration = Duration::from_millis(500);
+/// With less time than this left, a write is not tried.
 const TOO_SHORT: Duration = Duration::from_millis(50);
 
 /// Somebody may take ids while the sequence is lifted.
@@ -45,7 +47,8 @@ pub struct UserService {
 
 impl UserService {
     /// # Errors
-    /// [`ServiceError::Overloaded`] if no core becomes free in time to hash; [`ServiceError::DatabaseUnavailable`].
+    /// [`ServiceError::Overloaded`] if no core becomes free in time to hash;
+    /// [`ServiceError::DatabaseUnavailable`].
     pub async fn create(
         &self,
         new: NewUser,
@@ -66,8 +69,12 @@ impl UserService {
         .await
     }
 
-    /// If somebody has written users without drawing their ids, lifts the sequence past them and tries again.
-    async fn insert(&self, row: Arc<(Name, Name, SecretString, NewEvent)>) -> Result<User, DatabaseError> {
+    /// If somebody has written users without drawing their ids, lifts the sequence past them and
+    /// tries again.
+    async fn insert(
+        &self,
+        row: Arc<(Name, Name, SecretString, NewEvent)>,
+    ) -> Result<User, DatabaseError> {
         let mut attempts_left = ATTEMPTS_TO_INSERT;
         loop {
             let insert = self.database.run(|connection| {
@@ -80,11 +87,16 @@ impl UserService {
             attempts_left -= 1;
             match insert.await {
                 Err(error @ DatabaseError::IdTaken(_)) if attempts_left > 0 => {
-                    let lifting = self.database.run(|connection| Box::pin(users::draw_past_taken_ids(connection)));
+                    let lifting = self
+                        .database
+                        .run(|connection| Box::pin(users::draw_past_taken_ids(connection)));
                     if !lifting.await? {
                         return Err(error);
                     }
-                    warn!("The next id was taken, so the sequence of ids was lifted past those that are there");
+                    warn!(
+                        "The next id was taken, so the sequence of ids was lifted past those that \
+                         are there"
+                    );
                 }
                 settled => return settled,
             }
@@ -100,8 +112,8 @@ impl UserService {
         self.reads.get(id).await?.ok_or(ServiceError::UserNotFound)
     }
 
-    /// Changes the given fields. If none differs, nothing is written and there is no event. A given password always counts as a
-    /// change.
+    /// Changes the given fields. If none differs, nothing is written and there is no event. A given
+    /// password always counts as a change.
     pub async fn update(
         &self,
         id: UserId,
@@ -110,7 +122,11 @@ impl UserService {
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<User, ServiceError> {
         let began = Instant::now();
-        let UserChanges { name, surname, password } = changes;
+        let UserChanges {
+            name,
+            surname,
+            password,
+        } = changes;
         let password = match password {
             Some(password) => {
                 // Hashing is expensive: do not hash for a user who does not exist.
@@ -119,21 +135,35 @@ impl UserService {
             }
             None => None,
         };
-        let operation = Operation::Update { name, surname, password };
-        Ok(self.write(began, Change::new(id, operation, trace_id)).await?.user)
+        let operation = Operation::Update {
+            name,
+            surname,
+            password,
+        };
+        Ok(self
+            .write(began, Change::new(id, operation, trace_id))
+            .await?
+            .user)
     }
 
     pub async fn delete(&self, id: UserId, trace_id: TraceId) -> Result<(), ServiceError> {
-        self.write(Instant::now(), Change::new(id, Operation::Delete, trace_id)).await?;
+        self.write(Instant::now(), Change::new(id, Operation::Delete, trace_id))
+            .await?;
         Ok(())
     }
 
     async fn write(&self, began: Instant, change: Change) -> Result<Written, ServiceError> {
         let service = self.clone();
         run_to_completion(&self.tasks, async move {
-            let done = if change.operation.is_deletion() { "User deleted" } else { "User updated" };
-            let written =
-                service.in_time(began, service.writes.write(change)).await?.ok_or(ServiceError::UserNotFound)?;
+            let done = if change.operation.is_deletion() {
+                "User deleted"
+            } else {
+                "User updated"
+            };
+            let written = service
+                .in_time(began, service.writes.write(change))
+                .await?
+                .ok_or(ServiceError::UserNotFound)?;
             if written.changed {
                 service.outbox_filled.notify_one();
                 info!(user_id = written.user.id.get(), "{done}");
@@ -143,8 +173,8 @@ impl UserService {
         .await
     }
 
-    /// Limits the time of a write, so that a client hears of a lost database within 3 s of `began` even if a hash has waited up
-    /// to 2 s for a core (the setting's default).
+    /// Limits the time of a write, so that a client hears of a lost database within 3 s of `began`
+    /// even if a hash has waited up to 2 s for a core (the setting's default).
     async fn in_time<T>(
         &self,
         began: Instant,
@@ -155,6 +185,8 @@ impl UserService {
         if left < TOO_SHORT {
             return Err(DatabaseError::Overloaded);
         }
-        timeout(left, write).await.unwrap_or(Err(DatabaseError::Timeout))
+        timeout(left, write)
+            .await
+            .unwrap_or(Err(DatabaseError::Timeout))
     }
 }

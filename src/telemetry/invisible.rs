@@ -1,10 +1,11 @@
-//! Escapes invisible characters that change how a log line looks, so that logged text cannot forge lines.
+//! Escapes invisible characters that change how a log line looks, so that logged text cannot forge
+//! lines.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The line with DEL, C1 controls, line separators, tags, and the characters of Unicode's `Bidi_Control` as `\uXXXX`, which in a JSON
-/// string means the same.
+/// The line with DEL, C1 controls, line separators, tags, and the characters of Unicode's
+/// `Bidi_Control` as `\uXXXX`, which in a JSON string means the same.
 pub fn escaped(line: &[u8]) -> Cow<'_, [u8]> {
     // Branch-free, so that the compiler can vectorize it: nearly every line returns here.
     if line.iter().fold(0, |most, byte| most.max(*byte)) < 0x7F {
@@ -46,15 +47,23 @@ mod tests {
     fn what_would_change_how_a_line_looks_is_escaped() {
         let line = "{\"path\":\"a\u{7f}\u{9b}31m\u{202e}b\u{2066}\u{61c}\u{2028}\u{e0041}\"}";
         let shown = String::from_utf8(escaped(line.as_bytes()).into_owned()).unwrap();
-        assert_eq!(shown, r#"{"path":"a\u007f\u009b31m\u202eb\u2066\u061c\u2028\udb40\udc41"}"#);
+        assert_eq!(
+            shown,
+            r#"{"path":"a\u007f\u009b31m\u202eb\u2066\u061c\u2028\udb40\udc41"}"#
+        );
         let read: serde_json::Value = serde_json::from_str(&shown).unwrap();
-        assert_eq!(read, serde_json::from_str::<serde_json::Value>(line).unwrap());
+        assert_eq!(
+            read,
+            serde_json::from_str::<serde_json::Value>(line).unwrap()
+        );
     }
 
     #[test]
     fn all_else_stays_as_it_is() {
         for line in ["{\"name\":\"Иван 😀 e\u{301}\"}\n", "plain\n"] {
-            assert!(matches!(escaped(line.as_bytes()), Cow::Borrowed(same) if same == line.as_bytes()));
+            assert!(
+                matches!(escaped(line.as_bytes()), Cow::Borrowed(same) if same == line.as_bytes())
+            );
         }
         assert!(matches!(escaped(b"\xff\xfe"), Cow::Borrowed(_)));
     }

@@ -1,7 +1,8 @@
-//! The log line of the original Python service: one flat JSON object, `event`, `level`, `timestamp`, `trace_id`, then the line's
-//! own fields.
+//! The log line of the original Python service: one flat JSON object, `event`, `level`,
+//! `timestamp`, `trace_id`, then the line's own fields.
 //!
-//! Replaces the layer of `tracing_subscriber::fmt`, which copies each line through two more buffers.
+//! Replaces the layer of `tracing_subscriber::fmt`, which copies each line through two more
+//! buffers.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -46,7 +47,10 @@ where
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
             let mut fields = Vec::new();
-            attributes.record(&mut Members { message: None, fields: &mut fields });
+            attributes.record(&mut Members {
+                message: None,
+                fields: &mut fields,
+            });
             span.extensions_mut().insert(SpanFields(fields));
         }
     }
@@ -54,7 +58,10 @@ where
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         // Not while the span is locked, because formatting a value may log a line itself.
         let mut added = Vec::new();
-        values.record(&mut Members { message: None, fields: &mut added });
+        values.record(&mut Members {
+            message: None,
+            fields: &mut added,
+        });
         if let Some(span) = context.span(id)
             && let Some(SpanFields(fields)) = span.extensions_mut().get_mut()
         {
@@ -67,7 +74,10 @@ where
         let mut buffers = BUFFERS.take();
         write_line(&mut buffers, event, context.event_scope(event));
         // An error cannot be reported: the log itself has failed.
-        _ = self.0.make_writer_for(event.metadata()).write_all(&buffers.line);
+        _ = self
+            .0
+            .make_writer_for(event.metadata())
+            .write_all(&buffers.line);
         buffers.line.clear();
         buffers.fields.clear();
         buffers.line.shrink_to(LARGEST_KEPT);
@@ -76,13 +86,19 @@ where
     }
 }
 
-fn write_line<'s, S>(Buffers { line, fields }: &mut Buffers, event: &Event<'_>, scope: Option<Scope<'s, S>>)
-where
+fn write_line<'s, S>(
+    Buffers { line, fields }: &mut Buffers,
+    event: &Event<'_>,
+    scope: Option<Scope<'s, S>>,
+) where
     S: Subscriber + LookupSpan<'s>,
 {
     line.extend_from_slice(b"{\"event\":");
     let head = line.len();
-    event.record(&mut Members { message: Some(line), fields });
+    event.record(&mut Members {
+        message: Some(line),
+        fields,
+    });
     // A library's line may have no message.
     if line.len() == head {
         line.extend_from_slice(b"\"\"");
@@ -212,10 +228,21 @@ mod tests {
     fn a_line_is_flat_with_the_original_keys_first() {
         let (text, line) = written(|| {
             let span = tracing::error_span!("request", trace_id = "t-1");
-            span.in_scope(|| tracing::info!(method = "POST", status_code = 201, duration_ms = 1.5, "Request started"));
+            span.in_scope(|| {
+                tracing::info!(
+                    method = "POST",
+                    status_code = 201,
+                    duration_ms = 1.5,
+                    "Request started"
+                );
+            });
         });
-        assert!(text.starts_with(r#"{"event":"Request started","level":"info","timestamp":""#), "{text}");
-        let (mut expected, timestamp) = (line.clone(), line["timestamp"].as_str().unwrap());
+        assert!(
+            text.starts_with(r#"{"event":"Request started","level":"info","timestamp":""#),
+            "{text}"
+        );
+        let mut expected = line.clone();
+        let timestamp = line["timestamp"].as_str().unwrap();
         assert_eq!(timestamp.len(), "2024-12-04T10:30:00.123Z".len());
         expected.as_object_mut().unwrap().remove("timestamp");
         assert_eq!(
@@ -237,6 +264,9 @@ mod tests {
         let path = "/\"}\n{\\\u{1}ы";
         let (text, line) = written(|| tracing::warn!(path, shown = %path, "{path}"));
         assert_eq!(text.matches('\n').count(), 1, "{text}");
-        assert_eq!((&line["event"], &line["path"], &line["shown"]), (&json!(path), &json!(path), &json!(path)));
+        assert_eq!(
+            (&line["event"], &line["path"], &line["shown"]),
+            (&json!(path), &json!(path), &json!(path))
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Logs: one line per event on stdout, written by a separate thread behind a bounded buffer. A reader that stalls costs lines,
-//! never requests.
+//! Logs: one line per event on stdout, written by a separate thread behind a bounded buffer. A
+//! reader that stalls costs lines, never requests.
 
 pub mod invisible;
 mod json;
@@ -25,10 +25,12 @@ use tracing_subscriber::{EnvFilter, Layer};
 use self::json::JsonLines;
 use self::writer::LogWriter;
 
-/// How long the process waits for its last lines to be written when it ends, and after a panic, which may be the end.
+/// How long the process waits for its last lines to be written when it ends.
 const FLUSH_AT_EXIT: Duration = Duration::from_secs(1);
+/// The same after a panic, which may be the end.
 const FLUSH_AT_PANIC: Duration = Duration::from_millis(100);
-/// How often dropped lines are reported and metrics drained. Until then, each request's duration takes 24 bytes.
+/// How often dropped lines are reported and metrics drained. Until then, each request's duration
+/// takes 24 bytes.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Which lines are written.
@@ -42,8 +44,9 @@ impl Default for LogLevel {
 }
 
 impl LogLevel {
-    /// Levels for libraries and for ourselves. Without lapin, because we log lost connections ourselves, and without PostgreSQL's
-    /// notices, because it says at each start that the table of migrations exists.
+    /// Levels for libraries and for ourselves. Without lapin, because we log lost connections
+    /// ourselves, and without PostgreSQL's notices, because it says at each start that the table of
+    /// migrations exists.
     fn of(libraries: &str, ours: &str) -> Self {
         Self(format!(
             "{libraries},lapin=off,sqlx::postgres::notice=off,{}={ours},probes={ours}",
@@ -55,8 +58,9 @@ impl LogLevel {
 impl FromStr for LogLevel {
     type Err = String;
 
-    /// Takes a level's name, as in the original service and Python's `logging`, or tracing directives such as `info,lapin=debug`.
-    /// A bare level below `info` applies to this service's own lines, not to its libraries.
+    /// Takes a level's name, as in the original service and Python's `logging`, or tracing
+    /// directives such as `info,lapin=debug`. A bare level below `info` applies to this service's
+    /// own lines, not to its libraries.
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         match value.to_ascii_lowercase().as_str() {
             "critical" | "fatal" => Ok(Self::of("error", "error")),
@@ -68,7 +72,8 @@ impl FromStr for LogLevel {
                 Ok(Self(value.to_owned()))
             }
             _ => Err(format!(
-                "must be ERROR, WARN, INFO, DEBUG, TRACE or directives such as `info,lapin=debug`, not `{value}`"
+                "must be ERROR, WARN, INFO, DEBUG, TRACE or directives such as `info,lapin=debug`, \
+                 not `{value}`"
             )),
         }
     }
@@ -115,16 +120,23 @@ pub fn init(level: &LogLevel, format: LogFormat) -> io::Result<Telemetry> {
 }
 
 /// Writes the lines of `level` to `writer`, one call per line.
-pub fn subscriber<W>(level: &LogLevel, format: LogFormat, writer: W) -> impl Subscriber + Send + Sync
+pub fn subscriber<W>(
+    level: &LogLevel,
+    format: LogFormat,
+    writer: W,
+) -> impl Subscriber + Send + Sync
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     let filter = EnvFilter::new(&level.0);
-    tracing_subscriber::registry().with(filter).with(filter_fn(holds_no_secret)).with(lines(writer, format))
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(holds_no_secret))
+        .with(lines(writer, format))
 }
 
-/// Leaves out all TRACE lines of libraries, because lapin logs whole frames, including the broker's password; and lapin's returned
-/// messages, which include names.
+/// Leaves out all TRACE lines of libraries, because lapin logs whole frames, including the broker's
+/// password; and lapin's returned messages, which include names.
 fn holds_no_secret(line: &Metadata<'_>) -> bool {
     let ours = line.target().starts_with(env!("CARGO_CRATE_NAME"));
     ours || (*line.level() != Level::TRACE && line.target() != "lapin::returned_messages")
@@ -152,7 +164,10 @@ impl Telemetry {
     }
 
     /// Reports dropped lines and drains the metrics, forever.
-    pub fn run_upkeep(&self, collected: PrometheusHandle) -> impl Future<Output = ()> + Send + use<> {
+    pub fn run_upkeep(
+        &self,
+        collected: PrometheusHandle,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let writer = self.writer.clone();
         async move {
             let mut reported = 0;
@@ -163,7 +178,10 @@ impl Telemetry {
                 let total = writer.dropped();
                 counter!("log_lines_dropped_total").absolute(total);
                 if total > reported {
-                    warn!(dropped = total - reported, total, "Log lines dropped: the reader of stdout is too slow");
+                    warn!(
+                        dropped = total - reported,
+                        total, "Log lines dropped: the reader of stdout is too slow"
+                    );
                     reported = total;
                 }
             }
@@ -183,7 +201,16 @@ mod tests {
 
     #[test]
     fn levels_are_taken_in_any_case_and_in_pythons_words() {
-        for level in ["INFO", "info", "Warning", "CRITICAL", "debug", "TRACE", "off", "info,lapin=debug"] {
+        for level in [
+            "INFO",
+            "info",
+            "Warning",
+            "CRITICAL",
+            "debug",
+            "TRACE",
+            "off",
+            "info,lapin=debug",
+        ] {
             assert!(level.parse::<LogLevel>().is_ok(), "{level}");
         }
     }

@@ -1,9 +1,10 @@
-//! The buffer between loggers and the thread that writes. Logging a line is a copy into a reused buffer: no system call, no
-//! allocation, and no wake-up while the thread is busy. The thread writes everything that waits in one call.
+//! The buffer between loggers and the thread that writes. Logging a line is a copy into a reused
+//! buffer: no system call, no allocation, and no wake-up while the thread is busy. The thread
+//! writes everything that waits in one call.
 //!
-//! The buffer is bounded. A reader that stalls, or a full disk, costs lines that come when it is full, which are counted, and no
-//! requests. What was taken is kept until it is written. Only a panic, which may be the end of the process, waits a little for the
-//! reader.
+//! The buffer is bounded. A reader that stalls, or a full disk, costs lines that come when it is
+//! full, which are counted, and no requests. What was taken is kept until it is written. Only a
+//! panic, which may be the end of the process, waits a little for the reader.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
@@ -17,14 +18,16 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::invisible::escaped;
 
-/// Most bytes that may wait; as many again may be on their way to the reader. Each is a third of a second of lines at full load.
+/// Most bytes that may wait; as many again may be on their way to the reader. Each is a third of a
+/// second of lines at full load.
 const CAPACITY: usize = 8 << 20;
 /// A buffer that has grown beyond this while the reader stalled is given back.
 const LARGEST_KEPT: usize = 1 << 20;
 /// Pause after each write, for lines to gather; delays a line by this much at most.
 const GATHER: Duration = Duration::from_millis(2);
-/// Pause before another try if standard output is full and non-blocking, and if it fails.
+/// Pause before another try if standard output is full and non-blocking.
 const RETRY: Duration = Duration::from_millis(5);
+/// Pause before another try if it fails.
 const RETRY_FAILED: Duration = Duration::from_millis(100);
 
 /// Takes whole lines; cheap to clone.
@@ -58,7 +61,9 @@ impl LogWriter {
     pub fn to(output: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let theirs = shared.clone();
-        thread::Builder::new().name("log-writer".to_owned()).spawn(move || theirs.write_for_ever(output))?;
+        thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || theirs.write_for_ever(output))?;
         Ok(Self(shared))
     }
 
@@ -88,7 +93,9 @@ impl LogWriter {
         waiting.flushing = true;
         self.0.work.notify_one();
         let wanted = waiting.taken;
-        self.0.written.wait_while_for(&mut waiting, |waiting| waiting.written < wanted, limit);
+        self.0
+            .written
+            .wait_while_for(&mut waiting, |waiting| waiting.written < wanted, limit);
         waiting.flushing = false;
     }
 }
@@ -140,7 +147,8 @@ impl Shared {
         lines.clear();
         lines.shrink_to(LARGEST_KEPT);
         self.written.notify_all();
-        self.work.wait_while_for(&mut waiting, |waiting| !waiting.flushing, GATHER);
+        self.work
+            .wait_while_for(&mut waiting, |waiting| !waiting.flushing, GATHER);
         while waiting.lines.is_empty() {
             waiting.asleep = true;
             self.work.wait(&mut waiting);
@@ -205,7 +213,8 @@ mod tests {
     }
 
     fn gated() -> (LogWriter, Receiver<usize>, SyncSender<io::Result<usize>>) {
-        let ((begun, begins), (ends, end)) = (sync_channel(0), sync_channel(0));
+        let (begun, begins) = sync_channel(0);
+        let (ends, end) = sync_channel(0);
         (LogWriter::to(Gated { begun, end }).unwrap(), begins, ends)
     }
 
@@ -216,7 +225,11 @@ mod tests {
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let mut writer = &writer;
-                let mut line = move |n| writer.write_all(format!("{thread} {n}\n").as_bytes()).unwrap();
+                let mut line = move |n| {
+                    writer
+                        .write_all(format!("{thread} {n}\n").as_bytes())
+                        .unwrap();
+                };
                 scope.spawn(move || (0..1000).for_each(&mut line));
             }
         });
@@ -224,8 +237,10 @@ mod tests {
         let text = String::from_utf8(kept.0.lock().unwrap().concat()).unwrap();
         for thread in 0..4 {
             let prefix = format!("{thread} ");
-            let numbers: Vec<usize> =
-                text.lines().filter_map(|line| line.strip_prefix(&prefix)?.parse().ok()).collect();
+            let numbers: Vec<usize> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix(&prefix)?.parse().ok())
+                .collect();
             assert_eq!(numbers, (0..1000).collect::<Vec<_>>(), "thread {thread}");
         }
         assert_eq!(text.lines().count(), 4000);

@@ -7,12 +7,12 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{
-    App, Proxy, World, assert_delivered_exactly, eventually, management, management_put, start, start_audited,
-    start_observed, until,
+    App, Proxy, World, assert_delivered_exactly, eventually, management, management_put, start,
+    start_audited, start_observed, until,
 };
 
-/// Makes the observer's queue one that takes nothing: the broker nacks whatever is routed to it, the observer's copy or not.
-/// The policy that says so, to be deleted.
+/// Makes the observer's queue one that takes nothing: the broker nacks whatever is routed to it,
+/// the observer's copy or not. The policy that says so, to be deleted.
 async fn refuse_all(world: &World) -> String {
     let policy = format!("/api/policies/{}/full", world.virtual_host);
     let full = json!({"pattern": "^observer$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
@@ -23,9 +23,15 @@ async fn refuse_all(world: &World) -> String {
 #[tokio::test]
 async fn an_exchange_deleted_under_the_service_is_declared_again() {
     let (world, observer, app) = start_observed().await;
-    observer.channel.exchange_delete("user_events".into(), ExchangeDeleteOptions::default()).await.unwrap();
+    observer
+        .channel
+        .exchange_delete("user_events".into(), ExchangeDeleteOptions::default())
+        .await
+        .unwrap();
     let id = app.create_user("Анна").await;
-    app.log.wait_for("Event received", |line| line["user_id"] == id).await;
+    app.log
+        .wait_for("Event received", |line| line["user_id"] == id)
+        .await;
     world.until_outbox_is_empty().await;
 }
 
@@ -36,9 +42,18 @@ async fn a_full_queue_keeps_events_in_the_outbox_and_in_order_until_there_is_roo
     world.until_outbox_is_empty().await;
     let policy = refuse_all(&world).await;
     for n in 0..10 {
-        assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")})).await.status, 200);
+        assert_eq!(
+            app.put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")}))
+                .await
+                .status,
+            200
+        );
     }
-    app.log.wait_for("RabbitMQ refused events, they stay in the outbox", |line| line["reason"] == "nacked").await;
+    app.log
+        .wait_for("RabbitMQ refused events, they stay in the outbox", |line| {
+            line["reason"] == "nacked"
+        })
+        .await;
     assert!(!world.outbox_is_empty().await);
     management(Method::DELETE, &policy).await;
     assert_delivered_exactly(&world, &mut observer).await;
@@ -51,17 +66,28 @@ async fn a_stop_amid_refusals_waits_for_no_pause_and_gives_nothing_up() {
     let id = app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
     let policy = refuse_all(&world).await;
-    assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": "Яна"})).await.status, 200);
+    assert_eq!(
+        app.put(&format!("/users/{id}"), &json!({"name": "Яна"}))
+            .await
+            .status,
+        200
+    );
     // As often, the pauses have grown to seconds.
     until("pauses of seconds", async || {
-        let refusals = app.log.matching("RabbitMQ refused events, they stay in the outbox", |_| true);
+        let refusals = app
+            .log
+            .matching("RabbitMQ refused events, they stay in the outbox", |_| true);
         refusals.len() >= 7
     })
     .await;
     let began = Instant::now();
     app.signal("TERM");
     assert_eq!(app.exit_status().await.code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
     let gave_up = "Relay gave up waiting for confirms; what was not confirmed stays in the outbox";
     assert!(app.log.matching(gave_up, |_| true).is_empty());
     assert!(!world.outbox_is_empty().await);
@@ -78,17 +104,27 @@ async fn connections_that_the_broker_closes_are_opened_again() {
     let path = format!("/api/vhosts/{}/connections", world.virtual_host);
     let connections = eventually("the service's connections", async || {
         let connections = crate::harness::management_json(&path).await;
-        let names: Vec<String> =
-            connections.as_array().unwrap().iter().filter_map(|one| Some(one["name"].as_str()?.to_owned())).collect();
+        let names: Vec<String> = connections
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|one| Some(one["name"].as_str()?.to_owned()))
+            .collect();
         (names.len() == 5).then_some(names)
     })
     .await;
     for name in connections {
         let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
-        management(Method::DELETE, &format!("/api/connections/{}", name.replace('+', "%20"))).await;
+        management(
+            Method::DELETE,
+            &format!("/api/connections/{}", name.replace('+', "%20")),
+        )
+        .await;
     }
     let id = app.create_user("Яна").await;
-    app.log.wait_for("Event received", |line| line["user_id"] == id).await;
+    app.log
+        .wait_for("Event received", |line| line["user_id"] == id)
+        .await;
     app.until_ready("ready").await;
 }
 
@@ -101,9 +137,18 @@ async fn a_subscription_that_the_broker_has_never_served_is_made_again() {
     let id = app.create_user("Анна").await;
     // More than are on their way at once.
     for n in 0..250 {
-        assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")})).await.status, 200);
+        assert_eq!(
+            app.put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")}))
+                .await
+                .status,
+            200
+        );
     }
     world.until_outbox_is_empty().await;
     proxy.open();
-    app.log.wait_for("Event received", |line| line["event_type"] == "user.created").await;
+    app.log
+        .wait_for("Event received", |line| {
+            line["event_type"] == "user.created"
+        })
+        .await;
 }

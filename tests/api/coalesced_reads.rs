@@ -1,5 +1,5 @@
-//! Coalesced reads, held against reads that run one by one: whatever happens at the same time, nobody can tell which of
-//! them answered.
+//! Coalesced reads, held against reads that run one by one: whatever happens at the same time,
+//! nobody can tell which of them answered.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,8 +33,18 @@ type Outcome = Result<Option<User>, DatabaseError>;
 fn seen(outcome: &Outcome) -> String {
     match outcome {
         Ok(None) => "no such user".to_owned(),
-        Ok(Some(User { id, name, surname, created_at, updated_at })) => {
-            format!("{id} {} {} {created_at} {updated_at}", name.as_str(), surname.as_str())
+        Ok(Some(User {
+            id,
+            name,
+            surname,
+            created_at,
+            updated_at,
+        })) => {
+            format!(
+                "{id} {} {} {created_at} {updated_at}",
+                name.as_str(),
+                surname.as_str()
+            )
         }
         Err(error) => error.to_string(),
     }
@@ -47,12 +57,15 @@ fn reads_at_once_of_any_users_answer_as_they_do_one_by_one() {
     for route in [Route::Direct, Route::TransactionPooler] {
         let _entered = runtime.enter();
         let database = database(&world, route);
-        let (coalesced, one_by_one) = (UserReads::coalesced(&database), UserReads::one_by_one(database.clone()));
-        let expected: HashMap<usize, String> =
-            (1..=USERS + 3).map(|user| (user, seen(&runtime.block_on(one_by_one.get(id(user)))))).collect();
+        let coalesced = UserReads::coalesced(&database);
+        let one_by_one = UserReads::one_by_one(database.clone());
+        let expected: HashMap<usize, String> = (1..=USERS + 3)
+            .map(|user| (user, seen(&runtime.block_on(one_by_one.get(id(user))))))
+            .collect();
         // More than a batch holds; with repetitions, and users that there are not.
         check(CASES, &vec(1..=USERS + 3, 1..400), |users| {
-            let answers = runtime.block_on(join_all(users.iter().map(|user| coalesced.get(id(*user)))));
+            let answers =
+                runtime.block_on(join_all(users.iter().map(|user| coalesced.get(id(*user)))));
             for (user, answer) in users.iter().zip(&answers) {
                 assert_eq!(seen(answer), expected[user], "user {user}");
             }
@@ -72,15 +85,19 @@ enum Step {
 fn a_read_sees_every_write_answered_before_it_began_and_never_goes_back() {
     let runtime = runtime();
     let world = runtime.block_on(world());
-    let coalesced = runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
+    let coalesced =
+        runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
     // What users are called counts their writes.
     let counters = || Arc::new((0..=USERS).map(|_| AtomicI64::new(0)).collect::<Vec<_>>());
-    let (begun, answered) = (counters(), counters());
+    let begun = counters();
+    let answered = counters();
     let step = prop_oneof![1 => Just(Step::Write), 3 => (1..=USERS).prop_map(Step::Read)];
     check(CASES, &vec(vec(step, 1..20), USERS), |scripts| {
         let tasks = (1..=USERS).zip(scripts).map(|(own, script)| {
-            let (coalesced, pool) = (coalesced.clone(), world.pool.clone());
-            let (begun, answered) = (begun.clone(), answered.clone());
+            let coalesced = coalesced.clone();
+            let pool = world.pool.clone();
+            let begun = begun.clone();
+            let answered = answered.clone();
             runtime.spawn(async move {
                 let mut last_seen = vec![0; begun.len()];
                 for step in script {
@@ -88,14 +105,30 @@ fn a_read_sees_every_write_answered_before_it_began_and_never_goes_back() {
                         Step::Write => {
                             let name = begun[own].fetch_add(1, SeqCst) + 1;
                             let write = sqlx::query("UPDATE users SET name = $2 WHERE id = $1");
-                            write.bind(key(own)).bind(name.to_string()).execute(&pool).await.unwrap();
+                            write
+                                .bind(key(own))
+                                .bind(name.to_string())
+                                .execute(&pool)
+                                .await
+                                .unwrap();
                             answered[own].store(name, SeqCst);
                         }
                         Step::Read(user) => {
                             let least = answered[user].load(SeqCst).max(last_seen[user]);
-                            let name = coalesced.get(id(user)).await.unwrap().unwrap().name.as_str().parse().unwrap();
+                            let name = coalesced
+                                .get(id(user))
+                                .await
+                                .unwrap()
+                                .unwrap()
+                                .name
+                                .as_str()
+                                .parse()
+                                .unwrap();
                             let most = begun[user].load(SeqCst);
-                            assert!((least..=most).contains(&name), "user {user}: {name}, not {least} to {most}");
+                            assert!(
+                                (least..=most).contains(&name),
+                                "user {user}: {name}, not {least} to {most}"
+                            );
                             last_seen[user] = name;
                         }
                     }
@@ -112,26 +145,31 @@ fn a_read_sees_every_write_answered_before_it_began_and_never_goes_back() {
 fn callers_who_go_away_take_nobody_along() {
     let runtime = runtime();
     let world = runtime.block_on(world());
-    let coalesced = runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
-    check(CASES, &vec((1..=USERS, any::<bool>(), 0..3_u8), 1..200), |callers| {
-        runtime.block_on(async {
-            let tasks = callers.into_iter().map(|(user, goes_away, turns)| {
-                let coalesced = coalesced.clone();
-                let task = tokio::spawn(async move { coalesced.get(id(user)).await });
-                (user, task, goes_away.then_some(turns))
-            });
-            for (user, task, goes_away_after) in tasks.collect::<Vec<_>>() {
-                if let Some(turns) = goes_away_after {
-                    for _ in 0..turns {
-                        tokio::task::yield_now().await;
+    let coalesced =
+        runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
+    check(
+        CASES,
+        &vec((1..=USERS, any::<bool>(), 0..3_u8), 1..200),
+        |callers| {
+            runtime.block_on(async {
+                let tasks = callers.into_iter().map(|(user, goes_away, turns)| {
+                    let coalesced = coalesced.clone();
+                    let task = tokio::spawn(async move { coalesced.get(id(user)).await });
+                    (user, task, goes_away.then_some(turns))
+                });
+                for (user, task, goes_away_after) in tasks.collect::<Vec<_>>() {
+                    if let Some(turns) = goes_away_after {
+                        for _ in 0..turns {
+                            tokio::task::yield_now().await;
+                        }
+                        task.abort();
+                    } else {
+                        assert_eq!(task.await.unwrap().unwrap().unwrap().id, id(user));
                     }
-                    task.abort();
-                } else {
-                    assert_eq!(task.await.unwrap().unwrap().unwrap().id, id(user));
                 }
-            }
-        });
-    });
+            });
+        },
+    );
 }
 
 #[test]
@@ -144,7 +182,8 @@ fn a_row_that_cannot_be_read_fails_the_reads_of_it_and_no_other() {
                   CREATE VIEW users AS SELECT id, readable(id, name) AS name, surname, created_at, updated_at FROM people";
     let poison = sqlx::raw_sql(poison).execute(&world.pool);
     runtime.block_on(poison).unwrap();
-    let coalesced = runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
+    let coalesced =
+        runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
     check(8, &vec(1..=USERS, 1..50), |users| {
         let answers = runtime.block_on(join_all(users.iter().map(|user| coalesced.get(id(*user)))));
         for (user, answer) in users.iter().zip(answers) {
@@ -162,9 +201,14 @@ async fn reads_past_the_queues_bound_are_refused_and_those_in_it_are_answered() 
     let world = world().await;
     let coalesced = UserReads::with_capacity(&database(&world, Route::Direct), CAPACITY);
     coalesced.get(id(1)).await.unwrap();
-    let mut holder = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
+    let mut holder = sqlx::PgConnection::connect(&world.database_url)
+        .await
+        .unwrap();
     let mut lock = holder.begin().await.unwrap();
-    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     // More than the queue and a batch for each lane hold.
     let reads: Vec<_> = (0..400)
         .map(|_| {
@@ -172,16 +216,23 @@ async fn reads_past_the_queues_bound_are_refused_and_those_in_it_are_answered() 
             tokio::spawn(async move { coalesced.get(id(1)).await })
         })
         .collect();
-    until("refusals", async || reads.iter().any(tokio::task::JoinHandle::is_finished)).await;
+    until("refusals", async || {
+        reads.iter().any(tokio::task::JoinHandle::is_finished)
+    })
+    .await;
     lock.rollback().await.unwrap();
-    let (mut refused, mut answered) = (0, 0);
+    let mut refused = 0;
+    let mut answered = 0;
     for read in reads {
         match read.await.unwrap() {
             Err(DatabaseError::Overloaded) => refused += 1,
             answer => answered += usize::from(answer.unwrap().is_some()),
         }
     }
-    assert!(refused > 0 && answered >= CAPACITY, "{refused} refused, {answered} answered");
+    assert!(
+        refused > 0 && answered >= CAPACITY,
+        "{refused} refused, {answered} answered"
+    );
 }
 
 #[tokio::test]
@@ -189,7 +240,12 @@ async fn many_requests_at_once_take_few_queries() {
     let (_world, app) = start_with(&[("COALESCE_READS", "true")]).await;
     let path = format!("/users/{}", app.create_user("Анна").await);
     let answers = join_all((0..200).map(|_| app.get(&path)));
-    assert!(answers.await.iter().all(|answer| answer.status == 200 && answer.body["name"] == "Анна"));
+    assert!(
+        answers
+            .await
+            .iter()
+            .all(|answer| answer.status == 200 && answer.body["name"] == "Анна")
+    );
     assert_eq!(app.metric("coalesced_reads_total").await, 200);
     let statements = app.metric("coalesced_queries_total").await;
     assert!(statements < 200, "{statements}");

@@ -4,29 +4,48 @@ use std::process::{Output, Stdio};
 
 use crate::harness::{World, command, start, start_with};
 
-const REQUIRED: [(&str, &str); 2] =
-    [("DATABASE_URL", "postgresql://u:hunter22@127.0.0.1:1/d"), ("RABBITMQ_URL", "amqp://u:hunter22@127.0.0.1:1/")];
+const REQUIRED: [(&str, &str); 2] = [
+    ("DATABASE_URL", "postgresql://u:hunter22@127.0.0.1:1/d"),
+    ("RABBITMQ_URL", "amqp://u:hunter22@127.0.0.1:1/"),
+];
 
 pub async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> (Output, String) {
-    let output = command(settings).args(arguments).stdin(Stdio::null()).output().await.unwrap();
+    let output = command(settings)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
     let text = [&output.stdout[..], &output.stderr].concat();
     (output, String::from_utf8(text).unwrap())
 }
 
 #[tokio::test]
 async fn every_bad_setting_is_named_and_the_exit_code_is_2() {
-    let bad = [("RABBITMQ_URL", "hunter22"), ("PORT", "99999"), ("LOG_LEVEL", "LOUD"), ("HOST", "example.com")];
+    let bad = [
+        ("RABBITMQ_URL", "hunter22"),
+        ("PORT", "99999"),
+        ("LOG_LEVEL", "LOUD"),
+        ("HOST", "example.com"),
+    ];
     let (output, text) = run(&[], &bad).await;
     assert_eq!(output.status.code(), Some(2), "{text}");
     for name in ["DATABASE_URL", "RABBITMQ_URL", "PORT", "LOG_LEVEL", "HOST"] {
-        assert!(text.contains(&format!("{name}: ")), "{name} is not named in {text}");
+        assert!(
+            text.contains(&format!("{name}: ")),
+            "{name} is not named in {text}"
+        );
     }
     assert!(!text.contains("hunter22"), "{text}");
 }
 
 #[tokio::test]
 async fn an_address_that_others_can_reach_is_refused_with_the_way_out() {
-    let (output, text) = run(&["serve"], &[&REQUIRED[..], &[("HOST", "0.0.0.0")]].concat()).await;
+    let (output, text) = run(
+        &["serve"],
+        &[&REQUIRED[..], &[("HOST", "0.0.0.0")]].concat(),
+    )
+    .await;
     assert_eq!(output.status.code(), Some(2));
     assert!(text.contains("ALLOW_ANONYMOUS=true"), "{text}");
     let (_world, app) = start_with(&[("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")]).await;
@@ -46,27 +65,43 @@ async fn a_line_of_ours_that_cannot_be_read_is_named_without_being_repeated() {
     let output = command(&[]).current_dir(folder).output().await.unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(text.contains(".env, line 2: DATABASE_URL") && !text.contains("hunter22"), "{text}");
+    assert!(
+        text.contains(".env, line 2: DATABASE_URL") && !text.contains("hunter22"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn an_env_file_shared_with_other_tools_is_read_as_far_as_it_is_ours() {
-    let env = "\u{feff}PORT=from-the-file\nhunter22 'is not closed\nKEY=\"-----BEGIN\nPASSWORD_MIN_LENGHT=12\n\
-               RABBITMQ_URL=amqp://u:pa$word@h:port\nLOG_LEVEL='$HOME'\n";
-    let output = command(&REQUIRED[..1]).current_dir(folder_with_env("shared-env", env)).output().await.unwrap();
+    let env = "\u{feff}PORT=from-the-file\nhunter22 'is not \
+               closed\nKEY=\"-----BEGIN\nPASSWORD_MIN_LENGHT=12\nRABBITMQ_URL=amqp://u:pa$word@h:port\nLOG_LEVEL='$HOME'\n";
+    let output = command(&REQUIRED[..1])
+        .current_dir(folder_with_env("shared-env", env))
+        .output()
+        .await
+        .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{text}");
     for said in ["from-the-file", "$HOME", "RABBITMQ_URL: "] {
         assert!(text.contains(said), "{said}: {text}");
     }
-    let well = env.replace("PORT=from-the-file\n", "").replace("LOG_LEVEL='$HOME'\n", "");
+    let well = env
+        .replace("PORT=from-the-file\n", "")
+        .replace("LOG_LEVEL='$HOME'\n", "");
     let folder = folder_with_env("shared-env-2", &well);
-    let output = command(&REQUIRED).args(["check", "--settings"]).current_dir(folder).output().await.unwrap();
+    let output = command(&REQUIRED)
+        .args(["check", "--settings"])
+        .current_dir(folder)
+        .output()
+        .await
+        .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{text}");
-    for said in
-        ["line 1: left out", "line 2: KEY is left out", "PASSWORD_MIN_LENGHT is not a setting: PASSWORD_MIN_LENGTH is"]
-    {
+    for said in [
+        "line 1: left out",
+        "line 2: KEY is left out",
+        "PASSWORD_MIN_LENGHT is not a setting: PASSWORD_MIN_LENGTH is",
+    ] {
         assert!(text.contains(said), "{said}: {text}");
     }
     assert!(!text.contains("hunter22"), "{text}");
@@ -76,16 +111,28 @@ async fn an_env_file_shared_with_other_tools_is_read_as_far_as_it_is_ours() {
 async fn an_env_that_is_a_folder_is_said_so() {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("folder-env");
     std::fs::create_dir_all(folder.join(".env")).unwrap();
-    let output = command(&REQUIRED).current_dir(folder).output().await.unwrap();
+    let output = command(&REQUIRED)
+        .current_dir(folder)
+        .output()
+        .await
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("is a directory"));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("is a directory")
+    );
 }
 
 #[tokio::test]
 async fn the_env_file_is_read_and_the_environment_wins_over_it() {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("env");
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(".env"), "PORT=from-the-file\nHOST=from-the-file\n").unwrap();
+    std::fs::write(
+        folder.join(".env"),
+        "PORT=from-the-file\nHOST=from-the-file\n",
+    )
+    .unwrap();
     let output = command(&[&REQUIRED[..], &[("HOST", "from-the-environment")]].concat())
         .current_dir(folder)
         .output()
@@ -93,7 +140,9 @@ async fn the_env_file_is_read_and_the_environment_wins_over_it() {
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(
-        text.contains("PORT: ") && text.contains("from-the-file") && text.contains("`from-the-environment`"),
+        text.contains("PORT: ")
+            && text.contains("from-the-file")
+            && text.contains("`from-the-environment`"),
         "{text}"
     );
 }
@@ -104,9 +153,16 @@ async fn the_env_file_of_a_parent_folder_is_somebody_elses() {
     let below = folder.join("below");
     std::fs::create_dir_all(&below).unwrap();
     std::fs::write(folder.join(".env"), "PORT=from-the-parent\n").unwrap();
-    let output = command(&[("RABBITMQ_URL", "no-url")]).current_dir(below).output().await.unwrap();
+    let output = command(&[("RABBITMQ_URL", "no-url")])
+        .current_dir(below)
+        .output()
+        .await
+        .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("RABBITMQ_URL: ") && !text.contains("PORT"), "{text}");
+    assert!(
+        text.contains("RABBITMQ_URL: ") && !text.contains("PORT"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -122,11 +178,22 @@ async fn a_port_that_is_taken_is_said_so() {
 async fn help_and_version_explain_the_commands() {
     let (output, text) = run(&["--help"], &[]).await;
     assert!(output.status.success());
-    for name in ["serve", "migrate", "openapi", "outbox", "dlq", "check", "healthcheck"] {
+    for name in [
+        "serve",
+        "migrate",
+        "openapi",
+        "outbox",
+        "dlq",
+        "check",
+        "healthcheck",
+    ] {
         assert!(text.contains(name), "{text}");
     }
     let (output, text) = run(&["--version"], &[]).await;
-    assert!(output.status.success() && text.contains(env!("CARGO_PKG_VERSION")), "{text}");
+    assert!(
+        output.status.success() && text.contains(env!("CARGO_PKG_VERSION")),
+        "{text}"
+    );
     assert_eq!(run(&["dance"], &[]).await.0.status.code(), Some(2));
 }
 
@@ -143,8 +210,14 @@ async fn healthcheck_is_0_for_a_service_that_is_ready_and_1_where_there_is_none(
 #[tokio::test]
 async fn pretty_logs_are_for_people() {
     let world = World::new().await;
-    let settings = [("DATABASE_URL", world.database_url.as_str()), ("LOG_FORMAT", "pretty")];
+    let settings = [
+        ("DATABASE_URL", world.database_url.as_str()),
+        ("LOG_FORMAT", "pretty"),
+    ];
     let (output, text) = run(&["migrate"], &settings).await;
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("INFO") && text.contains("The schema is current") && !text.contains('{'), "{text}");
+    assert!(
+        text.contains("INFO") && text.contains("The schema is current") && !text.contains('{'),
+        "{text}"
+    );
 }

@@ -16,18 +16,23 @@ async fn connect(app: &App) -> TcpStream {
 /// All that comes until the service closes; a reset is an end too.
 async fn rest_of(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the service closes the connection");
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .expect("the service closes the connection");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
 async fn read_some(stream: &mut TcpStream) -> String {
     let mut answer = [0; 4096];
-    let length = timeout(PATIENCE, stream.read(&mut answer)).await.expect("an answer").unwrap();
+    let length = timeout(PATIENCE, stream.read(&mut answer))
+        .await
+        .expect("an answer")
+        .unwrap();
     String::from_utf8_lossy(&answer[..length]).into_owned()
 }
 
-const CROWDED: &str =
-    "As many connections are open as may be (MAX_CONNECTIONS, ulimit -n): idle ones are closed, or new ones";
+const CROWDED: &str = "As many connections are open as may be (MAX_CONNECTIONS, ulimit -n): idle \
+                       ones are closed, or new ones";
 
 const LIVE: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -41,8 +46,14 @@ async fn connect_and_ask(app: &App) -> TcpStream {
 
 async fn closed_for(app: &App, reason: &str) -> bool {
     let counter = format!("http_connections_closed_total{{reason=\"{reason}\"}}");
-    // On a connection of its own: the application's own may be about to be closed, as the test wants it.
-    let metrics = reqwest::get(format!("http://{}/metrics", app.address)).await.unwrap().text().await.unwrap();
+    // On a connection of its own: the application's own may be about to be closed, as the test
+    // wants it.
+    let metrics = reqwest::get(format!("http://{}/metrics", app.address))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     metrics.lines().any(|line| line.starts_with(&counter))
 }
 
@@ -52,14 +63,25 @@ async fn a_head_that_does_not_come_in_time_ends_the_connection_whether_begun_or_
     let began = Instant::now();
     let mut silent = connect(&app).await;
     let mut half = connect(&app).await;
-    half.write_all(b"GET /users HTTP/1.1\r\nHost: loc").await.unwrap();
+    half.write_all(b"GET /users HTTP/1.1\r\nHost: loc")
+        .await
+        .unwrap();
     let mut second = connect_and_ask(&app).await;
     second.write_all(b"GET ").await.unwrap();
     for stream in [&mut silent, &mut half, &mut second] {
         assert_eq!(rest_of(stream).await, "");
     }
-    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
-    app.log.wait_for("Connection closed: the head of a request did not come in time", |_| true).await;
+    assert!(
+        began.elapsed() >= Duration::from_millis(300),
+        "{:?}",
+        began.elapsed()
+    );
+    app.log
+        .wait_for(
+            "Connection closed: the head of a request did not come in time",
+            |_| true,
+        )
+        .await;
     assert!(closed_for(&app, "header_read_timeout").await);
 }
 
@@ -69,7 +91,11 @@ async fn a_connection_without_requests_is_closed_after_its_idle_time() {
     let mut stream = connect_and_ask(&app).await;
     let began = Instant::now();
     assert_eq!(rest_of(&mut stream).await, "");
-    assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(250),
+        "{:?}",
+        began.elapsed()
+    );
     assert!(closed_for(&app, "keep_alive_timeout").await);
 }
 
@@ -79,22 +105,39 @@ async fn a_client_that_does_not_read_its_answers_is_cut_off() {
     let mut stream = connect(&app).await;
     let requests = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(64);
     stream.write_all(&requests).await.unwrap();
-    app.log.wait_for("Connection closed: the client does not read its answers", |_| true).await;
+    app.log
+        .wait_for(
+            "Connection closed: the client does not read its answers",
+            |_| true,
+        )
+        .await;
     assert!(closed_for(&app, "write_timeout").await);
 }
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_refused_counted_and_logged() {
-    let settings = [("MAX_CONNECTIONS", "8"), ("MAX_CONNECTIONS_PER_ADDRESS", "8"), ("REQUEST_TIMEOUT_MS", "600000")];
+    let settings = [
+        ("MAX_CONNECTIONS", "8"),
+        ("MAX_CONNECTIONS_PER_ADDRESS", "8"),
+        ("REQUEST_TIMEOUT_MS", "600000"),
+    ];
     let (world, app) = start_with(&settings).await;
     let mut lock = world.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE users").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE users")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     // Each of them is being served: it waits for the lock.
     let mut busy = Vec::new();
     let opened = eventually("a refusal", async || {
         let mut stream = connect(&app).await;
-        stream.write_all(b"DELETE /users/1 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.ok()?;
-        let refused = timeout(Duration::from_millis(200), stream.read_u8()).await.is_ok();
+        stream
+            .write_all(b"DELETE /users/1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await
+            .ok()?;
+        let refused = timeout(Duration::from_millis(200), stream.read_u8())
+            .await
+            .is_ok();
         if !refused {
             busy.push(stream);
         }
@@ -107,8 +150,19 @@ async fn connections_beyond_the_limit_are_refused_counted_and_logged() {
     lock.rollback().await.unwrap();
     drop(busy);
     let refused = eventually("a metric", async || {
-        let metrics = app.request(reqwest::Method::GET, "/metrics").send().await.ok()?.text().await.ok()?;
-        metrics.lines().find_map(|line| line.strip_prefix("http_connections_refused_total ")?.parse::<u32>().ok())
+        let metrics = app
+            .request(reqwest::Method::GET, "/metrics")
+            .send()
+            .await
+            .ok()?
+            .text()
+            .await
+            .ok()?;
+        metrics.lines().find_map(|line| {
+            line.strip_prefix("http_connections_refused_total ")?
+                .parse::<u32>()
+                .ok()
+        })
     })
     .await;
     assert!(refused > 0);
@@ -124,15 +178,27 @@ async fn with_few_descriptors_silent_clients_make_room_for_honest_ones() {
         let mut stream = connect(&app).await;
         stream.write_all(LIVE).await.ok()?;
         let mut answer = [0; 12];
-        timeout(Duration::from_secs(1), stream.read_exact(&mut answer)).await.ok()?.ok()?;
+        timeout(Duration::from_secs(1), stream.read_exact(&mut answer))
+            .await
+            .ok()?
+            .ok()?;
         Some(answer)
     })
     .await;
     assert_eq!(&answers, b"HTTP/1.1 200");
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    app.log.wait_for(CROWDED, |line| line["displaced"].as_u64() > Some(0)).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        began.elapsed()
+    );
     app.log
-        .wait_for("Fewer connections than MAX_CONNECTIONS: raise the limit of open files (ulimit -n)", |_| true)
+        .wait_for(CROWDED, |line| line["displaced"].as_u64() > Some(0))
+        .await;
+    app.log
+        .wait_for(
+            "Fewer connections than MAX_CONNECTIONS: raise the limit of open files (ulimit -n)",
+            |_| true,
+        )
         .await;
     drop(silent);
 }
@@ -143,7 +209,11 @@ async fn without_descriptors_the_service_says_so_and_goes_on_when_there_are_some
     app.limit_open_files("10:");
     let mut stream = connect(&app).await;
     stream.write_all(LIVE).await.unwrap();
-    app.log.wait_for("A connection could not be accepted", |line| line["level"] == "warning").await;
+    app.log
+        .wait_for("A connection could not be accepted", |line| {
+            line["level"] == "warning"
+        })
+        .await;
     app.limit_open_files("1000:");
     assert!(read_some(&mut stream).await.starts_with("HTTP/1.1 200 "));
     assert!(app.metric("http_accept_errors_total").await > 0);
@@ -155,7 +225,8 @@ async fn a_client_that_has_closed_its_half_still_gets_its_answer() {
     let body = format!(r#"{{"name":"Анна","surname":"Ли","password":"{PASSWORD}"}}"#);
     let mut stream = connect(&app).await;
     let head = format!(
-        "POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: \
+         application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all((head + &body).as_bytes()).await.unwrap();
@@ -168,7 +239,11 @@ async fn a_client_that_has_closed_its_half_still_gets_its_answer() {
 async fn a_head_beyond_the_limit_is_refused_and_its_memory_comes_back() {
     let (_world, app) = start().await;
     let before = app.resident();
-    let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}", "x".repeat(400_000)).into_bytes();
+    let head = format!(
+        "GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}",
+        "x".repeat(400_000)
+    )
+    .into_bytes();
     let answers = join_all((0..200).map(async |_| {
         let mut stream = connect(&app).await;
         // The service answers and closes before it has read all.
@@ -184,7 +259,10 @@ async fn a_head_beyond_the_limit_is_refused_and_its_memory_comes_back() {
     assert!(rest_of(&mut stream).await.starts_with("HTTP/1.1 431 "));
     let line = app
         .log
-        .wait_for("Request refused: its head is not HTTP/1.1, or too large", |line| line["reason"] == "head_too_large")
+        .wait_for(
+            "Request refused: its head is not HTTP/1.1, or too large",
+            |line| line["reason"] == "head_too_large",
+        )
         .await;
     assert_eq!(line["client_address"], "127.0.0.1");
     assert!(closed_for(&app, "head_too_large").await);
@@ -197,9 +275,10 @@ async fn what_is_not_http_is_a_400_a_line_and_a_count() {
     stream.write_all(b"GET  nonsense\r\n\r\n").await.unwrap();
     assert!(rest_of(&mut stream).await.starts_with("HTTP/1.1 400 "));
     app.log
-        .wait_for("Request refused: its head is not HTTP/1.1, or too large", |line| {
-            line["reason"] == "malformed_request"
-        })
+        .wait_for(
+            "Request refused: its head is not HTTP/1.1, or too large",
+            |line| line["reason"] == "malformed_request",
+        )
         .await;
     assert!(closed_for(&app, "malformed_request").await);
 }
@@ -209,7 +288,12 @@ async fn a_stop_lets_a_slow_reader_have_the_whole_of_its_answer() {
     let (_world, mut app) = start().await;
     let mut stream = connect(&app).await;
     let path = "/docs/swagger-ui-bundle.js";
-    let length: usize = app.request(reqwest::Method::GET, path).send().await.unwrap().headers()["content-length"]
+    let length: usize = app
+        .request(reqwest::Method::GET, path)
+        .send()
+        .await
+        .unwrap()
+        .headers()["content-length"]
         .to_str()
         .unwrap()
         .parse()
@@ -217,17 +301,31 @@ async fn a_stop_lets_a_slow_reader_have_the_whole_of_its_answer() {
     // More than the sockets' buffers hold, so that the last answers wait for their reader.
     let requests = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(32);
     stream.write_all(requests.as_bytes()).await.unwrap();
-    app.log.wait_for("Request completed", |line| line["path"] == path).await;
+    app.log
+        .wait_for("Request completed", |line| line["path"] == path)
+        .await;
     app.signal("TERM");
-    app.log.wait_for("Stopping; a second signal stops at once", |_| true).await;
+    app.log
+        .wait_for("Stopping; a second signal stops at once", |_| true)
+        .await;
     let mut received = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut received)).await.unwrap().unwrap();
-    let (mut rest, mut answers) = (&received[..], 0);
+    timeout(PATIENCE, stream.read_to_end(&mut received))
+        .await
+        .unwrap()
+        .unwrap();
+    let mut rest = &received[..];
+    let mut answers = 0;
     while let Some(head) = rest.windows(4).position(|end| end == b"\r\n\r\n") {
-        rest = rest.get(head + 4 + length..).expect("an answer is cut short");
+        rest = rest
+            .get(head + 4 + length..)
+            .expect("an answer is cut short");
         answers += 1;
     }
-    assert!(answers > 0 && rest.is_empty(), "{answers} answers and {} bytes", rest.len());
+    assert!(
+        answers > 0 && rest.is_empty(),
+        "{answers} answers and {} bytes",
+        rest.len()
+    );
     assert_eq!(app.exit_status().await.code(), Some(0));
 }
 
@@ -244,6 +342,10 @@ async fn open_connections_are_a_gauge_and_a_stop_does_not_wait_for_idle_ones() {
     let began = Instant::now();
     app.signal("TERM");
     assert_eq!(app.exit_status().await.code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
     drop((idle, silent));
 }

@@ -1,4 +1,5 @@
-//! Every error of the contract, provoked: its status, its code, what it names, and that nothing changed.
+//! Every error of the contract, provoked: its status, its code, what it names, and that nothing
+//! changed.
 
 use reqwest::{Body, Method};
 use serde_json::{Value, json};
@@ -8,7 +9,12 @@ use tokio::net::TcpStream;
 use crate::harness::{Answer, App, PASSWORD, World, new_user, start, start_with};
 
 async fn post_raw(app: &App, body: impl Into<Body>) -> Answer {
-    Answer::of(app.request(Method::POST, "/users").header("content-type", "application/json").body(body)).await
+    Answer::of(
+        app.request(Method::POST, "/users")
+            .header("content-type", "application/json")
+            .body(body),
+    )
+    .await
 }
 
 async fn nothing_was_written(world: &World) -> bool {
@@ -22,11 +28,26 @@ async fn a_body_that_is_no_json_is_400() {
     let truncated = format!(r#"{{"name":"Анна","surname":"Ли","password":"{PASSWORD}"#);
     let surrogate = r#"{"name":"\ud800","surname":"Ли","password":"12345678"}"#;
     let deep = format!("{{\"name\":{}", "[".repeat(60_000));
-    let others = ["[", "[nope", "truex", r#""abc" x"#, "1 2", "{\"name\":1e}", "{\"name\":01}"];
-    for body in ["", "{", "nope", &truncated, surrogate, "{} {}", &deep].into_iter().chain(others) {
-        post_raw(&app, body.to_owned()).await.assert_problem(400, "malformed_json");
+    let others = [
+        "[",
+        "[nope",
+        "truex",
+        r#""abc" x"#,
+        "1 2",
+        "{\"name\":1e}",
+        "{\"name\":01}",
+    ];
+    for body in ["", "{", "nope", &truncated, surrogate, "{} {}", &deep]
+        .into_iter()
+        .chain(others)
+    {
+        post_raw(&app, body.to_owned())
+            .await
+            .assert_problem(400, "malformed_json");
     }
-    post_raw(&app, b"{\"name\":\"\xff\"}".to_vec()).await.assert_problem(400, "malformed_json");
+    post_raw(&app, b"{\"name\":\"\xff\"}".to_vec())
+        .await
+        .assert_problem(400, "malformed_json");
     assert!(nothing_was_written(&world).await);
 }
 
@@ -39,19 +60,53 @@ async fn a_body_that_is_invalid_is_422_and_names_every_fault() {
         user
     };
     let cases = [
-        (json!({}), vec![("/name", "required"), ("/surname", "required"), ("/password", "required")]),
+        (
+            json!({}),
+            vec![
+                ("/name", "required"),
+                ("/surname", "required"),
+                ("/password", "required"),
+            ],
+        ),
         (json!([new_user("Анна")]), vec![("", "invalid_type")]),
         (user("name", json!(null)), vec![("/name", "required")]),
         (user("name", json!("  ")), vec![("/name", "blank")]),
-        (user("name", json!("a\u{0}b")), vec![("/name", "control_character")]),
-        (user("name", json!("\u{200b}\u{ad} \u{feff}")), vec![("/name", "blank")]),
-        (user("name", json!("\u{e000}\u{378}")), vec![("/name", "blank")]),
-        (user("surname", json!("Ли\u{202e}")), vec![("/surname", "bidi_control")]),
-        (user("surname", json!("я".repeat(256))), vec![("/surname", "too_long")]),
-        (user("surname", json!(["Ли"])), vec![("/surname", "invalid_type")]),
-        (user("password", json!("short")), vec![("/password", "too_short")]),
-        (user("password", json!("x".repeat(1025))), vec![("/password", "too_long")]),
-        (user("nmae", json!("Анна")), vec![("/nmae", "unknown_field")]),
+        (
+            user("name", json!("a\u{0}b")),
+            vec![("/name", "control_character")],
+        ),
+        (
+            user("name", json!("\u{200b}\u{ad} \u{feff}")),
+            vec![("/name", "blank")],
+        ),
+        (
+            user("name", json!("\u{e000}\u{378}")),
+            vec![("/name", "blank")],
+        ),
+        (
+            user("surname", json!("Ли\u{202e}")),
+            vec![("/surname", "bidi_control")],
+        ),
+        (
+            user("surname", json!("я".repeat(256))),
+            vec![("/surname", "too_long")],
+        ),
+        (
+            user("surname", json!(["Ли"])),
+            vec![("/surname", "invalid_type")],
+        ),
+        (
+            user("password", json!("short")),
+            vec![("/password", "too_short")],
+        ),
+        (
+            user("password", json!("x".repeat(1025))),
+            vec![("/password", "too_long")],
+        ),
+        (
+            user("nmae", json!("Анна")),
+            vec![("/nmae", "unknown_field")],
+        ),
         (user("a/b~c", json!(1)), vec![("/a~1b~0c", "unknown_field")]),
     ];
     let deep = format!("{}{}", "[".repeat(130), "]".repeat(130));
@@ -67,13 +122,21 @@ async fn a_body_that_is_invalid_is_422_and_names_every_fault() {
         assert_eq!(answer.faults(), faults, "{answer:?}");
     }
     let twice = format!(r#"{{"name":"А","name":"Б","surname":"Ли","password":"{PASSWORD}"}}"#);
-    assert_eq!(post_raw(&app, twice).await.faults(), [("/name", "duplicate_field")]);
+    assert_eq!(
+        post_raw(&app, twice).await.faults(),
+        [("/name", "duplicate_field")]
+    );
     assert!(nothing_was_written(&world).await);
 
     app.create_user("Анна").await;
-    let answer = app.put("/users/1", &json!({"name": "", "surnam": "Ли"})).await;
+    let answer = app
+        .put("/users/1", &json!({"name": "", "surnam": "Ли"}))
+        .await;
     answer.assert_problem(422, "validation_failed");
-    assert_eq!(answer.faults(), [("/surnam", "unknown_field"), ("/name", "blank")]);
+    assert_eq!(
+        answer.faults(),
+        [("/surnam", "unknown_field"), ("/name", "blank")]
+    );
     assert_eq!(app.get("/users/1").await.body["name"], "Анна");
 }
 
@@ -83,7 +146,10 @@ async fn the_shortest_password_is_a_setting() {
     let answer = app.post("/users", &new_user("Анна")).await;
     assert_eq!(answer.faults(), [("/password", "too_short")]);
     let document = app.get("/openapi.json").await.body;
-    assert_eq!(document["components"]["schemas"]["CreateUser"]["properties"]["password"]["minLength"], 30);
+    assert_eq!(
+        document["components"]["schemas"]["CreateUser"]["properties"]["password"]["minLength"],
+        30
+    );
 }
 
 #[tokio::test]
@@ -102,24 +168,46 @@ async fn a_query_that_is_out_of_range_repeated_or_unknown_is_400() {
         answer.assert_problem(400, "invalid_query");
         assert_eq!(answer.faults(), [fault], "{query}");
     }
-    app.get("/users/1?verbose=true").await.assert_problem(400, "invalid_query");
+    app.get("/users/1?verbose=true")
+        .await
+        .assert_problem(400, "invalid_query");
 }
 
 #[tokio::test]
 async fn an_id_that_cannot_be_one_is_404() {
     let (_world, app) = start().await;
-    for id in ["abc", "-1", "0", "01", "1.5", "9223372036854775807", "9223372036854775808", "%00", "%FF", "1%2F2"] {
+    for id in [
+        "abc",
+        "-1",
+        "0",
+        "01",
+        "1.5",
+        "9223372036854775807",
+        "9223372036854775808",
+        "%00",
+        "%FF",
+        "1%2F2",
+    ] {
         for method in [Method::GET, Method::DELETE] {
-            Answer::of(app.request(method, &format!("/users/{id}"))).await.assert_problem(404, "user_not_found");
+            Answer::of(app.request(method, &format!("/users/{id}")))
+                .await
+                .assert_problem(404, "user_not_found");
         }
-        app.put(&format!("/users/{id}"), &json!({"name": "Анна"})).await.assert_problem(404, "user_not_found");
+        app.put(&format!("/users/{id}"), &json!({"name": "Анна"}))
+            .await
+            .assert_problem(404, "user_not_found");
     }
 }
 
 #[tokio::test]
 async fn a_path_or_method_that_is_not_there_is_404_or_405_with_allow() {
     let (_world, app) = start().await;
-    for path in ["/nowhere", "/users/1/2", "/docs/errors/no_such_code", "/docs/no-such-file.js"] {
+    for path in [
+        "/nowhere",
+        "/users/1/2",
+        "/docs/errors/no_such_code",
+        "/docs/no-such-file.js",
+    ] {
         app.get(path).await.assert_problem(404, "not_found");
     }
     for (method, path, allowed) in [
@@ -141,28 +229,58 @@ async fn a_path_or_method_that_is_not_there_is_404_or_405_with_allow() {
 async fn another_media_type_is_415() {
     let (world, app) = start().await;
     let body = new_user("Анна").to_string();
-    for media_type in ["text/plain", "application/x-www-form-urlencoded", "application/merge-patch+json", "json", ""] {
-        let request = app.request(Method::POST, "/users").header("content-type", media_type).body(body.clone());
-        Answer::of(request).await.assert_problem(415, "unsupported_media_type");
+    for media_type in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/merge-patch+json",
+        "json",
+        "",
+    ] {
+        let request = app
+            .request(Method::POST, "/users")
+            .header("content-type", media_type)
+            .body(body.clone());
+        Answer::of(request)
+            .await
+            .assert_problem(415, "unsupported_media_type");
     }
     Answer::of(app.request(Method::POST, "/users").body(body.clone()))
         .await
         .assert_problem(415, "unsupported_media_type");
-    let twice = app.request(Method::POST, "/users").header("content-type", "application/json");
-    let twice = twice.header("content-type", "application/json").body(body.clone());
+    let twice = app
+        .request(Method::POST, "/users")
+        .header("content-type", "application/json");
+    let twice = twice
+        .header("content-type", "application/json")
+        .body(body.clone());
     Answer::of(twice).await.assert_problem(400, "bad_request");
     for encoding in ["gzip", "br", "identity, gzip", "x"] {
-        let request = app.request(Method::POST, "/users").header("content-encoding", encoding);
-        let answer = Answer::of(request.header("content-type", "application/json").body(body.clone())).await;
+        let request = app
+            .request(Method::POST, "/users")
+            .header("content-encoding", encoding);
+        let answer = Answer::of(
+            request
+                .header("content-type", "application/json")
+                .body(body.clone()),
+        )
+        .await;
         answer.assert_problem(415, "unsupported_media_type");
         assert_eq!(answer.header("accept-encoding"), "identity");
     }
     assert!(nothing_was_written(&world).await);
-    let request = app.request(Method::PUT, "/users/1").header("content-encoding", "Identity");
-    let request = request.header("content-type", "application/json").body(body.clone());
-    Answer::of(request).await.assert_problem(404, "user_not_found");
-    let request =
-        app.request(Method::POST, "/users").header("content-type", "Application/JSON; charset=utf-8").body(body);
+    let request = app
+        .request(Method::PUT, "/users/1")
+        .header("content-encoding", "Identity");
+    let request = request
+        .header("content-type", "application/json")
+        .body(body.clone());
+    Answer::of(request)
+        .await
+        .assert_problem(404, "user_not_found");
+    let request = app
+        .request(Method::POST, "/users")
+        .header("content-type", "Application/JSON; charset=utf-8")
+        .body(body);
     assert_eq!(Answer::of(request).await.status, 201);
 }
 
@@ -170,11 +288,17 @@ async fn another_media_type_is_415() {
 async fn a_body_beyond_the_limit_is_413_even_to_a_client_that_writes_all_of_it_first() {
     let (world, app) = start().await;
     let long_name = new_user(&"x".repeat(1 << 20));
-    app.post("/users", &long_name).await.assert_problem(413, "payload_too_large");
-    post_raw(&app, vec![b' '; 100 << 20]).await.assert_problem(413, "payload_too_large");
+    app.post("/users", &long_name)
+        .await
+        .assert_problem(413, "payload_too_large");
+    post_raw(&app, vec![b' '; 100 << 20])
+        .await
+        .assert_problem(413, "payload_too_large");
     let chunk = || Ok::<_, std::io::Error>(vec![b' '; 1 << 16]);
     let chunked = Body::wrap_stream(futures_util::stream::iter((0..64).map(move |_| chunk())));
-    post_raw(&app, chunked).await.assert_problem(413, "payload_too_large");
+    post_raw(&app, chunked)
+        .await
+        .assert_problem(413, "payload_too_large");
     assert!(nothing_was_written(&world).await);
 }
 
@@ -187,7 +311,11 @@ async fn every_refusal_reaches_a_client_that_writes_all_of_its_body_before_it_re
         ("POST /users", json, 413),
         ("PUT /users/1", json, 413),
         ("POST /users?x=1", json, 400),
-        ("POST /users", "Host: localhost\r\nContent-Type: text/plain\r\n", 415),
+        (
+            "POST /users",
+            "Host: localhost\r\nContent-Type: text/plain\r\n",
+            415,
+        ),
         ("POST /nowhere", json, 404),
         ("PATCH /users", json, 405),
         ("GET /users/7", json, 404),
@@ -198,11 +326,18 @@ async fn every_refusal_reaches_a_client_that_writes_all_of_its_body_before_it_re
         stream.write_all(head.as_bytes()).await.unwrap();
         let chunk = vec![b' '; 1 << 20];
         for sent in 0..BODY >> 20 {
-            stream.write_all(&chunk).await.unwrap_or_else(|error| panic!("{start}: {error} after {sent} MiB"));
+            stream
+                .write_all(&chunk)
+                .await
+                .unwrap_or_else(|error| panic!("{start}: {error} after {sent} MiB"));
         }
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{start}");
+        assert_eq!(
+            String::from_utf8_lossy(&answer),
+            format!("HTTP/1.1 {status}"),
+            "{start}"
+        );
     }
 }
 
@@ -210,17 +345,28 @@ async fn every_refusal_reaches_a_client_that_writes_all_of_its_body_before_it_re
 async fn a_body_without_end_is_not_read_for_ever() {
     let (_world, app) = start().await;
     let mut stream = TcpStream::connect(&app.address).await.unwrap();
-    stream.write_all(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    stream
+        .write_all(
+            b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+        )
+        .await
+        .unwrap();
     let chunk = [b"10000\r\n".as_slice(), &vec![b' '; 1 << 16], b"\r\n"].concat();
     let cut_off = async { while stream.write_all(&chunk).await.is_ok() {} };
-    tokio::time::timeout(std::time::Duration::from_secs(10), cut_off).await.expect("the service closes the connection");
+    tokio::time::timeout(std::time::Duration::from_secs(10), cut_off)
+        .await
+        .expect("the service closes the connection");
 }
 
 #[tokio::test]
 async fn a_request_past_its_time_is_504() {
     let (_world, app) = start_with(&[("REQUEST_TIMEOUT_MS", "300")]).await;
-    let never_ends = Body::wrap_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-    post_raw(&app, never_ends).await.assert_problem(504, "time_limit_exceeded");
+    let never_ends = Body::wrap_stream(futures_util::stream::pending::<
+        Result<Vec<u8>, std::io::Error>,
+    >());
+    post_raw(&app, never_ends)
+        .await
+        .assert_problem(504, "time_limit_exceeded");
 }
 
 #[tokio::test]
@@ -228,28 +374,45 @@ async fn passwords_that_cannot_be_hashed_in_time_are_503_and_reads_go_on() {
     let (_world, app) = start_with(&[("PASSWORD_HASH_WAIT_MS", "1")]).await;
     let user = new_user("Анна");
     let answers = futures_util::future::join_all((0..64).map(|_| app.post("/users", &user))).await;
-    let (created, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);
-    assert!(!created.is_empty() && !refused.is_empty(), "{} created, {} refused", created.len(), refused.len());
+    let (created, refused): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| answer.status == 201);
+    assert!(
+        !created.is_empty() && !refused.is_empty(),
+        "{} created, {} refused",
+        created.len(),
+        refused.len()
+    );
     for answer in &refused {
         answer.assert_problem(503, "overloaded");
     }
-    let total: usize = app.get("/users?limit=1").await.header("x-total-count").parse().unwrap();
+    let total: usize = app
+        .get("/users?limit=1")
+        .await
+        .header("x-total-count")
+        .parse()
+        .unwrap();
     assert_eq!(total, created.len());
 }
 
 #[tokio::test]
 async fn what_is_not_even_http_harms_nobody() {
     let (_world, app) = start().await;
-    for garbage in
-        ["\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/1.1\r\nX-Request-Id: a\nb: c\n\n\r\n\r\n", "\u{0}\u{1}\u{2}\r\n\r\n"]
-    {
+    for garbage in [
+        "\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET / HTTP/1.1\r\nX-Request-Id: a\nb: c\n\n\r\n\r\n",
+        "\u{0}\u{1}\u{2}\r\n\r\n",
+    ] {
         let mut stream = TcpStream::connect(&app.address).await.unwrap();
         stream.write_all(garbage.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = Vec::new();
         // Whether it is an answer or a closed connection is HTTP's own affair, so long as it ends.
         let _ = stream.read_to_end(&mut answer).await;
-        assert!(!String::from_utf8_lossy(&answer).contains(" 500 "), "{garbage:?}");
+        assert!(
+            !String::from_utf8_lossy(&answer).contains(" 500 "),
+            "{garbage:?}"
+        );
     }
     assert_eq!(app.get("/health/live").await.status, 200);
 }
@@ -260,6 +423,14 @@ async fn each_problems_type_leads_to_a_page_that_explains_it() {
     let problem = app.get("/nowhere").await;
     let page = app.get(problem.body["type"].as_str().unwrap()).await;
     assert_eq!(page.status, 200);
-    assert!(page.header("content-type").starts_with("text/html") && page.text.contains("not_found"), "{page:?}");
-    assert!(app.get("/docs/errors").await.text.contains("time_limit_exceeded"));
+    assert!(
+        page.header("content-type").starts_with("text/html") && page.text.contains("not_found"),
+        "{page:?}"
+    );
+    assert!(
+        app.get("/docs/errors")
+            .await
+            .text
+            .contains("time_limit_exceeded")
+    );
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::time::interval;
 
 use crate::harness::{
-    App, Observer, PASSWORD, QUEUE_TYPE, World, eventually, management, management_json, new_user, start,
-    start_observed, start_with, until,
+    App, Observer, PASSWORD, QUEUE_TYPE, World, eventually, management, management_json, new_user,
+    start, start_observed, start_with, until,
 };
 
 /// A header's text.
@@ -30,8 +30,20 @@ async fn each_change_is_published_with_body_headers_and_properties_as_agreed() {
 
     let data = |name: &str| json!({"name": name, "surname": "Тестов"});
     let expected = [
-        ("user.created", 1, data("Иван"), Some(&created.body["created_at"]), &created),
-        ("user.updated", 2, data("Петр"), Some(&updated.body["updated_at"]), &updated),
+        (
+            "user.created",
+            1,
+            data("Иван"),
+            Some(&created.body["created_at"]),
+            &created,
+        ),
+        (
+            "user.updated",
+            2,
+            data("Петр"),
+            Some(&updated.body["updated_at"]),
+            &updated,
+        ),
         ("user.deleted", 3, Value::Null, None, &deleted),
     ];
     for (event_type, version, data, timestamp, answer) in expected {
@@ -47,22 +59,49 @@ async fn each_change_is_published_with_body_headers_and_properties_as_agreed() {
                 "data": data, "event_id": event_id.to_string(), "version": version,
             })
         );
-        assert_eq!(body["timestamp"].as_str().unwrap().len(), "2024-12-04T10:30:00.123Z".len());
-        assert!(timestamp.is_none_or(|timestamp| body["timestamp"] == *timestamp), "{body}");
+        assert_eq!(
+            body["timestamp"].as_str().unwrap().len(),
+            "2024-12-04T10:30:00.123Z".len()
+        );
+        assert!(
+            timestamp.is_none_or(|timestamp| body["timestamp"] == *timestamp),
+            "{body}"
+        );
 
         let properties = &message.properties;
-        let short = |value: &Option<ShortString>| value.as_ref().map(|value| value.as_str().to_owned());
+        let short =
+            |value: &Option<ShortString>| value.as_ref().map(|value| value.as_str().to_owned());
         assert_eq!(message.routing_key.as_str(), event_type);
         assert_eq!(properties.delivery_mode(), &Some(2));
-        assert_eq!(short(properties.content_type()).as_deref(), Some("application/json"));
+        assert_eq!(
+            short(properties.content_type()).as_deref(),
+            Some("application/json")
+        );
         assert_eq!(short(properties.message_id()), Some(event_id.to_string()));
-        assert_eq!(short(properties.correlation_id()).as_deref(), Some(trace_id));
+        assert_eq!(
+            short(properties.correlation_id()).as_deref(),
+            Some(trace_id)
+        );
         assert_eq!(short(properties.kind()).as_deref(), Some(event_type));
-        assert_eq!(short(properties.app_id()).as_deref(), Some("user-management-api"));
-        assert_eq!(text(&properties.headers().as_ref().unwrap().inner()["trace_id"]), trace_id);
+        assert_eq!(
+            short(properties.app_id()).as_deref(),
+            Some("user-management-api")
+        );
+        assert_eq!(
+            text(&properties.headers().as_ref().unwrap().inner()["trace_id"]),
+            trace_id
+        );
         assert!(!String::from_utf8_lossy(&message.data).contains(PASSWORD));
-        app.log.wait_for("Event published", |line| line["event_id"] == event_id.to_string()).await;
-        app.log.wait_for("Event received", |line| line["event_id"] == event_id.to_string()).await;
+        app.log
+            .wait_for("Event published", |line| {
+                line["event_id"] == event_id.to_string()
+            })
+            .await;
+        app.log
+            .wait_for("Event received", |line| {
+                line["event_id"] == event_id.to_string()
+            })
+            .await;
     }
 }
 
@@ -73,9 +112,15 @@ async fn what_changes_nothing_publishes_nothing() {
     app.delete("/users/1").await;
     app.put("/users/1", &json!({"name": "Анна"})).await;
     let id = app.create_user("Анна").await;
-    app.put(&format!("/users/{id}"), &json!({"name": "Анна"})).await;
+    app.put(&format!("/users/{id}"), &json!({"name": "Анна"}))
+        .await;
     app.delete(&format!("/users/{id}")).await;
-    let types: Vec<_> = observer.next_bodies(2).await.iter().map(|body| body["event_type"].clone()).collect();
+    let types: Vec<_> = observer
+        .next_bodies(2)
+        .await
+        .iter()
+        .map(|body| body["event_type"].clone())
+        .collect();
     assert_eq!(types, ["user.created", "user.deleted"]);
 }
 
@@ -86,39 +131,74 @@ async fn the_topology_has_the_names_and_kinds_of_the_contract() {
     let host = &world.virtual_host;
     for (exchange, kind) in [("user_events", "topic"), ("user_events.dlx", "fanout")] {
         let found = management_json(&format!("/api/exchanges/{host}/{exchange}")).await;
-        assert_eq!((&found["type"], &found["durable"]), (&json!(kind), &json!(true)));
+        assert_eq!(
+            (&found["type"], &found["durable"]),
+            (&json!(kind), &json!(true))
+        );
     }
     let queue = management_json(&format!("/api/queues/{host}/user_events_queue")).await;
-    assert_eq!((&queue["durable"], &queue["type"]), (&json!(true), &json!(*QUEUE_TYPE)));
-    assert_eq!(queue["arguments"]["x-dead-letter-exchange"], "user_events.dlx");
+    assert_eq!(
+        (&queue["durable"], &queue["type"]),
+        (&json!(true), &json!(*QUEUE_TYPE))
+    );
+    assert_eq!(
+        queue["arguments"]["x-dead-letter-exchange"],
+        "user_events.dlx"
+    );
     assert_eq!(queue["arguments"]["x-single-active-consumer"], true);
     let dead = management_json(&format!("/api/queues/{host}/user_events_queue.dlq")).await;
     assert_eq!(dead["durable"], true);
-    let bindings = management_json(&format!("/api/bindings/{host}/e/user_events/q/user_events_queue")).await;
+    let bindings = management_json(&format!(
+        "/api/bindings/{host}/e/user_events/q/user_events_queue"
+    ))
+    .await;
     assert_eq!(bindings[0]["routing_key"], "user.*");
 }
 
 #[tokio::test]
 async fn a_broker_without_quorum_queues_is_served_with_classic_ones() {
     let (world, app) = start_with(&[("AMQP_QUEUE_TYPE", "classic")]).await;
-    let queue = management_json(&format!("/api/queues/{}/user_events_queue", world.virtual_host)).await;
+    let queue = management_json(&format!(
+        "/api/queues/{}/user_events_queue",
+        world.virtual_host
+    ))
+    .await;
     assert_eq!(queue["type"], "classic");
     app.create_user("Анна").await;
-    app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
+    app.log
+        .wait_for("Event received", |line| line["user_id"] == 1)
+        .await;
 }
 
 #[tokio::test]
 async fn a_queue_that_is_there_with_other_arguments_is_used_with_a_warning() {
     let world = World::new().await;
     let observer = Observer::new(&world).await;
-    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-    observer.channel.queue_declare("user_events_queue".into(), durable, FieldTable::default()).await.unwrap();
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    observer
+        .channel
+        .queue_declare("user_events_queue".into(), durable, FieldTable::default())
+        .await
+        .unwrap();
     let app = App::start(&world).await;
     app.create_user("Анна").await;
-    app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
-    assert!(app.log.lines().iter().any(|line| line["level"] == "warning" && line["name"] == "user_events_queue"));
+    app.log
+        .wait_for("Event received", |line| line["user_id"] == 1)
+        .await;
+    assert!(
+        app.log
+            .lines()
+            .iter()
+            .any(|line| line["level"] == "warning" && line["name"] == "user_events_queue")
+    );
     let metrics = app.get("/metrics").await.text;
-    assert!(metrics.contains("\ntopology_mismatch{name=\"user_events_queue\"} 1\n"), "{metrics}");
+    assert!(
+        metrics.contains("\ntopology_mismatch{name=\"user_events_queue\"} 1\n"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -128,18 +208,28 @@ async fn a_message_that_is_no_event_is_dead_lettered_and_the_next_is_handled() {
         "event_type": "user.married", "user_id": 1, "trace_id": "t", "version": 1,
         "event_id": uuid::Uuid::now_v7().to_string(),
     });
-    for body in ["not json".to_owned(), "{}".to_owned(), "x".repeat(1 << 20), unknown.to_string()] {
+    for body in [
+        "not json".to_owned(),
+        "{}".to_owned(),
+        "x".repeat(1 << 20),
+        unknown.to_string(),
+    ] {
         observer.publish("user.created", body.as_bytes()).await;
         let dead = eventually("a dead letter", || observer.take("user_events_queue.dlq")).await;
         assert_eq!(dead.data, body.as_bytes());
         let reason = text(&dead.properties.headers().as_ref().unwrap().inner()["x-reason"]);
         assert!(!reason.is_empty());
         app.log
-            .wait_for("Message cannot be read, it is in the dead-letter queue", |line| line["reason"] == reason)
+            .wait_for(
+                "Message cannot be read, it is in the dead-letter queue",
+                |line| line["reason"] == reason,
+            )
             .await;
     }
     app.create_user("Анна").await;
-    app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
+    app.log
+        .wait_for("Event received", |line| line["user_id"] == 1)
+        .await;
 }
 
 #[tokio::test]
@@ -148,38 +238,79 @@ async fn an_event_that_comes_twice_is_logged_as_a_duplicate() {
     app.create_user("Анна").await;
     let message = observer.next().await;
     observer.publish("user.created", &message.data).await;
-    let repeated = app.log.wait_for("Event received", |line| line["duplicate"] == true).await;
-    assert_eq!((&repeated["user_id"], &repeated["stale"]), (&json!(1), &json!(true)));
-    assert_eq!(app.log.matching("Event received", |line| line["duplicate"].is_null()).len(), 1);
+    let repeated = app
+        .log
+        .wait_for("Event received", |line| line["duplicate"] == true)
+        .await;
+    assert_eq!(
+        (&repeated["user_id"], &repeated["stale"]),
+        (&json!(1), &json!(true))
+    );
+    assert_eq!(
+        app.log
+            .matching("Event received", |line| line["duplicate"].is_null())
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
 async fn a_queue_deleted_under_the_service_is_declared_again_and_no_event_is_lost() {
     let (world, app) = start().await;
     app.create_user("Анна").await;
-    app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
-    management(Method::DELETE, &format!("/api/queues/{}/user_events_queue", world.virtual_host)).await;
+    app.log
+        .wait_for("Event received", |line| line["user_id"] == 1)
+        .await;
+    management(
+        Method::DELETE,
+        &format!("/api/queues/{}/user_events_queue", world.virtual_host),
+    )
+    .await;
     let deleted = Instant::now();
     // What the queue still takes while it is being deleted goes with it.
-    until("a second subscription", async || app.log.matching("Consumer subscribed", |_| true).len() == 2).await;
-    assert_eq!(app.put("/users/1", &json!({"name": "Яна"})).await.status, 200);
-    app.log.wait_for("Event received", |line| line["event_type"] == "user.updated").await;
-    assert!(deleted.elapsed() < Duration::from_secs(2), "{:?}", deleted.elapsed());
+    until("a second subscription", async || {
+        app.log.matching("Consumer subscribed", |_| true).len() == 2
+    })
+    .await;
+    assert_eq!(
+        app.put("/users/1", &json!({"name": "Яна"})).await.status,
+        200
+    );
+    app.log
+        .wait_for("Event received", |line| {
+            line["event_type"] == "user.updated"
+        })
+        .await;
+    assert!(
+        deleted.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        deleted.elapsed()
+    );
     world.until_outbox_is_empty().await;
 }
 
 #[tokio::test]
 async fn a_binding_that_somebody_removes_while_another_queue_takes_the_events_is_there_again() {
     let (world, mut observer, app) = start_observed().await;
-    let (queue, exchange, key) = ("user_events_queue".into(), "user_events".into(), "user.*".into());
-    observer.channel.queue_unbind(queue, exchange, key, FieldTable::default()).await.unwrap();
+    let queue = "user_events_queue".into();
+    let exchange = "user_events".into();
+    let key = "user.*".into();
+    observer
+        .channel
+        .queue_unbind(queue, exchange, key, FieldTable::default())
+        .await
+        .unwrap();
     let mut tick = interval(Duration::from_millis(200));
     let unbound = Instant::now();
     while app.log.matching("Event received", |_| true).is_empty() {
         tick.tick().await;
         app.create_user("Анна").await;
         observer.next_bodies(1).await;
-        assert!(unbound.elapsed() < Duration::from_secs(15), "{}", app.log.text());
+        assert!(
+            unbound.elapsed() < Duration::from_secs(15),
+            "{}",
+            app.log.text()
+        );
     }
     drop(world);
 }
@@ -188,12 +319,29 @@ async fn a_binding_that_somebody_removes_while_another_queue_takes_the_events_is
 async fn an_event_that_no_queue_wants_comes_back_is_counted_and_is_published_again() {
     let (world, app) = start().await;
     app.create_user("Анна").await;
-    app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
+    app.log
+        .wait_for("Event received", |line| line["user_id"] == 1)
+        .await;
     let binding = "e/user_events/q/user_events_queue/user.%2A";
-    management(Method::DELETE, &format!("/api/bindings/{}/{binding}", world.virtual_host)).await;
-    assert_eq!(app.put("/users/1", &json!({"name": "Яна"})).await.status, 200);
-    app.log.wait_for("RabbitMQ refused events, they stay in the outbox", |line| line["reason"] == "NO_ROUTE").await;
-    app.log.wait_for("Event received", |line| line["event_type"] == "user.updated").await;
+    management(
+        Method::DELETE,
+        &format!("/api/bindings/{}/{binding}", world.virtual_host),
+    )
+    .await;
+    assert_eq!(
+        app.put("/users/1", &json!({"name": "Яна"})).await.status,
+        200
+    );
+    app.log
+        .wait_for("RabbitMQ refused events, they stay in the outbox", |line| {
+            line["reason"] == "NO_ROUTE"
+        })
+        .await;
+    app.log
+        .wait_for("Event received", |line| {
+            line["event_type"] == "user.updated"
+        })
+        .await;
     let metrics = app.get("/metrics").await.text;
     assert!(metrics.contains("\nevents_returned_total 1\n"), "{metrics}");
 }

@@ -1,4 +1,5 @@
-//! The document's examples, replayed: the server takes each body that is shown, and sends each error that is shown.
+//! The document's examples, replayed: the server takes each body that is shown, and sends each
+//! error that is shown.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,20 +30,28 @@ async fn document(app: &App) -> Value {
 fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Value)> {
     let paths = document["paths"].as_object().unwrap().iter();
     paths.flat_map(|(path, item)| {
-        item.as_object().unwrap().iter().map(move |(method, operation)| (path, method, operation))
+        item.as_object()
+            .unwrap()
+            .iter()
+            .map(move |(method, operation)| (path, method, operation))
     })
 }
 
 fn errors(document: &Value) -> Vec<Example> {
     let mut found = Vec::new();
     for (path, method, operation) in operations(document) {
-        let body = operation.pointer("/requestBody/content/application~1json/example").cloned();
+        let body = operation
+            .pointer("/requestBody/content/application~1json/example")
+            .cloned();
         for (status, response) in operation["responses"].as_object().unwrap() {
             if status.as_str() < "400" {
                 continue;
             }
-            let examples = response.pointer("/content/application~1problem+json/examples").and_then(Value::as_object);
-            let examples = examples.unwrap_or_else(|| panic!("no example of {status} at {method} {path}"));
+            let examples = response
+                .pointer("/content/application~1problem+json/examples")
+                .and_then(Value::as_object);
+            let examples =
+                examples.unwrap_or_else(|| panic!("no example of {status} at {method} {path}"));
             for (code, example) in examples {
                 assert_eq!(example["value"]["status"].to_string(), *status);
                 found.push(Example {
@@ -67,16 +76,26 @@ async fn send(app: &App, head: &str, body: &[u8]) -> Value {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     let answer = String::from_utf8(answer).unwrap();
-    let (_head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("`{answer}` to {head}"));
+    let (_head, body) = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("`{answer}` to {head}"));
     serde_json::from_str(body).unwrap_or(Value::Null)
 }
 
-/// Sends what provokes the example's error, or for an error of the server's condition, the operation as it should be.
+/// Sends what provokes the example's error, or for an error of the server's condition, the
+/// operation as it should be.
 async fn provoke(app: &App, example: &Example) -> Value {
-    let Example { method, path, code, .. } = example;
-    let mut body = example.body.as_ref().map(|body| body.to_string().into_bytes()).unwrap_or_default();
-    let (mut target, mut host, mut media_type) =
-        (path.clone(), "Host: localhost\r\n", "Content-Type: application/json\r\n");
+    let Example {
+        method, path, code, ..
+    } = example;
+    let mut body = example
+        .body
+        .as_ref()
+        .map(|body| body.to_string().into_bytes())
+        .unwrap_or_default();
+    let mut target = path.clone();
+    let mut host = "Host: localhost\r\n";
+    let mut media_type = "Content-Type: application/json\r\n";
     let long = format!("Host: localhost\r\nX-Long: {}\r\n", "x".repeat(33_000));
     let mut length = None;
     match code.as_str() {
@@ -92,13 +111,16 @@ async fn provoke(app: &App, example: &Example) -> Value {
         "payload_too_large" => length = Some(70_000),
         "unreadable_body" => length = Some(body.len() + 1),
         "overloaded" => {
-            body = json!({"name": "Иван", "surname": "Иванов", "password": "secret123"}).to_string().into_bytes();
+            body = json!({"name": "Иван", "surname": "Иванов", "password": "secret123"})
+                .to_string()
+                .into_bytes();
         }
         _ => {}
     }
     let length = length.unwrap_or(body.len());
     let head = format!(
-        "{method} {target} HTTP/1.1\r\n{host}{media_type}Content-Length: {length}\r\nConnection: close\r\n\r\n"
+        "{method} {target} HTTP/1.1\r\n{host}{media_type}Content-Length: {length}\r\nConnection: \
+         close\r\n\r\n"
     );
     send(app, &head, &body).await
 }
@@ -106,15 +128,24 @@ async fn provoke(app: &App, example: &Example) -> Value {
 /// Without what differs from request to request.
 fn normalised(mut problem: Value) -> Value {
     problem["trace_id"] = "".into();
-    let detail = problem["detail"].as_str().unwrap_or_default().replace("within 300 ms", "within 10000 ms");
+    let detail = problem["detail"]
+        .as_str()
+        .unwrap_or_default()
+        .replace("within 300 ms", "within 10000 ms");
     problem["detail"] = detail.into();
     problem
 }
 
 async fn assert_sent(app: &App, example: &Example) {
     let sent = provoke(app, example).await;
-    let Example { method, path, code, .. } = example;
-    assert_eq!(normalised(sent), normalised(example.value.clone()), "{code} at {method} {path}");
+    let Example {
+        method, path, code, ..
+    } = example;
+    assert_eq!(
+        normalised(sent),
+        normalised(example.value.clone()),
+        "{code} at {method} {path}"
+    );
 }
 
 /// Those whose cause is the server's condition; each has a test of its own.
@@ -129,7 +160,10 @@ const CONDITIONS: [&str; 7] = [
 ];
 
 async fn of(app: &App, wanted: impl Fn(&str) -> bool) -> Vec<Example> {
-    let examples: Vec<_> = errors(&document(app).await).into_iter().filter(|example| wanted(&example.code)).collect();
+    let examples: Vec<_> = errors(&document(app).await)
+        .into_iter()
+        .filter(|example| wanted(&example.code))
+        .collect();
     assert!(!examples.is_empty());
     examples
 }
@@ -139,7 +173,10 @@ async fn every_body_that_the_document_shows_is_taken_and_answered_as_it_shows() 
     let (world, app) = start().await;
     let document = document(&app).await;
     let shown = |path: &str, method: &str| {
-        document["paths"][path][method].pointer("/requestBody/content/application~1json/example").unwrap().clone()
+        document["paths"][path][method]
+            .pointer("/requestBody/content/application~1json/example")
+            .unwrap()
+            .clone()
     };
     let created = app.post("/users", &shown("/users", "post")).await;
     assert_eq!(created.status, 201, "{created:?}");
@@ -147,22 +184,35 @@ async fn every_body_that_the_document_shows_is_taken_and_answered_as_it_shows() 
     let before = hash().await;
     let updated = app.put("/users/1", &shown("/users/{id}", "put")).await;
     assert_eq!(updated.status, 200, "{updated:?}");
-    assert_eq!(hash().await, before, "executing the example of PUT changes no password");
-    let properties = document["components"]["schemas"]["User"]["properties"].as_object().unwrap();
+    assert_eq!(
+        hash().await,
+        before,
+        "executing the example of PUT changes no password"
+    );
+    let properties = document["components"]["schemas"]["User"]["properties"]
+        .as_object()
+        .unwrap();
     let fields: Vec<_> = created.body.as_object().unwrap().keys().collect();
     assert_eq!(fields, properties.keys().collect::<Vec<_>>());
     for (name, property) in properties {
         assert!(!property["example"].is_null(), "{name} has no example");
     }
-    for (schema, order) in
-        [("CreateUser", ["name", "surname", "password"]), ("UpdateUser", ["name", "surname", "password"])]
-    {
-        let properties = document["components"]["schemas"][schema]["properties"].as_object().unwrap();
+    for (schema, order) in [
+        ("CreateUser", ["name", "surname", "password"]),
+        ("UpdateUser", ["name", "surname", "password"]),
+    ] {
+        let properties = document["components"]["schemas"][schema]["properties"]
+            .as_object()
+            .unwrap();
         assert_eq!(properties.keys().collect::<Vec<_>>(), order);
     }
     for (path, method, operation) in operations(&document) {
         let has_body = !operation["requestBody"].is_null();
-        assert_eq!(has_body, matches!(method.as_str(), "post" | "put"), "{method} {path}");
+        assert_eq!(
+            has_body,
+            matches!(method.as_str(), "post" | "put"),
+            "{method} {path}"
+        );
     }
 }
 
@@ -178,7 +228,10 @@ async fn every_error_of_a_request_that_the_document_shows_is_sent() {
 async fn the_internal_error_that_the_document_shows_is_sent() {
     let (world, app) = start().await;
     // A statement that fails is a defect of the service.
-    sqlx::query("ALTER TABLE users RENAME COLUMN name TO nom").execute(&world.pool).await.unwrap();
+    sqlx::query("ALTER TABLE users RENAME COLUMN name TO nom")
+        .execute(&world.pool)
+        .await
+        .unwrap();
     for example in of(&app, |code| code == "internal_error").await {
         assert_sent(&app, &example).await;
     }
@@ -189,13 +242,17 @@ async fn the_errors_of_a_database_that_is_away_that_the_document_shows_are_sent(
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
     let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
-    let examples = of(&app, |code| ["database_unavailable", "not_ready"].contains(&code)).await;
+    let examples = of(&app, |code| {
+        ["database_unavailable", "not_ready"].contains(&code)
+    })
+    .await;
     proxy.close();
     for example in examples {
         // The relay's and the consumer's connections take their time to notice.
-        until(format!("{} at {} {}", example.code, example.method, example.path), async || {
-            normalised(provoke(&app, &example).await) == normalised(example.value.clone())
-        })
+        until(
+            format!("{} at {} {}", example.code, example.method, example.path),
+            async || normalised(provoke(&app, &example).await) == normalised(example.value.clone()),
+        )
         .await;
     }
 }
@@ -203,8 +260,15 @@ async fn the_errors_of_a_database_that_is_away_that_the_document_shows_are_sent(
 #[tokio::test]
 async fn the_errors_of_a_read_only_database_that_the_document_shows_are_sent() {
     let world = World::new().await;
-    let url = format!("{}?options=-c%20default_transaction_read_only%3Don", world.database_url);
-    let app = App::launch(&world, &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)]).await;
+    let url = format!(
+        "{}?options=-c%20default_transaction_read_only%3Don",
+        world.database_url
+    );
+    let app = App::launch(
+        &world,
+        &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)],
+    )
+    .await;
     app.until_ready("degraded").await;
     for example in of(&app, |code| code == "database_read_only").await {
         assert_sent(&app, &example).await;
@@ -216,7 +280,10 @@ async fn the_time_limit_that_the_document_shows_is_sent() {
     let (world, app) = start_with(&[("REQUEST_TIMEOUT_MS", "300")]).await;
     let examples = of(&app, |code| code == "time_limit_exceeded").await;
     let mut lock = world.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE users, outbox, outbox_quarantine, _sqlx_migrations").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE users, outbox, outbox_quarantine, _sqlx_migrations")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     for example in examples {
         assert_sent(&app, &example).await;
     }
@@ -226,16 +293,33 @@ async fn the_time_limit_that_the_document_shows_is_sent() {
 #[tokio::test]
 async fn the_time_limit_of_a_body_that_the_document_shows_is_sent() {
     let (_world, app) = start_with(&[("BODY_READ_TIMEOUT_MS", "300")]).await;
-    for Example { method, path, code, value, .. } in of(&app, |code| code == "body_timeout").await {
+    for Example {
+        method,
+        path,
+        code,
+        value,
+        ..
+    } in of(&app, |code| code == "body_timeout").await
+    {
         let mut stream = TcpStream::connect(&app.address).await.unwrap();
         let media_type = "Content-Type: application/json";
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{media_type}\r\nContent-Length: 9\r\n\r\n{{");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{media_type}\r\nContent-Length: \
+             9\r\n\r\n{{"
+        );
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        let body = answer.split_once("\r\n\r\n").unwrap().1.replace("within 300 ms", "within 5000 ms");
-        assert_eq!(normalised(serde_json::from_str(&body).unwrap()), normalised(value), "{code} at {method} {path}");
+        let body = answer
+            .split_once("\r\n\r\n")
+            .unwrap()
+            .1
+            .replace("within 300 ms", "within 5000 ms");
+        assert_eq!(
+            normalised(serde_json::from_str(&body).unwrap()),
+            normalised(value),
+            "{code} at {method} {path}"
+        );
     }
 }
 
@@ -248,7 +332,10 @@ async fn the_overload_that_the_document_shows_is_sent() {
     assert!(!hashing.is_empty() && !others.is_empty());
     for example in &hashing {
         let answers = futures_util::future::join_all((0..64).map(|_| provoke(&app, example))).await;
-        let refused = answers.into_iter().find(|answer| answer["code"] == "overloaded").expect("an overload");
+        let refused = answers
+            .into_iter()
+            .find(|answer| answer["code"] == "overloaded")
+            .expect("an overload");
         assert_eq!(normalised(refused), normalised(example.value.clone()));
     }
     // A queue of 16,384 reads is not to be filled here: the text is the same for all.

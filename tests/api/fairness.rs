@@ -10,7 +10,8 @@ use tokio::time::interval;
 
 use crate::api::poison::outbox;
 use crate::harness::{
-    App, Observer, World, assert_delivered_exactly, management, start_audited, start_observed, until,
+    App, Observer, World, assert_delivered_exactly, management, start_audited, start_observed,
+    until,
 };
 
 /// Rows as the service writes them, for users that nobody needs to know.
@@ -20,19 +21,30 @@ async fn insert_events(world: &World, event_type: &str, users: &str, count: i32)
          SELECT gen_random_uuid(), '{event_type}', {users}, n, 'by-hand', clock_timestamp(), 'null'
          FROM generate_series(1, {count}) AS n"
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&world.pool).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(insert))
+        .execute(&world.pool)
+        .await
+        .unwrap();
 }
 
 /// A change of a user by hand, and its event.
 async fn change(transaction: &mut PgConnection, user: i64) {
     let change = "UPDATE users SET name = 'Поздно', version = version + 1 WHERE id = $1";
-    sqlx::query(change).bind(user).execute(transaction).await.unwrap();
+    sqlx::query(change)
+        .bind(user)
+        .execute(transaction)
+        .await
+        .unwrap();
 }
 
 async fn insert_event(transaction: &mut PgConnection, user: i64) {
     let insert = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
                   VALUES (gen_random_uuid(), 'user.updated', $1, 2, 'by-hand', now(), 'null')";
-    sqlx::query(insert).bind(user).execute(transaction).await.unwrap();
+    sqlx::query(insert)
+        .bind(user)
+        .execute(transaction)
+        .await
+        .unwrap();
 }
 
 /// The next event of the user, and how many others came before it.
@@ -55,12 +67,18 @@ async fn a_full_queue_for_deletions_delays_no_others_and_is_tried_with_one_event
     for id in 1..=20 {
         assert_eq!(app.delete(&format!("/users/{id}")).await.status, 204);
     }
-    let (mut deletions, mut tick) = (HashMap::<Value, usize>::new(), interval(Duration::from_millis(20)));
+    let mut deletions = HashMap::<Value, usize>::new();
+    let mut tick = interval(Duration::from_millis(20));
     for n in 0..200 {
         tick.tick().await;
         let body = json!({"name": format!("Другое{n}")});
         let began = Instant::now();
-        assert_eq!(app.put(&format!("/users/{}", 21 + n % 10), &body).await.status, 200);
+        assert_eq!(
+            app.put(&format!("/users/{}", 21 + n % 10), &body)
+                .await
+                .status,
+            200
+        );
         loop {
             let event = observer.next_bodies(1).await.remove(0);
             if event["event_type"] == "user.updated" {
@@ -68,7 +86,11 @@ async fn a_full_queue_for_deletions_delays_no_others_and_is_tried_with_one_event
             }
             *deletions.entry(event["event_id"].clone()).or_default() += 1;
         }
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
     }
     let sent: usize = deletions.values().sum();
     assert!(sent < 20 + 30, "deletions were published {sent} times");
@@ -88,27 +110,50 @@ async fn more_refused_events_than_fit_in_memory_are_held_and_come_in_order_whoev
     let policy = observer.refuse_deletions(&world).await;
     insert_events(&world, "user.deleted", "1000 + n", 5_000).await;
     let app = App::start(&world).await;
-    app.log.wait_for("RabbitMQ refused events, they stay in the outbox", |_| true).await;
+    app.log
+        .wait_for("RabbitMQ refused events, they stay in the outbox", |_| true)
+        .await;
     for n in 0..20 {
         let began = Instant::now();
         let id = app.create_user(&format!("Имя{n}")).await;
         until_event_of(&mut observer, id).await;
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
     }
     // What follows a refused event of its user waits with it.
     insert_events(&world, "user.updated", "1000 + n", 5_000).await;
-    let held = async || outbox(&world, &["status"]).await.1["held"].as_i64().unwrap();
-    until("updates among the held events", async || held().await >= 5_000).await;
-    assert!(app.get("/metrics").await.text.contains(&format!("\noutbox_held {}\n", held().await)));
+    let held = async || {
+        outbox(&world, &["status"]).await.1["held"]
+            .as_i64()
+            .unwrap()
+    };
+    until("updates among the held events", async || {
+        held().await >= 5_000
+    })
+    .await;
+    assert!(
+        app.get("/metrics")
+            .await
+            .text
+            .contains(&format!("\noutbox_held {}\n", held().await))
+    );
     drop(app);
     let app = App::start(&world).await;
     app.log.wait_for("Relay leads", |_| true).await;
     let began = Instant::now();
     let id = app.create_user("Анна").await;
     until_event_of(&mut observer, id).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
     management(Method::DELETE, &policy).await;
-    let (mut deleted, mut updated) = (HashSet::new(), 0);
+    let mut deleted = HashSet::new();
+    let mut updated = 0;
     while updated < 5_000 {
         let event = &observer.next_bodies(1).await[0];
         let user = event["user_id"].as_i64().unwrap();
@@ -133,20 +178,45 @@ async fn three_thousand_forbidden_deletions_hold_nobody_up_and_none_is_lost() {
     let app = App::start(&world).await;
     let id = app.create_user("Анна").await;
     until_event_of(&mut observer, id).await;
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
     until("a class that is known", async || {
         let began = Instant::now();
-        assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": uuid::Uuid::new_v4()})).await.status, 200);
+        assert_eq!(
+            app.put(
+                &format!("/users/{id}"),
+                &json!({"name": uuid::Uuid::new_v4()})
+            )
+            .await
+            .status,
+            200
+        );
         until_event_of(&mut observer, id).await;
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
         let (_, state) = outbox(&world, &["status"]).await;
-        let (pending, quarantined) = (state["pending"].as_i64().unwrap(), state["quarantined"].as_i64().unwrap());
+        let pending = state["pending"].as_i64().unwrap();
+        let quarantined = state["quarantined"].as_i64().unwrap();
         // And the last updates, confirmed and not deleted yet.
-        assert!((3_000..=3_010).contains(&(pending + quarantined)), "{state}");
+        assert!(
+            (3_000..=3_010).contains(&(pending + quarantined)),
+            "{state}"
+        );
         quarantined > 100
     })
     .await;
-    assert!(app.log.matching("Session lost, starting it again", |line| line["session"] == "relay").is_empty());
+    assert!(
+        app.log
+            .matching("Session lost, starting it again", |line| line["session"]
+                == "relay")
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -166,11 +236,13 @@ async fn a_user_with_twenty_thousand_events_does_not_hold_up_the_next() {
 #[tokio::test]
 async fn what_is_committed_late_is_published_before_what_its_user_did_next() {
     let (world, mut observer, app) = start_audited().await;
-    let (late, other) = (app.create_user("Анна").await, app.create_user("Яна").await);
+    let late = app.create_user("Анна").await;
+    let other = app.create_user("Яна").await;
     let mut transaction = world.pool.begin().await.unwrap();
     change(&mut transaction, late).await;
     insert_event(&mut transaction, late).await;
-    let (began, mut tick) = (Instant::now(), interval(Duration::from_millis(50)));
+    let began = Instant::now();
+    let mut tick = interval(Duration::from_millis(50));
     // Longer than the lease.
     for n in 0.. {
         tick.tick().await;
@@ -181,19 +253,27 @@ async fn what_is_committed_late_is_published_before_what_its_user_did_next() {
         }
     }
     transaction.commit().await.unwrap();
-    assert_eq!(app.put(&format!("/users/{late}"), &json!({"name": "Ева"})).await.status, 200);
+    assert_eq!(
+        app.put(&format!("/users/{late}"), &json!({"name": "Ева"}))
+            .await
+            .status,
+        200
+    );
     assert_eq!(assert_delivered_exactly(&world, &mut observer).await, 0);
 }
 
 #[tokio::test]
 async fn what_a_later_transaction_wrote_first_is_not_passed_over() {
     let (world, mut observer, app) = start_audited().await;
-    let (quick, slow) = (app.create_user("Анна").await, app.create_user("Яна").await);
+    let quick = app.create_user("Анна").await;
+    let slow = app.create_user("Яна").await;
     world.until_outbox_is_empty().await;
-    let (mut first, mut second) = (world.pool.begin().await.unwrap(), world.pool.begin().await.unwrap());
+    let mut first = world.pool.begin().await.unwrap();
+    let mut second = world.pool.begin().await.unwrap();
     change(&mut first, quick).await;
     change(&mut second, slow).await;
-    // The second transaction draws the first place, and is not among those that a snapshot names as running.
+    // The second transaction draws the first place, and is not among those that a snapshot names as
+    // running.
     insert_event(&mut second, slow).await;
     insert_event(&mut first, quick).await;
     first.commit().await.unwrap();
@@ -203,7 +283,17 @@ async fn what_a_later_transaction_wrote_first_is_not_passed_over() {
     let published = app.create_user("Ева").await;
     until_event_of(&mut observer, published).await;
     second.commit().await.unwrap();
-    assert_eq!(app.put(&format!("/users/{slow}"), &json!({"name": "Ева"})).await.status, 200);
-    let versions = observer.next_bodies(2).await.iter().map(|event| event["version"].as_i64()).collect::<Vec<_>>();
+    assert_eq!(
+        app.put(&format!("/users/{slow}"), &json!({"name": "Ева"}))
+            .await
+            .status,
+        200
+    );
+    let versions = observer
+        .next_bodies(2)
+        .await
+        .iter()
+        .map(|event| event["version"].as_i64())
+        .collect::<Vec<_>>();
     assert_eq!(versions, [Some(2), Some(3)]);
 }

@@ -1,4 +1,5 @@
-//! One client that takes all it can get leaves the others their service, and leaves no memory behind.
+//! One client that takes all it can get leaves the others their service, and leaves no memory
+//! behind.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
@@ -16,13 +17,18 @@ const MIB: u64 = 1 << 20;
 const POST: &str = "POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
 
 /// Whatever the machine's speed, a password is hashed on its turn.
-const PATIENT: [(&str, &str); 3] =
-    [("LOG_LEVEL", "INFO"), ("PASSWORD_HASH_WAIT_MS", "60000"), ("REQUEST_TIMEOUT_MS", "60000")];
+const PATIENT: [(&str, &str); 3] = [
+    ("LOG_LEVEL", "INFO"),
+    ("PASSWORD_HASH_WAIT_MS", "60000"),
+    ("REQUEST_TIMEOUT_MS", "60000"),
+];
 
 /// Connects as a client of another address of this machine.
 async fn connect_from(address: &str, app: &App) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+    socket
+        .bind(SocketAddr::new(address.parse().unwrap(), 0))
+        .unwrap();
     socket.connect(app.address.parse().unwrap()).await.unwrap()
 }
 
@@ -45,7 +51,10 @@ async fn a_body_that_comes_byte_by_byte_takes_as_much_memory_as_it_is_long() {
     let bodies = (0..8).map(async |_| {
         let mut stream = TcpStream::connect(&app.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.write_all(format!("{POST}Content-Length: 60001\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("{POST}Content-Length: 60001\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         for _ in 0..15_000 {
             stream.write_all(b" ").await.unwrap();
             tokio::task::yield_now().await;
@@ -56,7 +65,10 @@ async fn a_body_that_comes_byte_by_byte_takes_as_much_memory_as_it_is_long() {
     let during = app.peak_resident();
     assert!(during < before + 24 * MIB, "{before} {during}");
     drop(streams);
-    until("memory is given back", async || app.resident() < before + 32 * MIB).await;
+    until("memory is given back", async || {
+        app.resident() < before + 32 * MIB
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -66,7 +78,9 @@ async fn bodies_that_never_end_are_bounded_for_each_client_and_others_are_read()
     let streams = join_all((0..400).map(|_| send_from("127.0.0.2", &app, head.as_bytes()))).await;
     until("the rest is refused", async || {
         let metrics = app.get("/metrics").await.text;
-        metrics.lines().any(|line| line.starts_with("http_request_duration_seconds_count") && line.contains("\"503\""))
+        metrics.lines().any(|line| {
+            line.starts_with("http_request_duration_seconds_count") && line.contains("\"503\"")
+        })
     })
     .await;
     assert!(app.resident() < 120 * MIB, "{}", app.resident());
@@ -88,12 +102,26 @@ async fn requests_that_wait_for_their_body_give_way_to_others() {
     let app = App::start_with_open_files(&world, 256).await;
     let announced = format!("{POST}Content-Length: 100\r\n\r\n{{");
     let expecting = format!("{POST}Content-Length: 100\r\nExpect: 100-continue\r\n\r\n");
-    let heads = [announced.as_bytes(), expecting.as_bytes()].into_iter().cycle();
+    let heads = [announced.as_bytes(), expecting.as_bytes()]
+        .into_iter()
+        .cycle();
     // All from the address that the honest requests come from, too.
-    let waiting = join_all(heads.take(186).map(|head| send_from("127.0.0.1", &app, head))).await;
+    let waiting = join_all(
+        heads
+            .take(186)
+            .map(|head| send_from("127.0.0.1", &app, head)),
+    )
+    .await;
     let began = Instant::now();
-    until("one of the honest is served", async || Answer::try_of(app.fresh("/users")).await.is_some()).await;
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    until("one of the honest is served", async || {
+        Answer::try_of(app.fresh("/users")).await.is_some()
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
     for _ in 0..20 {
         assert!(Answer::try_of(app.fresh("/users")).await.is_some());
     }
@@ -102,21 +130,34 @@ async fn requests_that_wait_for_their_body_give_way_to_others() {
 
 #[tokio::test]
 async fn one_address_has_half_of_the_places_and_the_others_the_rest() {
-    let (world, app) = start_with(&[("MAX_CONNECTIONS", "40"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
+    let (world, app) =
+        start_with(&[("MAX_CONNECTIONS", "40"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
     app.create_user("Анна").await;
     let mut lock = world.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE users").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE users")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     // Each of them is being served: nothing makes room.
     let request = post("Борис");
     let busy = join_all((0..60).map(|_| send_from("127.0.0.2", &app, &request))).await;
     let began = Instant::now();
     for _ in 0..10 {
-        let mut stream = send_from("127.0.0.3", &app, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let mut stream = send_from(
+            "127.0.0.3",
+            &app,
+            b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        )
+        .await;
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200");
     }
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
     lock.rollback().await.unwrap();
     drop(busy);
 }
@@ -127,7 +168,12 @@ async fn a_trusted_proxy_may_have_all_places() {
     let (_world, app) = start_with(&settings).await;
     let mut streams = Vec::new();
     for _ in 0..35 {
-        let mut stream = send_from("127.0.0.2", &app, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let mut stream = send_from(
+            "127.0.0.2",
+            &app,
+            b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        )
+        .await;
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await.unwrap();
         streams.push(stream);
@@ -137,25 +183,41 @@ async fn a_trusted_proxy_may_have_all_places() {
 #[tokio::test]
 async fn of_one_users_changes_64_wait_and_the_rest_is_refused_at_once() {
     let (world, app) = start_with(&[("GROUP_COMMIT", "true")]).await;
-    let (hot, other) = (app.create_user("Анна").await, app.create_user("Борис").await);
+    let hot = app.create_user("Анна").await;
+    let other = app.create_user("Борис").await;
     let mut lock = world.pool.begin().await.unwrap();
-    sqlx::query("SELECT FROM users WHERE id = $1 FOR UPDATE").bind(hot).execute(&mut *lock).await.unwrap();
+    sqlx::query("SELECT FROM users WHERE id = $1 FOR UPDATE")
+        .bind(hot)
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     let path = format!("/users/{hot}");
     let began = Instant::now();
     let changes = (0..100).map(async |number| {
-        let answer = app.put(&path, &json!({"name": format!("Имя {number}")})).await;
+        let answer = app
+            .put(&path, &json!({"name": format!("Имя {number}")}))
+            .await;
         (answer.body["code"] == "overloaded").then(|| began.elapsed())
     });
     let others = async {
         // Of the same lane.
-        let answer = app.put(&format!("/users/{}", other + 1), &json!({"name": "Вера"})).await;
+        let answer = app
+            .put(&format!("/users/{}", other + 1), &json!({"name": "Вера"}))
+            .await;
         answer.assert_problem(404, "user_not_found");
         began.elapsed()
     };
     let (refused, took) = tokio::join!(join_all(changes), others);
     let refused: Vec<_> = refused.into_iter().flatten().collect();
     assert!(refused.len() >= 36, "{}", refused.len());
-    assert!(refused.iter().filter(|took| **took < Duration::from_secs(1)).count() >= 36, "{refused:?}");
+    assert!(
+        refused
+            .iter()
+            .filter(|took| **took < Duration::from_secs(1))
+            .count()
+            >= 36,
+        "{refused:?}"
+    );
     assert!(took < Duration::from_secs(1), "{took:?}");
     lock.rollback().await.unwrap();
 }
@@ -199,7 +261,11 @@ async fn passwords_of_clients_that_have_hung_up_are_not_hashed() {
     let began = Instant::now();
     app.create_user("Анна").await;
     // All of them would take four seconds on two fast cores.
-    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(2_500),
+        "{:?}",
+        began.elapsed()
+    );
     let created: i64 = world.value("SELECT count(*) FROM users").await;
     assert!(created < 100, "{created}");
 }
@@ -207,11 +273,13 @@ async fn passwords_of_clients_that_have_hung_up_are_not_hashed() {
 #[tokio::test]
 async fn lists_far_from_the_start_leave_connections_for_others() {
     let (world, app) = start_with(&PATIENT).await;
-    let insert = "INSERT INTO users (name, surname, password) SELECT 'Имя', 'Фамилия', '$argon2id$' FROM generate_series(1, 110000)";
+    let insert = "INSERT INTO users (name, surname, password) SELECT 'Имя', 'Фамилия', '$argon2id$' \
+                  FROM generate_series(1, 110000)";
     sqlx::query(insert).execute(&world.pool).await.unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let lists = join_all((0..64).map(|client| {
-        let (stop, app) = (stop.clone(), &app);
+        let stop = stop.clone();
+        let app = &app;
         async move {
             let mut offset = 90_000 + client;
             while !stop.is_cancelled() {
@@ -225,8 +293,14 @@ async fn lists_far_from_the_start_leave_connections_for_others() {
         for number in 0..20 {
             app.create_user(&format!("Имя {number}")).await;
             let metrics = app.get("/metrics").await.text;
-            let busy = metrics.lines().find_map(|line| line.strip_prefix("database_connections{state=\"in_use\"} "));
-            most = most.max(busy.unwrap_or_else(|| panic!("no such metric: {metrics}")).parse().unwrap());
+            let busy = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("database_connections{state=\"in_use\"} "));
+            most = most.max(
+                busy.unwrap_or_else(|| panic!("no such metric: {metrics}"))
+                    .parse()
+                    .unwrap(),
+            );
         }
         stop.cancel();
         most

@@ -1,4 +1,5 @@
-//! Rows and sequences that somebody else has written: none stops the service, fails what was committed, or puts events out of order.
+//! Rows and sequences that somebody else has written: none stops the service, fails what was
+//! committed, or puts events out of order.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,11 +13,15 @@ use user_management_api::MIGRATOR;
 
 use super::poison::outbox;
 use crate::harness::{
-    App, Observer, Proxy, World, as_login, command, eventually, new_user, start, start_observed, until,
+    App, Observer, Proxy, World, as_login, command, eventually, new_user, start, start_observed,
+    until,
 };
 
 async fn run(world: &World, sql: impl Into<String>) {
-    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(&world.pool).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql.into()))
+        .execute(&world.pool)
+        .await
+        .unwrap();
 }
 
 /// An event written by hand, with SQL expressions for what may be wrong.
@@ -34,10 +39,22 @@ fn unpublishable() -> [(String, &'static str, &'static str); 5] {
     let time = ("outbox_occurred_at_finite", "occurred_at");
     [
         (event("repeat('x', 256)", "'t'", "now()"), type_.0, type_.1),
-        (event("'user.updated'", "repeat('ы', 200)", "now()"), trace.0, trace.1),
+        (
+            event("'user.updated'", "repeat('ы', 200)", "now()"),
+            trace.0,
+            trace.1,
+        ),
         (event("'user.updated'", "'t'", "'infinity'"), time.0, time.1),
-        (event("'user.updated'", "'t'", "'-infinity'"), time.0, time.1),
-        (event("'user.updated'", "'t'", "'290000-01-01'"), time.0, time.1),
+        (
+            event("'user.updated'", "'t'", "'-infinity'"),
+            time.0,
+            time.1,
+        ),
+        (
+            event("'user.updated'", "'t'", "'290000-01-01'"),
+            time.0,
+            time.1,
+        ),
     ]
 }
 
@@ -48,14 +65,24 @@ const WITHOUT_CONSTRAINTS: &str = "ALTER TABLE outbox DROP CONSTRAINT outbox_eve
 async fn an_event_written_by_hand_that_cannot_be_published_is_refused_where_it_is_written() {
     let world = World::new().await;
     for (insert, constraint, _) in unpublishable() {
-        let refused = sqlx::raw_sql(AssertSqlSafe(insert.clone())).execute(&world.pool).await.unwrap_err();
-        assert_eq!(refused.as_database_error().unwrap().constraint(), Some(constraint), "{insert}");
+        let refused = sqlx::raw_sql(AssertSqlSafe(insert.clone()))
+            .execute(&world.pool)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            refused.as_database_error().unwrap().constraint(),
+            Some(constraint),
+            "{insert}"
+        );
     }
     run(&world, event("'user.updated'", "'t'", "now()")).await;
 }
 
 async fn quarantine(world: &World) -> Vec<Value> {
-    outbox(world, &["quarantine", "list"]).await.1["events"].as_array().unwrap().clone()
+    outbox(world, &["quarantine", "list"]).await.1["events"]
+        .as_array()
+        .unwrap()
+        .clone()
 }
 
 #[tokio::test]
@@ -72,13 +99,23 @@ async fn without_the_constraints_it_goes_to_quarantine_and_nothing_waits_for_it(
     assert_eq!(observer.next_bodies(1).await[0]["trace_id"], "by-hand");
     world.until_outbox_is_empty().await;
     let quarantined = quarantine(&world).await;
-    let mut found: Vec<_> = quarantined.iter().map(|event| event["reason"].as_str().unwrap()).collect();
+    let mut found: Vec<_> = quarantined
+        .iter()
+        .map(|event| event["reason"].as_str().unwrap())
+        .collect();
     for reason in reasons {
-        let place = found.iter().position(|found| found.contains(reason)).unwrap_or_else(|| panic!("{found:?}"));
+        let place = found
+            .iter()
+            .position(|found| found.contains(reason))
+            .unwrap_or_else(|| panic!("{found:?}"));
         found.remove(place);
     }
     assert_eq!(found, [""; 0]);
-    assert_eq!(app.log.matching("Session lost, starting it again", |_| true), [] as [Value; 0]);
+    assert_eq!(
+        app.log
+            .matching("Session lost, starting it again", |_| true),
+        [] as [Value; 0]
+    );
     app.create_user("Анна").await;
     observer.next_bodies(1).await;
 }
@@ -87,7 +124,11 @@ async fn without_the_constraints_it_goes_to_quarantine_and_nothing_waits_for_it(
 async fn the_migration_puts_what_is_there_already_into_quarantine() {
     let world = World::empty().await;
     let mut before = Migrator::with_migrations(MIGRATOR.iter().take(5).cloned().collect());
-    before.set_ignore_missing(true).run(&world.pool).await.unwrap();
+    before
+        .set_ignore_missing(true)
+        .run(&world.pool)
+        .await
+        .unwrap();
     let unpublishable = unpublishable();
     let count = unpublishable.len();
     for (insert, ..) in unpublishable {
@@ -105,25 +146,44 @@ async fn no_row_of_a_user_fails_a_list_or_a_change_that_was_committed() {
     for (reads, writes) in [("true", "true"), ("false", "false")] {
         let world = World::new().await;
         let mut observer = Observer::new(&world).await;
-        let app = App::start_with(&world, &[("COALESCE_READS", reads), ("GROUP_COMMIT", writes)]).await;
+        let app = App::start_with(
+            &world,
+            &[("COALESCE_READS", reads), ("GROUP_COMMIT", writes)],
+        )
+        .await;
         for name in ["Анна", "Яна", "Иван"] {
             app.create_user(name).await;
         }
         observer.next_bodies(3).await;
-        run(&world, "UPDATE users SET created_at = 'infinity', updated_at = '-infinity' WHERE id = 2").await;
         run(
             &world,
-            "INSERT INTO users (id, name, surname, password) OVERRIDING SYSTEM VALUE VALUES (-5, 'a', 'b', '$argon2id$')",
+            "UPDATE users SET created_at = 'infinity', updated_at = '-infinity' WHERE id = 2",
+        )
+        .await;
+        run(
+            &world,
+            "INSERT INTO users (id, name, surname, password) OVERRIDING SYSTEM VALUE VALUES (-5, \
+             'a', 'b', '$argon2id$')",
         )
         .await;
         let list = app.get("/users").await;
-        let ids: Vec<_> = list.body.as_array().unwrap().iter().map(|user| user["id"].as_i64().unwrap()).collect();
+        let ids: Vec<_> = list
+            .body
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|user| user["id"].as_i64().unwrap())
+            .collect();
         assert_eq!(ids, [1, 2, 3], "{list:?}");
         let user = app.get("/users/2").await.body;
         assert_eq!(user["created_at"], "9999-12-31T23:59:59.999Z");
         assert_eq!(user["updated_at"], "0001-01-01T00:00:00.000Z");
         let changed = app.put("/users/2", &json!({"name": "Ян"})).await;
-        assert_eq!((changed.status.as_u16(), &changed.body["name"]), (200, &json!("Ян")), "{changed:?}");
+        assert_eq!(
+            (changed.status.as_u16(), &changed.body["name"]),
+            (200, &json!("Ян")),
+            "{changed:?}"
+        );
         assert_eq!(observer.next_bodies(1).await[0]["version"], 2);
         assert_eq!(app.delete("/users/2").await.status, 204);
         assert_eq!(observer.next_bodies(1).await[0]["version"], 3);
@@ -159,16 +219,36 @@ async fn where_the_service_may_not_pass_over_them_it_says_so_and_check_gives_the
     );
     run(&world, grants).await;
     let url = as_login(&world.database_url, &role, "narrow");
-    let app = App::start_with(&world, &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", "")]).await;
+    let app = App::start_with(
+        &world,
+        &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", "")],
+    )
+    .await;
     let refused = app.post("/users", &new_user("Анна")).await;
     refused.assert_problem(503, "database_unavailable");
-    assert!(refused.body["detail"].as_str().unwrap().contains("check"), "{refused:?}");
+    assert!(
+        refused.body["detail"].as_str().unwrap().contains("check"),
+        "{refused:?}"
+    );
     let check = async || {
-        let output = command(&world.settings()).args(["check", "--format", "json"]).output().await.unwrap();
-        let report: Value =
-            serde_json::from_str(String::from_utf8_lossy(&output.stdout).lines().next().unwrap()).unwrap();
+        let output = command(&world.settings())
+            .args(["check", "--format", "json"])
+            .output()
+            .await
+            .unwrap();
+        let report: Value = serde_json::from_str(
+            String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .next()
+                .unwrap(),
+        )
+        .unwrap();
         let findings = report["findings"].as_array().unwrap();
-        findings.iter().find(|finding| finding["check"] == "sequences").unwrap().clone()
+        findings
+            .iter()
+            .find(|finding| finding["check"] == "sequences")
+            .unwrap()
+            .clone()
     };
     let finding = check().await;
     assert_eq!(finding["result"], "failed");
@@ -176,9 +256,13 @@ async fn where_the_service_may_not_pass_over_them_it_says_so_and_check_gives_the
     assert_eq!(check().await["result"], "ok");
     assert_eq!(app.create_user("Анна").await, 101);
     drop(app);
-    let sessions_ended = format!("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = '{role}')");
+    let sessions_ended =
+        format!("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = '{role}')");
     until("its sessions ended", async || {
-        sqlx::query_scalar::<_, bool>(AssertSqlSafe(sessions_ended.clone())).fetch_one(&world.pool).await.unwrap()
+        sqlx::query_scalar::<_, bool>(AssertSqlSafe(sessions_ended.clone()))
+            .fetch_one(&world.pool)
+            .await
+            .unwrap()
     })
     .await;
     run(&world, format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
@@ -204,14 +288,20 @@ async fn a_sequence_that_is_set_back_while_the_service_runs_delays_one_event_at_
         rename(2, format!("Имя {round}")).await;
         assert_eq!(observer.next_bodies(1).await[0]["version"], round + 2);
     }
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn a_row_whose_position_was_drawn_before_its_transaction_is_published_under_load() {
     let (world, mut observer, app) = start_observed().await;
     let user = app.create_user("Анна").await;
-    let position: i64 = world.value("SELECT nextval(pg_get_serial_sequence('outbox', 'seq'))").await;
+    let position: i64 = world
+        .value("SELECT nextval(pg_get_serial_sequence('outbox', 'seq'))")
+        .await;
     let by_hand = uuid::Uuid::now_v7();
     let insert = format!(
         "INSERT INTO outbox (seq, event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
@@ -231,7 +321,10 @@ async fn a_row_whose_position_was_drawn_before_its_transaction_is_published_unde
         if observer.next_bodies(1).await[0]["event_id"] == by_hand.to_string() {
             break;
         }
-        assert!(inserted.is_none_or(|at| at.elapsed() < Duration::from_secs(10)), "{n} events later");
+        assert!(
+            inserted.is_none_or(|at| at.elapsed() < Duration::from_secs(10)),
+            "{n} events later"
+        );
     }
     world.until_outbox_is_empty().await;
 }
@@ -247,9 +340,16 @@ async fn a_sequence_below_the_events_that_wait_is_lifted_before_a_relay_leads() 
     world.until_outbox_is_empty().await;
     proxy.close();
     app.until_ready("degraded").await;
-    assert_eq!(app.put("/users/1", &json!({"name": "Яна"})).await.status, 200);
+    assert_eq!(
+        app.put("/users/1", &json!({"name": "Яна"})).await.status,
+        200
+    );
     // As after a restore that brings the rows and not the sequences.
-    run(&world, "UPDATE outbox SET seq = DEFAULT; ALTER TABLE outbox ALTER seq DROP IDENTITY").await;
+    run(
+        &world,
+        "UPDATE outbox SET seq = DEFAULT; ALTER TABLE outbox ALTER seq DROP IDENTITY",
+    )
+    .await;
     run(
         &world,
         "UPDATE outbox SET seq = 1000;
@@ -258,8 +358,16 @@ async fn a_sequence_below_the_events_that_wait_is_lifted_before_a_relay_leads() 
     .await;
     proxy.open();
     assert_eq!(observer.next_bodies(1).await[0]["version"], 2);
-    app.log.wait_for("The outbox's sequence was below events that wait, and was lifted", |_| true).await;
-    assert_eq!(app.put("/users/1", &json!({"name": "Ян"})).await.status, 200);
+    app.log
+        .wait_for(
+            "The outbox's sequence was below events that wait, and was lifted",
+            |_| true,
+        )
+        .await;
+    assert_eq!(
+        app.put("/users/1", &json!({"name": "Ян"})).await.status,
+        200
+    );
     assert_eq!(observer.next_bodies(1).await[0]["version"], 3);
     let last: i64 = world.value("SELECT last_value FROM outbox_seq_seq").await;
     assert!(last > 1000, "{last}");
@@ -269,11 +377,25 @@ async fn a_sequence_below_the_events_that_wait_is_lifted_before_a_relay_leads() 
 async fn a_sequence_with_a_cache_lets_nobody_lead() {
     let world = World::new().await;
     run(&world, "ALTER TABLE outbox ALTER seq SET CACHE 32").await;
-    let (check, app) = (command(&world.settings()).arg("check").output().await.unwrap(), App::start(&world).await);
+    let check = command(&world.settings())
+        .arg("check")
+        .output()
+        .await
+        .unwrap();
+    let app = App::start(&world).await;
     let found = String::from_utf8_lossy(&check.stdout);
-    assert!(!check.status.success() && found.contains("ALTER TABLE outbox ALTER seq SET CACHE 1"), "{found}");
-    let lost = |line: &Value| line["error"].as_str().is_some_and(|error| error.contains("SET CACHE 1"));
-    app.log.wait_for("Session lost, starting it again", lost).await;
+    assert!(
+        !check.status.success() && found.contains("ALTER TABLE outbox ALTER seq SET CACHE 1"),
+        "{found}"
+    );
+    let lost = |line: &Value| {
+        line["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("SET CACHE 1"))
+    };
+    app.log
+        .wait_for("Session lost, starting it again", lost)
+        .await;
     assert!(!app.leads().await);
     run(&world, "ALTER TABLE outbox ALTER seq SET CACHE 1").await;
     eventually("it leads", async || app.leads().await.then_some(())).await;

@@ -1,5 +1,5 @@
-//! Grouped writes, held against writes that run one by one: whatever happens at the same time, nobody can tell which of
-//! them wrote.
+//! Grouped writes, held against writes that run one by one: whatever happens at the same time,
+//! nobody can tell which of them wrote.
 
 mod bounds;
 
@@ -23,7 +23,11 @@ const CASES: u32 = 30;
 /// What a client asks for. Few values, so that some change nothing.
 #[derive(Clone, Copy, Debug)]
 enum Ask {
-    Update { name: Option<u8>, surname: Option<u8>, password: bool },
+    Update {
+        name: Option<u8>,
+        surname: Option<u8>,
+        password: bool,
+    },
     Delete,
 }
 
@@ -41,9 +45,17 @@ fn change(user: usize, ask: Ask, number: usize) -> Change {
     let trace_id = TraceId::parse(format!("write-{number}").as_bytes()).unwrap();
     let name = |value: u8| Name::parse(&value.to_string()).unwrap();
     let operation = match ask {
-        Ask::Update { name: first, surname, password } => {
+        Ask::Update {
+            name: first,
+            surname,
+            password,
+        } => {
             let password = password.then(|| "$argon2id$new".into());
-            Operation::Update { name: first.map(name), surname: surname.map(name), password }
+            Operation::Update {
+                name: first.map(name),
+                surname: surname.map(name),
+                password,
+            }
         }
         Ask::Delete => Operation::Delete,
     };
@@ -51,7 +63,11 @@ fn change(user: usize, ask: Ask, number: usize) -> Change {
 }
 
 fn rename(user: usize, name: &str) -> Change {
-    let operation = Operation::Update { name: Some(Name::parse(name).unwrap()), surname: None, password: None };
+    let operation = Operation::Update {
+        name: Some(Name::parse(name).unwrap()),
+        surname: None,
+        password: None,
+    };
     Change::new(id(user), operation, TraceId::generate())
 }
 
@@ -59,23 +75,38 @@ fn rename(user: usize, name: &str) -> Change {
 fn seen(answer: &Result<Option<Written>, DatabaseError>) -> String {
     match answer {
         Ok(None) => "no such user".to_owned(),
-        Ok(Some(Written { user, changed })) => format!("{} {} {changed}", user.name.as_str(), user.surname.as_str()),
+        Ok(Some(Written { user, changed })) => {
+            format!("{} {} {changed}", user.name.as_str(), user.surname.as_str())
+        }
         Err(error) => error.to_string(),
     }
 }
 
 /// All that is stored, times and event ids aside; each user's events in their order.
 async fn stored(world: &World) -> Vec<String> {
-    let users = "SELECT concat_ws(' ', id, name, surname, password, version) FROM users ORDER BY id";
-    let events = "SELECT concat_ws(' ', event_type, user_id, user_version, trace_id, payload) FROM outbox
+    let users =
+        "SELECT concat_ws(' ', id, name, surname, password, version) FROM users ORDER BY id";
+    let events =
+        "SELECT concat_ws(' ', event_type, user_id, user_version, trace_id, payload) FROM outbox
                   ORDER BY user_id, seq";
-    let mut stored: Vec<String> = sqlx::query_scalar(users).fetch_all(&world.pool).await.unwrap();
-    stored.extend(sqlx::query_scalar::<_, String>(events).fetch_all(&world.pool).await.unwrap());
+    let mut stored: Vec<String> = sqlx::query_scalar(users)
+        .fetch_all(&world.pool)
+        .await
+        .unwrap();
+    stored.extend(
+        sqlx::query_scalar::<_, String>(events)
+            .fetch_all(&world.pool)
+            .await
+            .unwrap(),
+    );
     stored
 }
 
 async fn start_over(world: &World) {
-    sqlx::query("TRUNCATE users, outbox RESTART IDENTITY").execute(&world.pool).await.unwrap();
+    sqlx::query("TRUNCATE users, outbox RESTART IDENTITY")
+        .execute(&world.pool)
+        .await
+        .unwrap();
     add_users(world, USERS).await;
 }
 
@@ -90,7 +121,10 @@ async fn users_with_wrong_events(world: &World) -> Vec<i64> {
     let query = "SELECT id FROM users LEFT JOIN outbox ON user_id = id GROUP BY id
                  HAVING coalesce(array_agg(user_version ORDER BY seq) FILTER (WHERE seq IS NOT NULL), '{}')
                         <> ARRAY(SELECT generate_series(2, version))";
-    sqlx::query_scalar(query).fetch_all(&world.pool).await.unwrap()
+    sqlx::query_scalar(query)
+        .fetch_all(&world.pool)
+        .await
+        .unwrap()
 }
 
 #[test]
@@ -103,7 +137,12 @@ fn writes_at_once_come_to_what_they_do_one_by_one() {
         let one_by_one = UserWrites::one_by_one(database(&other_world, route));
         // More than a group holds, with users that there are not.
         check(CASES, &vec((1..=USERS + 2, asks()), 1..300), |writes| {
-            let changes = || writes.iter().enumerate().map(|(number, (user, ask))| change(*user, *ask, number));
+            let changes = || {
+                writes
+                    .iter()
+                    .enumerate()
+                    .map(|(number, (user, ask))| change(*user, *ask, number))
+            };
             let (at_once, in_turn) = runtime.block_on(async {
                 tokio::join!(start_over(&world), start_over(&other_world));
                 let at_once = join_all(changes().map(|change| grouped.write(change))).await;
@@ -114,9 +153,17 @@ fn writes_at_once_come_to_what_they_do_one_by_one() {
                 (at_once, in_turn)
             });
             for (number, (at_once, in_turn)) in at_once.iter().zip(&in_turn).enumerate() {
-                assert_eq!(seen(at_once), seen(in_turn), "write {number}: {:?}", writes[number]);
+                assert_eq!(
+                    seen(at_once),
+                    seen(in_turn),
+                    "write {number}: {:?}",
+                    writes[number]
+                );
             }
-            assert_eq!(runtime.block_on(stored(&world)), runtime.block_on(stored(&other_world)));
+            assert_eq!(
+                runtime.block_on(stored(&world)),
+                runtime.block_on(stored(&other_world))
+            );
         });
         runtime.block_on(grouped.close());
     }
@@ -129,14 +176,27 @@ async fn two_partial_updates_racing_on_one_user_both_survive_a_thousand_times() 
     for round in 0..1000_u16 {
         let value = Name::parse(&round.to_string()).unwrap();
         let write = |name: Option<Name>, surname: Option<Name>| {
-            let operation = Operation::Update { name, surname, password: None };
-            let (grouped, change) = (grouped.clone(), Change::new(id(1), operation, TraceId::generate()));
+            let operation = Operation::Update {
+                name,
+                surname,
+                password: None,
+            };
+            let grouped = grouped.clone();
+            let change = Change::new(id(1), operation, TraceId::generate());
             tokio::spawn(async move { grouped.write(change).await.unwrap().unwrap() })
         };
-        let (first, second) = (write(Some(value.clone()), None), write(None, Some(value.clone())));
-        let (first, second) = (first.await.unwrap(), second.await.unwrap());
-        let saw_both = |written: &Written| written.user.name == value && written.user.surname == value;
-        assert!(saw_both(&first) || saw_both(&second), "round {round}: {:?}, {:?}", first.user, second.user);
+        let first = write(Some(value.clone()), None);
+        let second = write(None, Some(value.clone()));
+        let first = first.await.unwrap();
+        let second = second.await.unwrap();
+        let saw_both =
+            |written: &Written| written.user.name == value && written.user.surname == value;
+        assert!(
+            saw_both(&first) || saw_both(&second),
+            "round {round}: {:?}, {:?}",
+            first.user,
+            second.user
+        );
     }
     let version: i64 = world.value("SELECT version FROM users WHERE id = 1").await;
     // In round 0 the name is what it was.
@@ -149,33 +209,50 @@ fn callers_who_go_away_undo_nothing_and_halve_nothing() {
     let runtime = runtime();
     let world = runtime.block_on(world());
     let grouped = runtime.block_on(async { UserWrites::grouped(&database(&world, Route::Direct)) });
-    check(CASES, &vec((1..=USERS, asks(), any::<bool>(), 0..3_u8), 1..200), |callers| {
-        runtime.block_on(async {
-            start_over(&world).await;
-            let tasks = callers.into_iter().enumerate().map(|(number, (user, ask, goes_away, turns))| {
-                let (grouped, change) = (grouped.clone(), change(user, ask, number));
-                let event_id = change.event.id;
-                (event_id, tokio::spawn(async move { grouped.write(change).await }), goes_away.then_some(turns))
+    check(
+        CASES,
+        &vec((1..=USERS, asks(), any::<bool>(), 0..3_u8), 1..200),
+        |callers| {
+            runtime.block_on(async {
+                start_over(&world).await;
+                let tasks = callers.into_iter().enumerate().map(
+                    |(number, (user, ask, goes_away, turns))| {
+                        let grouped = grouped.clone();
+                        let change = change(user, ask, number);
+                        let event_id = change.event.id;
+                        (
+                            event_id,
+                            tokio::spawn(async move { grouped.write(change).await }),
+                            goes_away.then_some(turns),
+                        )
+                    },
+                );
+                let mut answered = Vec::new();
+                for (event_id, task, goes_away_after) in tasks.collect::<Vec<_>>() {
+                    for _ in 0..goes_away_after.unwrap_or_default() {
+                        tokio::task::yield_now().await;
+                    }
+                    if goes_away_after.is_some() {
+                        task.abort();
+                    } else if let Some(Written { changed: true, .. }) = task.await.unwrap().unwrap()
+                    {
+                        answered.push(event_id);
+                    }
+                }
+                // A write of a user whose callers have all gone may be on its way: another one
+                // comes after it.
+                join_all((1..=USERS).map(|user| grouped.write(rename(user, "last")))).await;
+                let stored = "SELECT count(*) FROM outbox WHERE event_id = ANY($1)";
+                let stored: i64 = sqlx::query_scalar(stored)
+                    .bind(&answered)
+                    .fetch_one(&world.pool)
+                    .await
+                    .unwrap();
+                assert_eq!(stored, key(answered.len()));
+                assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
             });
-            let mut answered = Vec::new();
-            for (event_id, task, goes_away_after) in tasks.collect::<Vec<_>>() {
-                for _ in 0..goes_away_after.unwrap_or_default() {
-                    tokio::task::yield_now().await;
-                }
-                if goes_away_after.is_some() {
-                    task.abort();
-                } else if let Some(Written { changed: true, .. }) = task.await.unwrap().unwrap() {
-                    answered.push(event_id);
-                }
-            }
-            // A write of a user whose callers have all gone may be on its way: another one comes after it.
-            join_all((1..=USERS).map(|user| grouped.write(rename(user, "last")))).await;
-            let stored = "SELECT count(*) FROM outbox WHERE event_id = ANY($1)";
-            let stored: i64 = sqlx::query_scalar(stored).bind(&answered).fetch_one(&world.pool).await.unwrap();
-            assert_eq!(stored, key(answered.len()));
-            assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
-        });
-    });
+        },
+    );
 }
 
 /// Makes the database refuse, for user 2, what the service asks for.
@@ -199,7 +276,9 @@ async fn a_write_that_the_database_refuses_fails_alone() {
             }
         }
     }
-    let versions: Vec<i64> = world.value("SELECT array_agg(version ORDER BY id) FROM users").await;
+    let versions: Vec<i64> = world
+        .value("SELECT array_agg(version ORDER BY id) FROM users")
+        .await;
     assert_eq!(versions, [21, 1, 21, 21, 21]);
     assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
 }

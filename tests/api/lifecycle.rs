@@ -11,7 +11,9 @@ use reqwest::{Body, Method};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::harness::{Answer, App, World, eventually, new_user, start, start_observed, start_with, until};
+use crate::harness::{
+    Answer, App, World, eventually, new_user, start, start_observed, start_with, until,
+};
 
 #[tokio::test]
 async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
@@ -20,20 +22,36 @@ async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
     // A request that is half sent when the signal comes.
     let (rest, body) = tokio::sync::oneshot::channel::<String>();
     let chunks = futures_util::stream::once(body);
-    let request = app.request(Method::POST, "/users").header("content-type", "application/json");
+    let request = app
+        .request(Method::POST, "/users")
+        .header("content-type", "application/json");
     let in_flight = tokio::spawn(Answer::of(request.body(Body::wrap_stream(chunks))));
-    app.log.wait_for("Request started", |line| line["method"] == "POST").await;
+    app.log
+        .wait_for("Request started", |line| line["method"] == "POST")
+        .await;
     let began = Instant::now();
     app.signal("TERM");
-    app.log.wait_for("Stopping; a second signal stops at once", |_| true).await;
+    app.log
+        .wait_for("Stopping; a second signal stops at once", |_| true)
+        .await;
     rest.send(new_user("Анна").to_string()).unwrap();
     assert_eq!(in_flight.await.unwrap().status, 201);
     assert_eq!(app.exit_status().await.code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(25),
+        "{:?}",
+        began.elapsed()
+    );
     app.log.wait_for("Stopped", |_| true).await;
-    app.log.wait_for("Event published", |line| line["user_id"] == 1).await;
+    app.log
+        .wait_for("Event published", |line| line["user_id"] == 1)
+        .await;
     assert!(world.outbox_is_empty().await);
-    let troubles = app.log.lines().into_iter().filter(|line| line["level"] == "warning" || line["level"] == "error");
+    let troubles = app
+        .log
+        .lines()
+        .into_iter()
+        .filter(|line| line["level"] == "warning" || line["level"] == "error");
     assert_eq!(troubles.count(), 0, "{}", app.log.text());
 }
 
@@ -41,8 +59,10 @@ async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
 async fn a_stopping_service_says_that_it_is_not_ready_before_it_stops_listening() {
     let (_world, mut app) = start_with(&[("SHUTDOWN_DELAY_MS", "3000")]).await;
     app.signal("INT");
-    let answer =
-        eventually("a 503", async || Some(app.get("/health/ready").await).filter(|answer| answer.status == 503)).await;
+    let answer = eventually("a 503", async || {
+        Some(app.get("/health/ready").await).filter(|answer| answer.status == 503)
+    })
+    .await;
     answer.assert_problem(503, "not_ready");
     assert_eq!(answer.body["checks"]["draining"], true);
     assert_eq!(app.get("/users").await.status, 200);
@@ -53,7 +73,9 @@ async fn a_stopping_service_says_that_it_is_not_ready_before_it_stops_listening(
 async fn a_second_signal_ends_it_at_once() {
     let (_world, mut app) = start_with(&[("SHUTDOWN_DELAY_MS", "600000")]).await;
     app.signal("TERM");
-    app.log.wait_for("Stopping; a second signal stops at once", |_| true).await;
+    app.log
+        .wait_for("Stopping; a second signal stops at once", |_| true)
+        .await;
     app.signal("TERM");
     assert_eq!(app.exit_status().await.code(), Some(130));
     app.log.wait_for("Stopped at once", |_| true).await;
@@ -66,7 +88,10 @@ async fn two_instances_started_at_once_on_an_empty_database_share_it_and_one_lea
     tokio::join!(first.until_ready("ready"), second.until_ready("ready"));
     first.create_user("Анна").await;
     second.create_user("Яна").await;
-    until("a leader", async || first.leads().await || second.leads().await).await;
+    until("a leader", async || {
+        first.leads().await || second.leads().await
+    })
+    .await;
     assert!(!(first.leads().await && second.leads().await));
     world.until_outbox_is_empty().await;
 }
@@ -76,12 +101,35 @@ async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_is_reported() 
     let (_world, app) = start_with(&[("LOG_LEVEL", "info,probes=debug")]).await;
     app.log.pause(true);
     let began = Instant::now();
-    let answers = futures_util::stream::iter(0..30_000).map(|_| app.get("/health/live")).buffer_unordered(64);
-    assert_eq!(answers.filter(|answer| std::future::ready(answer.status == 200)).count().await, 30_000);
-    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
+    let answers = futures_util::stream::iter(0..30_000)
+        .map(|_| app.get("/health/live"))
+        .buffer_unordered(64);
+    assert_eq!(
+        answers
+            .filter(|answer| std::future::ready(answer.status == 200))
+            .count()
+            .await,
+        30_000
+    );
+    assert!(
+        began.elapsed() < Duration::from_mins(1),
+        "{:?}",
+        began.elapsed()
+    );
     app.log.pause(false);
-    let report = app.log.wait_for("Log lines dropped: the reader of stdout is too slow", |_| true).await;
-    assert!(report["dropped"].as_u64().is_some_and(|dropped| dropped > 0), "{report}");
+    let report = app
+        .log
+        .wait_for(
+            "Log lines dropped: the reader of stdout is too slow",
+            |_| true,
+        )
+        .await;
+    assert!(
+        report["dropped"]
+            .as_u64()
+            .is_some_and(|dropped| dropped > 0),
+        "{report}"
+    );
 }
 
 #[tokio::test]
@@ -94,9 +142,18 @@ async fn a_log_reader_that_stalls_costs_no_line_of_an_event_that_was_received() 
         let event = json!({
             "event_type": "user.created", "user_id": n, "trace_id": trace_id, "version": 1, "event_id": Uuid::now_v7(),
         });
-        let (exchange, key, body) = ("user_events".into(), "user.created".into(), event.to_string());
-        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-        drop(observer.channel.basic_publish(exchange, key, options, body.as_bytes(), properties).await.unwrap());
+        let exchange = "user_events".into();
+        let key = "user.created".into();
+        let body = event.to_string();
+        let options = BasicPublishOptions::default();
+        let properties = BasicProperties::default();
+        drop(
+            observer
+                .channel
+                .basic_publish(exchange, key, options, body.as_bytes(), properties)
+                .await
+                .unwrap(),
+        );
     }
     // It takes no more than it can log.
     let waiting = Cell::new(0);
@@ -106,10 +163,20 @@ async fn a_log_reader_that_stalls_costs_no_line_of_an_event_that_was_received() 
     })
     .await;
     app.log.pause(false);
-    until("an empty queue", async || observer.waiting("user_events_queue").await == 0).await;
+    until("an empty queue", async || {
+        observer.waiting("user_events_queue").await == 0
+    })
+    .await;
     until("all of them in the log", async || {
-        let received = app.log.matching("Event received", |line| line["trace_id"] == trace_id);
-        received.iter().map(|line| line["user_id"].as_u64()).collect::<HashSet<_>>().len() == EVENTS
+        let received = app
+            .log
+            .matching("Event received", |line| line["trace_id"] == trace_id);
+        received
+            .iter()
+            .map(|line| line["user_id"].as_u64())
+            .collect::<HashSet<_>>()
+            .len()
+            == EVENTS
     })
     .await;
 }
@@ -120,8 +187,16 @@ async fn a_log_reader_that_stalls_costs_little_memory_however_long_the_paths_are
     app.log.pause(true);
     let before = app.resident();
     let path = format!("/{}", "x".repeat(7_000));
-    let answers = futures_util::stream::iter(0..20_000).map(|_| app.get(&path)).buffer_unordered(64);
-    assert_eq!(answers.filter(|answer| std::future::ready(answer.status == 404)).count().await, 20_000);
+    let answers = futures_util::stream::iter(0..20_000)
+        .map(|_| app.get(&path))
+        .buffer_unordered(64);
+    assert_eq!(
+        answers
+            .filter(|answer| std::future::ready(answer.status == 404))
+            .count()
+            .await,
+        20_000
+    );
     let grown = app.resident().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes more");
     app.log.pause(false);
@@ -129,34 +204,60 @@ async fn a_log_reader_that_stalls_costs_little_memory_however_long_the_paths_are
 
 #[tokio::test]
 async fn a_database_that_may_lose_commits_is_warned_of() {
-    const WARNING: &str = "PostgreSQL may lose what it has committed, users and events alike: synchronous_commit is off for this database or login";
+    const WARNING: &str = "PostgreSQL may lose what it has committed, users and events alike: \
+                           synchronous_commit is off for this database or login";
     let world = World::new().await;
     for value in ["on", "off"] {
         let name = world.database_url.rsplit('/').next().unwrap();
-        let set = sqlx::AssertSqlSafe(format!("ALTER DATABASE {name} SET synchronous_commit = {value}"));
+        let set = sqlx::AssertSqlSafe(format!(
+            "ALTER DATABASE {name} SET synchronous_commit = {value}"
+        ));
         sqlx::query(set).execute(&world.pool).await.unwrap();
         let app = App::start(&world).await;
         app.create_user("Анна").await;
         app.log.wait_for("Event published", |_| true).await;
-        assert_eq!(app.log.matching(WARNING, |line| line["level"] == "warning").len(), usize::from(value == "off"));
+        assert_eq!(
+            app.log
+                .matching(WARNING, |line| line["level"] == "warning")
+                .len(),
+            usize::from(value == "off")
+        );
     }
 }
 
 #[tokio::test]
 async fn a_remote_database_that_does_not_encrypt_is_warned_of_unless_that_is_meant() {
-    const WARNING: &str =
-        "PostgreSQL is on another machine and does not encrypt; add ?sslmode=require, or disable if that is meant";
+    const WARNING: &str = "PostgreSQL is on another machine and does not encrypt; add \
+                           ?sslmode=require, or disable if that is meant";
     let world = World::new().await;
     // The resolver takes it for this machine's address, and the service for a name like any other.
     let remote = world.database_url.replace("127.0.0.1", "127.1");
     assert_ne!(remote, world.database_url);
-    let settings = |url: &str| [("DATABASE_URL", url.to_owned()), ("DATABASE_DIRECT_URL", url.to_owned())];
+    let settings = |url: &str| {
+        [
+            ("DATABASE_URL", url.to_owned()),
+            ("DATABASE_DIRECT_URL", url.to_owned()),
+        ]
+    };
     let start = async |url: &str| {
         let settings = settings(url);
-        App::start_with(&world, &settings.each_ref().map(|(name, value)| (*name, value.as_str()))).await
+        App::start_with(
+            &world,
+            &settings
+                .each_ref()
+                .map(|(name, value)| (*name, value.as_str())),
+        )
+        .await
     };
-    start(&format!("{remote}?sslmode=prefer")).await.log.wait_for(WARNING, |line| line["level"] == "warning").await;
-    for meant in [format!("{remote}?sslmode=disable"), world.database_url.clone()] {
+    start(&format!("{remote}?sslmode=prefer"))
+        .await
+        .log
+        .wait_for(WARNING, |line| line["level"] == "warning")
+        .await;
+    for meant in [
+        format!("{remote}?sslmode=disable"),
+        world.database_url.clone(),
+    ] {
         let app = start(&meant).await;
         app.create_user("Анна").await;
         app.log.wait_for("Event published", |_| true).await;

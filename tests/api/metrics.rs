@@ -6,7 +6,9 @@ use crate::harness::{Answer, App, Observer, Proxy, World, start, until};
 
 /// The value of one line, its labels as they stand.
 fn value(metrics: &str, line: &str) -> Option<f64> {
-    metrics.lines().find_map(|candidate| candidate.strip_prefix(line)?.trim().parse().ok())
+    metrics
+        .lines()
+        .find_map(|candidate| candidate.strip_prefix(line)?.trim().parse().ok())
 }
 
 async fn until_metric(app: &App, line: &str, wanted: f64) {
@@ -36,7 +38,12 @@ async fn requests_are_counted_by_method_route_template_and_status() {
         (r#"method="other",route="/users",status="405""#, 1.0),
     ] {
         let line = format!("http_request_duration_seconds_count{{{labels}}}");
-        assert_eq!(value(&answer.text, &line), Some(count), "{line} in\n{}", answer.text);
+        assert_eq!(
+            value(&answer.text, &line),
+            Some(count),
+            "{line} in\n{}",
+            answer.text
+        );
     }
 }
 
@@ -66,9 +73,15 @@ async fn every_counter_is_there_from_the_start() {
     ] {
         assert_eq!(value(&metrics, line), Some(0.0), "{line} in\n{metrics}");
     }
-    for described in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+    for described in metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+    {
         let name = described.split(' ').next().unwrap();
-        assert!(metrics.lines().any(|line| line.starts_with(name)), "{name} has no value");
+        assert!(
+            metrics.lines().any(|line| line.starts_with(name)),
+            "{name} has no value"
+        );
     }
 }
 
@@ -77,21 +90,39 @@ async fn every_metric_that_an_alert_or_the_runbook_names_is_there() {
     let (_world, app) = start().await;
     app.log.wait_for("Consumer subscribed", |_| true).await;
     let alerts = include_str!("../../docs/alerts.yml");
-    let expressions = alerts.split("expr:").skip(1).map(|rule| rule.split("annotations:").next().unwrap());
-    let runbook = include_str!("../../docs/operations.md").split("## Runbook").nth(1).unwrap();
+    let expressions = alerts
+        .split("expr:")
+        .skip(1)
+        .map(|rule| rule.split("annotations:").next().unwrap());
+    let runbook = include_str!("../../docs/operations.md")
+        .split("## Runbook")
+        .nth(1)
+        .unwrap();
     let quoted = runbook.split('`').skip(1).step_by(2).filter(|word| {
-        ["events_", "outbox_", "broker_", "relay_"].iter().any(|prefix| word.starts_with(prefix))
+        ["events_", "outbox_", "broker_", "relay_"]
+            .iter()
+            .any(|prefix| word.starts_with(prefix))
             && *word != "outbox_quarantine"
     });
-    let words =
-        expressions.flat_map(|text| text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_'));
-    let names: std::collections::BTreeSet<_> = words.filter(|word| word.contains('_')).chain(quoted).collect();
+    let words = expressions.flat_map(|text| {
+        text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+    });
+    let names: std::collections::BTreeSet<_> = words
+        .filter(|word| word.contains('_'))
+        .chain(quoted)
+        .collect();
     assert!(names.len() > 8, "{names:?}");
     // The gauge comes with the first count.
-    until("dead_letters", async || app.get("/metrics").await.text.contains("\ndead_letters ")).await;
+    until("dead_letters", async || {
+        app.get("/metrics").await.text.contains("\ndead_letters ")
+    })
+    .await;
     let metrics = app.get("/metrics").await.text;
     for name in names {
-        assert!(metrics.lines().any(|line| line.starts_with(name)), "{name} in\n{metrics}");
+        assert!(
+            metrics.lines().any(|line| line.starts_with(name)),
+            "{name} in\n{metrics}"
+        );
     }
 }
 
@@ -100,7 +131,10 @@ async fn a_crowd_of_scrapes_is_answered_and_does_not_make_the_service_unready() 
     let (world, app) = start().await;
     // Behind an exclusive lock, every scrape and every probe takes its whole time.
     let mut lock = world.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE outbox, outbox_quarantine").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE outbox, outbox_quarantine")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     let scrapes = futures_util::future::join_all((0..100).map(|_| app.get("/metrics")));
     let probes = async {
         for _ in 0..20 {
@@ -110,7 +144,11 @@ async fn a_crowd_of_scrapes_is_answered_and_does_not_make_the_service_unready() 
     };
     let began = std::time::Instant::now();
     let (scrapes, ()) = tokio::join!(scrapes, probes);
-    assert!(scrapes.iter().all(|scrape| scrape.status == 200 && scrape.text.contains("outbox_pending NaN")));
+    assert!(
+        scrapes
+            .iter()
+            .all(|scrape| scrape.status == 200 && scrape.text.contains("outbox_pending NaN"))
+    );
     assert!(began.elapsed().as_secs() < 6, "{:?}", began.elapsed());
     lock.rollback().await.unwrap();
 }
@@ -141,7 +179,8 @@ async fn events_are_counted_on_their_way_and_the_outbox_is_seen_to_fill_and_drai
     proxy.close();
     app.until_ready("degraded").await;
     let id = app.create_user("Анна").await;
-    app.put(&format!("/users/{id}"), &json!({"name": "Яна"})).await;
+    app.put(&format!("/users/{id}"), &json!({"name": "Яна"}))
+        .await;
     until_metric(&app, "outbox_pending", 2.0).await;
     assert!(value(&app.get("/metrics").await.text, "outbox_oldest_age_seconds").unwrap() > 0.0);
     until_metric(&app, "relay_leader", 0.0).await;
@@ -168,10 +207,20 @@ async fn a_scrape_answers_while_the_database_is_away() {
     proxy.silence();
     let answer = app.get("/metrics").await;
     assert_eq!(answer.status, 200);
-    assert!(value(&answer.text, "outbox_pending").unwrap().is_nan(), "{}", answer.text);
-    for name in
-        ["database_connections{state=\"idle\"}", "password_hash_slots{state=\"free\"}", "process_resident_memory_bytes"]
-    {
-        assert!(value(&answer.text, name).is_some(), "no {name} in\n{}", answer.text);
+    assert!(
+        value(&answer.text, "outbox_pending").unwrap().is_nan(),
+        "{}",
+        answer.text
+    );
+    for name in [
+        "database_connections{state=\"idle\"}",
+        "password_hash_slots{state=\"free\"}",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(
+            value(&answer.text, name).is_some(),
+            "no {name} in\n{}",
+            answer.text
+        );
     }
 }

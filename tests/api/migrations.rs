@@ -5,7 +5,12 @@ use std::process::Stdio;
 use crate::harness::{App, World, command};
 
 async fn migrate(world: &World) -> std::process::Output {
-    command(&[("DATABASE_URL", &world.database_url)]).arg("migrate").stdin(Stdio::null()).output().await.unwrap()
+    command(&[("DATABASE_URL", &world.database_url)])
+        .arg("migrate")
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -13,7 +18,11 @@ async fn migrate_makes_the_original_table_and_may_run_again() {
     let world = World::empty().await;
     for _ in 0..2 {
         let output = migrate(&world).await;
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     let columns: Vec<(String, String, bool)> = sqlx::query_as(
         "SELECT column_name::text, data_type::text, is_nullable = 'YES' FROM information_schema.columns
@@ -22,8 +31,10 @@ async fn migrate_makes_the_original_table_and_may_run_again() {
     .fetch_all(&world.pool)
     .await
     .unwrap();
-    let columns: Vec<_> =
-        columns.iter().map(|(name, kind, nullable)| (name.as_str(), kind.as_str(), *nullable)).collect();
+    let columns: Vec<_> = columns
+        .iter()
+        .map(|(name, kind, nullable)| (name.as_str(), kind.as_str(), *nullable))
+        .collect();
     assert_eq!(
         columns,
         [
@@ -44,10 +55,19 @@ async fn a_table_that_somebody_locks_is_waited_for_without_holding_everybody_up(
     let output = migrate(&world).await;
     assert!(output.status.success(), "{output:?}");
     let mut lock = world.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE _sqlx_migrations").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE _sqlx_migrations")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     let app = App::launch(&world, &[]).await;
-    let line = app.log.wait_for("The database is unavailable, trying again", |_| true).await;
-    assert!(line["error"].as_str().unwrap().contains("lock timeout"), "{line}");
+    let line = app
+        .log
+        .wait_for("The database is unavailable, trying again", |_| true)
+        .await;
+    assert!(
+        line["error"].as_str().unwrap().contains("lock timeout"),
+        "{line}"
+    );
     lock.rollback().await.unwrap();
     app.until_ready("ready").await;
 }
@@ -59,27 +79,46 @@ async fn without_migrate_on_start_the_service_is_not_ready_until_somebody_migrat
     let answer = app.get("/health/ready").await;
     answer.assert_problem(503, "not_ready");
     assert_eq!(answer.body["checks"]["schema"], "pending");
-    app.get("/users").await.assert_problem(503, "database_unavailable");
-    app.log.wait_for("Migrations are pending: run `user-management-api migrate`", |_| true).await;
+    app.get("/users")
+        .await
+        .assert_problem(503, "database_unavailable");
+    app.log
+        .wait_for(
+            "Migrations are pending: run `user-management-api migrate`",
+            |_| true,
+        )
+        .await;
     assert!(migrate(&world).await.status.success());
     app.until_ready("ready").await;
     app.create_user("Анна").await;
-    app.log.wait_for("Event received", |line| line["user_id"] == 1).await;
+    app.log
+        .wait_for("Event received", |line| line["user_id"] == 1)
+        .await;
 }
 
 #[tokio::test]
 async fn a_migration_that_was_edited_after_it_was_applied_ends_the_service_with_1() {
     let world = World::new().await;
-    sqlx::query("UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1").execute(&world.pool).await.unwrap();
+    sqlx::query("UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1")
+        .execute(&world.pool)
+        .await
+        .unwrap();
     let mut app = App::launch(&world, &[]).await;
     assert_eq!(app.exit_status().await.code(), Some(1));
-    app.log.wait_for("Failed", |line| line["error"].as_str().is_some_and(|error| error.contains('1'))).await;
+    app.log
+        .wait_for("Failed", |line| {
+            line["error"]
+                .as_str()
+                .is_some_and(|error| error.contains('1'))
+        })
+        .await;
 }
 
 #[tokio::test]
 async fn a_schema_newer_than_the_binary_is_served_so_that_a_rollback_starts() {
     let world = World::new().await;
-    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+    let newer =
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
                  VALUES (9999, 'from the future', true, '\\x00', 0)";
     sqlx::query(newer).execute(&world.pool).await.unwrap();
     App::start(&world).await;

@@ -4,25 +4,38 @@ use serde_json::Value;
 
 use crate::harness::{Answer, command, start};
 
-/// What clients were promised, but the examples of errors: those stand against the server's answers in `examples`.
+/// What clients were promised, but the examples of errors: those stand against the server's answers
+/// in `examples`.
 const AGREED: &str = include_str!("openapi.json");
 
 fn agreed() -> Value {
     serde_json::from_str(AGREED).unwrap()
 }
 
-/// On a difference, writes the document where it can be looked at, and taken over if the change is meant.
+/// On a difference, writes the document where it can be looked at, and taken over if the change is
+/// meant.
 fn assert_agreed(mut document: Value) {
-    let operations = document["paths"].as_object_mut().unwrap().values_mut().flat_map(members);
+    let operations = document["paths"]
+        .as_object_mut()
+        .unwrap()
+        .values_mut()
+        .flat_map(members);
     for response in operations.flat_map(|operation| members(&mut operation["responses"])) {
         if let Some(problem) = response.pointer_mut("/content/application~1problem+json") {
-            problem.as_object_mut().unwrap().remove("examples").expect("each error has an example");
+            problem
+                .as_object_mut()
+                .unwrap()
+                .remove("examples")
+                .expect("each error has an example");
         }
     }
     if document != agreed() {
         let current = concat!(env!("CARGO_TARGET_TMPDIR"), "/openapi.json");
         std::fs::write(current, format!("{document:#}\n")).unwrap();
-        panic!("the document is another one; if the change is meant: cp {current} tests/api/openapi.json");
+        panic!(
+            "the document is another one; if the change is meant: cp {current} \
+             tests/api/openapi.json"
+        );
     }
 }
 
@@ -38,14 +51,27 @@ async fn the_document_is_the_one_that_was_agreed_on() {
     assert_agreed(document);
 }
 
-/// `\p{…}` and look-around are not for all languages, and models made from the document fail to load.
+/// `\p{…}` and look-around are not for all languages, and models made from the document fail to
+/// load.
 #[test]
 fn the_pattern_of_names_is_portable_and_their_length_is_bounded() {
-    for (schema, field) in [("CreateUser", "name"), ("CreateUser", "surname"), ("UpdateUser", "name")] {
+    for (schema, field) in [
+        ("CreateUser", "name"),
+        ("CreateUser", "surname"),
+        ("UpdateUser", "name"),
+    ] {
         let name = &agreed()["components"]["schemas"][schema]["properties"][field];
         let pattern = name["pattern"].as_str().unwrap();
-        assert!(!["(", "\\p", "\\P", "\\x"].iter().any(|part| pattern.contains(part)), "{pattern}");
-        assert_eq!((&name["minLength"], &name["maxLength"]), (&1.into(), &1_024.into()));
+        assert!(
+            !["(", "\\p", "\\P", "\\x"]
+                .iter()
+                .any(|part| pattern.contains(part)),
+            "{pattern}"
+        );
+        assert_eq!(
+            (&name["minLength"], &name["maxLength"]),
+            (&1.into(), &1_024.into())
+        );
     }
 }
 
@@ -57,7 +83,10 @@ async fn the_server_serves_the_document_and_the_page_that_shows_it() {
     assert_agreed(document.body);
     for path in ["/", "/docs", "/docs/"] {
         let page = app.get(path).await;
-        assert!(page.status == 200 && page.text.contains("swagger-ui"), "{path}: {page:?}");
+        assert!(
+            page.status == 200 && page.text.contains("swagger-ui"),
+            "{path}: {page:?}"
+        );
     }
 }
 
@@ -65,9 +94,14 @@ async fn the_server_serves_the_document_and_the_page_that_shows_it() {
 async fn every_path_of_the_document_is_there_and_takes_just_its_methods() {
     let (_world, app) = start().await;
     for (path, item) in agreed()["paths"].as_object().unwrap() {
-        let answer = Answer::of(app.request(reqwest::Method::TRACE, &path.replace("{id}", "1"))).await;
-        let mut allowed: Vec<_> =
-            answer.header("allow").split(',').filter(|method| *method != "HEAD").map(str::to_lowercase).collect();
+        let answer =
+            Answer::of(app.request(reqwest::Method::TRACE, &path.replace("{id}", "1"))).await;
+        let mut allowed: Vec<_> = answer
+            .header("allow")
+            .split(',')
+            .filter(|method| *method != "HEAD")
+            .map(str::to_lowercase)
+            .collect();
         let mut documented: Vec<_> = item.as_object().unwrap().keys().cloned().collect();
         allowed.sort_unstable();
         documented.sort_unstable();
@@ -87,11 +121,21 @@ async fn every_page_answers_with_a_slash_at_its_end_too() {
         "/docs/errors",
         "/docs/errors/not_found",
     ] {
-        let (without, with) = (app.get(path).await, app.get(&format!("{path}/")).await);
-        assert_eq!((without.status.as_u16(), with.status.as_u16()), (200, 200), "{path}");
-        assert_eq!(without.header("content-type"), with.header("content-type"), "{path}");
+        let without = app.get(path).await;
+        let with = app.get(&format!("{path}/")).await;
+        assert_eq!(
+            (without.status.as_u16(), with.status.as_u16()),
+            (200, 200),
+            "{path}"
+        );
+        assert_eq!(
+            without.header("content-type"),
+            with.header("content-type"),
+            "{path}"
+        );
     }
-    let requests = r#"http_request_duration_seconds_count{method="GET",route="/health/live",status="200"} 2"#;
+    let requests =
+        r#"http_request_duration_seconds_count{method="GET",route="/health/live",status="200"} 2"#;
     assert!(app.get("/metrics").await.text.contains(requests));
 }
 
@@ -111,9 +155,16 @@ async fn answers_tell_browsers_not_to_guess_nor_to_share_users() {
     ] {
         let answer = app.get(path).await;
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
-        assert_eq!(answer.header("cross-origin-resource-policy"), "same-origin", "{path}");
+        assert_eq!(
+            answer.header("cross-origin-resource-policy"),
+            "same-origin",
+            "{path}"
+        );
         assert!(!answer.header("cache-control").is_empty(), "{path}");
-        let of_users = answer.headers.get("cache-control").is_some_and(|value| value == "private, no-cache");
+        let of_users = answer
+            .headers
+            .get("cache-control")
+            .is_some_and(|value| value == "private, no-cache");
         assert_eq!(of_users, path.starts_with("/users"), "{path}");
     }
 }
@@ -122,22 +173,44 @@ async fn answers_tell_browsers_not_to_guess_nor_to_share_users() {
 async fn of_swagger_ui_only_what_the_page_loads_is_served() {
     let (_world, app) = start().await;
     for file in ["index.html", "oauth2-redirect.html", "swagger-ui.js.map"] {
-        app.get(&format!("/docs/{file}")).await.assert_problem(404, "not_found");
+        app.get(&format!("/docs/{file}"))
+            .await
+            .assert_problem(404, "not_found");
     }
 }
 
 #[tokio::test]
 async fn the_pages_have_a_strict_policy_and_are_sent_again_only_when_they_changed() {
     let (_world, app) = start().await;
-    for path in ["/docs/", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/errors", "/openapi.json"] {
+    for path in [
+        "/docs/",
+        "/docs/swagger-ui-bundle.js",
+        "/docs/swagger-ui.css",
+        "/docs/errors",
+        "/openapi.json",
+    ] {
         let page = app.get(path).await;
         let policy = page.header("content-security-policy");
-        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
-        assert!(!policy.contains("unsafe-eval") && !policy.contains("script-src 'self' 'unsafe-inline'"), "{policy}");
+        assert!(
+            policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
+        assert!(
+            !policy.contains("unsafe-eval")
+                && !policy.contains("script-src 'self' 'unsafe-inline'"),
+            "{policy}"
+        );
         assert_eq!(page.header("referrer-policy"), "no-referrer");
-        let again = |tags: &str| app.request(reqwest::Method::GET, path).header("if-none-match", tags);
+        let again = |tags: &str| {
+            app.request(reqwest::Method::GET, path)
+                .header("if-none-match", tags)
+        };
         let unchanged = Answer::of(again(&format!("\"other\", W/{}", page.header("etag")))).await;
-        assert_eq!((unchanged.status.as_u16(), unchanged.text.as_str()), (304, ""), "{path}");
+        assert_eq!(
+            (unchanged.status.as_u16(), unchanged.text.as_str()),
+            (304, ""),
+            "{path}"
+        );
         assert_eq!(unchanged.header("etag"), page.header("etag"));
         assert_eq!(Answer::of(again("\"other\"")).await.status, 200, "{path}");
     }

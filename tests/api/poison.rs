@@ -1,4 +1,5 @@
-//! An event that the broker rejects: it is found, quarantined and reported; the others go on; an operator decides.
+//! An event that the broker rejects: it is found, quarantined and reported; the others go on; an
+//! operator decides.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,10 +8,23 @@ use crate::api::commands::run;
 use crate::harness::{App, Observer, World, eventually, management, start, start_observed, until};
 
 pub async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
-    let settings = [("DATABASE_URL", world.database_url.as_str()), ("RABBITMQ_URL", &world.broker_url)];
-    let (output, text) = run(&[&["outbox"], arguments, &["--format", "json"]].concat(), &settings).await;
-    let report = text.lines().next().and_then(|line| serde_json::from_str(line).ok());
-    (output.status.code(), report.unwrap_or_else(|| panic!("no report in {text}")))
+    let settings = [
+        ("DATABASE_URL", world.database_url.as_str()),
+        ("RABBITMQ_URL", &world.broker_url),
+    ];
+    let (output, text) = run(
+        &[&["outbox"], arguments, &["--format", "json"]].concat(),
+        &settings,
+    )
+    .await;
+    let report = text
+        .lines()
+        .next()
+        .and_then(|line| serde_json::from_str(line).ok());
+    (
+        output.status.code(),
+        report.unwrap_or_else(|| panic!("no report in {text}")),
+    )
 }
 
 #[tokio::test]
@@ -33,10 +47,14 @@ async fn an_event_that_closes_the_channel_is_quarantined_and_retried_or_dropped(
     })
     .await;
     world.until_outbox_is_empty().await;
-    let (first, second) = (&quarantined["events"][0], &quarantined["events"][1]);
+    let first = &quarantined["events"][0];
+    let second = &quarantined["events"][1];
     for event in [first, second] {
         assert_eq!(event["event_type"], "user.deleted");
-        assert!(event["reason"].as_str().unwrap().contains("ACCESS_REFUSED"), "{event}");
+        assert!(
+            event["reason"].as_str().unwrap().contains("ACCESS_REFUSED"),
+            "{event}"
+        );
         app.log
             .wait_for("Event quarantined: see `outbox quarantine list`", |line| {
                 line["level"] == "error"
@@ -47,18 +65,31 @@ async fn an_event_that_closes_the_channel_is_quarantined_and_retried_or_dropped(
     }
     let metrics = app.get("/metrics").await.text;
     assert!(
-        metrics.contains("\nevents_quarantined_total 2\n") && metrics.contains("\noutbox_quarantined 2\n"),
+        metrics.contains("\nevents_quarantined_total 2\n")
+            && metrics.contains("\noutbox_quarantined 2\n"),
         "{metrics}"
     );
 
     management(Method::DELETE, &permissions).await;
     let [first, second] = [first, second].map(|event| event["event_id"].as_str().unwrap());
-    assert_eq!(outbox(&world, &["quarantine", "retry", first]).await, (Some(0), json!({"done": 1, "not_found": []})));
+    assert_eq!(
+        outbox(&world, &["quarantine", "retry", first]).await,
+        (Some(0), json!({"done": 1, "not_found": []}))
+    );
     let message = &observer.next_bodies(1).await[0];
-    assert_eq!((message["event_id"].as_str(), &message["event_type"]), (Some(first), &json!("user.deleted")));
+    assert_eq!(
+        (message["event_id"].as_str(), &message["event_type"]),
+        (Some(first), &json!("user.deleted"))
+    );
     let both = json!({"done": 1, "not_found": [first]});
-    assert_eq!(outbox(&world, &["quarantine", "drop", first, second]).await, (Some(1), both));
-    assert_eq!(outbox(&world, &["quarantine", "list"]).await, (Some(0), json!({"count": 0, "events": []})));
+    assert_eq!(
+        outbox(&world, &["quarantine", "drop", first, second]).await,
+        (Some(1), both)
+    );
+    assert_eq!(
+        outbox(&world, &["quarantine", "list"]).await,
+        (Some(0), json!({"count": 0, "events": []}))
+    );
 }
 
 #[tokio::test]
@@ -73,14 +104,32 @@ async fn all_events_of_a_type_are_retried_in_their_order_or_dropped() {
     sqlx::query(fill).execute(&world.pool).await.unwrap();
     let _app = App::start(&world).await;
     let done = |count: u32| (Some(0), json!({"done": count, "not_found": []}));
-    assert_eq!(outbox(&world, &["quarantine", "retry", "--type", "user.updated"]).await, done(49));
-    let versions: Vec<_> =
-        observer.next_bodies(49).await.iter().map(|event| event["version"].as_i64().unwrap()).collect();
+    assert_eq!(
+        outbox(&world, &["quarantine", "retry", "--type", "user.updated"]).await,
+        done(49)
+    );
+    let versions: Vec<_> = observer
+        .next_bodies(49)
+        .await
+        .iter()
+        .map(|event| event["version"].as_i64().unwrap())
+        .collect();
     assert_eq!(versions, (2..=50).collect::<Vec<_>>());
-    assert_eq!(outbox(&world, &["quarantine", "drop", "--all"]).await, done(1));
+    assert_eq!(
+        outbox(&world, &["quarantine", "drop", "--all"]).await,
+        done(1)
+    );
     assert_eq!(outbox(&world, &["quarantine", "list"]).await.1["count"], 0);
     for bad in [&["retry"][..], &["drop", "--all", "--type", "user.deleted"]] {
-        assert_eq!(run(&[&["outbox", "quarantine"], bad].concat(), &[]).await.0.status.code(), Some(2), "{bad:?}");
+        assert_eq!(
+            run(&[&["outbox", "quarantine"], bad].concat(), &[])
+                .await
+                .0
+                .status
+                .code(),
+            Some(2),
+            "{bad:?}"
+        );
     }
 }
 
@@ -93,10 +142,16 @@ async fn an_event_that_nobody_knows_to_be_bad_waits_for_another_to_pass_first() 
     assert_eq!(app.delete("/users/1").await.status, 204);
     // Far more often than it takes to condemn an event, if another had passed.
     until("five closed channels", async || {
-        let closed = app.log.matching("RabbitMQ closed a channel, its events go one by one", |_| true);
+        let closed = app.log.matching(
+            "RabbitMQ closed a channel, its events go one by one",
+            |_| true,
+        );
         closed.len() >= 5
     })
     .await;
     let (_, state) = outbox(&world, &["status"]).await;
-    assert_eq!((&state["pending"], &state["quarantined"]), (&json!(1), &json!(0)));
+    assert_eq!(
+        (&state["pending"], &state["quarantined"]),
+        (&json!(1), &json!(0))
+    );
 }

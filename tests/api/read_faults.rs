@@ -1,4 +1,5 @@
-//! What 256 reading clients notice of a database in trouble: an answer in time, and nothing once it is over.
+//! What 256 reading clients notice of a database in trouble: an answer in time, and nothing once it
+//! is over.
 
 use std::time::Duration;
 
@@ -11,8 +12,17 @@ const IN_TIME: Duration = Duration::from_secs(3);
 /// A service before whose database stands a proxy, with one user and its readers.
 async fn read_by_many(world: &World) -> (Proxy, App, Readers) {
     let proxy = Proxy::before(&world.database_url).await;
-    let settings = [("DATABASE_URL", proxy.url(&world.database_url)), ("LOG_LEVEL", "INFO".to_owned())];
-    let app = App::start_with(world, &settings.each_ref().map(|(name, value)| (*name, value.as_str()))).await;
+    let settings = [
+        ("DATABASE_URL", proxy.url(&world.database_url)),
+        ("LOG_LEVEL", "INFO".to_owned()),
+    ];
+    let app = App::start_with(
+        world,
+        &settings
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str())),
+    )
+    .await;
     let path = format!("/users/{}", app.create_user("Анна").await);
     let readers = Readers::start(&app.address, &path).await;
     (proxy, app, readers)
@@ -34,9 +44,14 @@ async fn a_silent_network_under_256_readers_is_503_in_time_and_heals() {
 async fn a_locked_table_under_256_readers_is_503_in_time_and_heals() {
     let world = World::new().await;
     let (_proxy, _app, readers) = read_by_many(&world).await;
-    let mut holder = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
+    let mut holder = sqlx::PgConnection::connect(&world.database_url)
+        .await
+        .unwrap();
     let mut lock = holder.begin().await.unwrap();
-    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     readers.until_refused().await;
     lock.rollback().await.unwrap();
     readers.until_healed().await;

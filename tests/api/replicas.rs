@@ -12,7 +12,9 @@ use user_management_api::database::DatabaseUrl;
 use user_management_api::repository::outbox::{self, Election};
 use uuid::Uuid;
 
-use crate::harness::{App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, until};
+use crate::harness::{
+    App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, until,
+};
 
 #[tokio::test]
 async fn a_leader_that_freezes_is_replaced_and_does_no_harm_when_it_wakes() {
@@ -25,13 +27,28 @@ async fn a_leader_that_freezes_is_replaced_and_does_no_harm_when_it_wakes() {
     let id = other.create_user("Анна").await;
     frozen.signal("STOP");
     for n in 0..20 {
-        assert_eq!(other.put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")})).await.status, 200);
+        assert_eq!(
+            other
+                .put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")}))
+                .await
+                .status,
+            200
+        );
     }
     // Its lease runs out after ten seconds.
     other.log.wait_for("Relay leads", |_| true).await;
     frozen.signal("CONT");
     for n in 0..20 {
-        assert_eq!(frozen.put(&format!("/users/{id}"), &json!({"surname": format!("Фамилия{n}")})).await.status, 200);
+        assert_eq!(
+            frozen
+                .put(
+                    &format!("/users/{id}"),
+                    &json!({"surname": format!("Фамилия{n}")})
+                )
+                .await
+                .status,
+            200
+        );
     }
     assert_delivered_exactly(&world, &mut observer).await;
     world.until_outbox_is_empty().await;
@@ -52,14 +69,27 @@ async fn a_session_that_has_not_the_relays_settings_is_seen_to_be_one() {
 #[tokio::test]
 async fn a_limit_of_transactions_that_is_set_for_all_does_not_end_a_long_first_read() {
     let world = World::new().await;
-    // Before version 17, PostgreSQL takes this for a setting that somebody has made up, and it limits nothing.
-    let limit = format!("ALTER DATABASE {} SET transaction_timeout = '100ms'", world.database());
-    if world.value("SELECT current_setting('server_version_num')::int >= 170000").await {
-        sqlx::query(sqlx::AssertSqlSafe(limit)).execute(&world.pool).await.unwrap();
+    // Before version 17, PostgreSQL takes this for a setting that somebody has made up, and it
+    // limits nothing.
+    let limit = format!(
+        "ALTER DATABASE {} SET transaction_timeout = '100ms'",
+        world.database()
+    );
+    if world
+        .value("SELECT current_setting('server_version_num')::int >= 170000")
+        .await
+    {
+        sqlx::query(sqlx::AssertSqlSafe(limit))
+            .execute(&world.pool)
+            .await
+            .unwrap();
     }
     let options = world.database_url.parse::<DatabaseUrl>().unwrap().options();
     let mut relay = outbox::connect_relay(&options).await.unwrap();
-    sqlx::query("SELECT pg_sleep(0.3)").execute(&mut relay).await.expect("longer than the limit");
+    sqlx::query("SELECT pg_sleep(0.3)")
+        .execute(&mut relay)
+        .await
+        .expect("longer than the limit");
 }
 
 #[tokio::test]
@@ -71,18 +101,34 @@ async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s()
     sqlx::query(fill).execute(&world.pool).await.unwrap();
     let proxy = Proxy::before(&world.database_url).await;
     let options = |url: &str| url.parse::<DatabaseUrl>().unwrap().options();
-    let mut leader = outbox::connect_relay(&options(&proxy.url(&world.database_url))).await.unwrap();
-    let mut other = outbox::connect_relay(&options(&world.database_url)).await.unwrap();
+    let mut leader = outbox::connect_relay(&options(&proxy.url(&world.database_url)))
+        .await
+        .unwrap();
+    let mut other = outbox::connect_relay(&options(&world.database_url))
+        .await
+        .unwrap();
     assert_eq!(outbox::try_lead(&mut leader).await.unwrap(), Election::Won);
     assert_eq!(outbox::try_lead(&mut other).await.unwrap(), Election::Lost);
     // Of 600 MB the server can send a few, and has nowhere to send the rest to.
     let start = outbox::ReadFrom::position(0);
     let mut reading = std::pin::pin!(outbox::read(&mut leader, &start, &[], &[], 10_000));
-    assert!(timeout(Duration::from_millis(20), &mut reading).await.is_err(), "it was read at once");
+    assert!(
+        timeout(Duration::from_millis(20), &mut reading)
+            .await
+            .is_err(),
+        "it was read at once"
+    );
     proxy.silence();
     let began = Instant::now();
-    until("the lock", async || outbox::try_lead(&mut other).await.unwrap() == Election::Won).await;
-    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    until("the lock", async || {
+        outbox::try_lead(&mut other).await.unwrap() == Election::Won
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -98,11 +144,25 @@ async fn replicas_stopped_in_turn_under_load_fail_no_write_and_repeat_no_event()
         for n in 0..30 {
             let app = if n % 2 == 0 { &steady } else { &replica };
             writes += 1;
-            assert_eq!(app.put(&format!("/users/{id}"), &json!({"name": format!("Имя{writes}")})).await.status, 200);
+            assert_eq!(
+                app.put(
+                    &format!("/users/{id}"),
+                    &json!({"name": format!("Имя{writes}")})
+                )
+                .await
+                .status,
+                200
+            );
         }
         replica.signal("TERM");
         assert_eq!(
-            steady.put(&format!("/users/{id}"), &json!({"surname": format!("Фамилия{writes}")})).await.status,
+            steady
+                .put(
+                    &format!("/users/{id}"),
+                    &json!({"surname": format!("Фамилия{writes}")})
+                )
+                .await
+                .status,
             200
         );
         assert_eq!(replica.exit_status().await.code(), Some(0));
@@ -118,18 +178,26 @@ async fn of_three_replicas_that_race_one_leads_at_any_moment_and_none_repeats() 
     let world = World::new().await;
     audit(&world).await;
     let mut observer = Observer::new(&world).await;
-    let (first, second, third) = tokio::join!(App::start(&world), App::start(&world), App::start(&world));
+    let (first, second, third) =
+        tokio::join!(App::start(&world), App::start(&world), App::start(&world));
     let replicas = [first, second, third];
     let id = replicas[0].create_user("Анна").await;
     for n in 0..150 {
-        let answer = replicas[n % 3].put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")})).await;
+        let answer = replicas[n % 3]
+            .put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")}))
+            .await;
         assert_eq!(answer.status, 200);
         let leaders = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
                        WHERE locktype = 'advisory' AND granted AND datname = current_database()";
         assert_eq!(world.value::<i64>(leaders).await, 1);
         // The lock is held by one whatever they think: each says of itself whether it leads.
-        let say = futures_util::future::join_all(replicas.iter().map(|app| app.get("/health/ready"))).await;
-        let leading = say.iter().filter(|answer| answer.body["checks"]["relay"] == "leading").count();
+        let say =
+            futures_util::future::join_all(replicas.iter().map(|app| app.get("/health/ready")))
+                .await;
+        let leading = say
+            .iter()
+            .filter(|answer| answer.body["checks"]["relay"] == "leading")
+            .count();
         assert!(leading <= 1, "{leading} lead");
     }
     assert_eq!(assert_delivered_exactly(&world, &mut observer).await, 0);
@@ -148,13 +216,28 @@ async fn what_a_killed_consumer_held_is_read_by_another_replica_and_in_order() {
     for version in 1..=100 {
         let event = json!({"event_type": "user.updated", "user_id": 7, "trace_id": format!("held-{version}"),
                            "event_id": Uuid::now_v7(), "version": version});
-        observer.publish("user.updated", event.to_string().as_bytes()).await;
+        observer
+            .publish("user.updated", event.to_string().as_bytes())
+            .await;
     }
     first.kill().await;
-    second.log.wait_for("Event received", |line| line["trace_id"] == "held-100").await;
-    let received = second.log.matching("Event received", |line| line["user_id"] == 7);
-    let order: Vec<_> = received.iter().map(|line| line["trace_id"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(order, (1..=100).map(|version| format!("held-{version}")).collect::<Vec<_>>());
+    second
+        .log
+        .wait_for("Event received", |line| line["trace_id"] == "held-100")
+        .await;
+    let received = second
+        .log
+        .matching("Event received", |line| line["user_id"] == 7);
+    let order: Vec<_> = received
+        .iter()
+        .map(|line| line["trace_id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        order,
+        (1..=100)
+            .map(|version| format!("held-{version}"))
+            .collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test]
@@ -169,10 +252,19 @@ async fn replicas_behind_a_balancer_are_replaced_one_by_one_and_no_request_fails
         replicas.push(App::start_with(&world, &settings).await);
     }
     let id = replicas[0].create_user("Анна").await;
-    let rotation = RwLock::new(replicas.iter().map(|replica| replica.address.clone()).collect::<Vec<_>>());
-    let (stop, sent) = (CancellationToken::new(), AtomicUsize::new(0));
+    let rotation = RwLock::new(
+        replicas
+            .iter()
+            .map(|replica| replica.address.clone())
+            .collect::<Vec<_>>(),
+    );
+    let stop = CancellationToken::new();
+    let sent = AtomicUsize::new(0);
     // As a balancer with one connection a request, and another try where there is nobody.
-    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let client = reqwest::Client::builder()
+        .pool_max_idle_per_host(0)
+        .build()
+        .unwrap();
     let writer = async || {
         while !stop.is_cancelled() {
             let number = sent.fetch_add(1, Relaxed);
@@ -181,7 +273,12 @@ async fn replicas_behind_a_balancer_are_replaced_one_by_one_and_no_request_fails
                 rotation[number % rotation.len()].clone()
             };
             let body = json!({"name": format!("Имя{number}")});
-            match client.put(format!("http://{address}/users/{id}")).json(&body).send().await {
+            match client
+                .put(format!("http://{address}/users/{id}"))
+                .json(&body)
+                .send()
+                .await
+            {
                 Err(error) if error.is_connect() => {}
                 answer => assert_eq!(answer.unwrap().status(), 200),
             }
@@ -190,7 +287,10 @@ async fn replicas_behind_a_balancer_are_replaced_one_by_one_and_no_request_fails
     let rolling = async {
         for replica in &mut replicas {
             replica.signal("TERM");
-            rotation.write().unwrap().retain(|one| *one != replica.address);
+            rotation
+                .write()
+                .unwrap()
+                .retain(|one| *one != replica.address);
             assert_eq!(replica.exit_status().await.code(), Some(0));
             *replica = App::start_with(&world, &settings).await;
             rotation.write().unwrap().push(replica.address.clone());

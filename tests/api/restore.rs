@@ -10,17 +10,27 @@ use crate::harness::{App, Copy, Observer, World, command, start, until};
 
 /// Makes `copy` a copy of the database `of`, which nobody uses.
 async fn copy_database(world: &World, copy: &str, of: &str) {
-    let alone = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ('{copy}', '{of}')");
-    let (drop, create) =
-        (format!("DROP DATABASE IF EXISTS {copy} (FORCE)"), format!("CREATE DATABASE {copy} TEMPLATE {of}"));
+    let alone = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ('{copy}', '{of}')"
+    );
+    let drop = format!("DROP DATABASE IF EXISTS {copy} (FORCE)");
+    let create = format!("CREATE DATABASE {copy} TEMPLATE {of}");
     world.elsewhere(&[&alone, &drop, &create]).await;
 }
 
 async fn after_restore(world: &World, arguments: &[&str]) -> (bool, Value, String) {
     let arguments = [&["after-restore", "--format", "json"], arguments].concat();
-    let output = command(&world.settings()).args(arguments).output().await.unwrap();
+    let output = command(&world.settings())
+        .args(arguments)
+        .output()
+        .await
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default(), said)
+    (
+        output.status.success(),
+        serde_json::from_slice(&output.stdout).unwrap_or_default(),
+        said,
+    )
 }
 
 #[tokio::test]
@@ -47,7 +57,10 @@ async fn a_subscriber_who_follows_the_guide_agrees_again_after_a_restored_backup
     // Lost, and seen by the subscriber.
     let mut app = App::start(&world).await;
     for name in ["А", "Б", "В"] {
-        assert_eq!(app.put("/users/1", &json!({ "name": name })).await.status, 200);
+        assert_eq!(
+            app.put("/users/1", &json!({ "name": name })).await.status,
+            200
+        );
     }
     assert_eq!(app.delete("/users/2").await.status, 204);
     assert_eq!(app.create_user("Олег").await, 4);
@@ -62,7 +75,13 @@ async fn a_subscriber_who_follows_the_guide_agrees_again_after_a_restored_backup
         (&report["lifted"], &report["step"], &report["next_id"]),
         (&json!(3), &json!(1_000_000), &json!(1_000_004))
     );
-    assert!(report["remains"].as_str().unwrap().contains("docs/subscribers.md"), "{report}");
+    assert!(
+        report["remains"]
+            .as_str()
+            .unwrap()
+            .contains("docs/subscribers.md"),
+        "{report}"
+    );
     let app = App::start(&world).await;
     hear(3, &mut copy).await;
     let list = app.get("/users").await.body;
@@ -71,7 +90,10 @@ async fn a_subscriber_who_follows_the_guide_agrees_again_after_a_restored_backup
     copy.assert_is(&list);
     // From here on, as if nothing had happened.
     assert_eq!(app.create_user("Вера").await, 1_000_004);
-    assert_eq!(app.put("/users/2", &json!({"name": "Ян"})).await.status, 200);
+    assert_eq!(
+        app.put("/users/2", &json!({"name": "Ян"})).await.status,
+        200
+    );
     assert_eq!(app.delete("/users/3").await.status, 204);
     hear(3, &mut copy).await;
     copy.assert_is(&app.get("/users").await.body);
@@ -92,9 +114,13 @@ async fn a_run_that_was_killed_is_taken_up_and_lifts_nobody_twice() {
     const USERS: i64 = 60_000;
     let world = World::new().await;
     let users = format!(
-        "INSERT INTO users (name, surname, password) SELECT 'Имя', 'Фамилия', '$argon2id$' FROM generate_series(1, {USERS})"
+        "INSERT INTO users (name, surname, password) SELECT 'Имя', 'Фамилия', '$argon2id$' FROM \
+         generate_series(1, {USERS})"
     );
-    sqlx::raw_sql(AssertSqlSafe(users)).execute(&world.pool).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(users))
+        .execute(&world.pool)
+        .await
+        .unwrap();
     let mut first = command(&world.settings())
         .args(["after-restore", "--step", "10", "--republish"])
         .stderr(Stdio::piped())
@@ -105,26 +131,50 @@ async fn a_run_that_was_killed_is_taken_up_and_lifts_nobody_twice() {
     assert!(line.contains("users lifted"), "{line}");
     first.kill().await.unwrap();
     until("its session has ended", async || {
-        world.value("SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')").await
+        world
+            .value("SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')")
+            .await
     })
     .await;
-    let lifted: i64 = world.value("SELECT count(*) FROM users WHERE version = 11").await;
+    let lifted: i64 = world
+        .value("SELECT count(*) FROM users WHERE version = 11")
+        .await;
     assert!((1..USERS).contains(&lifted), "{lifted}");
     let (is_done, report, said) = after_restore(&world, &[]).await;
     assert!(is_done && said.contains("Goes on"), "{said}");
-    assert_eq!((&report["lifted"], &report["next_id"]), (&json!(USERS), &json!(USERS + 11)));
+    assert_eq!(
+        (&report["lifted"], &report["next_id"]),
+        (&json!(USERS), &json!(USERS + 11))
+    );
     let exact = "SELECT (SELECT bool_and(version = 11) FROM users)
                         AND (SELECT count(DISTINCT user_id) = 60000 AND count(*) = 60000 FROM outbox)";
     assert!(world.value::<bool>(exact).await);
     // One that a backup brings back was begun elsewhere.
-    sqlx::raw_sql("UPDATE lifts SET ended_at = NULL, server = 'another'").execute(&world.pool).await.unwrap();
-    sqlx::raw_sql("UPDATE known_server SET timeline = 0").execute(&world.pool).await.unwrap();
+    sqlx::raw_sql("UPDATE lifts SET ended_at = NULL, server = 'another'")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    sqlx::raw_sql("UPDATE known_server SET timeline = 0")
+        .execute(&world.pool)
+        .await
+        .unwrap();
     let (is_done, report, _) = after_restore(&world, &["--step", "5"]).await;
     assert!(is_done);
-    assert_eq!((&report["lifted"], &report["republish"]), (&json!(USERS), &json!(false)));
-    assert!(world.value::<bool>("SELECT bool_and(version = 16) FROM users").await);
+    assert_eq!(
+        (&report["lifted"], &report["republish"]),
+        (&json!(USERS), &json!(false))
+    );
+    assert!(
+        world
+            .value::<bool>("SELECT bool_and(version = 16) FROM users")
+            .await
+    );
     let app = App::start(&world).await;
-    assert!(!app.log.text().contains("is another one than at the last start"));
+    assert!(
+        !app.log
+            .text()
+            .contains("is another one than at the last start")
+    );
 }
 
 #[tokio::test]
@@ -135,10 +185,17 @@ async fn another_server_than_at_the_last_start_is_warned_of_once() {
         app.stop().await;
         let is_another = |line: &Value| line["event"].as_str().unwrap().starts_with(WARNING);
         assert!(!app.log.text().contains(WARNING));
-        sqlx::raw_sql(AssertSqlSafe(format!("UPDATE known_server SET {change}"))).execute(&world.pool).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("UPDATE known_server SET {change}")))
+            .execute(&world.pool)
+            .await
+            .unwrap();
         let mut warned = App::start(&world).await;
         until("a warning", async || {
-            warned.log.text().lines().any(|line| is_another(&serde_json::from_str(line).unwrap()))
+            warned
+                .log
+                .text()
+                .lines()
+                .any(|line| is_another(&serde_json::from_str(line).unwrap()))
         })
         .await;
         assert!(warned.log.text().contains("after-restore"));

@@ -1,5 +1,6 @@
-//! Hostile clients, all kinds at once, against one replica with few file descriptors; and honest ones beside them, who must hardly
-//! notice. Run by `./setup.sh siege`. Each kind comes from an address of its own, as from a machine of its own.
+//! Hostile clients, all kinds at once, against one replica with few file descriptors; and honest
+//! ones beside them, who must hardly notice. Run by `./setup.sh siege`. Each kind comes from an
+//! address of its own, as from a machine of its own.
 
 use std::env;
 use std::net::SocketAddr;
@@ -14,7 +15,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::harness::{Digest, Replica, Stranger, World, headers, long, nested, new_user, seed_users, short};
+use crate::harness::{
+    Digest, Replica, Stranger, World, headers, long, nested, new_user, seed_users, short,
+};
 
 /// What the replica may open, and memory that it may take.
 const OPEN_FILES: u32 = 1_024;
@@ -24,7 +27,8 @@ const MOST_LEFT: u64 = 32 * MIB;
 /// For an honest GET, 99 in 100; and for honest writes to be refused without a break.
 const MOST_P99: Duration = Duration::from_millis(100);
 const MOST_REFUSED: Duration = Duration::from_secs(1);
-/// What a hostile client rests after an answer, and after a refusal: they share two cores with whom they attack.
+/// What a hostile client rests after an answer, and after a refusal: they share two cores with whom
+/// they attack.
 const REST: Duration = Duration::from_secs(1);
 const REST_AFTER_REFUSAL: Duration = Duration::from_secs(3);
 
@@ -34,8 +38,11 @@ const POST: &str = "POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: app
 fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     let kind = "Content-Type: application/json";
-    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {length}\r\n\r\n{body}")
-        .into_bytes()
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: \
+         {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 /// A client of one address, on one connection at a time.
@@ -47,13 +54,19 @@ struct Client {
 
 impl Client {
     fn new(from: &'static str, to: SocketAddr) -> Self {
-        Self { from, to, stream: None }
+        Self {
+            from,
+            to,
+            stream: None,
+        }
     }
 
     async fn stream(&mut self) -> Option<&mut TcpStream> {
         if self.stream.is_none() {
             let socket = TcpSocket::new_v4().ok()?;
-            socket.bind(SocketAddr::new(self.from.parse().unwrap(), 0)).ok()?;
+            socket
+                .bind(SocketAddr::new(self.from.parse().unwrap(), 0))
+                .ok()?;
             let stream = socket.connect(self.to).await.ok()?;
             stream.set_nodelay(true).ok()?;
             self.stream = Some(stream);
@@ -78,8 +91,10 @@ impl Client {
             let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
             if let Some(end) = end {
                 let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
-                let length =
-                    head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+                let length = head
+                    .split("content-length: ")
+                    .nth(1)
+                    .and_then(|rest| rest.split("\r\n").next()?.parse().ok());
                 if answer.len() >= end + 4 + length.unwrap_or(0) {
                     return head.split(' ').nth(1)?.parse().ok();
                 }
@@ -103,7 +118,8 @@ struct Honest {
 
 impl Honest {
     async fn read(self: Arc<Self>, to: SocketAddr) {
-        let (mut client, mut tick) = (Client::new(HONEST, to), interval(Duration::from_millis(20)));
+        let mut client = Client::new(HONEST, to);
+        let mut tick = interval(Duration::from_millis(20));
         loop {
             tick.tick().await;
             let began = Instant::now();
@@ -114,16 +130,26 @@ impl Honest {
     }
 
     async fn write(self: Arc<Self>, to: SocketAddr, kind: usize, every: Duration) {
-        let (mut client, mut tick, mut refused_since) = (Client::new(HONEST, to), interval(every), None);
+        let mut client = Client::new(HONEST, to);
+        let mut tick = interval(every);
+        let mut refused_since = None;
         loop {
             tick.tick().await;
             let name = format!("Имя {}", fastrand::u32(..));
             let request = if kind == 0 {
-                request("PUT", &format!("/users/{}", fastrand::u32(1_000..20_000)), &json!({"name": name}).to_string())
+                request(
+                    "PUT",
+                    &format!("/users/{}", fastrand::u32(1_000..20_000)),
+                    &json!({"name": name}).to_string(),
+                )
             } else {
                 request("POST", "/users", &new_user(&name).to_string())
             };
-            if client.send(&request).await.is_some_and(|status| status < 300) {
+            if client
+                .send(&request)
+                .await
+                .is_some_and(|status| status < 300)
+            {
                 self.succeeded[kind].fetch_add(1, Relaxed);
                 if let Some(since) = refused_since.take() {
                     let mut longest = self.longest_refused[kind].lock().unwrap();
@@ -142,10 +168,22 @@ async fn hostile_heads(world: Arc<World>) {
     let mut stranger = Stranger::at(&world).await;
     let id = [&(1_u16 << 7).to_be_bytes()[..], &short(b"\xff")].concat();
     let wide = headers(&[&short(b"wide")[..], b"A", &long(&[b't', 1].repeat(60_000))].concat());
-    let heads = [headers(&nested(18_720, b'F')), headers(&nested(26_000, b'A')), id, wide, vec![0, 0]];
+    let heads = [
+        headers(&nested(18_720, b'F')),
+        headers(&nested(26_000, b'A')),
+        id,
+        wide,
+        vec![0, 0],
+    ];
     for properties in heads.iter().cycle() {
-        let key: &[u8] = if properties.len() == 2 { b"user.\xff" } else { b"user.created" };
-        stranger.publish("user_events", key, properties, b"{}").await;
+        let key: &[u8] = if properties.len() == 2 {
+            b"user.\xff"
+        } else {
+            b"user.created"
+        };
+        stranger
+            .publish("user_events", key, properties, b"{}")
+            .await;
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -154,8 +192,13 @@ async fn hostile_heads(world: Arc<World>) {
 async fn large_messages(world: Arc<World>) {
     let mut stranger = Stranger::at(&world).await;
     for size in [1 << 20, 7 << 20, 100 << 10].into_iter().cycle() {
-        let body = format!(r#"{{"event_type":"user.created","trace_id":"{}"}}"#, "x".repeat(size));
-        stranger.publish("user_events", b"user.created", &[0, 0], body.as_bytes()).await;
+        let body = format!(
+            r#"{{"event_type":"user.created","trace_id":"{}"}}"#,
+            "x".repeat(size)
+        );
+        stranger
+            .publish("user_events", b"user.created", &[0, 0], body.as_bytes())
+            .await;
         sleep(Duration::from_millis(300)).await;
     }
 }
@@ -165,7 +208,10 @@ async fn bytes_one_by_one(to: SocketAddr) {
     loop {
         let mut client = Client::new("127.0.0.4", to);
         if let Some(stream) = client.stream().await
-            && stream.write_all(format!("{POST}Content-Length: 60001\r\n\r\n").as_bytes()).await.is_ok()
+            && stream
+                .write_all(format!("{POST}Content-Length: 60001\r\n\r\n").as_bytes())
+                .await
+                .is_ok()
         {
             for number in 0..60_000 {
                 if stream.write_all(b" ").await.is_err() {
@@ -182,11 +228,18 @@ async fn bytes_one_by_one(to: SocketAddr) {
 
 /// A body of which one byte comes, or none.
 async fn bodies_that_do_not_come(to: SocketAddr, expects: bool) {
-    let expect = if expects { "Expect: 100-continue\r\n\r\n" } else { "\r\n{" };
+    let expect = if expects {
+        "Expect: 100-continue\r\n\r\n"
+    } else {
+        "\r\n{"
+    };
     loop {
         let mut client = Client::new("127.0.0.5", to);
         if let Some(stream) = client.stream().await
-            && stream.write_all(format!("{POST}Content-Length: 100\r\n{expect}").as_bytes()).await.is_ok()
+            && stream
+                .write_all(format!("{POST}Content-Length: 100\r\n{expect}").as_bytes())
+                .await
+                .is_ok()
         {
             let mut answer = Vec::new();
             _ = stream.read_to_end(&mut answer).await;
@@ -215,22 +268,40 @@ fn lay_siege(world: &Arc<World>, to: SocketAddr) -> JoinSet<()> {
         hostile.spawn(bytes_one_by_one(to));
     }
     for _ in 0..3_000 {
-        let change = || request("PUT", "/users/7", &json!({"name": format!("Имя {}", fastrand::u32(..))}).to_string());
+        let change = || {
+            request(
+                "PUT",
+                "/users/7",
+                &json!({"name": format!("Имя {}", fastrand::u32(..))}).to_string(),
+            )
+        };
         hostile.spawn(again_and_again("127.0.0.6", to, change));
     }
     for _ in 0..300 {
-        hostile.spawn(again_and_again("127.0.0.7", to, || request("POST", "/users", &new_user("Борис").to_string())));
+        hostile.spawn(again_and_again("127.0.0.7", to, || {
+            request("POST", "/users", &new_user("Борис").to_string())
+        }));
     }
     for _ in 0..64 {
-        let far = || request("GET", &format!("/users?limit=100&offset={}", fastrand::u32(90_000..100_000)), "");
+        let far = || {
+            request(
+                "GET",
+                &format!("/users?limit=100&offset={}", fastrand::u32(90_000..100_000)),
+                "",
+            )
+        };
         hostile.spawn(again_and_again("127.0.0.8", to, far));
     }
     hostile
 }
 
 fn seconds() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
-    let value = env::var("SIEGE_SECONDS").expect("SIEGE_SECONDS: this test is run by ./setup.sh siege");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the tests' own settings are none of the service's"
+    )]
+    let value =
+        env::var("SIEGE_SECONDS").expect("SIEGE_SECONDS: this test is run by ./setup.sh siege");
     value.parse().unwrap()
 }
 
@@ -238,7 +309,8 @@ fn seconds() -> u64 {
 async fn siege() {
     let world = Arc::new(World::new().await);
     seed_users(&world).await;
-    let many = "INSERT INTO users (name, surname, password) SELECT 'Имя', 'Фамилия', '$argon2id$' FROM generate_series(1, 90000)";
+    let many = "INSERT INTO users (name, surname, password) SELECT 'Имя', 'Фамилия', '$argon2id$' \
+                FROM generate_series(1, 90000)";
     sqlx::query(many).execute(&world.pool).await.unwrap();
     let digest = Arc::<Digest>::default();
     let replica = Replica::start_with_open_files(&world, OPEN_FILES, &digest).await;
@@ -261,7 +333,8 @@ async fn siege() {
     let honest = Arc::<Honest>::default();
     let mut clients = visit(&honest);
     let mut hostile = lay_siege(&world, to);
-    let (began, mut peak) = (Instant::now(), 0);
+    let began = Instant::now();
+    let mut peak = 0;
     let mut tick = interval(Duration::from_millis(200));
     while began.elapsed() < Duration::from_secs(seconds()) {
         tick.tick().await;
@@ -287,16 +360,39 @@ async fn siege() {
         reads[reads.len() - 1]
     );
     for (kind, name) in ["PUT", "POST"].into_iter().enumerate() {
-        let (succeeded, failed) = (count(&honest.succeeded, kind), count(&honest.refused, kind));
-        println!("{succeeded} honest {name}s succeeded, {failed} were refused, for {:?} at the longest", refused[kind]);
+        let succeeded = count(&honest.succeeded, kind);
+        let failed = count(&honest.refused, kind);
+        println!(
+            "{succeeded} honest {name}s succeeded, {failed} were refused, for {:?} at the longest",
+            refused[kind]
+        );
     }
-    println!("memory: {} MiB idle, {} at the peak, {} after", idle / MIB, peak / MIB, left / MIB);
-    println!("the service's warnings and errors: {:#?}", digest.troubles.lock().unwrap());
+    println!(
+        "memory: {} MiB idle, {} at the peak, {} after",
+        idle / MIB,
+        peak / MIB,
+        left / MIB
+    );
+    println!(
+        "the service's warnings and errors: {:#?}",
+        digest.troubles.lock().unwrap()
+    );
     assert!(p99 < MOST_P99, "{p99:?}");
     for kind in [0, 1] {
-        assert!(refused[kind] < MOST_REFUSED && count(&honest.succeeded, kind) > 0, "{:?}", refused[kind]);
+        assert!(
+            refused[kind] < MOST_REFUSED && count(&honest.succeeded, kind) > 0,
+            "{:?}",
+            refused[kind]
+        );
     }
     assert!(peak < MOST_MEMORY, "{peak}");
     assert!(left < idle + MOST_LEFT, "memory is not given back: {left}");
-    assert_eq!(digest.troubles.lock().unwrap().get("Session lost, starting it again"), None);
+    assert_eq!(
+        digest
+            .troubles
+            .lock()
+            .unwrap()
+            .get("Session lost, starting it again"),
+        None
+    );
 }

@@ -8,8 +8,8 @@ use tokio::time::{Instant, interval};
 use uuid::Uuid;
 
 use crate::harness::{
-    Collector, Control, Digest, Judgement, Load, QUEUE_TYPE, Replica, TROUBLES_FILE, Tally, World, audit, judge,
-    seed_users,
+    Collector, Control, Digest, Judgement, Load, QUEUE_TYPE, Replica, TROUBLES_FILE, Tally, World,
+    audit, judge, seed_users,
 };
 
 /// After this long without progress, nothing more will come.
@@ -35,7 +35,10 @@ impl Trial {
     pub async fn start_with(world: World, replicas: usize, settings: &[(&str, &str)]) -> Self {
         seed_users(&world).await;
         audit(&world).await;
-        let chosen = settings.iter().find(|(name, _)| *name == "AMQP_QUEUE_TYPE").map(|(_, queue_type)| *queue_type);
+        let chosen = settings
+            .iter()
+            .find(|(name, _)| *name == "AMQP_QUEUE_TYPE")
+            .map(|(_, queue_type)| *queue_type);
         let collector = Collector::start(&world.broker_url, chosen.unwrap_or(&QUEUE_TYPE)).await;
         let digest = Arc::<Digest>::default();
         let mut trial = Self {
@@ -54,7 +57,10 @@ impl Trial {
 
     pub async fn add(&mut self, settings: &[(&str, &str)]) {
         let replica = Replica::start(&self.world, settings, &self.digest).await;
-        self.addresses.write().unwrap().push(replica.address.clone());
+        self.addresses
+            .write()
+            .unwrap()
+            .push(replica.address.clone());
         self.replicas.push(replica);
     }
 
@@ -79,12 +85,19 @@ impl Trial {
     }
 
     pub fn troubles(&self, event: &str) -> u64 {
-        self.digest.troubles.lock().unwrap().get(event).copied().unwrap_or(0)
+        self.digest
+            .troubles
+            .lock()
+            .unwrap()
+            .get(event)
+            .copied()
+            .unwrap_or(0)
     }
 
-    /// Waits until the outbox is empty and everything that was committed was received, or nothing more comes. The
-    /// service's own consumer may never see what was in a queue that somebody deleted, nor the collector what was
-    /// published before it could bind its queue to a new exchange.
+    /// Waits until the outbox is empty and everything that was committed was received, or nothing
+    /// more comes. The service's own consumer may never see what was in a queue that somebody
+    /// deleted, nor the collector what was published before it could bind its queue to a new
+    /// exchange.
     pub async fn until_quiet(&self) {
         self.until_over(SETTLED_AFTER).await;
     }
@@ -92,14 +105,29 @@ impl Trial {
     async fn until_over(&self, settled_after: Duration) {
         let committed: i64 = self.world.value("SELECT count(*) FROM audit_events").await;
         let committed = usize::try_from(committed).unwrap();
-        let (mut last, mut since) = ((0, 0, 0), Instant::now());
+        let mut last = (0, 0, 0);
+        let mut since = Instant::now();
         let mut tick = interval(Duration::from_millis(500));
         while since.elapsed() < STUCK_AFTER {
             tick.tick().await;
-            let mut sighted: HashSet<Uuid> = self.digest.received.lock().unwrap().keys().copied().collect();
-            let collected: HashSet<Uuid> =
-                self.collector.messages.lock().unwrap().iter().map(|message| message.event_id).collect();
-            let (logged, collected_too) = (sighted.len(), collected.len());
+            let mut sighted: HashSet<Uuid> = self
+                .digest
+                .received
+                .lock()
+                .unwrap()
+                .keys()
+                .copied()
+                .collect();
+            let collected: HashSet<Uuid> = self
+                .collector
+                .messages
+                .lock()
+                .unwrap()
+                .iter()
+                .map(|message| message.event_id)
+                .collect();
+            let logged = sighted.len();
+            let collected_too = collected.len();
             sighted.extend(collected);
             let is_over = logged.min(collected_too) >= committed || since.elapsed() > settled_after;
             if sighted.len() >= committed && is_over && self.pending().await == 0 {
@@ -121,24 +149,39 @@ impl Trial {
         judge(&self.world, &collected, &logged, &accepted).await
     }
 
-    /// As [`Self::judge`]; whatever the fault was, nothing may be lost, invented or out of order. The number of events
-    /// that were published more than once.
+    /// As [`Self::judge`]; whatever the fault was, nothing may be lost, invented or out of order.
+    /// The number of events that were published more than once.
     #[track_caller]
     pub fn finish(self, load: Load) -> impl Future<Output = usize> {
         let caller = std::panic::Location::caller();
         async move {
             let tally = load.stop().await;
             let troubles = self.digest.clone();
-            // Nobody has deleted a queue: the consumer logs everything, if only after it has subscribed again.
+            // Nobody has deleted a queue: the consumer logs everything, if only after it has
+            // subscribed again.
             self.until_over(STUCK_AFTER).await;
             let judgement = self.judge(&tally).await;
-            let (events, repeated) = (judgement.committed.len(), judgement.repeated.len());
-            eprintln!("  {} writes accepted, {events} events, {repeated} repeated", tally.accepted());
+            let events = judgement.committed.len();
+            let repeated = judgement.repeated.len();
+            eprintln!(
+                "  {} writes accepted, {events} events, {repeated} repeated",
+                tally.accepted()
+            );
             let troubles = troubles.troubles.lock().unwrap();
-            assert!(judgement.is_exact(), "{caller}: {judgement:?}\n{troubles:#?}\nsee {TROUBLES_FILE}");
+            assert!(
+                judgement.is_exact(),
+                "{caller}: {judgement:?}\n{troubles:#?}\nsee {TROUBLES_FILE}"
+            );
             let unlogged = judgement.unlogged.len();
-            assert_eq!(unlogged, 0, "{caller}: events that the service's own consumer has not logged");
-            assert_eq!(judgement.unseen.len(), 0, "{caller}: events that the collector has not seen");
+            assert_eq!(
+                unlogged, 0,
+                "{caller}: events that the service's own consumer has not logged"
+            );
+            assert_eq!(
+                judgement.unseen.len(),
+                0,
+                "{caller}: events that the collector has not seen"
+            );
             assert!(events > 100, "{caller}: hardly any load");
             repeated
         }

@@ -15,7 +15,8 @@ use super::process::{Process, command, with_open_files};
 use super::servers::World;
 use super::{Observer, audit, until};
 
-/// Must never be output: every response is searched for it, and, at the end of every test, every log line.
+/// Must never be output: every response is searched for it, and, at the end of every test, every
+/// log line.
 pub const PASSWORD: &str = "canary-in-the-coal-mine";
 /// How an argon2 hash begins.
 const HASH: &str = "$argon2";
@@ -74,12 +75,19 @@ impl App {
 
     /// Starts it without waiting until it is ready.
     pub async fn launch(world: &World, settings: &[(&str, &str)]) -> Self {
-        Self::spawn(command(&[&world.settings()[..], &DEFAULTS, settings].concat())).await
+        Self::spawn(command(
+            &[&world.settings()[..], &DEFAULTS, settings].concat(),
+        ))
+        .await
     }
 
     /// Like [`Self::start`], with a limit of open files.
     pub async fn start_with_open_files(world: &World, limit: u32) -> Self {
-        let app = Self::spawn(with_open_files(limit, &[&world.settings()[..], &DEFAULTS].concat())).await;
+        let app = Self::spawn(with_open_files(
+            limit,
+            &[&world.settings()[..], &DEFAULTS].concat(),
+        ))
+        .await;
         app.until_ready("ready").await;
         app
     }
@@ -88,13 +96,23 @@ impl App {
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let log = Log::default();
         log.collect(process.stdout.take().unwrap());
-        let address = log.wait_for("Listening", |_| true).await["address"].as_str().unwrap().to_owned();
-        Self { address, log, process: Process(process), client: reqwest::Client::new() }
+        let address = log.wait_for("Listening", |_| true).await["address"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        Self {
+            address,
+            log,
+            process: Process(process),
+            client: reqwest::Client::new(),
+        }
     }
 
     pub async fn until_ready(&self, status: &str) {
-        until(format!("health status {status}"), || async { self.get("/health/ready").await.body["status"] == status })
-            .await;
+        until(format!("health status {status}"), || async {
+            self.get("/health/ready").await.body["status"] == status
+        })
+        .await;
     }
 
     pub async fn leads(&self) -> bool {
@@ -103,7 +121,8 @@ impl App {
 
     #[track_caller]
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        self.client.request(method, format!("http://{}{path}", self.address))
+        self.client
+            .request(method, format!("http://{}{path}", self.address))
     }
 
     /// A GET on a connection of its own.
@@ -118,8 +137,13 @@ impl App {
     /// A counter of `/metrics` that has no labels.
     pub async fn metric(&self, name: &str) -> u32 {
         let metrics = self.get("/metrics").await.text;
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+        let value = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .unwrap_or_else(|| panic!("no {name} in {metrics}"))
+            .parse()
+            .unwrap()
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
@@ -148,8 +172,9 @@ impl App {
     /// Changes the limit of open files, `soft:hard`, of the running process.
     pub fn limit_open_files(&self, limit: &str) {
         let pid = self.id().to_string();
-        let limited =
-            std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}")]).status();
+        let limited = std::process::Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--nofile={limit}")])
+            .status();
         assert!(limited.unwrap().success());
     }
 }
@@ -184,7 +209,10 @@ pub fn new_user(name: &str) -> Value {
 }
 
 fn assert_no_secret(place: &str, text: &str) {
-    assert!(!text.contains(PASSWORD) && !text.contains(HASH), "a password is in {place}:\n{text}");
+    assert!(
+        !text.contains(PASSWORD) && !text.contains(HASH),
+        "a password is in {place}:\n{text}"
+    );
 }
 
 /// A response, read to its end.
@@ -202,50 +230,94 @@ impl Answer {
         let caller = std::panic::Location::caller();
         async move {
             let request = request.timeout(Duration::from_secs(30));
-            let response = request.send().await.unwrap_or_else(|error| panic!("{caller}: {error:?}"));
-            let (status, headers) = (response.status(), response.headers().clone());
-            let text = response.text().await.unwrap_or_else(|error| panic!("{caller}: {error:?}"));
+            let response = request
+                .send()
+                .await
+                .unwrap_or_else(|error| panic!("{caller}: {error:?}"));
+            let status = response.status();
+            let headers = response.headers().clone();
+            let text = response
+                .text()
+                .await
+                .unwrap_or_else(|error| panic!("{caller}: {error:?}"));
             assert_no_secret("an answer", &text);
-            Self { status, headers, body: serde_json::from_str(&text).unwrap_or_default(), text }
+            Self {
+                status,
+                headers,
+                body: serde_json::from_str(&text).unwrap_or_default(),
+                text,
+            }
         }
     }
 
     /// `None` if the connection is refused or broken.
     pub async fn try_of(request: reqwest::RequestBuilder) -> Option<Self> {
         let response = request.timeout(Duration::from_secs(30)).send().await.ok()?;
-        let (status, headers) = (response.status(), response.headers().clone());
+        let status = response.status();
+        let headers = response.headers().clone();
         let text = response.text().await.ok()?;
-        Some(Self { status, headers, body: serde_json::from_str(&text).unwrap_or_default(), text })
+        Some(Self {
+            status,
+            headers,
+            body: serde_json::from_str(&text).unwrap_or_default(),
+            text,
+        })
     }
 
     #[track_caller]
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}")).to_str().unwrap()
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {self:?}"))
+            .to_str()
+            .unwrap()
     }
 
     /// Checks which error it is, and everything that all errors have in common.
     #[track_caller]
     pub fn assert_problem(&self, status: u16, code: &str) {
-        assert_eq!((self.status.as_u16(), self.body["code"].as_str()), (status, Some(code)), "{self:?}");
-        assert_eq!(self.header(CONTENT_TYPE.as_str()), "application/problem+json");
+        assert_eq!(
+            (self.status.as_u16(), self.body["code"].as_str()),
+            (status, Some(code)),
+            "{self:?}"
+        );
+        assert_eq!(
+            self.header(CONTENT_TYPE.as_str()),
+            "application/problem+json"
+        );
         assert_eq!(self.body["status"], status);
         assert_eq!(self.body["type"], format!("/docs/errors/{code}"));
         assert_eq!(self.body["trace_id"], self.header("x-trace-id"));
         for key in ["title", "detail", "instance"] {
-            assert!(self.body[key].as_str().is_some_and(|text| !text.is_empty()), "no {key} in {self:?}");
+            assert!(
+                self.body[key].as_str().is_some_and(|text| !text.is_empty()),
+                "no {key} in {self:?}"
+            );
         }
         assert!(self.body["errors"].is_array(), "{self:?}");
-        assert_eq!(self.headers.contains_key("retry-after"), status == 503, "{self:?}");
+        assert_eq!(
+            self.headers.contains_key("retry-after"),
+            status == 503,
+            "{self:?}"
+        );
     }
 
     /// `pointer` or `parameter`, and code, of each error.
     pub fn faults(&self) -> Vec<(&str, &str)> {
         let fault = |fault| {
             let fault: &Value = fault;
-            let place = fault["pointer"].as_str().or(fault["parameter"].as_str()).unwrap();
+            let place = fault["pointer"]
+                .as_str()
+                .or(fault["parameter"].as_str())
+                .unwrap();
             (place, fault["code"].as_str().unwrap())
         };
-        self.body["errors"].as_array().into_iter().flatten().map(fault).collect()
+        self.body["errors"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(fault)
+            .collect()
     }
 }
 

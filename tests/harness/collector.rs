@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
@@ -53,10 +53,13 @@ pub struct Collector {
 impl Collector {
     /// Bound to `user_events` with `user.*` before this returns.
     pub async fn start(broker_url: &str, queue_type: &str) -> Self {
-        let (messages, stop) = (Arc::<Mutex<Vec<Collected>>>::default(), CancellationToken::new());
+        let messages = Arc::<Mutex<Vec<Collected>>>::default();
+        let stop = CancellationToken::new();
         let task = tokio::spawn({
-            let (url, queue_type) = (broker_url.to_owned(), queue_type.to_owned());
-            let (messages, stop) = (messages.clone(), stop.clone());
+            let url = broker_url.to_owned();
+            let queue_type = queue_type.to_owned();
+            let messages = messages.clone();
+            let stop = stop.clone();
             async move {
                 while !stop.is_cancelled() {
                     // The broker is away: expected in these tests.
@@ -65,8 +68,15 @@ impl Collector {
                 }
             }
         });
-        let collector = Self { messages, stop, task: AbortOnDropHandle::new(task) };
-        until("the collector's queue", async || is_declared(broker_url).await).await;
+        let collector = Self {
+            messages,
+            stop,
+            task: AbortOnDropHandle::new(task),
+        };
+        until("the collector's queue", async || {
+            is_declared(broker_url).await
+        })
+        .await;
         collector
     }
 
@@ -89,17 +99,31 @@ const ACK_EVERY: u64 = 200;
 const IDLE: Duration = Duration::from_millis(100);
 
 async fn connect(url: &str) -> lapin::Result<Connection> {
-    match timeout(CONNECT_TIMEOUT, Connection::connect(url, ConnectionProperties::default())).await {
+    match timeout(
+        CONNECT_TIMEOUT,
+        Connection::connect(url, ConnectionProperties::default()),
+    )
+    .await
+    {
         Ok(connection) => connection,
         Err(_elapsed) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }
 }
 
 async fn is_declared(url: &str) -> bool {
-    let Ok(connection) = connect(url).await else { return false };
-    let Ok(channel) = connection.create_channel().await else { return false };
-    let options = QueueDeclareOptions { passive: true, ..Default::default() };
-    let queue = channel.queue_declare("collector".into(), options, FieldTable::default()).await;
+    let Ok(connection) = connect(url).await else {
+        return false;
+    };
+    let Ok(channel) = connection.create_channel().await else {
+        return false;
+    };
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..Default::default()
+    };
+    let queue = channel
+        .queue_declare("collector".into(), options, FieldTable::default())
+        .await;
     queue.is_ok_and(|queue| queue.consumer_count() > 0)
 }
 
@@ -112,22 +136,53 @@ async fn collect(
     let connection = connect(url).await?;
     let channel = connection.create_channel().await?;
     let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
+    arguments.insert(
+        "x-queue-type".into(),
+        AMQPValue::LongString(queue_type.into()),
+    );
     // A broken connection may hold messages for a while, and no other consumer may overtake them.
     arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-    channel.queue_declare("collector".into(), durable, arguments).await?;
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    channel
+        .queue_declare("collector".into(), durable, arguments)
+        .await?;
     let bind = async || {
-        let (durable, none) = (ExchangeDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
-        channel.exchange_declare("user_events".into(), lapin::ExchangeKind::Topic, durable, none()).await?;
-        let (queue, exchange, key) = ("collector".into(), "user_events".into(), "user.*".into());
-        channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), none()).await
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        let none = FieldTable::default;
+        channel
+            .exchange_declare(
+                "user_events".into(),
+                lapin::ExchangeKind::Topic,
+                durable,
+                none(),
+            )
+            .await?;
+        let queue = "collector".into();
+        let exchange = "user_events".into();
+        let key = "user.*".into();
+        channel
+            .queue_bind(queue, exchange, key, QueueBindOptions::default(), none())
+            .await
     };
     bind().await?;
-    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+    channel
+        .basic_qos(PREFETCH, BasicQosOptions::default())
+        .await?;
     let options = BasicConsumeOptions::default();
-    let mut consumer =
-        channel.basic_consume("collector".into(), "collector".into(), options, FieldTable::default()).await?;
+    let mut consumer = channel
+        .basic_consume(
+            "collector".into(),
+            "collector".into(),
+            options,
+            FieldTable::default(),
+        )
+        .await?;
     let mut unacknowledged = None;
     while !stop.is_cancelled() {
         let Ok(delivery) = timeout(IDLE, consumer.next()).await else {
@@ -135,8 +190,11 @@ async fn collect(
             bind().await?;
             continue;
         };
-        let Some(delivery) = delivery.transpose()? else { return Ok(()) };
-        let (tag, body) = (delivery.delivery_tag, serde_json::from_slice::<Body<'_>>(&delivery.data).unwrap());
+        let Some(delivery) = delivery.transpose()? else {
+            return Ok(());
+        };
+        let tag = delivery.delivery_tag;
+        let body = serde_json::from_slice::<Body<'_>>(&delivery.data).unwrap();
         messages.lock().unwrap().push(Collected {
             at: SystemTime::now(),
             event_id: body.event_id,
@@ -157,7 +215,11 @@ async fn collect(
 
 async fn acknowledge(channel: &lapin::Channel, last: &mut Option<u64>) -> lapin::Result<()> {
     match last.take() {
-        Some(tag) => channel.basic_ack(tag, BasicAckOptions { multiple: true }).await,
+        Some(tag) => {
+            channel
+                .basic_ack(tag, BasicAckOptions { multiple: true })
+                .await
+        }
         None => Ok(()),
     }
 }

@@ -1,4 +1,5 @@
-//! The shared servers as processes, for tests that stop, freeze and kill them. Only `./setup.sh chaos` allows that.
+//! The shared servers as processes, for tests that stop, freeze and kill them. Only `./setup.sh
+//! chaos` allows that.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -20,13 +21,18 @@ pub struct Node {
 
 impl Control {
     /// The servers that all tests share.
-    #[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the tests' own settings are none of the service's"
+    )]
     pub fn of_shared_servers() -> Self {
-        let folder = env::var("TEST_SERVERS").expect("TEST_SERVERS: these tests are run by ./setup.sh chaos");
+        let folder = env::var("TEST_SERVERS")
+            .expect("TEST_SERVERS: these tests are run by ./setup.sh chaos");
         Self { folder }
     }
 
-    /// Sends a signal, given by its shell name, to `postgres` or `rabbitmq`. If that ends the server, waits for its end.
+    /// Sends a signal, given by its shell name, to `postgres` or `rabbitmq`. If that ends the
+    /// server, waits for its end.
     pub async fn signal(&self, server: &str, signal: &str) {
         self.run(&["signal", server, signal]).await;
     }
@@ -44,19 +50,41 @@ impl Control {
     pub async fn standby(&self) -> (Self, u16) {
         let described = self.run(&["standby"]).await;
         let (folder, port) = described.trim().split_once(' ').unwrap();
-        (Self { folder: folder.to_owned() }, port.parse().unwrap())
+        (
+            Self {
+                folder: folder.to_owned(),
+            },
+            port.parse().unwrap(),
+        )
     }
 
     /// Runs commands of a guide, in a folder, with PostgreSQL's programs and the service's.
     pub async fn run_commands(&self, commands: &str, folder: &Path, database_url: &str) {
         let mut command = Command::new("scripts/server.sh");
-        let service = Path::new(env!("CARGO_BIN_EXE_user-management-api")).parent().unwrap().to_str().unwrap();
-        command.args([&self.folder, "commands", folder.to_str().unwrap(), service, commands]);
-        command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null()).env("DATABASE_URL", database_url);
+        let service = Path::new(env!("CARGO_BIN_EXE_user-management-api"))
+            .parent()
+            .unwrap()
+            .to_str()
+            .unwrap();
+        command.args([
+            &self.folder,
+            "commands",
+            folder.to_str().unwrap(),
+            service,
+            commands,
+        ]);
+        command
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::null())
+            .env("DATABASE_URL", database_url);
         command.env("DATABASE_DIRECT_URL", "");
         let output = command.output().await.unwrap();
         let text = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "{commands}: {}", String::from_utf8_lossy(&text));
+        assert!(
+            output.status.success(),
+            "{commands}: {}",
+            String::from_utf8_lossy(&text)
+        );
     }
 
     /// Starts a pooler in transaction mode, with a line of its configuration. Its URL.
@@ -68,7 +96,12 @@ impl Control {
     pub async fn adopt(&self, data: &Path) -> (Self, u16) {
         let described = self.run(&["adopt", data.to_str().unwrap()]).await;
         let (folder, port) = described.trim().split_once(' ').unwrap();
-        (Self { folder: folder.to_owned() }, port.parse().unwrap())
+        (
+            Self {
+                folder: folder.to_owned(),
+            },
+            port.parse().unwrap(),
+        )
     }
 
     /// The folder of the shared PostgreSQL's data.
@@ -80,19 +113,34 @@ impl Control {
     pub async fn cluster(&self) -> Vec<Node> {
         let described = self.run(&["cluster"]).await;
         let node = |line: &str| {
-            let [folder, amqp, management] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
-            let control = Self { folder: folder.to_owned() };
-            Node { control, amqp_port: amqp.parse().unwrap(), management_port: management.parse().unwrap() }
+            let [folder, amqp, management] =
+                line.split(' ').collect::<Vec<_>>().try_into().unwrap();
+            let control = Self {
+                folder: folder.to_owned(),
+            };
+            Node {
+                control,
+                amqp_port: amqp.parse().unwrap(),
+                management_port: management.parse().unwrap(),
+            }
         };
         described.lines().map(node).collect()
     }
 
     async fn run(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("scripts/server.sh");
-        command.arg(&self.folder).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+        command
+            .arg(&self.folder)
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::null());
         let output = command.output().await.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         text
     }
 }

@@ -13,7 +13,8 @@ pub struct Copy {
 
 impl Copy {
     pub fn apply(&mut self, event: &Value) {
-        let (user, version) = (event["user_id"].as_i64().unwrap(), event["version"].as_i64().unwrap());
+        let user = event["user_id"].as_i64().unwrap();
+        let version = event["version"].as_i64().unwrap();
         if version <= self.versions.get(&user).copied().unwrap_or(0) {
             return;
         }
@@ -27,7 +28,12 @@ impl Copy {
 
     /// Forgets those that the list does not have.
     pub fn compare(&mut self, list: &Value) {
-        self.users.retain(|id, _| list.as_array().unwrap().iter().any(|user| user["id"] == *id));
+        self.users.retain(|id, _| {
+            list.as_array()
+                .unwrap()
+                .iter()
+                .any(|user| user["id"] == *id)
+        });
     }
 
     #[track_caller]
@@ -36,7 +42,12 @@ impl Copy {
             .as_array()
             .unwrap()
             .iter()
-            .map(|user| (user["id"].as_i64().unwrap(), json!({"name": user["name"], "surname": user["surname"]})))
+            .map(|user| {
+                (
+                    user["id"].as_i64().unwrap(),
+                    json!({"name": user["name"], "surname": user["surname"]}),
+                )
+            })
             .collect();
         assert_eq!(self.users, listed);
     }

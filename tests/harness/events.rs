@@ -1,10 +1,11 @@
-//! A subscriber independent of the service: it has its own queue and sees what other subscribers would.
+//! A subscriber independent of the service: it has its own queue and sees what other subscribers
+//! would.
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
-    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions,
+    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
@@ -28,19 +29,60 @@ impl Observer {
 
     /// The same with another login.
     pub async fn at(broker_url: &str) -> Self {
-        let connection = Connection::connect(broker_url, ConnectionProperties::default()).await.unwrap();
+        let connection = Connection::connect(broker_url, ConnectionProperties::default())
+            .await
+            .unwrap();
         let channel = connection.create_channel().await.unwrap();
-        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
         let none = FieldTable::default;
-        channel.exchange_declare("user_events".into(), lapin::ExchangeKind::Topic, durable, none()).await.unwrap();
-        let options = QueueDeclareOptions { durable: true, ..Default::default() };
-        channel.queue_declare("observer".into(), options, none()).await.unwrap();
+        channel
+            .exchange_declare(
+                "user_events".into(),
+                lapin::ExchangeKind::Topic,
+                durable,
+                none(),
+            )
+            .await
+            .unwrap();
+        let options = QueueDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        channel
+            .queue_declare("observer".into(), options, none())
+            .await
+            .unwrap();
         let bind = QueueBindOptions::default();
-        channel.queue_bind("observer".into(), "user_events".into(), "user.*".into(), bind, none()).await.unwrap();
-        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
-        let consumer = channel.basic_consume("observer".into(), "observer".into(), options, none()).await.unwrap();
-        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        Self { channel, _connection: connection, consumer }
+        channel
+            .queue_bind(
+                "observer".into(),
+                "user_events".into(),
+                "user.*".into(),
+                bind,
+                none(),
+            )
+            .await
+            .unwrap();
+        let options = BasicConsumeOptions {
+            no_ack: true,
+            ..Default::default()
+        };
+        let consumer = channel
+            .basic_consume("observer".into(), "observer".into(), options, none())
+            .await
+            .unwrap();
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .unwrap();
+        Self {
+            channel,
+            _connection: connection,
+            consumer,
+        }
     }
 
     /// Waits for the next message.
@@ -49,7 +91,10 @@ impl Observer {
         let caller = std::panic::Location::caller();
         async move {
             let delivery = timeout(PATIENCE, self.consumer.next()).await;
-            delivery.unwrap_or_else(|_| panic!("{caller}: no message within {PATIENCE:?}")).unwrap().unwrap()
+            delivery
+                .unwrap_or_else(|_| panic!("{caller}: no message within {PATIENCE:?}"))
+                .unwrap()
+                .unwrap()
         }
     }
 
@@ -68,29 +113,58 @@ impl Observer {
     }
 
     pub async fn publish_to(&self, exchange: &str, routing_key: &str, body: &[u8]) {
-        self.publish_with(exchange, routing_key, body, BasicProperties::default()).await;
+        self.publish_with(exchange, routing_key, body, BasicProperties::default())
+            .await;
     }
 
-    pub async fn publish_with(&self, exchange: &str, routing_key: &str, body: &[u8], properties: BasicProperties) {
+    pub async fn publish_with(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) {
         let options = BasicPublishOptions::default();
-        let confirm = self.channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties);
+        let confirm = self.channel.basic_publish(
+            exchange.into(),
+            routing_key.into(),
+            options,
+            body,
+            properties,
+        );
         assert!(confirm.await.unwrap().await.unwrap().is_ack());
     }
 
     /// Takes one message out of a queue, if there is one.
     pub async fn take(&self, queue: &str) -> Option<Delivery> {
-        let message = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap()?;
-        message.delivery.ack(BasicAckOptions::default()).await.unwrap();
+        let message = self
+            .channel
+            .basic_get(queue.into(), BasicGetOptions::default())
+            .await
+            .unwrap()?;
+        message
+            .delivery
+            .ack(BasicAckOptions::default())
+            .await
+            .unwrap();
         Some(message.delivery)
     }
 
     /// How many messages a queue holds that are on their way to nobody.
     pub async fn waiting(&self, queue: &str) -> u32 {
-        let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        self.channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        self.channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await
+            .unwrap()
+            .message_count()
     }
 
-    /// Declares a third party's queue, bound to deletions only, that refuses all. Returns the path of its policy, for deletion.
+    /// Declares a third party's queue, bound to deletions only, that refuses all. Returns the path
+    /// of its policy, for deletion.
     pub async fn refuse_deletions(&self, world: &World) -> String {
         let policy = format!("/api/policies/{}/full", world.virtual_host);
         let full = json!({"pattern": "^deletions$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
@@ -107,11 +181,24 @@ impl Observer {
     /// Declares a third party's queue, bound to one type of events only.
     pub async fn bind(&self, queue: &str, event_type: &str, queue_type: &str) {
         let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
-        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-        self.channel.queue_declare(queue.into(), durable, arguments).await.unwrap();
-        let (exchange, options) = ("user_events".into(), QueueBindOptions::default());
+        arguments.insert(
+            "x-queue-type".into(),
+            AMQPValue::LongString(queue_type.into()),
+        );
+        let durable = QueueDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        self.channel
+            .queue_declare(queue.into(), durable, arguments)
+            .await
+            .unwrap();
+        let exchange = "user_events".into();
+        let options = QueueBindOptions::default();
         let none = FieldTable::default();
-        self.channel.queue_bind(queue.into(), exchange, event_type.into(), options, none).await.unwrap();
+        self.channel
+            .queue_bind(queue.into(), exchange, event_type.into(), options, none)
+            .await
+            .unwrap();
     }
 }

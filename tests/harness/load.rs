@@ -23,7 +23,8 @@ const WRITERS: u32 = 32;
 #[derive(Default)]
 pub struct Tally {
     next: AtomicU64,
-    /// The numbers of those that were answered with success; the trace id is `load-` and the number.
+    /// The numbers of those that were answered with success; the trace id is `load-` and the
+    /// number.
     pub accepted: Mutex<Vec<u64>>,
     /// 503 and the like.
     pub refused: AtomicU64,
@@ -40,10 +41,15 @@ impl Tally {
     /// The 99th percentile of the successes in a span of time.
     pub fn p99_between(&self, from: Instant, to: Instant) -> Duration {
         let latencies = self.latencies.lock().unwrap();
-        let mut within: Vec<_> =
-            latencies.iter().filter(|(at, _)| *at >= from && *at < to).map(|(_, took)| *took).collect();
+        let mut within: Vec<_> = latencies
+            .iter()
+            .filter(|(at, _)| *at >= from && *at < to)
+            .map(|(_, took)| *took)
+            .collect();
         within.sort_unstable();
-        *within.get(within.len() * 99 / 100).expect("there were successes in that time")
+        *within
+            .get(within.len() * 99 / 100)
+            .expect("there were successes in that time")
     }
 }
 
@@ -53,7 +59,10 @@ pub async fn seed_users(world: &World) {
         "INSERT INTO users (name, surname, password)
          SELECT 'Имя' || n, 'Фамилия', '$argon2id$' FROM generate_series(1, {USERS}) AS n"
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&world.pool).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(insert))
+        .execute(&world.pool)
+        .await
+        .unwrap();
 }
 
 pub struct Load {
@@ -65,10 +74,18 @@ pub struct Load {
 impl Load {
     /// `rate` writes a second in all, to the replicas that are in `addresses` at the time.
     pub fn start(addresses: &Arc<RwLock<Vec<String>>>, rate: u32) -> Self {
-        let (tally, stop, mut writers) = (Arc::<Tally>::default(), CancellationToken::new(), JoinSet::new());
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+        let tally = Arc::<Tally>::default();
+        let stop = CancellationToken::new();
+        let mut writers = JoinSet::new();
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(10))
+            .build()
+            .unwrap();
         for _ in 0..WRITERS {
-            let (tally, addresses, client, stop) = (tally.clone(), addresses.clone(), client.clone(), stop.clone());
+            let tally = tally.clone();
+            let addresses = addresses.clone();
+            let client = client.clone();
+            let stop = stop.clone();
             writers.spawn(async move {
                 let mut tick = interval(Duration::from_secs(1) * WRITERS / rate);
                 tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,7 +99,11 @@ impl Load {
                 }
             });
         }
-        Self { tally, stop, writers }
+        Self {
+            tally,
+            stop,
+            writers,
+        }
     }
 
     pub async fn stop(self) -> Arc<Tally> {
@@ -94,11 +115,19 @@ impl Load {
 
 async fn write(client: &reqwest::Client, address: &str, number: u64, tally: &Tally) {
     let cold = HOT_USERS + 1 + fastrand::u64(..USERS - HOT_USERS);
-    let user = if number.is_multiple_of(3) { cold } else { 1 + number % HOT_USERS };
+    let user = if number.is_multiple_of(3) {
+        cold
+    } else {
+        1 + number % HOT_USERS
+    };
     let (method, path, body) = match number % 500 {
         0 => (Method::POST, "/users".to_owned(), Some(new_user("Новая"))),
         1..10 => (Method::DELETE, format!("/users/{cold}"), None),
-        _ => (Method::PUT, format!("/users/{user}"), Some(json!({"surname": format!("Фамилия{number}")}))),
+        _ => (
+            Method::PUT,
+            format!("/users/{user}"),
+            Some(json!({"surname": format!("Фамилия{number}")})),
+        ),
     };
     let mut request = client.request(method, format!("http://{address}{path}"));
     request = request.header("x-request-id", format!("load-{number}"));
@@ -109,7 +138,11 @@ async fn write(client: &reqwest::Client, address: &str, number: u64, tally: &Tal
     match request.send().await.map(|answer| answer.status()) {
         Ok(status) if status.is_success() => {
             tally.accepted.lock().unwrap().push(number);
-            tally.latencies.lock().unwrap().push((began, began.elapsed()));
+            tally
+                .latencies
+                .lock()
+                .unwrap()
+                .push((began, began.elapsed()));
         }
         // A user that was deleted before.
         Ok(StatusCode::NOT_FOUND) => {}

@@ -20,14 +20,16 @@ struct Inner {
 }
 
 impl Log {
-    /// Collects lines in the background. Each must be one flat JSON object with the keys that all lines have.
+    /// Collects lines in the background. Each must be one flat JSON object with the keys that all
+    /// lines have.
     pub fn collect(&self, output: impl AsyncRead + Unpin + Send + 'static) {
         let log = self.clone();
         tokio::spawn(async move {
             let mut lines = BufReader::new(output).lines();
             let mut paused = log.0.paused.subscribe();
             while let Some(line) = lines.next_line().await.unwrap() {
-                let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
+                let line: Value =
+                    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
                 for key in ["event", "level", "timestamp"] {
                     assert!(line[key].is_string(), "no {key} in {line}");
                 }
@@ -52,9 +54,16 @@ impl Log {
     }
 
     /// The matching lines from a place on, and the place where the next search continues.
-    fn matching_from(&self, place: usize, event: &str, wanted: impl Fn(&Value) -> bool) -> (Vec<Value>, usize) {
+    fn matching_from(
+        &self,
+        place: usize,
+        event: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> (Vec<Value>, usize) {
         let lines = self.0.lines.lock().unwrap();
-        let matching = lines[place..].iter().filter(|line| line["event"] == event && wanted(line));
+        let matching = lines[place..]
+            .iter()
+            .filter(|line| line["event"] == event && wanted(line));
         (matching.cloned().collect(), lines.len())
     }
 
@@ -80,11 +89,20 @@ impl Log {
                 }
             };
             let line = timeout(PATIENCE, found).await;
-            line.unwrap_or_else(|_| panic!("{caller}: no such line `{event}` within {PATIENCE:?} in\n{}", self.text()))
+            line.unwrap_or_else(|_| {
+                panic!(
+                    "{caller}: no such line `{event}` within {PATIENCE:?} in\n{}",
+                    self.text()
+                )
+            })
         }
     }
 
     pub fn text(&self) -> String {
-        self.lines().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        self.lines()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }

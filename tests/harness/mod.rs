@@ -1,6 +1,11 @@
-//! The test harness: shared servers, a private world for each test, the service as a process, and its log.
+//! The test harness: shared servers, a private world for each test, the service as a process, and
+//! its log.
 
-#![allow(dead_code, unused_imports, reason = "each of the test binaries uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each of the test binaries uses a part of it"
+)]
 
 mod app;
 mod collector;
@@ -24,7 +29,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, interval};
 
-pub use self::app::{Answer, App, PASSWORD, new_user, start, start_audited, start_observed, start_with};
+pub use self::app::{
+    Answer, App, PASSWORD, new_user, start, start_audited, start_observed, start_with,
+};
 pub use self::collector::{Collected, Collector};
 pub use self::control::{Control, Node};
 pub use self::copy::Copy;
@@ -36,12 +43,14 @@ pub use self::proxy::Proxy;
 pub use self::readers::Readers;
 pub use self::replica::{Digest, Replica, TROUBLES_FILE};
 pub use self::servers::{
-    QUEUE_TYPE, World, as_login, management, management_at, management_json, management_post, management_put,
+    QUEUE_TYPE, World, as_login, management, management_at, management_json, management_post,
+    management_put,
 };
 pub use self::stranger::{Stranger, headers, long, nested, short};
 pub use self::tls::{Authority, Protocol};
 
-/// Longest wait for anything; far more than it should take, so that a slow machine causes no failures.
+/// Longest wait for anything; far more than it should take, so that a slow machine causes no
+/// failures.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Polls until the condition holds.
@@ -52,7 +61,10 @@ pub fn until(what: impl Debug, mut is_so: impl AsyncFnMut() -> bool) -> impl Fut
 
 /// Polls until there is an answer.
 #[track_caller]
-pub fn eventually<T>(what: impl Debug, mut ask: impl AsyncFnMut() -> Option<T>) -> impl Future<Output = T> {
+pub fn eventually<T>(
+    what: impl Debug,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
     async move {
         let deadline = Instant::now() + PATIENCE;
@@ -62,7 +74,10 @@ pub fn eventually<T>(what: impl Debug, mut ask: impl AsyncFnMut() -> Option<T>) 
             if let Some(answer) = ask().await {
                 return answer;
             }
-            assert!(Instant::now() < deadline, "{caller}: {what:?} did not come about within {PATIENCE:?}");
+            assert!(
+                Instant::now() < deadline,
+                "{caller}: {what:?} did not come about within {PATIENCE:?}"
+            );
         }
     }
 }

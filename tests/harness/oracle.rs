@@ -1,4 +1,5 @@
-//! Whether the events delivered are the changes committed: the same set, first deliveries of each user in order.
+//! Whether the events delivered are the changes committed: the same set, first deliveries of each
+//! user in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -50,28 +51,47 @@ pub async fn committed(world: &World) -> BTreeSet<Change> {
         .collect()
 }
 
-/// Waits until nothing waits to be published, and then reads all that was: checks that it is what was committed, all of it and
-/// nothing else, and first deliveries of each user in order. Hands back how many came again.
+/// Waits until nothing waits to be published, and then reads all that was: checks that it is what
+/// was committed, all of it and nothing else, and first deliveries of each user in order. Hands
+/// back how many came again.
 pub async fn assert_delivered_exactly(world: &World, observer: &mut Observer) -> usize {
     world.until_outbox_is_empty().await;
     let committed = committed(world).await;
     // The last of its queue: what came before it is all that came.
     observer.publish_to("", "observer", b"null").await;
-    let (mut delivered, mut newest, mut ids) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+    let mut delivered = BTreeSet::new();
+    let mut newest = BTreeMap::new();
+    let mut ids = BTreeMap::new();
     let mut repeats = 0;
     loop {
         let body: Value = serde_json::from_slice(&observer.next().await.data).unwrap();
         if body.is_null() {
             break;
         }
-        let (user, version) = (body["user_id"].as_i64().unwrap(), body["version"].as_i64().unwrap());
-        let change = (user, version, body["event_type"].as_str().unwrap().to_owned());
-        assert!(committed.contains(&change), "{change:?} was delivered and never committed");
-        let id = ids.entry(change.clone()).or_insert_with(|| body["event_id"].clone());
-        assert_eq!(*id, body["event_id"], "the event of {change:?} was repeated under another id");
+        let user = body["user_id"].as_i64().unwrap();
+        let version = body["version"].as_i64().unwrap();
+        let change = (
+            user,
+            version,
+            body["event_type"].as_str().unwrap().to_owned(),
+        );
+        assert!(
+            committed.contains(&change),
+            "{change:?} was delivered and never committed"
+        );
+        let id = ids
+            .entry(change.clone())
+            .or_insert_with(|| body["event_id"].clone());
+        assert_eq!(
+            *id, body["event_id"],
+            "the event of {change:?} was repeated under another id"
+        );
         if delivered.insert(change) {
             let before = newest.insert(user, version).unwrap_or(0);
-            assert!(before < version, "version {version} of user {user} came after {before}");
+            assert!(
+                before < version,
+                "version {version} of user {user} came after {before}"
+            );
         } else {
             repeats += 1;
         }
@@ -87,8 +107,8 @@ pub struct Judgement {
     pub committed: Vec<SystemTime>,
     /// Committed, and neither published nor logged by the service's own consumer.
     pub lost: Vec<SystemTime>,
-    /// Logged by the service's own consumer, and never seen by the collector: only a deletion of the exchange, which takes the
-    /// collector's binding with it, explains that.
+    /// Logged by the service's own consumer, and never seen by the collector: only a deletion of
+    /// the exchange, which takes the collector's binding with it, explains that.
     pub unseen: Vec<SystemTime>,
     /// Published, and never committed.
     pub phantom: Vec<SystemTime>,
@@ -96,7 +116,8 @@ pub struct Judgement {
     pub inverted: Vec<SystemTime>,
     /// Published again.
     pub repeated: Vec<SystemTime>,
-    /// Published or logged with anything else than what was committed: user, version, type, trace id, data.
+    /// Published or logged with anything else than what was committed: user, version, type, trace
+    /// id, data.
     pub altered: Vec<SystemTime>,
     /// Changes without their event, or events without their change.
     pub unpaired: usize,
@@ -109,8 +130,18 @@ pub struct Judgement {
 /// How many of each.
 impl fmt::Debug for Judgement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { committed, lost, unseen, phantom, inverted, repeated, altered, unpaired, forgotten, unlogged } =
-            self;
+        let Self {
+            committed,
+            lost,
+            unseen,
+            phantom,
+            inverted,
+            repeated,
+            altered,
+            unpaired,
+            forgotten,
+            unlogged,
+        } = self;
         let mut counts = f.debug_struct("Judgement");
         for (name, times) in [
             ("committed", committed),
@@ -124,7 +155,10 @@ impl fmt::Debug for Judgement {
         ] {
             counts.field(name, &times.len());
         }
-        counts.field("unpaired", unpaired).field("forgotten", forgotten).finish()
+        counts
+            .field("unpaired", unpaired)
+            .field("forgotten", forgotten)
+            .finish()
     }
 }
 
@@ -161,8 +195,8 @@ impl Committed {
     }
 }
 
-/// Compares what was committed with what a [`super::Collector`] received, what the consumers logged, and what clients
-/// were told: the numbers of the writes that were accepted.
+/// Compares what was committed with what a [`super::Collector`] received, what the consumers
+/// logged, and what clients were told: the numbers of the writes that were accepted.
 pub async fn judge(
     world: &World,
     collected: &[Collected],
@@ -177,13 +211,23 @@ pub async fn judge(
     .fetch_one(&world.pool)
     .await
     .unwrap();
-    let query = "SELECT event_id, user_id, version, event_type, trace_id, payload, at FROM audit_events";
+    let query =
+        "SELECT event_id, user_id, version, event_type, trace_id, payload, at FROM audit_events";
     let events: Vec<Committed> = sqlx::query_as(query).fetch_all(&world.pool).await.unwrap();
     let traces: HashSet<&str> = events.iter().map(|event| event.trace_id.as_str()).collect();
-    let forgotten = accepted.iter().filter(|number| !traces.contains(format!("load-{number}").as_str())).count();
-    let mut judgement = Judgement { unpaired: usize::try_from(unpaired).unwrap(), forgotten, ..Judgement::default() };
-    let known: HashMap<Uuid, &Committed> = events.iter().map(|event| (event.event_id, event)).collect();
-    let (mut seen, mut newest) = (HashSet::new(), HashMap::new());
+    let forgotten = accepted
+        .iter()
+        .filter(|number| !traces.contains(format!("load-{number}").as_str()))
+        .count();
+    let mut judgement = Judgement {
+        unpaired: usize::try_from(unpaired).unwrap(),
+        forgotten,
+        ..Judgement::default()
+    };
+    let known: HashMap<Uuid, &Committed> =
+        events.iter().map(|event| (event.event_id, event)).collect();
+    let mut seen = HashSet::new();
+    let mut newest = HashMap::new();
     for message in collected {
         let Some(event) = known.get(&message.event_id) else {
             judgement.phantom.push(message.at);
@@ -201,7 +245,13 @@ pub async fn judge(
             judgement.repeated.push(message.at);
         }
     }
-    for Committed { event_id, trace_id, at, .. } in &events {
+    for Committed {
+        event_id,
+        trace_id,
+        at,
+        ..
+    } in &events
+    {
         let at = *at;
         judgement.committed.push(at.into());
         let logged = logged.get(event_id);

@@ -9,19 +9,30 @@ use super::PATIENCE;
 
 /// The binary, without the tests' environment.
 pub fn command(settings: &[(&str, &str)]) -> Command {
-    isolated(Command::new(env!("CARGO_BIN_EXE_user-management-api")), settings)
+    isolated(
+        Command::new(env!("CARGO_BIN_EXE_user-management-api")),
+        settings,
+    )
 }
 
 /// The same, with a limit of open files.
 pub fn with_open_files(limit: u32, settings: &[(&str, &str)]) -> Command {
     let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\""), env!("CARGO_BIN_EXE_user-management-api")]);
+    shell.args([
+        "-c",
+        &format!("ulimit -n {limit} && exec \"$0\""),
+        env!("CARGO_BIN_EXE_user-management-api"),
+    ]);
     isolated(shell, settings)
 }
 
 pub fn isolated(mut command: Command, settings: &[(&str, &str)]) -> Command {
     // A folder without a developer's own .env.
-    command.env_clear().envs(settings.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);
+    command
+        .env_clear()
+        .envs(settings.iter().copied())
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .kill_on_drop(true);
     command
 }
 
@@ -35,7 +46,13 @@ impl Process {
     /// Sends a signal, given by its shell name.
     pub fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.id());
-        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Resident memory, in bytes.
@@ -50,18 +67,33 @@ impl Process {
 
     fn memory(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
+        line.split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            * 1024
     }
 
     /// Threads, and open files and sockets.
     pub fn threads_and_files(&self) -> (usize, usize) {
-        let count = |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", self.id())).unwrap().count();
+        let count = |what: &str| {
+            std::fs::read_dir(format!("/proc/{}/{what}", self.id()))
+                .unwrap()
+                .count()
+        };
         (count("task"), count("fd"))
     }
 
     pub async fn exit_status(&mut self) -> ExitStatus {
-        timeout(PATIENCE, self.0.wait()).await.expect("the service ends").unwrap()
+        timeout(PATIENCE, self.0.wait())
+            .await
+            .expect("the service ends")
+            .unwrap()
     }
 
     pub async fn kill(&mut self) {

@@ -37,12 +37,23 @@ impl Proxy {
     /// In front of the server of `url`.
     pub async fn before(url: &str) -> Self {
         let url = url::Url::parse(url).unwrap();
-        Self::to(vec![format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())]).await
+        Self::to(vec![format!(
+            "{}:{}",
+            url.host_str().unwrap(),
+            url.port().unwrap()
+        )])
+        .await
     }
 
     /// In front of several servers: a connection goes to any that answers.
     pub async fn before_any_of(ports: &[u16]) -> Self {
-        Self::to(ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()).await
+        Self::to(
+            ports
+                .iter()
+                .map(|port| format!("127.0.0.1:{port}"))
+                .collect(),
+        )
+        .await
     }
 
     async fn to(upstreams: Vec<String>) -> Self {
@@ -56,7 +67,11 @@ impl Proxy {
                 tokio::spawn(carry(client, servers.borrow().clone(), modes.clone()));
             }
         });
-        Self { address, mode, upstreams }
+        Self {
+            address,
+            mode,
+            upstreams,
+        }
     }
 
     /// `url`, by way of the proxy.
@@ -69,7 +84,8 @@ impl Proxy {
 
     /// Leads new connections to another server. Those that are open stay.
     pub fn lead_to(&self, port: u16) {
-        self.upstreams.send_replace(vec![format!("127.0.0.1:{port}")]);
+        self.upstreams
+            .send_replace(vec![format!("127.0.0.1:{port}")]);
     }
 
     pub fn close(&self) {
@@ -102,7 +118,11 @@ impl Proxy {
 }
 
 async fn carry(mut client: TcpStream, upstreams: Vec<String>, mut modes: watch::Receiver<Mode>) {
-    let Ok(mode) = modes.wait_for(|mode| !matches!(mode, Mode::Silent | Mode::Late)).await.map(|mode| *mode) else {
+    let Ok(mode) = modes
+        .wait_for(|mode| !matches!(mode, Mode::Silent | Mode::Late))
+        .await
+        .map(|mode| *mode)
+    else {
         return;
     };
     let server = match mode {
@@ -112,7 +132,8 @@ async fn carry(mut client: TcpStream, upstreams: Vec<String>, mut modes: watch::
     };
     let Some(mut server) = server else { return };
     if let Mode::Slow(delay) = mode {
-        let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
         tokio::select! {
             () = carry_late(from_client, to_server, delay) => {}
             () = carry_late(from_server, to_client, delay) => {}
@@ -121,8 +142,8 @@ async fn carry(mut client: TcpStream, upstreams: Vec<String>, mut modes: watch::
         return;
     }
     if mode == Mode::Undelivered {
-        let ((mut from_client, mut to_client), (from_server, mut to_server)) =
-            (client.into_split(), server.into_split());
+        let (mut from_client, mut to_client) = client.into_split();
+        let (from_server, mut to_server) = server.into_split();
         tokio::select! {
             _ = copy(&mut from_client, &mut to_server) => {}
             _ = carry_without_deliveries(from_server, &mut to_client) => {}
@@ -130,15 +151,25 @@ async fn carry(mut client: TcpStream, upstreams: Vec<String>, mut modes: watch::
         return;
     }
     copy_while_open(&mut client, &mut server, &mut modes).await;
-    // What a silent network swallowed is lost: the connection breaks when packets come through again.
-    if modes.wait_for(|mode| *mode != Mode::Silent).await.is_ok_and(|mode| *mode == Mode::Reset) {
+    // What a silent network swallowed is lost: the connection breaks when packets come through
+    // again.
+    if modes
+        .wait_for(|mode| *mode != Mode::Silent)
+        .await
+        .is_ok_and(|mode| *mode == Mode::Reset)
+    {
         client.set_zero_linger().unwrap();
         server.set_zero_linger().unwrap();
     }
 }
 
-/// Until one side closes or the mode says otherwise. While packets are late, they wait in the sockets.
-async fn copy_while_open(client: &mut TcpStream, server: &mut TcpStream, modes: &mut watch::Receiver<Mode>) {
+/// Until one side closes or the mode says otherwise. While packets are late, they wait in the
+/// sockets.
+async fn copy_while_open(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    modes: &mut watch::Receiver<Mode>,
+) {
     let mut copying = pin!(copy_bidirectional(client, server));
     loop {
         let mode = *modes.borrow_and_update();
@@ -155,7 +186,8 @@ async fn copy_while_open(client: &mut TcpStream, server: &mut TcpStream, modes: 
 async fn connect(upstreams: &[String]) -> Option<TcpStream> {
     let start = fastrand::usize(..upstreams.len());
     for offset in 0..upstreams.len() {
-        if let Ok(server) = TcpStream::connect(&upstreams[(start + offset) % upstreams.len()]).await {
+        if let Ok(server) = TcpStream::connect(&upstreams[(start + offset) % upstreams.len()]).await
+        {
             server.set_nodelay(true).unwrap();
             return Some(server);
         }
@@ -174,7 +206,10 @@ async fn carry_late(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Dura
 }
 
 /// Leaves out the frames of `basic.deliver`, and all heads and bodies of messages.
-async fn carry_without_deliveries(mut from: OwnedReadHalf, to: &mut OwnedWriteHalf) -> io::Result<()> {
+async fn carry_without_deliveries(
+    mut from: OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+) -> io::Result<()> {
     const METHOD: u8 = 1;
     const CONTENT: [u8; 2] = [2, 3];
     const BASIC_DELIVER: [u8; 4] = [0, 60, 0, 60];

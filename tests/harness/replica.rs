@@ -35,7 +35,11 @@ pub const TROUBLES_FILE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/troubles.
 impl Default for Digest {
     fn default() -> Self {
         let troubles_file = File::create(TROUBLES_FILE).unwrap();
-        Self { received: Mutex::default(), troubles: Mutex::default(), troubles_file: Mutex::new(troubles_file) }
+        Self {
+            received: Mutex::default(),
+            troubles: Mutex::default(),
+            troubles_file: Mutex::new(troubles_file),
+        }
     }
 }
 
@@ -44,7 +48,10 @@ impl Digest {
         if line.starts_with(r#"{"event":"Event received""#) {
             let line: Value = serde_json::from_str(line).unwrap();
             let text = |key: &str| line[key].as_str().unwrap().to_owned();
-            self.received.lock().unwrap().insert(text("event_id").parse().unwrap(), text("trace_id"));
+            self.received
+                .lock()
+                .unwrap()
+                .insert(text("event_id").parse().unwrap(), text("trace_id"));
         } else if line.contains(r#","level":"warning","#) || line.contains(r#","level":"error","#) {
             writeln!(self.troubles_file.lock().unwrap(), "{line}").unwrap();
             let line: Value = serde_json::from_str(line).unwrap();
@@ -71,7 +78,10 @@ impl Replica {
     pub async fn start_with_open_files(world: &World, limit: u32, digest: &Arc<Digest>) -> Self {
         let settings = [&world.settings()[..], &[("PORT", "0")]].concat();
         let replica = Self::spawn(with_open_files(limit, &settings), digest).await;
-        until("a replica that is ready", async || replica.is("ready").await).await;
+        until("a replica that is ready", async || {
+            replica.is("ready").await
+        })
+        .await;
         replica
     }
 
@@ -85,26 +95,47 @@ impl Replica {
             while let Ok(Some(line)) = lines.next_line().await {
                 if found.is_some() && line.contains(r#""event":"Listening""#) {
                     let line: Value = serde_json::from_str(&line).unwrap();
-                    _ = found.take().unwrap().send(line["address"].as_str().unwrap().to_owned());
+                    _ = found
+                        .take()
+                        .unwrap()
+                        .send(line["address"].as_str().unwrap().to_owned());
                 }
                 digest.take(&line);
             }
         });
-        let address = timeout(PATIENCE, address).await.expect("it listens").expect("it starts");
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
-        Self { address, process: Process(process), client }
+        let address = timeout(PATIENCE, address)
+            .await
+            .expect("it listens")
+            .expect("it starts");
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(5))
+            .build()
+            .unwrap();
+        Self {
+            address,
+            process: Process(process),
+            client,
+        }
     }
 
     /// Starts it and waits until it is ready.
     pub async fn start(world: &World, settings: &[(&str, &str)], digest: &Arc<Digest>) -> Self {
         let replica = Self::launch(world, settings, digest).await;
-        until("a replica that is ready", async || replica.is("ready").await).await;
+        until("a replica that is ready", async || {
+            replica.is("ready").await
+        })
+        .await;
         replica
     }
 
     /// The response of `/health/ready`; `Null` if none comes in time.
     pub async fn health(&self) -> Value {
-        match self.client.get(format!("http://{}/health/ready", self.address)).send().await {
+        match self
+            .client
+            .get(format!("http://{}/health/ready", self.address))
+            .send()
+            .await
+        {
             Ok(answer) => answer.json().await.unwrap_or_default(),
             Err(_) => Value::Null,
         }
@@ -119,7 +150,14 @@ impl Replica {
     }
 
     pub async fn metrics(&self) -> String {
-        self.client.get(format!("http://{}/metrics", self.address)).send().await.unwrap().text().await.unwrap()
+        self.client
+            .get(format!("http://{}/metrics", self.address))
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
     }
 }
 

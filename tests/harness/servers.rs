@@ -22,17 +22,32 @@ struct Servers {
 }
 
 /// `quorum`, unless `AMQP_QUEUE_TYPE` says otherwise.
-#[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
-pub static QUEUE_TYPE: LazyLock<String> =
-    LazyLock::new(|| env::var("AMQP_QUEUE_TYPE").ok().filter(|kind| !kind.is_empty()).unwrap_or("quorum".to_owned()));
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own settings are none of the service's"
+)]
+pub static QUEUE_TYPE: LazyLock<String> = LazyLock::new(|| {
+    env::var("AMQP_QUEUE_TYPE")
+        .ok()
+        .filter(|kind| !kind.is_empty())
+        .unwrap_or("quorum".to_owned())
+});
 
 /// Settings of the service that the tests' environment may change.
-#[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
-static PASSED_ON: LazyLock<[(&str, String); 2]> =
-    LazyLock::new(|| ["COALESCE_READS", "GROUP_COMMIT"].map(|name| (name, env::var(name).unwrap_or_default())));
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own settings are none of the service's"
+)]
+static PASSED_ON: LazyLock<[(&str, String); 2]> = LazyLock::new(|| {
+    ["COALESCE_READS", "GROUP_COMMIT"].map(|name| (name, env::var(name).unwrap_or_default()))
+});
 
-/// The servers named by the environment, or a throw-away pair that `setup.sh` keeps until this process ends.
-#[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
+/// The servers named by the environment, or a throw-away pair that `setup.sh` keeps until this
+/// process ends.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own settings are none of the service's"
+)]
 static SERVERS: LazyLock<Servers> = LazyLock::new(|| {
     let from_environment = || {
         Some(Servers {
@@ -67,12 +82,17 @@ fn start_servers() -> Servers {
     }
     assert!(
         ready,
-        "PostgreSQL and RabbitMQ for the tests could not be had: do what ./setup.sh says above, or set TEST_DATABASE_URL, \
-         TEST_RABBITMQ_URL and TEST_RABBITMQ_MANAGEMENT_URL to servers that may be filled with test data"
+        "PostgreSQL and RabbitMQ for the tests could not be had: do what ./setup.sh says above, or \
+         set TEST_DATABASE_URL, TEST_RABBITMQ_URL and TEST_RABBITMQ_MANAGEMENT_URL to servers that \
+         may be filled with test data"
     );
     // The servers stop when their standard input closes, at the end of this process.
     std::mem::forget(setup);
-    let mut take = |name: &str| settings.remove(name).unwrap_or_else(|| panic!("setup.sh did not print {name}"));
+    let mut take = |name: &str| {
+        settings
+            .remove(name)
+            .unwrap_or_else(|| panic!("setup.sh did not print {name}"))
+    };
     Servers {
         database: take("TEST_DATABASE_URL"),
         broker: take("TEST_RABBITMQ_URL"),
@@ -88,8 +108,13 @@ async fn template() -> &'static str {
     TEMPLATE
         .get_or_init(|| async {
             let name = create_database(None).await;
-            let mut connection = PgConnection::connect(&database_url(&SERVERS.database, &name)).await.unwrap();
-            MIGRATOR.run_direct(None, &mut connection, false).await.unwrap();
+            let mut connection = PgConnection::connect(&database_url(&SERVERS.database, &name))
+                .await
+                .unwrap();
+            MIGRATOR
+                .run_direct(None, &mut connection, false)
+                .await
+                .unwrap();
             connection.close().await.unwrap();
             name
         })
@@ -98,9 +123,18 @@ async fn template() -> &'static str {
 
 async fn create_database(template: Option<&str>) -> String {
     let name = format!("test_{}", Uuid::new_v4().simple());
-    let mut admin = PgConnection::connect(&SERVERS.database).await.expect("PostgreSQL at TEST_DATABASE_URL answers");
-    let clause = template.map(|template| format!(" TEMPLATE {template}")).unwrap_or_default();
-    admin.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}{clause}"))).await.unwrap();
+    let mut admin = PgConnection::connect(&SERVERS.database)
+        .await
+        .expect("PostgreSQL at TEST_DATABASE_URL answers");
+    let clause = template
+        .map(|template| format!(" TEMPLATE {template}"))
+        .unwrap_or_default();
+    admin
+        .execute(sqlx::AssertSqlSafe(format!(
+            "CREATE DATABASE {name}{clause}"
+        )))
+        .await
+        .unwrap();
     admin.close().await.unwrap();
     name
 }
@@ -137,40 +171,67 @@ impl World {
         management(reqwest::Method::PUT, &format!("/api/vhosts/{virtual_host}")).await;
         let mut broker = url::Url::parse(&SERVERS.broker).unwrap();
         broker.set_path(&virtual_host);
-        let pooler_url = SERVERS.pooler.as_ref().map(|pooler| database_url(pooler, &database));
+        let pooler_url = SERVERS
+            .pooler
+            .as_ref()
+            .map(|pooler| database_url(pooler, &database));
         let database_url = database_url(&SERVERS.database, &database);
-        let pool = PgPoolOptions::new().max_connections(4).connect_lazy(&database_url).unwrap();
-        Self { database_url, pooler_url, broker_url: broker.to_string(), virtual_host, pool }
+        let pool = PgPoolOptions::new()
+            .max_connections(4)
+            .connect_lazy(&database_url)
+            .unwrap();
+        Self {
+            database_url,
+            pooler_url,
+            broker_url: broker.to_string(),
+            virtual_host,
+            pool,
+        }
     }
 
     /// The setting with the direct URL of PostgreSQL.
     pub fn direct_setting(&self) -> &'static str {
-        if self.pooler_url.is_some() { "DATABASE_DIRECT_URL" } else { "DATABASE_URL" }
+        if self.pooler_url.is_some() {
+            "DATABASE_DIRECT_URL"
+        } else {
+            "DATABASE_URL"
+        }
     }
 
-    /// For a service that uses no pooler, whose own sessions would outlive what a test does to those of the service.
+    /// For a service that uses no pooler, whose own sessions would outlive what a test does to
+    /// those of the service.
     pub fn without_pooler(&self) -> [(&str, &str); 2] {
         ["DATABASE_URL", "DATABASE_DIRECT_URL"].map(|name| (name, self.database_url.as_str()))
     }
 
     /// The service's settings for this world.
     pub fn settings(&self) -> Vec<(&str, &str)> {
-        let mut settings = vec![("RABBITMQ_URL", self.broker_url.as_str()), ("AMQP_QUEUE_TYPE", &QUEUE_TYPE)];
-        settings.extend(PASSED_ON.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut settings = vec![
+            ("RABBITMQ_URL", self.broker_url.as_str()),
+            ("AMQP_QUEUE_TYPE", &QUEUE_TYPE),
+        ];
+        settings.extend(
+            PASSED_ON
+                .iter()
+                .map(|(name, value)| (*name, value.as_str())),
+        );
         match &self.pooler_url {
             Some(pooler) => {
-                settings.extend([("DATABASE_URL", pooler.as_str()), ("DATABASE_DIRECT_URL", &self.database_url)]);
+                settings.extend([
+                    ("DATABASE_URL", pooler.as_str()),
+                    ("DATABASE_DIRECT_URL", &self.database_url),
+                ]);
             }
             None => settings.push(("DATABASE_URL", &self.database_url)),
         }
         settings
     }
 
-    /// Forbids the service to publish deletions, so that each closes the channel. Returns the path of the permission, for deletion.
+    /// Forbids the service to publish deletions, so that each closes the channel. Returns the path
+    /// of the permission, for deletion.
     pub async fn forbid_deletions(&self) -> String {
         let permissions = format!("/api/topic-permissions/{}/guest", self.virtual_host);
-        let all_but =
-            serde_json::json!({"exchange": "user_events", "write": "^user\\.(created|updated)$", "read": ".*"});
+        let all_but = serde_json::json!({"exchange": "user_events", "write": "^user\\.(created|updated)$", "read": ".*"});
         management_put(&permissions, &all_but).await;
         permissions
     }
@@ -182,9 +243,14 @@ impl World {
 
     /// Runs statements on the same server, in another database.
     pub async fn elsewhere(&self, statements: &[&str]) {
-        let mut connection = PgConnection::connect(&database_url(&self.database_url, "postgres")).await.unwrap();
+        let mut connection = PgConnection::connect(&database_url(&self.database_url, "postgres"))
+            .await
+            .unwrap();
         for statement in statements {
-            connection.execute(sqlx::AssertSqlSafe(*statement)).await.unwrap();
+            connection
+                .execute(sqlx::AssertSqlSafe(*statement))
+                .await
+                .unwrap();
         }
         connection.close().await.unwrap();
     }
@@ -194,7 +260,10 @@ impl World {
     where
         (T,): for<'r> FromRow<'r, PgRow>,
     {
-        sqlx::query_scalar(query).fetch_one(&self.pool).await.unwrap()
+        sqlx::query_scalar(query)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
     }
 
     /// Terminates the service's sessions, except those through a pooler.
@@ -206,7 +275,8 @@ impl World {
 
     /// Terminates the session that holds the leader's lock.
     pub async fn terminate_leader(&self) {
-        let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+        let terminate =
+            "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
                          WHERE locktype = 'advisory' AND datname = current_database()";
         sqlx::query(terminate).execute(&self.pool).await.unwrap();
     }
@@ -231,7 +301,10 @@ pub fn as_login(url: &str, user: &str, password: &str) -> String {
 
 /// The management API of another node than the shared one, with the same login.
 pub fn management_at(port: u16, path: &str) -> url::Url {
-    let mut url = url::Url::parse(&SERVERS.management).unwrap().join(path).unwrap();
+    let mut url = url::Url::parse(&SERVERS.management)
+        .unwrap()
+        .join(path)
+        .unwrap();
     url.set_port(Some(port)).unwrap();
     url
 }
@@ -249,12 +322,28 @@ pub async fn management_post(path: &str, body: &serde_json::Value) -> reqwest::R
     call_management(reqwest::Method::POST, path, body).await
 }
 
-async fn call_management(method: reqwest::Method, path: &str, body: &serde_json::Value) -> reqwest::Response {
-    let url = url::Url::parse(&SERVERS.management).unwrap().join(path).unwrap();
+async fn call_management(
+    method: reqwest::Method,
+    path: &str,
+    body: &serde_json::Value,
+) -> reqwest::Response {
+    let url = url::Url::parse(&SERVERS.management)
+        .unwrap()
+        .join(path)
+        .unwrap();
     let request = reqwest::Client::new().request(method, url).json(body);
-    request.send().await.expect("RabbitMQ's management API answers").error_for_status().unwrap()
+    request
+        .send()
+        .await
+        .expect("RabbitMQ's management API answers")
+        .error_for_status()
+        .unwrap()
 }
 
 pub async fn management_json(path: &str) -> serde_json::Value {
-    management(reqwest::Method::GET, path).await.json().await.unwrap()
+    management(reqwest::Method::GET, path)
+        .await
+        .json()
+        .await
+        .unwrap()
 }

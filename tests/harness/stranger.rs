@@ -1,4 +1,5 @@
-//! A publisher that sends bytes as they are: what RabbitMQ passes on, and no client library would write.
+//! A publisher that sends bytes as they are: what RabbitMQ passes on, and no client library would
+//! write.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -55,14 +56,28 @@ impl Stranger {
         let mut this = Self(TcpStream::connect(address).await.unwrap());
         this.0.set_nodelay(true).unwrap();
         let login = format!("\0{}\0{}", url.username(), url.password().unwrap());
-        let start = [&long(b"")[..], &short(b"PLAIN"), &long(login.as_bytes()), &short(b"en_US")].concat();
+        let start = [
+            &long(b"")[..],
+            &short(b"PLAIN"),
+            &long(login.as_bytes()),
+            &short(b"en_US"),
+        ]
+        .concat();
         this.0.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
         this.until((10, 10)).await;
         this.method(0, (10, 11, &start)).await;
         this.until((10, 30)).await;
         this.method(0, (10, 31, &[7, 255, 0, 2, 0, 0, 0, 0])).await;
         let virtual_host = url.path().trim_start_matches('/');
-        this.method(0, (10, 40, &[&short(virtual_host.as_bytes())[..], &[0, 0]].concat())).await;
+        this.method(
+            0,
+            (
+                10,
+                40,
+                &[&short(virtual_host.as_bytes())[..], &[0, 0]].concat(),
+            ),
+        )
+        .await;
         this.until((10, 41)).await;
         this.method(1, (20, 10, &[0])).await;
         this.until((20, 11)).await;
@@ -72,17 +87,36 @@ impl Stranger {
     }
 
     /// Publishes a message, and waits for the broker's confirm. `properties` begins with its flags.
-    pub async fn publish(&mut self, exchange: &str, routing_key: &[u8], properties: &[u8], body: &[u8]) {
+    pub async fn publish(
+        &mut self,
+        exchange: &str,
+        routing_key: &[u8],
+        properties: &[u8],
+        body: &[u8],
+    ) {
         self.send(exchange, routing_key, properties, body).await;
         self.until((60, 80)).await;
     }
 
     /// Publishes a message.
-    pub async fn send(&mut self, exchange: &str, routing_key: &[u8], properties: &[u8], body: &[u8]) {
-        let arguments = [&[0, 0][..], &short(exchange.as_bytes()), &short(routing_key), &[0]].concat();
+    pub async fn send(
+        &mut self,
+        exchange: &str,
+        routing_key: &[u8],
+        properties: &[u8],
+        body: &[u8],
+    ) {
+        let arguments = [
+            &[0, 0][..],
+            &short(exchange.as_bytes()),
+            &short(routing_key),
+            &[0],
+        ]
+        .concat();
         self.method(1, (60, 40, &arguments)).await;
         let size = u64::try_from(body.len()).unwrap().to_be_bytes();
-        self.frame(2, 1, &[&[0, 60, 0, 0][..], &size, properties].concat()).await;
+        self.frame(2, 1, &[&[0, 60, 0, 0][..], &size, properties].concat())
+            .await;
         for piece in body.chunks(131_072 - 8) {
             self.frame(3, 1, piece).await;
         }
@@ -90,15 +124,36 @@ impl Stranger {
 
     /// Subscribes to all that is published, by a queue of its own.
     pub async fn subscribe(&mut self) {
-        let (queue, none) = (short(b"stranger"), long(b""));
+        let queue = short(b"stranger");
+        let none = long(b"");
         // Exclusive, so it goes with the connection.
-        self.method(1, (50, 10, &[&[0, 0][..], &queue, &[0b100], &none].concat())).await;
+        self.method(
+            1,
+            (50, 10, &[&[0, 0][..], &queue, &[0b100], &none].concat()),
+        )
+        .await;
         self.until((50, 11)).await;
-        let binding = [&queue[..], &short(b"user_events"), &short(b"user.*"), &[0], &none].concat();
-        self.method(1, (50, 20, &[&[0, 0][..], &binding].concat())).await;
+        let binding = [
+            &queue[..],
+            &short(b"user_events"),
+            &short(b"user.*"),
+            &[0],
+            &none,
+        ]
+        .concat();
+        self.method(1, (50, 20, &[&[0, 0][..], &binding].concat()))
+            .await;
         self.until((50, 21)).await;
         // Without acknowledgements.
-        self.method(1, (60, 20, &[&[0, 0][..], &queue, &short(b""), &[0b10], &none].concat())).await;
+        self.method(
+            1,
+            (
+                60,
+                20,
+                &[&[0, 0][..], &queue, &short(b""), &[0b10], &none].concat(),
+            ),
+        )
+        .await;
         self.until((60, 21)).await;
     }
 
@@ -110,7 +165,12 @@ impl Stranger {
     }
 
     async fn method(&mut self, channel: u16, (class, id, arguments): Method<'_>) {
-        self.frame(1, channel, &[&class.to_be_bytes(), &id.to_be_bytes(), arguments].concat()).await;
+        self.frame(
+            1,
+            channel,
+            &[&class.to_be_bytes(), &id.to_be_bytes(), arguments].concat(),
+        )
+        .await;
     }
 
     async fn frame(&mut self, kind: u8, channel: u16, payload: &[u8]) {
@@ -120,7 +180,9 @@ impl Stranger {
 
     /// Reads frames up to a method.
     async fn until(&mut self, method: (u16, u16)) {
-        timeout(PATIENCE, self.read_until(method)).await.unwrap_or_else(|_| panic!("{method:?} does not come"));
+        timeout(PATIENCE, self.read_until(method))
+            .await
+            .unwrap_or_else(|_| panic!("{method:?} does not come"));
     }
 
     async fn read_until(&mut self, (class, id): (u16, u16)) {
@@ -135,7 +197,8 @@ impl Stranger {
                 return;
             }
             assert!(
-                head[0] != 1 || ![[0, 20, 0, 40], [0, 10, 0, 50]].contains(payload.first_chunk().unwrap()),
+                head[0] != 1
+                    || ![[0, 20, 0, 40], [0, 10, 0, 50]].contains(payload.first_chunk().unwrap()),
                 "{payload:?}"
             );
         }

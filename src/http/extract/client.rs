@@ -18,9 +18,15 @@ pub struct Client {
 impl FromRequestParts<AppState> for Client {
     type Rejection = std::convert::Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Self::Rejection> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &AppState,
+    ) -> Result<Self, Self::Rejection> {
         let address = state.head.client(&parts.extensions, &parts.headers);
-        Ok(Self { address, peer: parts.extensions.get::<Peer>().cloned() })
+        Ok(Self {
+            address,
+            peer: parts.extensions.get::<Peer>().cloned(),
+        })
     }
 }
 

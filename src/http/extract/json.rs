@@ -13,7 +13,9 @@ use serde_json::value::RawValue;
 
 use crate::domain::user::PasswordPolicy;
 use crate::domain::violation::Violation;
-use crate::http::problem::types::{BAD_REQUEST, MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED};
+use crate::http::problem::types::{
+    BAD_REQUEST, MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,
+};
 use crate::http::problem::{FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem};
 use crate::http::state::AppState;
 
@@ -38,7 +40,10 @@ impl<T: FromFields> FromRequest<AppState> for Body<T> {
 }
 
 pub fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut given = headers.get_all(header::CONTENT_TYPE).iter().map(|value| value.to_str().unwrap_or_default());
+    let mut given = headers
+        .get_all(header::CONTENT_TYPE)
+        .iter()
+        .map(|value| value.to_str().unwrap_or_default());
     let detail = match (given.next(), given.next()) {
         (Some(given), None) => {
             let essence = given.split(';').next().unwrap_or_default().trim();
@@ -48,17 +53,34 @@ pub fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
             "Send the body with Content-Type: application/json."
         }
         (None, _) => "There is no Content-Type; send Content-Type: application/json.",
-        (Some(_), Some(_)) => return Err(Problem::new(&BAD_REQUEST, "There is more than one Content-Type header.")),
+        (Some(_), Some(_)) => {
+            return Err(Problem::new(
+                &BAD_REQUEST,
+                "There is more than one Content-Type header.",
+            ));
+        }
     };
     Err(Problem::new(&UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
 fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    let is_identity = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
-    if headers.get_all(header::CONTENT_ENCODING).iter().all(is_identity) {
+    let is_identity = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"identity")
+    };
+    if headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .all(is_identity)
+    {
         return Ok(());
     }
-    let problem = Problem::new(&UNSUPPORTED_MEDIA_TYPE, "Send the body as it is, without Content-Encoding.");
+    let problem = Problem::new(
+        &UNSUPPORTED_MEDIA_TYPE,
+        "Send the body as it is, without Content-Encoding.",
+    );
     Err(problem.with_header("accept-encoding", "identity"))
 }
 
@@ -67,16 +89,25 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
 /// # Errors
 /// `malformed_json`; or `validation_failed`, naming every error.
 pub fn parse<T: FromFields>(body: &[u8], policy: PasswordPolicy) -> Result<T, Problem> {
-    let malformed = |error: &dyn fmt::Display| Problem::new(&MALFORMED_JSON, format!("The body is not JSON: {error}."));
+    let malformed = |error: &dyn fmt::Display| {
+        Problem::new(&MALFORMED_JSON, format!("The body is not JSON: {error}."))
+    };
     let text = str::from_utf8(body).map_err(|error| malformed(&error))?;
     if !text.trim_ascii_start().starts_with('{') {
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(&error))?;
         let detail = "The body must be a JSON object.".to_owned();
-        let error = FieldError { pointer: Some(String::new()), parameter: None, code: "invalid_type".into(), detail };
+        let error = FieldError {
+            pointer: Some(String::new()),
+            parameter: None,
+            code: "invalid_type".into(),
+            detail,
+        };
         return Err(invalid(vec![error]));
     }
     let mut json = Deserializer::from_str(text);
-    let fields = json.deserialize_map(FieldsVisitor(PhantomData)).and_then(|fields| json.end().map(|()| fields));
+    let fields = json
+        .deserialize_map(FieldsVisitor(PhantomData))
+        .and_then(|fields| json.end().map(|()| fields));
     let mut fields = fields.map_err(|error| malformed(&error))?;
     let request = T::from_fields(&mut fields, policy);
     if fields.has_lone_surrogate {
@@ -89,7 +120,10 @@ pub fn parse<T: FromFields>(body: &[u8], policy: PasswordPolicy) -> Result<T, Pr
 }
 
 fn invalid(errors: Vec<FieldError>) -> Problem {
-    let places: Vec<_> = errors.iter().filter_map(|error| error.pointer.as_deref()).collect();
+    let places: Vec<_> = errors
+        .iter()
+        .filter_map(|error| error.pointer.as_deref())
+        .collect();
     let detail = match places[..] {
         [""] => "The body is not an object.".to_owned(),
         [place] => format!("The fault is at {place}."),
@@ -127,15 +161,25 @@ impl<'a> Fields<'a> {
         }
         if !value.starts_with('"') {
             // Not parsed further: numbers of any length and arrays of any depth are valid JSON.
-            self.note(name, Violation { code: "invalid_type", detail: "Must be a string.".to_owned() });
+            self.note(
+                name,
+                Violation {
+                    code: "invalid_type",
+                    detail: "Must be a string.".to_owned(),
+                },
+            );
             return None;
         }
-        parse(self.text(value)?).map_err(|violation| self.note(name, violation)).ok()
+        parse(self.text(value)?)
+            .map_err(|violation| self.note(name, violation))
+            .ok()
     }
 
     /// A [`SecretString`], because any text may be a password; it is wiped when dropped.
     fn text(&mut self, value: &str) -> Option<SecretString> {
-        let text = serde_json::from_str::<String>(value).ok().map(SecretString::from);
+        let text = serde_json::from_str::<String>(value)
+            .ok()
+            .map(SecretString::from);
         // The only malformed JSON that `RawValue` accepts.
         self.has_lone_surrogate |= text.is_none();
         text
@@ -147,15 +191,29 @@ impl<'a> Fields<'a> {
         name: &'static str,
         parse: impl FnOnce(SecretString) -> Result<T, Violation>,
     ) -> Option<T> {
-        if self.given.iter().rfind(|given| given.name == name).is_none_or(|given| given.value.get() == "null") {
-            self.note(name, Violation { code: "required", detail: "Must be given.".to_owned() });
+        if self
+            .given
+            .iter()
+            .rfind(|given| given.name == name)
+            .is_none_or(|given| given.value.get() == "null")
+        {
+            self.note(
+                name,
+                Violation {
+                    code: "required",
+                    detail: "Must be given.".to_owned(),
+                },
+            );
         }
         self.optional(name, parse)
     }
 
     /// The last field of that name. Earlier ones must be valid JSON too.
     fn take(&mut self, name: &'static str) -> Option<&'a RawValue> {
-        let taken: Vec<_> = self.given.extract_if(.., |given| given.name == name).collect();
+        let taken: Vec<_> = self
+            .given
+            .extract_if(.., |given| given.name == name)
+            .collect();
         for (before, again) in taken.iter().zip(taken.iter().skip(1)) {
             if before.value.get().starts_with('"') {
                 self.text(before.value.get());
@@ -171,17 +229,45 @@ impl<'a> Fields<'a> {
 
     /// Unknown and repeated fields first, in the body's order.
     fn into_errors(self) -> Vec<FieldError> {
-        let of =
-            |name: &str, code, detail: &str| FieldError::field(name, Violation { code, detail: detail.to_owned() });
+        let of = |name: &str, code, detail: &str| {
+            FieldError::field(
+                name,
+                Violation {
+                    code,
+                    detail: detail.to_owned(),
+                },
+            )
+        };
         let unknown = self.given.iter().take(MAX_FIELD_ERRORS);
-        let unknown =
-            unknown.map(|given| (given.place, of(&shortened(&given.name), "unknown_field", "There is no such field.")));
+        let unknown = unknown.map(|given| {
+            (
+                given.place,
+                of(
+                    &shortened(&given.name),
+                    "unknown_field",
+                    "There is no such field.",
+                ),
+            )
+        });
         let duplicates = self.duplicates.iter().take(MAX_FIELD_ERRORS);
-        let duplicates =
-            duplicates.map(|(place, name)| (*place, of(name, "duplicate_field", "Stands in the body more than once.")));
+        let duplicates = duplicates.map(|(place, name)| {
+            (
+                *place,
+                of(
+                    name,
+                    "duplicate_field",
+                    "Stands in the body more than once.",
+                ),
+            )
+        });
         let mut of_body: Vec<_> = unknown.chain(duplicates).collect();
         of_body.sort_by_key(|(place, _)| *place);
-        of_body.into_iter().map(|(_, error)| error).chain(self.errors).take(MAX_FIELD_ERRORS).collect()
+        of_body
+            .into_iter()
+            .map(|(_, error)| error)
+            .chain(self.errors)
+            .take(MAX_FIELD_ERRORS)
+            .collect()
     }
 }
 
@@ -197,9 +283,18 @@ impl<'de> Visitor<'de> for FieldsVisitor<'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
         let mut given = Vec::new();
         while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
-            given.push(Given { place: given.len(), name, value });
+            given.push(Given {
+                place: given.len(),
+                name,
+                value,
+            });
         }
-        Ok(Fields { given, duplicates: Vec::new(), errors: Vec::new(), has_lone_surrogate: false })
+        Ok(Fields {
+            given,
+            duplicates: Vec::new(),
+            errors: Vec::new(),
+            has_lone_surrogate: false,
+        })
     }
 }
 

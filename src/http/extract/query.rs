@@ -45,13 +45,21 @@ pub struct Query {
 impl Query {
     fn read(parts: &Parts) -> Self {
         let raw = parts.uri.query().unwrap_or_default();
-        Self { parameters: form_urlencoded::parse(raw.as_bytes()).into_owned().collect(), errors: Vec::new() }
+        Self {
+            parameters: form_urlencoded::parse(raw.as_bytes())
+                .into_owned()
+                .collect(),
+            errors: Vec::new(),
+        }
     }
 
     /// `hint` is appended to the error for a number out of range.
     pub fn integer(&mut self, name: &str, range: RangeInclusive<i64>, hint: &str) -> Option<i64> {
-        let values: Vec<String> =
-            self.parameters.extract_if(.., |(given, _)| given == name).map(|(_, value)| value).collect();
+        let values: Vec<String> = self
+            .parameters
+            .extract_if(.., |(given, _)| given == name)
+            .map(|(_, value)| value)
+            .collect();
         match &values[..] {
             [] => None,
             [value] => {
@@ -59,13 +67,22 @@ impl Query {
                 let parsed = digits.then(|| value.parse().ok()).flatten();
                 let in_range = parsed.filter(|number| range.contains(number));
                 if in_range.is_none() {
-                    let detail = format!("Must be a whole number from {} to {}.{hint}", range.start(), range.end());
-                    self.errors.push(FieldError::parameter(name, "out_of_range", detail));
+                    let detail = format!(
+                        "Must be a whole number from {} to {}.{hint}",
+                        range.start(),
+                        range.end()
+                    );
+                    self.errors
+                        .push(FieldError::parameter(name, "out_of_range", detail));
                 }
                 in_range
             }
             _ => {
-                self.errors.push(FieldError::parameter(name, "repeated", "Must be given once."));
+                self.errors.push(FieldError::parameter(
+                    name,
+                    "repeated",
+                    "Must be given once.",
+                ));
                 None
             }
         }
@@ -75,12 +92,20 @@ impl Query {
         let unknown = self.parameters.iter().take(MAX_FIELD_ERRORS);
         self.errors.extend(unknown.map(|(name, _)| {
             let shown: String = name.chars().take(MAX_NAME_SHOWN).collect();
-            FieldError::parameter(&shown, "unknown_parameter", "There is no such parameter here.")
+            FieldError::parameter(
+                &shown,
+                "unknown_parameter",
+                "There is no such parameter here.",
+            )
         }));
         if self.errors.is_empty() {
             return Ok(());
         }
-        let names: Vec<_> = self.errors.iter().filter_map(|fault| fault.parameter.as_deref()).collect();
+        let names: Vec<_> = self
+            .errors
+            .iter()
+            .filter_map(|fault| fault.parameter.as_deref())
+            .collect();
         let detail = format!("Wrong in the query: {}.", names.join(", "));
         Err(Problem::new(&INVALID_QUERY, detail).with_errors(self.errors))
     }

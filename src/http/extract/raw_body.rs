@@ -21,8 +21,9 @@ use crate::http::problem::types::{BODY_TIMEOUT, OVERLOADED, PAYLOAD_TOO_LARGE, U
 
 /// Largest body, in bytes.
 pub const MAX_BYTES: usize = 65_536;
-/// Most bytes of memory for bodies of which a part has come: for all, and for those of one client.
+/// Most bytes of memory for bodies of which a part has come.
 const MAX_UNFINISHED: usize = 64 << 20;
+/// The same for those of one client.
 const MAX_UNFINISHED_OF_CLIENT: usize = 8 << 20;
 /// First size of a buffer for a body that comes in parts, in bytes.
 const FIRST_SIZE: usize = 1 << 10;
@@ -43,16 +44,23 @@ struct Taken {
 
 impl BodyLimits {
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, unfinished: Mutex::default() }
+        Self {
+            timeout,
+            unfinished: Mutex::default(),
+        }
     }
 
     /// Reads a body to its end. `head` tells whose it is.
     ///
     /// # Errors
-    /// `payload_too_large`, `body_timeout`, `unreadable_body`, or `overloaded` if too many bodies are unfinished.
+    /// `payload_too_large`, `body_timeout`, `unreadable_body`, or `overloaded` if too many bodies
+    /// are unfinished.
     pub async fn read(&self, request: Request, head: &HeadRules) -> Result<Bytes, Problem> {
         let (parts, mut body) = request.into_parts();
-        let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let declared = parts
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         if declared.is_some_and(|length: u64| length > MAX_BYTES as u64) {
             return Err(too_large());
         }
@@ -63,7 +71,12 @@ impl BodyLimits {
         }
         // Copied: a slice of the connection's buffer would keep all of it in memory.
         let client = head.client(&parts.extensions, &parts.headers);
-        let mut read = Unfinished { bytes: Vec::new(), taken: 0, client, limits: self };
+        let mut read = Unfinished {
+            bytes: Vec::new(),
+            taken: 0,
+            client,
+            limits: self,
+        };
         read.add(&first)?;
         drop(first);
         while let Some(more) = self.next(&mut body).await? {
@@ -77,9 +90,14 @@ impl BodyLimits {
         loop {
             let frame = match soon(body).await {
                 Some(frame) => frame,
-                None => timeout(self.timeout, body.frame()).await.map_err(|_elapsed| too_slow(self.timeout))?,
+                None => timeout(self.timeout, body.frame())
+                    .await
+                    .map_err(|_elapsed| too_slow(self.timeout))?,
             };
-            match frame.transpose().map_err(|error| ended_early().with_cause(&error))? {
+            match frame
+                .transpose()
+                .map_err(|error| ended_early().with_cause(&error))?
+            {
                 None => return Ok(None),
                 Some(frame) => {
                     // The other kind is trailers, which say nothing to us.
@@ -94,7 +112,8 @@ impl BodyLimits {
 
 type NextFrame = Option<Result<Frame<Bytes>, axum::Error>>;
 
-/// The next frame if it is here, or comes as soon as the connection has been read. A timer costs more than to look twice.
+/// The next frame if it is here, or comes as soon as the connection has been read. A timer costs
+/// more than to look twice.
 async fn soon(body: &mut axum::body::Body) -> Option<NextFrame> {
     let mut looks = 0;
     poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
@@ -111,7 +130,10 @@ async fn soon(body: &mut axum::body::Body) -> Option<NextFrame> {
 
 /// The body did not go on within `limit`.
 pub fn too_slow(limit: Duration) -> Problem {
-    let problem = Problem::new(&BODY_TIMEOUT, format!("No more of the body came within {} ms.", limit.as_millis()));
+    let problem = Problem::new(
+        &BODY_TIMEOUT,
+        format!("No more of the body came within {} ms.", limit.as_millis()),
+    );
     problem.with_header("connection", "close")
 }
 
@@ -145,7 +167,10 @@ impl Unfinished<'_> {
         let total = all.total + bytes;
         let of_client = all.by_client.entry(self.client).or_default();
         if total > MAX_UNFINISHED || *of_client + bytes > MAX_UNFINISHED_OF_CLIENT {
-            return Err(Problem::new(&OVERLOADED, "Too many bodies are on their way."));
+            return Err(Problem::new(
+                &OVERLOADED,
+                "Too many bodies are on their way.",
+            ));
         }
         *of_client += bytes;
         all.total = total;
@@ -168,7 +193,10 @@ impl Drop for Unfinished<'_> {
 }
 
 pub fn too_large() -> Problem {
-    Problem::new(&PAYLOAD_TOO_LARGE, format!("The body is larger than {MAX_BYTES} bytes."))
+    Problem::new(
+        &PAYLOAD_TOO_LARGE,
+        format!("The body is larger than {MAX_BYTES} bytes."),
+    )
 }
 
 pub fn ended_early() -> Problem {

@@ -1,4 +1,5 @@
-//! The document's examples of errors. Each is made by the code that makes it for a client, so examples and responses cannot differ.
+//! The document's examples of errors. Each is made by the code that makes it for a client, so
+//! examples and responses cannot differ.
 
 use std::time::Duration;
 
@@ -43,11 +44,17 @@ pub fn example(kind: &'static ProblemType, problems: &[Problem], path: &str) -> 
 
 /// A problem of each type, as the operation returns it.
 pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
-    let loopback = HeadRules { allowed_hosts: Some(Vec::new()), ..HeadRules::default() };
+    let loopback = HeadRules {
+        allowed_hosts: Some(Vec::new()),
+        ..HeadRules::default()
+    };
     let too_long = format!("/?{}", "x".repeat(10_000));
     let with = |name: &str, value: &str| {
         let mut request = request("/", Some("localhost"));
-        let header = (HeaderName::from_bytes(name.as_bytes()).ok(), HeaderValue::from_str(value).ok());
+        let header = (
+            HeaderName::from_bytes(name.as_bytes()).ok(),
+            HeaderValue::from_str(value).ok(),
+        );
         if let (Some(name), Some(value)) = header {
             request.headers_mut().insert(name, value);
         }
@@ -81,7 +88,11 @@ pub fn problems(operation: &str, policy: PasswordPolicy) -> Vec<Problem> {
 
 fn request(target: &str, host: Option<&str>) -> Request {
     let request = Request::get(target);
-    let request = if let Some(host) = host { request.header(header::HOST, host) } else { request };
+    let request = if let Some(host) = host {
+        request.header(header::HOST, host)
+    } else {
+        request
+    };
     request.body(Body::empty()).unwrap_or_default()
 }
 
@@ -98,8 +109,12 @@ fn invalid_query(operation: &str) -> Option<Problem> {
     let (mut parts, ()) = Request::get("/?limit=0").body(()).ok()?.into_parts();
     // The extractor never waits.
     if operation == "list_users" {
-        Parameters::<ListUsers>::from_request_parts(&mut parts, &()).now_or_never()?.err()
+        Parameters::<ListUsers>::from_request_parts(&mut parts, &())
+            .now_or_never()?
+            .err()
     } else {
-        Parameters::<NoQuery>::from_request_parts(&mut parts, &()).now_or_never()?.err()
+        Parameters::<NoQuery>::from_request_parts(&mut parts, &())
+            .now_or_never()?
+            .err()
     }
 }

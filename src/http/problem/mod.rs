@@ -1,6 +1,7 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457), from the table in [`types`].
 //!
-//! A handler returns a [`Problem`]; the trace layer, which knows the trace id and the path, writes its body.
+//! A handler returns a [`Problem`]; the trace layer, which knows the trace id and the path, writes
+//! its body.
 
 pub mod types;
 
@@ -14,13 +15,15 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use self::types::{
-    DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, OVERLOADED, PROBLEM_TYPES, ProblemType,
-    TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
+    DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, OVERLOADED, PROBLEM_TYPES,
+    ProblemType, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
 };
 use crate::domain::violation::Violation;
 use crate::error_chain::Chain;
 use crate::service::error::ServiceError;
 
+/// Media type of problem documents.
+/// <https://www.rfc-editor.org/rfc/rfc9457#section-3>
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Path of the error pages. A problem's `type` is the URI of its page.
 pub const ERROR_PAGES: &str = "/docs/errors";
@@ -51,11 +54,21 @@ impl FieldError {
     /// A wrong field of the body; `field` is unescaped.
     pub fn field(field: &str, violation: Violation) -> Self {
         let pointer = format!("/{}", field.replace('~', "~0").replace('/', "~1"));
-        Self { pointer: Some(pointer), parameter: None, code: violation.code.into(), detail: violation.detail }
+        Self {
+            pointer: Some(pointer),
+            parameter: None,
+            code: violation.code.into(),
+            detail: violation.detail,
+        }
     }
 
     pub fn parameter(name: &str, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { pointer: None, parameter: Some(name.to_owned()), code: code.into(), detail: detail.into() }
+        Self {
+            pointer: None,
+            parameter: Some(name.to_owned()),
+            code: code.into(),
+            detail: detail.into(),
+        }
     }
 }
 
@@ -75,7 +88,14 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(kind: &'static ProblemType, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), cause: None, header: None, extensions: Box::default() }
+        Self {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            cause: None,
+            header: None,
+            extensions: Box::default(),
+        }
     }
 
     pub fn with_errors(self, errors: Vec<FieldError>) -> Self {
@@ -83,11 +103,17 @@ impl Problem {
     }
 
     pub fn with_header(self, name: &'static str, value: &'static str) -> Self {
-        Self { header: Some((name, value)), ..self }
+        Self {
+            header: Some((name, value)),
+            ..self
+        }
     }
 
     pub fn with_cause(self, cause: &(dyn std::error::Error + 'static)) -> Self {
-        Self { cause: Some(Chain(cause).to_string()), ..self }
+        Self {
+            cause: Some(Chain(cause).to_string()),
+            ..self
+        }
     }
 
     pub fn user_not_found() -> Self {
@@ -95,50 +121,59 @@ impl Problem {
     }
 
     pub fn database_unavailable() -> Self {
-        let detail = "The database did not answer. A write may have been committed: read the user before you repeat it. A read \
-                      can be repeated a little later.";
+        let detail = "The database did not answer. A write may have been committed: read the user \
+                      before you repeat it. A read can be repeated a little later.";
         Self::new(&DATABASE_UNAVAILABLE, detail)
     }
 
     pub fn database_read_only() -> Self {
-        let detail = "The database takes no writes: it is a standby, or it was set to read-only. Nothing was changed. Reads work; \
-                      repeat a write a little later.";
+        let detail = "The database takes no writes: it is a standby, or it was set to read-only. \
+                      Nothing was changed. Reads work; repeat a write a little later.";
         Self::new(&DATABASE_READ_ONLY, detail)
     }
 
     pub fn id_taken() -> Self {
-        let detail = "The database's sequence of ids is behind the ids that are taken, and the service may not lift it: \
-                      `user-management-api check` gives the statement. Nothing was changed.";
-        Self::new(&DATABASE_UNAVAILABLE, detail)
-    }
-
-    pub fn schema_not_current() -> Self {
-        let detail = "The database's schema is not current: migrations are pending. `user-management-api migrate` applies them. \
+        let detail = "The database's sequence of ids is behind the ids that are taken, and the \
+                      service may not lift it: `user-management-api check` gives the statement. \
                       Nothing was changed.";
         Self::new(&DATABASE_UNAVAILABLE, detail)
     }
 
+    pub fn schema_not_current() -> Self {
+        let detail = "The database's schema is not current: migrations are pending. \
+                      `user-management-api migrate` applies them. Nothing was changed.";
+        Self::new(&DATABASE_UNAVAILABLE, detail)
+    }
+
     pub fn overloaded() -> Self {
-        let detail =
-            "The service has more to do than it can in time. Nothing was changed: repeat the request a little later.";
+        let detail = "The service has more to do than it can in time. Nothing was changed: repeat \
+                      the request a little later.";
         Self::new(&OVERLOADED, detail)
     }
 
     pub fn internal() -> Self {
-        Self::new(&INTERNAL_ERROR, "The service's log has the cause under this trace_id.")
+        Self::new(
+            &INTERNAL_ERROR,
+            "The service's log has the cause under this trace_id.",
+        )
     }
 
     pub fn too_slow(limit: Duration) -> Self {
         let limit = limit.as_millis();
         let detail = format!(
-            "The request did not finish within {limit} ms. A write may have been committed: read the user before you repeat it."
+            "The request did not finish within {limit} ms. A write may have been committed: read \
+             the user before you repeat it."
         );
         Self::new(&TIME_LIMIT_EXCEEDED, detail)
     }
 
     /// For an error response that did not come from a [`Problem`].
     pub fn from_status(status: StatusCode) -> Self {
-        let kind = PROBLEM_TYPES.iter().copied().find(|kind| kind.status == status).unwrap_or(&INTERNAL_ERROR);
+        let kind = PROBLEM_TYPES
+            .iter()
+            .copied()
+            .find(|kind| kind.status == status)
+            .unwrap_or(&INTERNAL_ERROR);
         Self::new(kind, kind.meaning)
     }
 
@@ -190,10 +225,14 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.kind.status.into_response();
         if let Some(seconds) = self.kind.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
         }
         response.extensions_mut().insert(self);
         response
@@ -225,20 +264,36 @@ mod tests {
     fn codes_are_unique_and_snake_case() {
         let codes: HashSet<_> = PROBLEM_TYPES.iter().map(|kind| kind.code).collect();
         assert_eq!(codes.len(), PROBLEM_TYPES.len());
-        assert!(codes.iter().all(|code| code.chars().all(|c| c.is_ascii_lowercase() || c == '_')), "{codes:?}");
+        assert!(
+            codes
+                .iter()
+                .all(|code| code.chars().all(|c| c.is_ascii_lowercase() || c == '_')),
+            "{codes:?}"
+        );
     }
 
     #[test]
     fn a_saturated_or_cut_off_service_says_when_to_come_back() {
         for kind in PROBLEM_TYPES {
-            assert_eq!(kind.retry_after.is_some(), kind.status == 503, "{}", kind.code);
+            assert_eq!(
+                kind.retry_after.is_some(),
+                kind.status == 503,
+                "{}",
+                kind.code
+            );
         }
     }
 
     #[test]
     fn a_fault_points_into_the_body_by_rfc_6901() {
-        let violation = Violation { code: "unknown_field", detail: String::new() };
-        assert_eq!(FieldError::field("a/b~c", violation).pointer.unwrap(), "/a~1b~0c");
+        let violation = Violation {
+            code: "unknown_field",
+            detail: String::new(),
+        };
+        assert_eq!(
+            FieldError::field("a/b~c", violation).pointer.unwrap(),
+            "/a~1b~0c"
+        );
     }
 
     #[test]
@@ -246,8 +301,13 @@ mod tests {
         #[derive(Debug, thiserror::Error)]
         #[error("outer")]
         struct Outer(#[source] std::io::Error);
-        let problem = Problem::new(PROBLEM_TYPES[0], "d").with_cause(&Outer(std::io::Error::other("inner")));
+        let problem =
+            Problem::new(PROBLEM_TYPES[0], "d").with_cause(&Outer(std::io::Error::other("inner")));
         assert_eq!(problem.cause.as_deref(), Some("outer: inner"));
-        assert!(!serde_json::to_string(&problem.body("/", "t")).unwrap().contains("inner"));
+        assert!(
+            !serde_json::to_string(&problem.body("/", "t"))
+                .unwrap()
+                .contains("inner")
+        );
     }
 }

@@ -21,11 +21,28 @@ const fn problem_type(
     title: &'static str,
     meaning: &'static str,
 ) -> ProblemType {
-    ProblemType { code, status, title, meaning, retry_after: None }
+    ProblemType {
+        code,
+        status,
+        title,
+        meaning,
+        retry_after: None,
+    }
 }
 
-const fn transient(code: &'static str, title: &'static str, meaning: &'static str, retry_after: u32) -> ProblemType {
-    ProblemType { code, status: StatusCode::SERVICE_UNAVAILABLE, title, meaning, retry_after: Some(retry_after) }
+const fn transient(
+    code: &'static str,
+    title: &'static str,
+    meaning: &'static str,
+    retry_after: u32,
+) -> ProblemType {
+    ProblemType {
+        code,
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        title,
+        meaning,
+        retry_after: Some(retry_after),
+    }
 }
 
 /// Defines the types, and the list of all of them.
@@ -43,8 +60,8 @@ problem_types! {
         "bad_request",
         StatusCode::BAD_REQUEST,
         "The request cannot be understood",
-        "The path or a header is not well formed, a header is given twice, `Host` is missing, or `Transfer-Encoding` is not \
-         `chunked`. Nothing was changed.",
+        "The path or a header is not well formed, a header is given twice, `Host` is missing, or \
+         `Transfer-Encoding` is not `chunked`. Nothing was changed.",
     );
     MALFORMED_JSON = problem_type(
         "malformed_json",
@@ -62,7 +79,8 @@ problem_types! {
         "invalid_query",
         StatusCode::BAD_REQUEST,
         "A query parameter is wrong",
-        "A query parameter is unknown, repeated or out of range. `errors` names each in `parameter`.",
+        "A query parameter is unknown, repeated or out of range. `errors` names each in \
+         `parameter`.",
     );
     NOT_FOUND = problem_type(
         "not_found",
@@ -86,7 +104,8 @@ problem_types! {
         "body_timeout",
         StatusCode::REQUEST_TIMEOUT,
         "The body came too slowly",
-        "No more bytes of the body came within the service's time limit for them. Nothing was changed.",
+        "No more bytes of the body came within the service's time limit for them. Nothing was \
+         changed.",
     );
     PAYLOAD_TOO_LARGE = problem_type(
         "payload_too_large",
@@ -98,14 +117,16 @@ problem_types! {
         "unsupported_media_type",
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "The body's media type is not taken",
-        "Send the body as JSON, with the header `Content-Type: application/json`, and without `Content-Encoding`.",
+        "Send the body as JSON, with the header `Content-Type: application/json`, and without \
+         `Content-Encoding`.",
     );
     MISDIRECTED_REQUEST = problem_type(
         "misdirected_request",
         StatusCode::MISDIRECTED_REQUEST,
         "The request is for another host",
-        "`Host` is neither an IP address, nor `localhost`, nor a name of the setting `ALLOWED_HOSTS`. The service takes no others, \
-         for a web page could send them. Nothing was changed.",
+        "`Host` is neither an IP address, nor `localhost`, nor a name of the setting \
+         `ALLOWED_HOSTS`. The service takes no others, for a web page could send them. Nothing was \
+         changed.",
     );
     URI_TOO_LONG = problem_type(
         "uri_too_long",
@@ -129,8 +150,8 @@ problem_types! {
         "validation_failed",
         StatusCode::UNPROCESSABLE_ENTITY,
         "A field is wrong",
-        "The body is JSON, but fields are missing, unknown, repeated or against the rules. `errors` names each by a JSON \
-         pointer, with a code and a sentence. Nothing was changed.",
+        "The body is JSON, but fields are missing, unknown, repeated or against the rules. `errors` \
+         names each by a JSON pointer, with a code and a sentence. Nothing was changed.",
     );
     INTERNAL_ERROR = problem_type(
         "internal_error",
@@ -141,35 +162,38 @@ problem_types! {
     DATABASE_UNAVAILABLE = transient(
         "database_unavailable",
         "The database is unavailable",
-        "The database is away or too slow, or its schema is not current, or its next id is taken; `detail` says which. A write may have been committed, and if it was, its event is too: read the user \
-         before you repeat it. A read can be repeated a little later.",
+        "The database is away or too slow, or its schema is not current, or its next id is taken; \
+         `detail` says which. A write may have been committed, and if it was, its event is too: \
+         read the user before you repeat it. A read can be repeated a little later.",
         1,
     );
     DATABASE_READ_ONLY = transient(
         "database_read_only",
         "The database takes no writes",
-        "The database is a standby, or was set to read-only. Nothing was changed. Reads work; repeat a write a little later.",
+        "The database is a standby, or was set to read-only. Nothing was changed. Reads work; \
+         repeat a write a little later.",
         1,
     );
     OVERLOADED = transient(
         "overloaded",
         "The service is saturated",
-        "All cores are busy hashing passwords, or too many requests wait: in all, of this client, or for this user. Nothing was \
-         changed: repeat the request a little later.",
+        "All cores are busy hashing passwords, or too many requests wait: in all, of this client, \
+         or for this user. Nothing was changed: repeat the request a little later.",
         1,
     );
     NOT_READY = transient(
         "not_ready",
         "The service is not ready",
-        "The database is away, migrations are pending, or the process is stopping. `checks` says which.",
+        "The database is away, migrations are pending, or the process is stopping. `checks` says \
+         which.",
         1,
     );
     TIME_LIMIT_EXCEEDED = problem_type(
         "time_limit_exceeded",
         StatusCode::GATEWAY_TIMEOUT,
         "The request took too long",
-        "The request, its body included, did not finish within the service's time limit. A write may have been \
-         committed: read the user before you repeat it.",
+        "The request, its body included, did not finish within the service's time limit. A write \
+         may have been committed: read the user before you repeat it.",
     );
 }
 

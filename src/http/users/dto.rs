@@ -27,15 +27,30 @@ pub struct CreateUser {
 impl FromFields for CreateUser {
     fn from_fields(fields: &mut Fields<'_>, policy: PasswordPolicy) -> Option<Self> {
         let as_name = |raw: SecretString| Name::parse(raw.expose_secret());
-        let (name, surname) = (fields.required("name", as_name), fields.required("surname", as_name));
+        let name = fields.required("name", as_name);
+        let surname = fields.required("surname", as_name);
         let password = fields.required("password", |raw| policy.check(raw));
-        Some(Self { name: name?, surname: surname?, password: password? })
+        Some(Self {
+            name: name?,
+            surname: surname?,
+            password: password?,
+        })
     }
 }
 
 impl From<CreateUser> for NewUser {
-    fn from(CreateUser { name, surname, password }: CreateUser) -> Self {
-        Self { name, surname, password }
+    fn from(
+        CreateUser {
+            name,
+            surname,
+            password,
+        }: CreateUser,
+    ) -> Self {
+        Self {
+            name,
+            surname,
+            password,
+        }
     }
 }
 
@@ -54,14 +69,29 @@ pub struct UpdateUser {
 impl FromFields for UpdateUser {
     fn from_fields(fields: &mut Fields<'_>, policy: PasswordPolicy) -> Option<Self> {
         let as_name = |raw: SecretString| Name::parse(raw.expose_secret());
-        let (name, surname) = (fields.optional("name", as_name), fields.optional("surname", as_name));
-        Some(Self { name, surname, password: fields.optional("password", |raw| policy.check(raw)) })
+        let name = fields.optional("name", as_name);
+        let surname = fields.optional("surname", as_name);
+        Some(Self {
+            name,
+            surname,
+            password: fields.optional("password", |raw| policy.check(raw)),
+        })
     }
 }
 
 impl From<UpdateUser> for UserChanges {
-    fn from(UpdateUser { name, surname, password }: UpdateUser) -> Self {
-        Self { name, surname, password }
+    fn from(
+        UpdateUser {
+            name,
+            surname,
+            password,
+        }: UpdateUser,
+    ) -> Self {
+        Self {
+            name,
+            surname,
+            password,
+        }
     }
 }
 
@@ -77,13 +107,21 @@ pub struct ListUsers {
     offset: i64,
 }
 
-const _: () = assert!(MAX_LIMIT == 100 && MAX_OFFSET == 100_000, "as ListUsers says");
+const _: () = assert!(
+    MAX_LIMIT == 100 && MAX_OFFSET == 100_000,
+    "as ListUsers says"
+);
 
 impl FromQuery for ListUsers {
     fn from_query(query: &mut Query) -> Self {
-        let limit = query.integer("limit", 1..=MAX_LIMIT, "").unwrap_or(MAX_LIMIT);
+        let limit = query
+            .integer("limit", 1..=MAX_LIMIT, "")
+            .unwrap_or(MAX_LIMIT);
         let hint = " A cursor, for pages past that, is to come.";
-        Self { limit, offset: query.integer("offset", 0..=MAX_OFFSET, hint).unwrap_or(0) }
+        Self {
+            limit,
+            offset: query.integer("offset", 0..=MAX_OFFSET, hint).unwrap_or(0),
+        }
     }
 }
 
@@ -114,7 +152,13 @@ pub struct UserBody<'a> {
 
 impl<'a> From<&'a User> for UserBody<'a> {
     fn from(user: &'a User) -> Self {
-        let User { id, name, surname, created_at, updated_at } = user;
+        let User {
+            id,
+            name,
+            surname,
+            created_at,
+            updated_at,
+        } = user;
         Self {
             id: id.get(),
             name: name.as_str(),
@@ -125,11 +169,13 @@ impl<'a> From<&'a User> for UserBody<'a> {
     }
 }
 
-/// What a name begins with, after white space that is trimmed: neither white space, nor a control character, nor one that changes
-/// the direction of text. Behind it may be anything but the latter two; white space among the control characters is trimmed at the end.
+/// What a name begins with, after white space that is trimmed: neither white space, nor a control
+/// character, nor one that changes the direction of text. Behind it may be anything but the latter
+/// two; white space among the control characters is trimmed at the end.
 ///
-/// Neither look-around nor `\p{…}`, which not all languages have, and no two repetitions of the same character in a row: those take
-/// quadratic time. So it takes some names that the server does not, and refuses none that it does.
+/// Neither look-around nor `\p{…}`, which not all languages have, and no two repetitions of the
+/// same character in a row: those take quadratic time. So it takes some names that the server does
+/// not, and refuses none that it does.
 const NAME_PATTERN: &str = concat!(
     r"^[\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]*",
     r"[^\u0000- \u007F-\u00A0\u061C\u1680\u2000-\u200A\u200E\u200F\u2028-\u202F\u205F\u2066-\u2069\u3000]",
@@ -139,8 +185,9 @@ const NAME_PATTERN: &str = concat!(
 /// Adds what schema attributes cannot express: limits that are constants or settings.
 pub fn describe_limits(schemas: &mut Value, policy: PasswordPolicy) {
     let about_names = format!(
-        "Trimmed and stored in Unicode's normal form C; then 1 to {NAME_MAX_CHARS} characters, at least one of them visible, none \
-         a control\ncharacter or one that turns the direction of text. `maxLength` is that of the text as it is sent"
+        "Trimmed and stored in Unicode's normal form C; then 1 to {NAME_MAX_CHARS} characters, at \
+         least one of them visible, none a control\ncharacter or one that turns the direction of \
+         text. `maxLength` is that of the text as it is sent"
     );
     for request in ["CreateUser", "UpdateUser"] {
         let fields = &mut schemas[request]["properties"];
@@ -154,7 +201,9 @@ pub fn describe_limits(schemas: &mut Value, policy: PasswordPolicy) {
         fields["password"]["maxLength"] = PASSWORD_MAX_BYTES.into();
         schemas[request]["additionalProperties"] = false.into();
     }
-    schemas_of_names(&mut schemas["User"]["properties"], |name| name["maxLength"] = NAME_MAX_CHARS.into());
+    schemas_of_names(&mut schemas["User"]["properties"], |name| {
+        name["maxLength"] = NAME_MAX_CHARS.into();
+    });
 }
 
 fn schemas_of_names(fields: &mut Value, describe: impl Fn(&mut Value)) {

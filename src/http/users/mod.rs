@@ -20,9 +20,9 @@ use super::extract::json::Body;
 use super::extract::query::{NoQuery, Parameters};
 use super::problem::Problem;
 use super::problem::types::{
-    BODY_TIMEOUT, DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY, MALFORMED_JSON, OVERLOADED,
-    PAYLOAD_TOO_LARGE, ProblemType, TIME_LIMIT_EXCEEDED, UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND,
-    VALIDATION_FAILED, codes,
+    BODY_TIMEOUT, DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY,
+    MALFORMED_JSON, OVERLOADED, PAYLOAD_TOO_LARGE, ProblemType, TIME_LIMIT_EXCEEDED,
+    UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND, VALIDATION_FAILED, codes,
 };
 use super::state::AppState;
 use crate::domain::page::Page;
@@ -30,18 +30,33 @@ use crate::domain::user::{User, UserId};
 use crate::trace_id::TraceId;
 
 /// Problems of every route of users.
-const ALWAYS: [&ProblemType; 4] = [&INVALID_QUERY, &DATABASE_UNAVAILABLE, &INTERNAL_ERROR, &TIME_LIMIT_EXCEEDED];
-const OF_A_BODY: [&ProblemType; 6] =
-    [&MALFORMED_JSON, &UNREADABLE_BODY, &BODY_TIMEOUT, &PAYLOAD_TOO_LARGE, &UNSUPPORTED_MEDIA_TYPE, &VALIDATION_FAILED];
+const ALWAYS: [&ProblemType; 4] = [
+    &INVALID_QUERY,
+    &DATABASE_UNAVAILABLE,
+    &INTERNAL_ERROR,
+    &TIME_LIMIT_EXCEEDED,
+];
+/// Problems of a route that reads a body.
+const OF_A_BODY: [&ProblemType; 6] = [
+    &MALFORMED_JSON,
+    &UNREADABLE_BODY,
+    &BODY_TIMEOUT,
+    &PAYLOAD_TOO_LARGE,
+    &UNSUPPORTED_MEDIA_TYPE,
+    &VALIDATION_FAILED,
+];
 
+/// Problems of a route that changes users.
 const OF_A_WRITE: [&ProblemType; 2] = [&OVERLOADED, &DATABASE_READ_ONLY];
 
+/// Number of all users, in a response with a page of them.
 pub const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 pub fn router() -> OpenApiRouter<AppState> {
     let collection = routes!(create, list);
     let user = routes!(get, update, delete);
-    // With a trailing slash, as clients of the original Python service send it, and without; the document lists one form.
+    // With a trailing slash, as clients of the original Python service send it, and without; the
+    // document lists one form.
     OpenApiRouter::new()
         .route("/users/", collection.2.clone())
         .route("/users/{id}/", user.2.clone())
@@ -56,7 +71,8 @@ pub fn router() -> OpenApiRouter<AppState> {
     post, path = "/users", tag = "users", operation_id = "create_user",
     extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_BODY, &OF_A_WRITE].concat())))),
     request_body(content = CreateUser, example = json!({"name": "Иван", "surname": "Иванов", "password": "secret123"})),
-    responses((status = 201, description = "The user as stored", body = UserBody, headers(("Location" = String, description = "Path of the new user"))))
+    responses((status = 201, description = "The user as stored", body = UserBody, headers(("Location" = String, description = "Path \
+        of the new user"))))
 )]
 async fn create(
     State(state): State<AppState>,
@@ -65,7 +81,10 @@ async fn create(
     _: Parameters<NoQuery>,
     Body(request): Body<CreateUser>,
 ) -> Result<impl IntoResponse, Problem> {
-    let user = state.users.create(request.into(), trace_id, client.into_caller()).await?;
+    let user = state
+        .users
+        .create(request.into(), trace_id, client.into_caller())
+        .await?;
     let location = [(header::LOCATION, format!("/users/{}", user.id))];
     Ok((StatusCode::CREATED, location, user_body(&user)))
 }
@@ -117,10 +136,17 @@ fn links(page: Page, total: i64) -> String {
         ("last", page.last(total)),
     ];
     let link = |(relation, page): (&str, Option<Page>)| {
-        let (limit, offset) = (page?.limit(), page?.offset());
-        Some(format!("</users?limit={limit}&offset={offset}>; rel=\"{relation}\""))
+        let limit = page?.limit();
+        let offset = page?.offset();
+        Some(format!(
+            "</users?limit={limit}&offset={offset}>; rel=\"{relation}\""
+        ))
     };
-    neighbours.into_iter().filter_map(link).collect::<Vec<_>>().join(", ")
+    neighbours
+        .into_iter()
+        .filter_map(link)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Get a user
@@ -140,8 +166,8 @@ async fn get(
 
 /// Update a user
 ///
-/// Partial: a field that is absent or null stays as it is. Publishes `user.updated`, unless nothing changes; a password
-/// that is given always counts as a change.
+/// Partial: a field that is absent or null stays as it is. Publishes `user.updated`, unless nothing
+/// changes; a password that is given always counts as a change.
 #[utoipa::path(
     put, path = "/users/{id}", tag = "users", operation_id = "update_user",
     extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_BODY, &OF_A_WRITE, &[&USER_NOT_FOUND]].concat())))),
@@ -157,7 +183,12 @@ async fn update(
     _: Parameters<NoQuery>,
     Body(request): Body<UpdateUser>,
 ) -> Result<impl IntoResponse, Problem> {
-    Ok(user_body(&state.users.update(id.0, request.into(), trace_id, client.into_caller()).await?))
+    Ok(user_body(
+        &state
+            .users
+            .update(id.0, request.into(), trace_id, client.into_caller())
+            .await?,
+    ))
 }
 
 /// Delete a user
@@ -188,6 +219,7 @@ impl<S: Send + Sync> FromRequestParts<S> for UserPath {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let raw = Path::<String>::from_request_parts(parts, state).await.ok();
         let id = raw.and_then(|Path(raw)| UserId::parse(&raw));
-        id.map(Self).ok_or_else(|| Problem::new(&USER_NOT_FOUND, "A user's id is a positive whole number."))
+        id.map(Self)
+            .ok_or_else(|| Problem::new(&USER_NOT_FOUND, "A user's id is a positive whole number."))
     }
 }

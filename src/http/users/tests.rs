@@ -21,7 +21,11 @@ fn refused(body: &str) -> Problem {
 }
 
 fn faults(problem: &Problem) -> Vec<(&str, &str)> {
-    problem.errors.iter().map(|fault| (fault.pointer.as_deref().unwrap(), fault.code.as_ref())).collect()
+    problem
+        .errors
+        .iter()
+        .map(|fault| (fault.pointer.as_deref().unwrap(), fault.code.as_ref()))
+        .collect()
 }
 
 #[test]
@@ -41,19 +45,38 @@ fn every_fault_of_a_body_is_named_at_once() {
 
 #[test]
 fn unknown_and_repeated_fields_are_named_in_the_bodys_order() {
-    let problem = refused(r#"{"surname":"Ли","surname":"Ли","x":1,"name":"A","password":"12345678","name":"B"}"#);
+    let problem = refused(
+        r#"{"surname":"Ли","surname":"Ли","x":1,"name":"A","password":"12345678","name":"B"}"#,
+    );
     assert_eq!(
         faults(&problem),
-        [("/surname", "duplicate_field"), ("/x", "unknown_field"), ("/name", "duplicate_field")]
+        [
+            ("/surname", "duplicate_field"),
+            ("/x", "unknown_field"),
+            ("/name", "duplicate_field")
+        ]
     );
 }
 
 #[test]
 fn what_is_no_object_is_refused_as_such() {
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
-    for body in ["[]", "1", "\"secret\"", "null", "true", &deep, &"9".repeat(500), " [1e999999] "] {
+    for body in [
+        "[]",
+        "1",
+        "\"secret\"",
+        "null",
+        "true",
+        &deep,
+        &"9".repeat(500),
+        " [1e999999] ",
+    ] {
         let problem = refused(body);
-        assert_eq!((problem.kind.code, faults(&problem)), ("validation_failed", vec![("", "invalid_type")]), "{body}");
+        assert_eq!(
+            (problem.kind.code, faults(&problem)),
+            ("validation_failed", vec![("", "invalid_type")]),
+            "{body}"
+        );
     }
 }
 
@@ -87,14 +110,19 @@ fn what_is_no_json_is_refused_without_being_repeated() {
 fn a_field_that_is_no_text_is_refused_however_deep_or_long() {
     let deep = format!("{}{}", "[".repeat(130), "]".repeat(130));
     for value in [deep.as_str(), &"9".repeat(5_000), "1e999999", "{}", "true"] {
-        let problem = refused(&format!(r#"{{"name":{value},"surname":"Ли","password":"12345678"}}"#));
+        let problem = refused(&format!(
+            r#"{{"name":{value},"surname":"Ли","password":"12345678"}}"#
+        ));
         assert_eq!(faults(&problem), [("/name", "invalid_type")], "{value}");
     }
 }
 
 #[test]
 fn a_thousand_unknown_fields_get_a_short_answer() {
-    let body = (0..1000).map(|n| format!(r#""{n}{}":0"#, "x".repeat(40))).collect::<Vec<_>>().join(",");
+    let body = (0..1000)
+        .map(|n| format!(r#""{n}{}":0"#, "x".repeat(40)))
+        .collect::<Vec<_>>()
+        .join(",");
     let problem = refused(&format!("{{{body}}}"));
     assert!(problem.errors.len() <= MAX_FIELD_ERRORS);
 }
@@ -113,7 +141,8 @@ fn page(limit: i64, offset: i64) -> Page {
 
 async fn query(text: &str) -> Result<Page, Problem> {
     let request = Request::get(format!("/users?{text}")).body(()).unwrap();
-    let parameters = Parameters::<ListUsers>::from_request_parts(&mut request.into_parts().0, &()).await;
+    let parameters =
+        Parameters::<ListUsers>::from_request_parts(&mut request.into_parts().0, &()).await;
     parameters.map(|Parameters(list)| list.into())
 }
 
@@ -140,7 +169,11 @@ async fn everything_else_is_named() {
         ("Limit=1", "unknown_parameter"),
     ] {
         let problem = query(text).await.unwrap_err();
-        assert_eq!((problem.kind.code, problem.errors[0].code.as_ref()), ("invalid_query", code), "{text}");
+        assert_eq!(
+            (problem.kind.code, problem.errors[0].code.as_ref()),
+            ("invalid_query", code),
+            "{text}"
+        );
     }
 }
 
@@ -148,7 +181,9 @@ async fn everything_else_is_named() {
 fn pages_past_the_largest_offset_have_no_link() {
     let links_of = |offset| links(page(100, offset), 1_000_000);
     assert!(links_of(0).contains("rel=\"next\"") && !links_of(0).contains("rel=\"last\""));
-    assert!(links_of(100_000).contains("rel=\"prev\"") && !links_of(100_000).contains("rel=\"next\""));
+    assert!(
+        links_of(100_000).contains("rel=\"prev\"") && !links_of(100_000).contains("rel=\"next\"")
+    );
 }
 
 #[test]

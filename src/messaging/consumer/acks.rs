@@ -11,14 +11,16 @@ use crate::messaging::broker::ANSWER_TIMEOUT;
 use crate::messaging::session::{SessionError, with_timeout};
 use crate::telemetry::writer::LogWriter;
 
-/// Acknowledge after this many messages, or this much time, whichever comes first.
+/// Acknowledge once so many messages wait for it.
 const ACK_EVERY: usize = 100;
+/// Acknowledge a message after so long, however few wait.
 const ACK_WITHIN: Duration = Duration::from_millis(50);
 /// How soon to look again for lines that are not written yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them is held or its line is not written. A
-/// message is acknowledged once its line has left the process, so that no line is lost with it.
+/// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them
+/// is held or its line is not written. A message is acknowledged once its line has left the
+/// process, so that no line is lost with it.
 pub struct Acks<'a> {
     channel: &'a Channel,
     log: &'a LogWriter,
@@ -31,7 +33,13 @@ pub struct Acks<'a> {
 
 impl<'a> Acks<'a> {
     pub fn new(channel: &'a Channel, log: &'a LogWriter) -> Self {
-        Self { channel, log, waiting: VecDeque::new(), held: BTreeSet::new(), due: Instant::now() }
+        Self {
+            channel,
+            log,
+            waiting: VecDeque::new(),
+            held: BTreeSet::new(),
+            due: Instant::now(),
+        }
     }
 
     /// Takes the tag of a message whose line is logged, perhaps not written yet.
@@ -70,7 +78,14 @@ impl<'a> Acks<'a> {
         let written = self.waiting.partition_point(|(_, end)| *end <= written);
         // One that was held has a lower tag than others, and a later line.
         let unwritten = self.waiting.iter().skip(written).map(|(tag, _)| *tag);
-        let first_open = self.held.first().copied().into_iter().chain(unwritten).min().unwrap_or(u64::MAX);
+        let first_open = self
+            .held
+            .first()
+            .copied()
+            .into_iter()
+            .chain(unwritten)
+            .min()
+            .unwrap_or(u64::MAX);
         let tags = self.waiting.drain(..written).map(|(tag, _)| tag);
         let (before, after): (Vec<u64>, Vec<u64>) = tags.partition(|tag| *tag < first_open);
         self.due = Instant::now() + LOOK_AGAIN;

@@ -1,5 +1,6 @@
-//! Moves unreadable messages to the dead-letter queue while the consumer goes on. Uses its own connection, because a broker short
-//! of memory or disk blocks connections that publish. Retries until the broker confirms.
+//! Moves unreadable messages to the dead-letter queue while the consumer goes on. Uses its own
+//! connection, because a broker short of memory or disk blocks connections that publish. Retries
+//! until the broker confirms.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,8 @@ use crate::messaging::dead_letters::{CONFIRM_TIMEOUT, DeadLetters, Keep};
 use crate::messaging::session::SessionError;
 use crate::monitoring::state::Status;
 
-/// How often to check whether the broker blocks us. Blocked time does not count towards the confirm timeout.
+/// How often to check whether the broker blocks us. Blocked time does not count towards the confirm
+/// timeout.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Its queues hold at most the consumer's prefetch.
@@ -34,9 +36,17 @@ impl DeadLetterWriter {
     pub fn start(broker: Broker, status: Arc<Status>) -> Self {
         let (unread, letters) = unbounded_channel();
         let (done, written) = unbounded_channel();
-        let writing = Writing { broker, status, open: None };
+        let writing = Writing {
+            broker,
+            status,
+            open: None,
+        };
         let task = AbortOnDropHandle::new(tokio::spawn(writing.run(letters, done)));
-        Self { unread, written, _task: task }
+        Self {
+            unread,
+            written,
+            _task: task,
+        }
     }
 
     /// Takes a message, and the reason why it cannot be read.
@@ -45,7 +55,8 @@ impl DeadLetterWriter {
         _ = self.unread.send((delivery, reason));
     }
 
-    /// The delivery tag of the next message that has reached the dead-letter queue and can be acknowledged. Cancel safe.
+    /// The delivery tag of the next message that has reached the dead-letter queue and can be
+    /// acknowledged. Cancel safe.
     pub async fn written(&mut self) -> Option<u64> {
         self.written.recv().await
     }
@@ -65,12 +76,23 @@ impl Drop for Writing {
 }
 
 impl Writing {
-    async fn run(mut self, mut letters: UnboundedReceiver<(Delivery, String)>, done: UnboundedSender<u64>) {
+    async fn run(
+        mut self,
+        mut letters: UnboundedReceiver<(Delivery, String)>,
+        done: UnboundedSender<u64>,
+    ) {
         while let Some((delivery, reason)) = letters.recv().await {
             self.write(&delivery, &reason).await;
             counter!("events_consumed_total", "result" => "dead_letter").increment(1);
-            let message_id = delivery.properties.message_id().as_ref().map(ShortString::as_str);
-            error!(message_id, reason, "Message cannot be read, it is in the dead-letter queue");
+            let message_id = delivery
+                .properties
+                .message_id()
+                .as_ref()
+                .map(ShortString::as_str);
+            error!(
+                message_id,
+                reason, "Message cannot be read, it is in the dead-letter queue"
+            );
             if done.send(delivery.delivery_tag).is_err() {
                 return;
             }
@@ -78,28 +100,45 @@ impl Writing {
     }
 
     async fn write(&mut self, delivery: &Delivery, reason: &str) {
-        let (mut backoff, mut keep) = (Backoff::default(), Keep::Properties);
+        let mut backoff = Backoff::default();
+        let mut keep = Keep::Properties;
         while let Err(error) = self.try_to_write(delivery, reason, keep).await {
-            // A new channel each time: one whose queue was full may still be refused after there is room (seen with RabbitMQ 3.10).
+            // A new channel each time: one whose queue was full may still be refused after there is
+            // room (seen with RabbitMQ 3.10).
             self.open = None;
             if error.blames_the_message() {
                 keep = Keep::BodyAlone;
             }
             let pause = backoff.next_pause();
             let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            warn!(error = %Chain(&error), retry_in_ms, "A message that cannot be read waits: the dead-letter queue does not take it");
+            warn!(
+                error = %Chain(&error),
+                retry_in_ms,
+                "A message that cannot be read waits: the dead-letter queue does not take it"
+            );
             sleep(pause).await;
         }
     }
 
-    async fn try_to_write(&mut self, delivery: &Delivery, reason: &str, keep: Keep) -> Result<(), SessionError> {
-        if self.open.as_ref().is_none_or(|(connection, _)| !connection.status().connected()) {
+    async fn try_to_write(
+        &mut self,
+        delivery: &Delivery,
+        reason: &str,
+        keep: Keep,
+    ) -> Result<(), SessionError> {
+        if self
+            .open
+            .as_ref()
+            .is_none_or(|(connection, _)| !connection.status().connected())
+        {
             let connection = self.broker.connect("dead letters").await?;
             self.broker.declare_topology(&connection).await?;
             let letters = DeadLetters::open(&self.broker, &connection).await?;
             self.open = Some((connection, letters));
         }
-        let Some((connection, letters)) = &self.open else { return Err(SessionError::Closed) };
+        let Some((connection, letters)) = &self.open else {
+            return Err(SessionError::Closed);
+        };
         let watching = async {
             let mut tick = interval(LOOK_INTERVAL);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

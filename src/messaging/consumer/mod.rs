@@ -1,5 +1,6 @@
-//! Reads the events back and logs them. Acknowledges after the line is written to stdout, so each event is logged at least once; a
-//! repeated line says `duplicate`. While the log's reader is stalled, events wait in the queue.
+//! Reads the events back and logs them. Acknowledges after the line is written to stdout, so each
+//! event is logged at least once; a repeated line says `duplicate`. While the log's reader is
+//! stalled, events wait in the queue.
 
 mod acks;
 mod dead_letter_writer;
@@ -28,22 +29,35 @@ use super::transport::{self, Mark};
 use crate::monitoring::state::{Link, Status};
 use crate::telemetry::writer::LogWriter;
 
-/// What the broker sends ahead. Anybody may publish messages of any size: at most 16 MiB of them are in memory at a time.
+/// What the broker sends ahead. Anybody may publish messages of any size: at most 16 MiB of them
+/// are in memory at a time.
 struct Intake {
     /// Most messages that are not acknowledged.
     prefetch: u16,
-    /// Largest body, in bytes; an event has a few kilobytes at most. Beside it, a message has at most 32 KiB of properties.
+    /// Largest body, in bytes; an event has a few kilobytes at most. Beside it, a message has at
+    /// most 32 KiB of properties.
     largest: u64,
 }
-const USUAL: Intake = Intake { prefetch: 200, largest: 32 << 10 };
-/// From a message that is too large for the usual intake until none has come for a while.
-const CAREFUL: Intake = Intake { prefetch: 12, largest: 1 << 20 };
+/// What the broker sends ahead as long as messages are as large as events.
+const USUAL: Intake = Intake {
+    prefetch: 200,
+    largest: 32 << 10,
+};
+/// After a message that is too large for the usual intake.
+const CAREFUL: Intake = Intake {
+    prefetch: 12,
+    largest: 1 << 20,
+};
+/// Until no such message has come for so long.
 const CAREFUL_FOR: Duration = Duration::from_secs(30);
-/// How long a subscription that ends waits for the dead letters that it has begun to write, which opens a connection first.
+/// How long a subscription that ends waits for the dead letters that it has begun to write, which
+/// opens a connection first.
 const FINISH_LETTERS: Duration = Duration::from_secs(5);
+/// How long a service that stops waits for them.
 const FINISH_AT_STOP: Duration = Duration::from_secs(1);
 
-/// How often dead letters are counted, the queue is bound, and deliveries must have come if messages wait.
+/// How often dead letters are counted, the queue is bound, and deliveries must have come if
+/// messages wait.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// A queue knows its consumer a little after the subscription.
 const FIRST_COUNT: Duration = Duration::from_secs(1);
@@ -57,7 +71,8 @@ const SHORT_LIVED: Duration = Duration::from_millis(100);
 /// Why deliveries ended without an error.
 enum Ended {
     Stopped,
-    /// The broker cancelled the subscription: the queue was deleted, or messages waited too long for their acknowledgement.
+    /// The broker cancelled the subscription: the queue was deleted, or messages waited too long
+    /// for their acknowledgement.
     Cancelled,
     /// A message is too large for the usual intake.
     TooLarge,
@@ -77,18 +92,32 @@ pub struct Consumer {
 
 impl Consumer {
     pub fn new(broker: Broker, status: Arc<Status>, log: LogWriter) -> Self {
-        Self { broker, status, log, deduplicator: Deduplicator::default(), careful_until: None }
+        Self {
+            broker,
+            status,
+            log,
+            deduplicator: Deduplicator::default(),
+            careful_until: None,
+        }
     }
 
-    /// Consumes until `stop`, then acknowledges what it has logged or dead-lettered. The broker delivers the rest again.
+    /// Consumes until `stop`, then acknowledges what it has logged or dead-lettered. The broker
+    /// delivers the rest again.
     pub async fn run(mut self, stop: CancellationToken) {
-        supervise("consumer", &stop, &mut self, |consumer, stop| Box::pin(consumer.session(stop))).await;
+        supervise("consumer", &stop, &mut self, |consumer, stop| {
+            Box::pin(consumer.session(stop))
+        })
+        .await;
         self.status.consumer.store(Link::Down);
     }
 
     async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
         loop {
-            let intake = if self.careful_until.is_some() { CAREFUL } else { USUAL };
+            let intake = if self.careful_until.is_some() {
+                CAREFUL
+            } else {
+                USUAL
+            };
             // A connection of its own: the broker blocks connections that publish.
             let connecting = self.broker.connect_limited("consumer", intake.largest);
             let Some(connection) = stop.run_until_cancelled(connecting).await.transpose()? else {
@@ -99,9 +128,13 @@ impl Consumer {
             // NaN rather than an outdated value.
             gauge!("dead_letters").set(f64::NAN);
             match outcome? {
-                // Not closed in order: the answer would come behind all that the broker has sent ahead, which may be gigabytes.
+                // Not closed in order: the answer would come behind all that the broker has sent
+                // ahead, which may be gigabytes.
                 Ended::TooLarge => {
-                    warn!(bytes = USUAL.largest, "A message is larger than any event: taking fewer messages at a time");
+                    warn!(
+                        bytes = USUAL.largest,
+                        "A message is larger than any event: taking fewer messages at a time"
+                    );
                 }
                 Ended::Calm => broker::close(connection).await,
                 Ended::Stopped | Ended::Cancelled => {
@@ -129,12 +162,18 @@ impl Consumer {
             if matches!(ended, Ended::TooLarge) {
                 return Ok(ended);
             }
-            // A dropped channel would still be closing when the connection closes, which lapin does not handle.
+            // A dropped channel would still be closing when the connection closes, which lapin does
+            // not handle.
             broker::close_channel(channel).await?;
             match ended {
-                Ended::Cancelled if subscribed.elapsed() < SHORT_LIVED => return Err(SessionError::Closed),
+                Ended::Cancelled if subscribed.elapsed() < SHORT_LIVED => {
+                    return Err(SessionError::Closed);
+                }
                 Ended::Cancelled => {
-                    warn!("RabbitMQ ended the subscription, as when the queue is deleted: subscribing again");
+                    warn!(
+                        "RabbitMQ ended the subscription, as when the queue is deleted: subscribing \
+                         again"
+                    );
                 }
                 ended => return Ok(ended),
             }
@@ -153,15 +192,17 @@ impl Consumer {
         let mut acks = Acks::new(channel, &writer);
         let mut count_due = interval_at(Instant::now() + FIRST_COUNT, COUNT_INTERVAL);
         count_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut deliveries_now, mut deliveries_before, mut waited) = (0_u64, 0, false);
+        let mut deliveries_now = 0_u64;
+        let mut deliveries_before = 0;
+        let mut waited = false;
         let ended = loop {
             let calm = self.careful_until;
             let is_stalled = writer.is_half_full();
             tokio::select! {
                 _ = count_due.tick() => {
                     let queues = self.broker.look_after_queues(connection).await?;
-                    // RabbitMQ 3.10 does not always say that it has forgotten a subscription, or goes on to deliver, when a queue is
-                    // deleted under load.
+                    // RabbitMQ 3.10 does not always say that it has forgotten a subscription, or
+                    // goes on to deliver, when a queue is deleted under load.
                     if queues.consumers == 0 {
                         return Ok(Ended::Cancelled);
                     }
@@ -169,7 +210,8 @@ impl Consumer {
                         Some(depth) => gauge!("dead_letters").set(depth),
                         None => self.broker.declare_topology(connection).await?,
                     }
-                    // The queue serves one subscription: this one if it was served before, or if there is no other.
+                    // The queue serves one subscription: this one if it was served before, or if
+                    // there is no other.
                     let is_served = deliveries_before > 0 || queues.consumers == 1;
                     let waits = queues.waiting > 0 && is_served && !is_stalled && acks.due().is_none();
                     if waits && waited && deliveries_now == deliveries_before {
@@ -220,11 +262,17 @@ impl Consumer {
         };
         // Not where the answer would come behind all that the broker has sent ahead.
         if !matches!(ended, Ended::TooLarge) {
-            let cancelling = channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default());
+            let cancelling =
+                channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default());
             with_timeout(ANSWER_TIMEOUT, "cancel the subscription", cancelling).await?;
         }
         // A letter that is written but not acknowledged would be written again.
-        let end = Instant::now() + if matches!(ended, Ended::Stopped) { FINISH_AT_STOP } else { FINISH_LETTERS };
+        let end = Instant::now()
+            + if matches!(ended, Ended::Stopped) {
+                FINISH_AT_STOP
+            } else {
+                FINISH_LETTERS
+            };
         while acks.holds_any()
             && let Ok(Some(tag)) = timeout_at(end, dead_letters.written()).await
         {
@@ -267,6 +315,9 @@ async fn reject(delivery: &Delivery, bytes: u64) -> Result<(), SessionError> {
     let rejecting = delivery.reject(BasicRejectOptions { requeue: false });
     with_timeout(ANSWER_TIMEOUT, "reject a message", rejecting).await?;
     counter!("events_consumed_total", "result" => "dead_letter").increment(1);
-    error!(bytes, "Message is too large to be read, the broker moves it to the dead-letter queue");
+    error!(
+        bytes,
+        "Message is too large to be read, the broker moves it to the dead-letter queue"
+    );
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Which replica leads: the one that holds a session lock in PostgreSQL. The lock is on the connection that deletes, so a replica
-//! that has lost it cannot delete.
+//! Which replica leads: the one that holds a session lock in PostgreSQL. The lock is on the
+//! connection that deletes, so a replica that has lost it cannot delete.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::repository::outbox::{self, Election};
 /// How often a standby replica tries to lead, with jitter.
 const INTERVAL: Duration = Duration::from_millis(400);
 
-/// After this long on a server that takes no writes, a new connection is opened: by now the address may lead to another one.
+/// After this long on a server that takes no writes, a new connection is opened: by now the address
+/// may lead to another one.
 const READ_ONLY_FOR: Duration = Duration::from_secs(4);
 
 /// Waits until this replica leads, for as long as the connection lives.
@@ -28,9 +29,17 @@ pub async fn win(database: &PgConnectOptions) -> Result<PgConnection, SessionErr
 }
 
 /// `None` if its server takes no writes for a while.
-async fn win_on_one_connection(database: &PgConnectOptions) -> Result<Option<PgConnection>, SessionError> {
+async fn win_on_one_connection(
+    database: &PgConnectOptions,
+) -> Result<Option<PgConnection>, SessionError> {
     let mut connection = outbox::connect_relay(database).await?;
-    if !with_timeout(TIMEOUT, "look at the settings", outbox::has_its_settings(&mut connection)).await? {
+    if !with_timeout(
+        TIMEOUT,
+        "look at the settings",
+        outbox::has_its_settings(&mut connection),
+    )
+    .await?
+    {
         return Err(SessionError::Shared);
     }
     let mut read_only_until = None;

@@ -1,4 +1,5 @@
-//! The leading replica: reads the outbox, publishes what the schedule says, and deletes what the broker has confirmed.
+//! The leading replica: reads the outbox, publishes what the schedule says, and deletes what the
+//! broker has confirmed.
 
 use std::mem;
 use std::pin::Pin;
@@ -26,12 +27,14 @@ use crate::messaging::schedule::{Publish, Schedule, Settled};
 use crate::messaging::session::SessionError;
 use crate::monitoring::state::{Link, Status};
 
-/// Shortest time from the start of one work to the next while events are in flight: more rows at once cost less.
+/// Shortest time from the start of one work to the next while events are in flight: more rows at
+/// once cost less.
 const PACE: Duration = Duration::from_millis(10);
-/// The lease is renewed by a statement of its own after this long without another, for instance when memory is full because the
-/// broker is slow; a fifth of the lease.
+/// The lease is renewed by a statement of its own after this long without another, for instance
+/// when memory is full because the broker is slow; a fifth of the lease.
 const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a stopping leader goes on publishing. It waits longer for events in flight, until the relay gives them up.
+/// How long a stopping leader goes on publishing. It waits longer for events in flight, until the
+/// relay gives them up.
 const DRAIN: Duration = Duration::from_secs(3);
 /// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +66,10 @@ impl Future for InFlight {
     type Output = (Publish, Instant, Answer);
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.answer.as_mut().poll(context).map(|answer| (self.publish.clone(), self.began, answer))
+        self.answer
+            .as_mut()
+            .poll(context)
+            .map(|answer| (self.publish.clone(), self.began, answer))
     }
 }
 
@@ -81,7 +87,8 @@ pub struct Leader<'a> {
     published: Vec<(i64, Uuid)>,
     quarantined: Vec<(Arc<OutboxEvent>, String)>,
     reads: Reads,
-    /// When an event was last confirmed, or the end of the table not reached, or nothing waited, or the broker blocked us.
+    /// When an event was last confirmed, or the end of the table not reached, or nothing waited, or
+    /// the broker blocked us.
     progress_at: Instant,
     stuck_after: Duration,
     stop: &'a CancellationToken,
@@ -169,9 +176,14 @@ impl<'a> Leader<'a> {
         self.status.publisher.store(link);
         let given_up = self.schedule.give_up(now, &self.lines.blocked_at);
         if given_up > 0 {
-            warn!(events = given_up, "RabbitMQ neither confirms nor refuses events, they are published again");
+            warn!(
+                events = given_up,
+                "RabbitMQ neither confirms nor refuses events, they are published again"
+            );
             // They hold their channels open.
-            let kept = mem::take(&mut self.in_flight).into_iter().filter(|it| self.schedule.awaits(&it.publish));
+            let kept = mem::take(&mut self.in_flight)
+                .into_iter()
+                .filter(|it| self.schedule.awaits(&it.publish));
             self.in_flight = kept.collect();
         }
         for lane in self.schedule.lanes_without_channel(now) {
@@ -192,7 +204,11 @@ impl<'a> Leader<'a> {
             && let Some(publisher) = self.lines.publisher(publish.lane)
         {
             let answer = Box::pin(publisher.publish(publish.event.clone()));
-            self.in_flight.push(InFlight { publish, began: now, answer });
+            self.in_flight.push(InFlight {
+                publish,
+                began: now,
+                answer,
+            });
         }
     }
 
@@ -200,13 +216,16 @@ impl<'a> Leader<'a> {
     fn settle(&mut self, (first, began, answer): (Publish, Instant, Answer)) {
         let now = Instant::now();
         histogram!("events_confirm_seconds").record(now - began);
-        let (mut rejected, mut closed) = ((0, String::new()), (0, String::new()));
+        let mut rejected = (0, String::new());
+        let mut closed = (0, String::new());
         let mut next = Some((first, began, answer));
         while let Some((publish, _, answer)) = next {
             let settled = self.schedule.settle(&publish, answer.outcome(), now);
             match (settled, answer) {
                 (Settled::Done, _) => self.note_published(&publish.event),
-                (Settled::Quarantined, answer) => self.quarantined.push((publish.event, answer.reason())),
+                (Settled::Quarantined, answer) => {
+                    self.quarantined.push((publish.event, answer.reason()));
+                }
                 (Settled::Waits, Answer::Confirmed) => {}
                 (Settled::Waits, answer @ (Answer::ChannelClosed(..) | Answer::Lost(_))) => {
                     closed = (closed.0 + 1, answer.reason());
@@ -216,10 +235,16 @@ impl<'a> Leader<'a> {
             next = self.in_flight.next().now_or_never().flatten();
         }
         if let (events @ 1.., reason) = rejected {
-            warn!(events, reason, "RabbitMQ refused events, they stay in the outbox");
+            warn!(
+                events,
+                reason, "RabbitMQ refused events, they stay in the outbox"
+            );
         }
         if let (events @ 1.., reason) = closed {
-            warn!(events, reason, "RabbitMQ closed a channel, its events go one by one");
+            warn!(
+                events,
+                reason, "RabbitMQ closed a channel, its events go one by one"
+            );
         }
     }
 
@@ -242,20 +267,48 @@ impl<'a> Leader<'a> {
         if is_paced || !matches!(self.store, Some(Store::Idle(_))) {
             return;
         }
-        let read = if self.time_is_up() { None } else { self.reads.next(&mut self.schedule, self.watermark, now) };
+        let read = if self.time_is_up() {
+            None
+        } else {
+            self.reads.next(&mut self.schedule, self.watermark, now)
+        };
         let held = self.schedule.backlog.take_to_hold();
-        let is_idle = read.is_none() && held.is_empty() && self.published.is_empty() && self.quarantined.is_empty();
+        let is_idle = read.is_none()
+            && held.is_empty()
+            && self.published.is_empty()
+            && self.quarantined.is_empty();
         if is_idle && now < self.work_began + KEEP_LEASE_INTERVAL {
             return;
         }
-        self.status.oldest_event.store(self.schedule.backlog.oldest().map(|event| event.occurred_at));
-        let Some(Store::Idle(connection)) = self.store.take() else { return };
-        let (published, quarantined) = (mem::take(&mut self.published), mem::take(&mut self.quarantined));
-        let work = Work { published, quarantined, held, read };
+        self.status.oldest_event.store(
+            self.schedule
+                .backlog
+                .oldest()
+                .map(|event| event.occurred_at),
+        );
+        let Some(Store::Idle(connection)) = self.store.take() else {
+            return;
+        };
+        let published = mem::take(&mut self.published);
+        let quarantined = mem::take(&mut self.quarantined);
+        let work = Work {
+            published,
+            quarantined,
+            held,
+            read,
+        };
         self.work_began = now;
         let lowest = work.lowest_position();
-        let quarantined = work.quarantined.iter().map(|(event, _)| event.clone()).collect();
-        self.store = Some(Store::Working { work: store::begin(connection, work), lowest, quarantined });
+        let quarantined = work
+            .quarantined
+            .iter()
+            .map(|(event, _)| event.clone())
+            .collect();
+        self.store = Some(Store::Working {
+            work: store::begin(connection, work),
+            lowest,
+            quarantined,
+        });
     }
 
     fn finish_work(&mut self, done: Done) -> Result<(), SessionError> {
@@ -264,7 +317,12 @@ impl<'a> Leader<'a> {
                 self.watermark.note_slow_read();
             }
         })?;
-        if let Some(Store::Working { lowest, quarantined, .. }) = self.store.replace(Store::Idle(connection)) {
+        if let Some(Store::Working {
+            lowest,
+            quarantined,
+            ..
+        }) = self.store.replace(Store::Idle(connection))
+        {
             if let Some(lowest) = lowest {
                 self.watermark.note_removed(Instant::now(), lowest);
             }
@@ -290,7 +348,10 @@ impl<'a> Leader<'a> {
         let is_idle = matches!(self.store, Some(Store::Idle(_)));
         let work = (has_work && is_idle).then(|| self.work_began + PACE);
         // Work that is already due waits for something else.
-        let due = [work, self.schedule.next_try()].into_iter().flatten().filter(|at| *at > now);
+        let due = [work, self.schedule.next_try()]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now);
         due.fold(now + POLL_INTERVAL, Instant::min)
     }
 
@@ -311,11 +372,17 @@ impl<'a> Leader<'a> {
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
         self.status.oldest_event.store(None);
-        // The next session reads events that are published but not deleted, and publishes them again.
+        // The next session reads events that are published but not deleted, and publishes them
+        // again.
         let published = self.published.iter().map(|(position, _)| *position);
         let unwritten = published.chain(self.quarantined.iter().map(|(event, _)| event.seq));
-        let working_on = if let Some(Store::Working { lowest, .. }) = &self.store { *lowest } else { None };
+        let working_on = if let Some(Store::Working { lowest, .. }) = &self.store {
+            *lowest
+        } else {
+            None
+        };
         let unsettled = unwritten.chain(working_on).map(|position| position - 1);
-        self.watermark.rewind(unsettled.chain(self.schedule.backlog.settled()).min());
+        self.watermark
+            .rewind(unsettled.chain(self.schedule.backlog.settled()).min());
     }
 }

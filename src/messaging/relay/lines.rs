@@ -1,4 +1,5 @@
-//! The leader's connections to the broker, one for each lane. Opening and renewing one goes on while the others publish.
+//! The leader's connections to the broker, one for each lane. Opening and renewing one goes on
+//! while the others publish.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::monitoring::state::Link;
 
 /// For opening or renewing one; its steps have limits of their own.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// For opening one that was lost. It took up to nine seconds to notice a silent network, and after twelve another replica should lead.
+/// For opening one that was lost. It took up to nine seconds to notice a silent network, and after
+/// twelve another replica should lead.
 const REOPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Opened = (usize, Result<Publisher, SessionError>);
@@ -32,9 +34,17 @@ pub struct Lines {
 impl Lines {
     /// Begins to open those that are missing.
     pub fn new(first: Publisher, broker: &Broker, now: Instant) -> Self {
-        let mut lines = Self { open: Default::default(), opening: FuturesUnordered::new(), blocked_at: [now; LANES] };
+        let mut lines = Self {
+            open: Default::default(),
+            opening: FuturesUnordered::new(),
+            blocked_at: [now; LANES],
+        };
         for (lane, event_type) in EventType::ALL.into_iter().enumerate() {
-            lines.begin(lane, TIMEOUT, Publisher::open(broker.clone(), format!("relay {}", event_type.as_str())));
+            lines.begin(
+                lane,
+                TIMEOUT,
+                Publisher::open(broker.clone(), format!("relay {}", event_type.as_str())),
+            );
         }
         lines.open[OTHERS] = Some(first);
         lines
@@ -48,7 +58,10 @@ impl Lines {
     ) {
         self.opening.push(Box::pin(async move {
             let opened = timeout(limit, opening).await;
-            (lane, opened.unwrap_or(Err(SessionError::Timeout("connect to RabbitMQ"))))
+            (
+                lane,
+                opened.unwrap_or(Err(SessionError::Timeout("connect to RabbitMQ"))),
+            )
         }));
     }
 
@@ -62,12 +75,18 @@ impl Lines {
             }
         }
         let links = || self.open.iter().flatten().map(Publisher::link);
-        if links().any(|link| link == Link::Blocked) { Link::Blocked } else { links().next().unwrap_or_default() }
+        if links().any(|link| link == Link::Blocked) {
+            Link::Blocked
+        } else {
+            links().next().unwrap_or_default()
+        }
     }
 
     /// Which can be published on now.
     pub fn usable(&self) -> [bool; LANES] {
-        self.open.each_ref().map(|publisher| publisher.as_ref().is_some_and(|it| it.link() == Link::Up))
+        self.open
+            .each_ref()
+            .map(|publisher| publisher.as_ref().is_some_and(|it| it.link() == Link::Up))
     }
 
     /// `None` while it is opened.
@@ -75,10 +94,15 @@ impl Lines {
         self.open[lane].as_ref()
     }
 
-    /// Begins to open a new channel, and a new connection if need be. Does nothing while it is opened.
+    /// Begins to open a new channel, and a new connection if need be. Does nothing while it is
+    /// opened.
     pub fn renew(&mut self, lane: usize) {
         if let Some(publisher) = self.open[lane].take() {
-            let limit = if publisher.link() == Link::Down { REOPEN_TIMEOUT } else { TIMEOUT };
+            let limit = if publisher.link() == Link::Down {
+                REOPEN_TIMEOUT
+            } else {
+                TIMEOUT
+            };
             self.begin(lane, limit, publisher.renew());
         }
     }

@@ -1,4 +1,5 @@
-//! Publishes the outbox in order, and deletes a row only when the broker has confirmed its message. One replica leads at a time.
+//! Publishes the outbox in order, and deletes a row only when the broker has confirmed its message.
+//! One replica leads at a time.
 //!
 //! ```text
 //!                 lock won                    stop                    nothing in flight
@@ -20,18 +21,20 @@
 //!                                                                                  on it, three times ──▶ quarantine
 //! ```
 //!
-//! Why nothing is lost: a row is deleted only after its own confirm, on the connection that holds the lock, and what a session has not
-//! deleted, the next one reads again. The [`watermark`] passes over no row, whatever is committed when.
+//! Why nothing is lost: a row is deleted only after its own confirm, on the connection that holds
+//! the lock, and what a session has not deleted, the next one reads again. The [`watermark`] passes
+//! over no row, whatever is committed when.
 //!
 //! Why nothing is invented: only committed rows are read.
 //!
-//! Why nothing is turned: a user's rows are committed in the order of their positions, and are read in it; the [`backlog`] says how
-//! those that are held keep it. A user has one event in flight, and the next one goes when that is confirmed or in quarantine.
-//! So whatever is published for the first time follows what its user did before. A leader that lost the lock without knowing it can
+//! Why nothing is turned: a user's rows are committed in the order of their positions, and are read
+//! in it; the [`backlog`] says how those that are held keep it. A user has one event in flight, and
+//! the next one goes when that is confirmed or in quarantine. So whatever is published for the
+//! first time follows what its user did before. A leader that lost the lock without knowing it can
 //! only repeat what it has read, and its successor begins no later than there.
 //!
-//! Why nobody waits for others: the [`schedule`] has a lane for each type, whose [`breaker`] says how many may go, and each lane publishes on
-//! a connection of its own ([`lines`]).
+//! Why nobody waits for others: the [`schedule`] has a lane for each type, whose [`breaker`] says
+//! how many may go, and each lane publishes on a connection of its own ([`lines`]).
 //!
 //! [`schedule`]: super::schedule
 //! [`backlog`]: super::schedule::backlog
@@ -65,13 +68,17 @@ use super::session::{SessionError, supervise, with_timeout};
 use crate::monitoring::state::{Link, Status};
 use crate::repository::outbox;
 
-/// How long a stopping leader waits for confirms. After this, the next leader publishes their events again.
+/// How long a stopping leader waits for confirms. After this, the next leader publishes their
+/// events again.
 const ABANDON: Duration = Duration::from_secs(6);
+/// For the connection to PostgreSQL to close cleanly.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A leader that has had nothing confirmed for so long, though something waits, leaves the lead for a while to others, which ask for it
-/// twice a second: another replica may have a login or a network that works. Both double each time, up to [`MOST_STUCK`] times.
+/// A leader that has had nothing confirmed for so long, though something waits, gives up the lead:
+/// another replica may have a login or a network that works.
 const STUCK_AFTER: Duration = Duration::from_mins(1);
+/// For so long it leaves the lead to others, which ask for it twice a second.
 const REST: Duration = Duration::from_secs(1);
+/// How many times in a row both double.
 const MOST_STUCK: u32 = 4;
 /// How often a standby replica checks its connection to the broker.
 const LOOK_INTERVAL: Duration = Duration::from_millis(400);
@@ -91,20 +98,40 @@ pub struct Relay {
 
 /// Events are read in the order of the outbox's sequence.
 async fn require_order(connection: &mut PgConnection) -> Result<(), SessionError> {
-    let cache = with_timeout(store::TIMEOUT, "look at the sequence", outbox::sequence_cache(connection)).await?;
+    let cache = with_timeout(
+        store::TIMEOUT,
+        "look at the sequence",
+        outbox::sequence_cache(connection),
+    )
+    .await?;
     if cache != 1 {
         return Err(SessionError::Unordered(cache));
     }
     let lifting = outbox::lift_sequence(connection);
     if let Some(to) = with_timeout(store::TIMEOUT, "lift the sequence", lifting).await? {
-        warn!(to, "The outbox's sequence was below events that wait, and was lifted");
+        warn!(
+            to,
+            "The outbox's sequence was below events that wait, and was lifted"
+        );
     }
     Ok(())
 }
 
 impl Relay {
-    pub fn new(broker: Broker, database: PgConnectOptions, outbox_filled: Arc<Notify>, status: Arc<Status>) -> Self {
-        Self { broker, database, outbox_filled, status, watermark: Watermark::default(), stuck: 0 }
+    pub fn new(
+        broker: Broker,
+        database: PgConnectOptions,
+        outbox_filled: Arc<Notify>,
+        status: Arc<Status>,
+    ) -> Self {
+        Self {
+            broker,
+            database,
+            outbox_filled,
+            status,
+            watermark: Watermark::default(),
+            stuck: 0,
+        }
     }
 
     /// Leads or stands by until `stop`; then drains for up to three seconds.
@@ -115,7 +142,9 @@ impl Relay {
         };
         tokio::select! {
             () = supervise("relay", &stop, &mut self, |relay, stop| Box::pin(relay.session(stop))) => {}
-            () = give_up => warn!("Relay gave up waiting for confirms; what was not confirmed stays in the outbox"),
+            () = give_up => warn!(
+                "Relay gave up waiting for confirms; what was not confirmed stays in the outbox"
+            ),
         }
         self.status.relay_leads.store(false);
         self.status.publisher.store(Link::Down);
@@ -126,7 +155,9 @@ impl Relay {
         self.status.relay_leads.store(false);
         // Connect to the broker first: a replica that cannot publish must not lead.
         let opening = Publisher::open(self.broker.clone(), "relay".to_owned());
-        let Some(publisher) = stop.run_until_cancelled(opening).await.transpose()? else { return Ok(()) };
+        let Some(publisher) = stop.run_until_cancelled(opening).await.transpose()? else {
+            return Ok(());
+        };
         self.status.publisher.store(publisher.link());
         let outcome = self.lead_and_publish(publisher, stop).await;
         self.status.relay_leads.store(false);
@@ -134,7 +165,11 @@ impl Relay {
         outcome
     }
 
-    async fn lead_and_publish(&mut self, publisher: Publisher, stop: &CancellationToken) -> Result<(), SessionError> {
+    async fn lead_and_publish(
+        &mut self,
+        publisher: Publisher,
+        stop: &CancellationToken,
+    ) -> Result<(), SessionError> {
         let winning = async {
             if self.stuck > 0 {
                 sleep(REST * 2_u32.pow(self.stuck)).await;
@@ -167,13 +202,28 @@ impl Relay {
     ) -> Result<PgConnection, SessionError> {
         self::require_order(&mut connection).await?;
         let started = outbox::server_started(&mut connection);
-        self.watermark.begin_on(with_timeout(store::TIMEOUT, "look at the server", started).await?);
+        self.watermark
+            .begin_on(with_timeout(store::TIMEOUT, "look at the server", started).await?);
         info!("Relay leads");
         counter!("relay_leads_total").increment(1);
         self.status.relay_leads.store(true);
-        let Self { watermark, outbox_filled, status, stuck, .. } = self;
+        let Self {
+            watermark,
+            outbox_filled,
+            status,
+            stuck,
+            ..
+        } = self;
         let stuck_after = STUCK_AFTER * 2_u32.pow(*stuck);
-        let mut leader = Leader::new(watermark, outbox_filled, status, lines, connection, stuck_after, stop);
+        let mut leader = Leader::new(
+            watermark,
+            outbox_filled,
+            status,
+            lines,
+            connection,
+            stuck_after,
+            stop,
+        );
         let outcome = leader.run().await;
         if leader.has_published() {
             *stuck = 0;

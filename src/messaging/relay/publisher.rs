@@ -1,4 +1,5 @@
-//! A connection with one channel in confirm mode. Nobody else publishes there, because lapin mixes up the confirms of several.
+//! A connection with one channel in confirm mode. Nobody else publishes there, because lapin mixes
+//! up the confirms of several.
 
 use std::sync::Arc;
 
@@ -72,7 +73,13 @@ impl Publisher {
         let connection = broker.connect_publisher(&name, returned.clone()).await?;
         broker.declare_topology(&connection).await?;
         let channel = broker.confirming_channel(&connection).await?;
-        Ok(Self { broker, name, connection, channel, returned })
+        Ok(Self {
+            broker,
+            name,
+            connection,
+            channel,
+            returned,
+        })
     }
 
     pub fn link(&self) -> Link {
@@ -84,8 +91,8 @@ impl Publisher {
         }
     }
 
-    /// Declares deleted queues and exchanges again and opens a new channel; if that does not work, connects anew. The old channel
-    /// closes after the last publish on it.
+    /// Declares deleted queues and exchanges again and opens a new channel; if that does not work,
+    /// connects anew. The old channel closes after the last publish on it.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -102,20 +109,25 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes an event and waits for the broker's answer. Has no time limit. A future that is dropped leaves a little memory behind
-    /// until its channel closes.
+    /// Publishes an event and waits for the broker's answer. Has no time limit. A future that is
+    /// dropped leaves a little memory behind until its channel closes.
     pub fn publish(&self, event: Arc<OutboxEvent>) -> impl Future<Output = Answer> + Send + use<> {
         let channel = self.channel.clone();
         let returned = self.returned.clone();
         async move {
             let answer = match confirmation(&channel, &event).await {
-                // lapin attaches a returned message to the next confirm, whichever that is, so what it attaches is not looked at.
+                // lapin attaches a returned message to the next confirm, whichever that is, so what
+                // it attaches is not looked at.
                 Ok(confirmation) if confirmation.is_ack() => Answer::Confirmed,
                 Ok(_nack) => Answer::Nacked,
                 Err(error) => Answer::of(&error),
             };
             let came_back = returned.take(&event.id);
-            let answer = if came_back && answer == Answer::Confirmed { Answer::Returned } else { answer };
+            let answer = if came_back && answer == Answer::Confirmed {
+                Answer::Returned
+            } else {
+                answer
+            };
             match answer {
                 Answer::Returned => counter!("events_returned_total").increment(1),
                 Answer::Nacked => counter!("events_nacked_total").increment(1),
@@ -126,17 +138,32 @@ impl Publisher {
     }
 
     pub async fn close(self) {
-        // Keep the channel until the connection has closed: dropping it starts another close, and lapin does not handle two.
+        // Keep the channel until the connection has closed: dropping it starts another close, and
+        // lapin does not handle two.
         broker::close(self.connection).await;
     }
 }
 
-async fn confirmation(channel: &Channel, event: &OutboxEvent) -> Result<Confirmation, SessionError> {
+async fn confirmation(
+    channel: &Channel,
+    event: &OutboxEvent,
+) -> Result<Confirmation, SessionError> {
     let body = message::body(event)?;
     // Mandatory: the broker returns an event that no queue takes, instead of dropping it.
-    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..Default::default()
+    };
     let key = event.event_type.as_str().into();
-    let confirm = channel.basic_publish(EXCHANGE.into(), key, options, &body, message::properties(event)).await?;
+    let confirm = channel
+        .basic_publish(
+            EXCHANGE.into(),
+            key,
+            options,
+            &body,
+            message::properties(event),
+        )
+        .await?;
     // The caller holds the channel until the confirm: dropping the last handle closes it.
     Ok(confirm.await?)
 }

@@ -1,4 +1,5 @@
-//! What to read next, and when: new rows as they come, held ones when there is room, and the whole table of new ones from time to time.
+//! What to read next, and when: new rows as they come, held ones when there is room, and the whole
+//! table of new ones from time to time.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::repository::outbox::ReadFrom;
 
 /// Rows in one read.
 const BATCH: usize = 2_000;
-/// How often an idle leader polls for rows from other replicas; this process's own commits wake it at once. Polling an empty
-/// outbox costs the database about 50 µs.
+/// How often an idle leader polls for rows from other replicas; this process's own commits wake it
+/// at once. Polling an empty outbox costs the database about 50 µs.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often all held rows are looked through.
@@ -46,15 +47,32 @@ impl Reads {
         }
     }
 
-    /// Alternates between new rows and held ones, and of these, between those of a lane and of some users.
-    pub fn next(&mut self, schedule: &mut Schedule, watermark: &mut Watermark, now: Instant) -> Option<Read> {
-        let new = if self.last_was_new { None } else { self.next_new(schedule, watermark, now) };
-        let read = new.or_else(|| self.next_held(schedule, now)).or_else(|| self.next_new(schedule, watermark, now));
+    /// Alternates between new rows and held ones, and of these, between those of a lane and of some
+    /// users.
+    pub fn next(
+        &mut self,
+        schedule: &mut Schedule,
+        watermark: &mut Watermark,
+        now: Instant,
+    ) -> Option<Read> {
+        let new = if self.last_was_new {
+            None
+        } else {
+            self.next_new(schedule, watermark, now)
+        };
+        let read = new
+            .or_else(|| self.next_held(schedule, now))
+            .or_else(|| self.next_new(schedule, watermark, now));
         self.last_was_new = matches!(&read, Some(Read::New { .. }));
         read
     }
 
-    fn next_new(&mut self, schedule: &mut Schedule, watermark: &mut Watermark, now: Instant) -> Option<Read> {
+    fn next_new(
+        &mut self,
+        schedule: &mut Schedule,
+        watermark: &mut Watermark,
+        now: Instant,
+    ) -> Option<Read> {
         let limit = schedule.room().min(BATCH);
         let is_due = self.are_due || now >= self.began + POLL_INTERVAL;
         let has_room = limit >= BATCH / 2 || limit > 0 && schedule.in_flight() == 0;
@@ -75,10 +93,22 @@ impl Reads {
             watermark.begin_whole_read(TIMEOUT);
             (ReadFrom::position(0), schedule.backlog.known_after(0))
         } else {
-            (watermark.start(), schedule.backlog.known_after(watermark.lowest_start()))
+            (
+                watermark.start(),
+                schedule.backlog.known_after(watermark.lowest_start()),
+            )
         };
-        let (holders, long_running) = (schedule.backlog.holders(), watermark.long_running(now));
-        Some(Read::New { from, known, holders, limit, is_whole, is_patient, long_running })
+        let holders = schedule.backlog.holders();
+        let long_running = watermark.long_running(now);
+        Some(Read::New {
+            from,
+            known,
+            holders,
+            limit,
+            is_whole,
+            is_patient,
+            long_running,
+        })
     }
 
     fn next_held(&mut self, schedule: &mut Schedule, now: Instant) -> Option<Read> {
@@ -86,18 +116,36 @@ impl Reads {
             self.swept_at = now;
             schedule.backlog.sweep();
         }
-        let of_lane = if self.last_was_followers { of_a_lane(schedule) } else { None };
-        let read = of_lane.or_else(|| of_followers(schedule)).or_else(|| of_a_lane(schedule));
+        let of_lane = if self.last_was_followers {
+            of_a_lane(schedule)
+        } else {
+            None
+        };
+        let read = of_lane
+            .or_else(|| of_followers(schedule))
+            .or_else(|| of_a_lane(schedule));
         self.last_was_followers = matches!(&read, Some(Read::Followers { .. }));
         read
     }
 
     /// Hands the rows to the schedule, and returns those that cannot be published.
-    pub fn finish(&mut self, done: ReadDone, schedule: &mut Schedule, watermark: &mut Watermark) -> Vec<OutboxEvent> {
+    pub fn finish(
+        &mut self,
+        done: ReadDone,
+        schedule: &mut Schedule,
+        watermark: &mut Watermark,
+    ) -> Vec<OutboxEvent> {
         let is_cut = done.is_cut();
-        let ReadDone { read, events, snapshot, idle, took } = done;
+        let ReadDone {
+            read,
+            events,
+            snapshot,
+            idle,
+            took,
+        } = done;
         let last = events.last().map(|event| event.seq);
-        let (faulty, events): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| event.fault.is_some());
+        let (faulty, events): (Vec<_>, Vec<_>) =
+            events.into_iter().partition(|event| event.fault.is_some());
         match read {
             Read::New { is_whole, .. } => {
                 if is_whole {
@@ -126,6 +174,13 @@ fn of_followers(schedule: &mut Schedule) -> Option<Read> {
 
 fn of_a_lane(schedule: &Schedule) -> Option<Read> {
     let (lane, after, room) = schedule.wanted()?;
-    let (known, holders) = (schedule.backlog.known_after(after), schedule.backlog.holders());
-    Some(Read::Held { lane, after, known, holders, limit: room.clamp(FEWEST_HELD, BATCH) })
+    let known = schedule.backlog.known_after(after);
+    let holders = schedule.backlog.holders();
+    Some(Read::Held {
+        lane,
+        after,
+        known,
+        holders,
+        limit: room.clamp(FEWEST_HELD, BATCH),
+    })
 }

@@ -1,4 +1,5 @@
-//! The leader's connection to PostgreSQL, which does one work at a time, while events are in flight.
+//! The leader's connection to PostgreSQL, which does one work at a time, while events are in
+//! flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,11 @@ use crate::messaging::session::{SessionError, with_timeout};
 use crate::repository::outbox::{self, ReadFrom, Snapshot};
 use crate::repository::{held, quarantine};
 
-/// For one statement. As long as the lease: a leader that PostgreSQL does not hear from has lost it by then.
+/// For one statement. As long as the lease: a leader that PostgreSQL does not hear from has lost it
+/// by then.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// For a patient read, which may scan hours of dead rows that vacuum cannot remove because of an old snapshot.
+/// For a patient read, which may scan hours of dead rows that vacuum cannot remove because of an
+/// old snapshot.
 const PATIENCE: Duration = Duration::from_mins(10);
 
 /// PostgreSQL times out first and reports it, which tells a slow read from a lost connection.
@@ -41,7 +44,11 @@ impl Work {
     pub fn lowest_position(&self) -> Option<i64> {
         let published = self.published.iter().map(|(position, _)| position);
         let quarantined = self.quarantined.iter().map(|(event, _)| &event.seq);
-        published.chain(quarantined).chain(&self.held).min().copied()
+        published
+            .chain(quarantined)
+            .chain(&self.held)
+            .min()
+            .copied()
     }
 }
 
@@ -62,7 +69,13 @@ pub enum Read {
         long_running: Vec<i64>,
     },
     /// Held rows of a lane, after this position.
-    Held { lane: usize, after: i64, known: Vec<i64>, holders: Vec<i64>, limit: usize },
+    Held {
+        lane: usize,
+        after: i64,
+        known: Vec<i64>,
+        holders: Vec<i64>,
+        limit: usize,
+    },
     /// The first held rows of some users, so many of each.
     Followers { users: Vec<i64>, of_each: usize },
 }
@@ -94,10 +107,21 @@ pub type Done = Result<(PgConnection, Option<ReadDone>), SessionError>;
 /// Does the work, and returns the connection.
 pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Done> {
     Box::pin(async move {
-        let Work { published, quarantined, held, read } = work;
-        let is_idle = published.is_empty() && quarantined.is_empty() && held.is_empty() && read.is_none();
+        let Work {
+            published,
+            quarantined,
+            held,
+            read,
+        } = work;
+        let is_idle =
+            published.is_empty() && quarantined.is_empty() && held.is_empty() && read.is_none();
         if is_idle {
-            with_timeout(TIMEOUT, "keep the lease", outbox::keep_lease(&mut connection)).await?;
+            with_timeout(
+                TIMEOUT,
+                "keep the lease",
+                outbox::keep_lease(&mut connection),
+            )
+            .await?;
         }
         if !published.is_empty() {
             let (positions, ids): (Vec<_>, Vec<_>) = published.into_iter().unzip();
@@ -108,7 +132,8 @@ pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Don
             let moving = quarantine::quarantine(&mut connection, event.seq, event.id, &reason);
             with_timeout(TIMEOUT, "quarantine an event", moving).await?;
             counter!("events_quarantined_total").increment(1);
-            let (trace_id, event_id) = (&event.trace_id, &event.id);
+            let trace_id = &event.trace_id;
+            let event_id = &event.id;
             error!(trace_id, %event_id, reason, "Event quarantined: see `outbox quarantine list`");
         }
         // Before the read, which tells whose rows are held.
@@ -126,27 +151,61 @@ pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Don
 async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, SessionError> {
     let began = Instant::now();
     let limit = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
-    let (mut snapshot, mut idle) = (Snapshot::default(), Vec::new());
+    let mut snapshot = Snapshot::default();
+    let mut idle = Vec::new();
     let events = match &read {
-        Read::New { from, known, holders, limit: rows, is_patient, long_running, .. } => {
+        Read::New {
+            from,
+            known,
+            holders,
+            limit: rows,
+            is_patient,
+            long_running,
+            ..
+        } => {
             if !long_running.is_empty() {
                 let asking = outbox::idle(connection, long_running);
-                idle = with_timeout(TIMEOUT, "look at transactions that run for long", asking).await?;
+                idle =
+                    with_timeout(TIMEOUT, "look at transactions that run for long", asking).await?;
             }
             if *is_patient {
-                with_timeout(TIMEOUT, "allow a long read", outbox::limit_statements(connection, PATIENCE)).await?;
+                with_timeout(
+                    TIMEOUT,
+                    "allow a long read",
+                    outbox::limit_statements(connection, PATIENCE),
+                )
+                .await?;
             }
             let reading = outbox::read(connection, from, known, holders, limit(*rows));
             let limit_of_server = if *is_patient { PATIENCE } else { TIMEOUT };
-            let (new, seen) = with_timeout(limit_of_server + GRACE, "read the outbox", reading).await?;
+            let (new, seen) =
+                with_timeout(limit_of_server + GRACE, "read the outbox", reading).await?;
             snapshot = seen;
             if *is_patient {
-                with_timeout(TIMEOUT, "limit reads", outbox::limit_statements(connection, TIMEOUT)).await?;
+                with_timeout(
+                    TIMEOUT,
+                    "limit reads",
+                    outbox::limit_statements(connection, TIMEOUT),
+                )
+                .await?;
             }
             new
         }
-        Read::Held { lane, after, known, holders, limit: rows } => {
-            let reading = held::read(connection, lane::name(*lane), *after, known, holders, limit(*rows));
+        Read::Held {
+            lane,
+            after,
+            known,
+            holders,
+            limit: rows,
+        } => {
+            let reading = held::read(
+                connection,
+                lane::name(*lane),
+                *after,
+                known,
+                holders,
+                limit(*rows),
+            );
             with_timeout(TIMEOUT + GRACE, "read held events", reading).await?
         }
         Read::Followers { users, of_each } => {
@@ -156,5 +215,11 @@ async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, Ses
     };
     let took = began.elapsed();
     histogram!("outbox_read_seconds").record(took);
-    Ok(ReadDone { read, events, snapshot, idle, took })
+    Ok(ReadDone {
+        read,
+        events,
+        snapshot,
+        idle,
+        took,
+    })
 }

@@ -1,6 +1,7 @@
-//! Where to read the outbox. A row gets its position when it is written, but becomes visible when its transaction commits, so rows can
-//! appear before positions already read. Only transactions running at that read can write such rows. A snapshot tells which of them
-//! have ended; a clock cannot, because a commit may take longer than any constant.
+//! Where to read the outbox. A row gets its position when it is written, but becomes visible when
+//! its transaction commits, so rows can appear before positions already read. Only transactions
+//! running at that read can write such rows. A snapshot tells which of them have ended; a clock
+//! cannot, because a commit may take longer than any constant.
 //! <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT>
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,18 +12,21 @@ use tokio::time::Instant;
 
 use crate::repository::outbox::{ReadFrom, Snapshot};
 
-/// Whole-table reads take at most one part in this many of the time: they scan all dead rows that vacuum cannot remove yet.
+/// Whole-table reads take at most one part in this many of the time: they scan all dead rows that
+/// vacuum cannot remove yet.
 const WHOLE_READS: u32 = 1_000;
-/// One that takes less is taken for long only if the one before was, too: a machine that stalls makes any read look long.
+/// One that takes less is taken for long only if the one before was, too: a machine that stalls
+/// makes any read look long.
 const SURELY_LONG: Duration = Duration::from_secs(1);
-/// After a crash, PostgreSQL may have lost deletions from within this time, which is more than three times `wal_writer_delay`.
+/// After a crash, PostgreSQL may have lost deletions from within this time, which is more than
+/// three times `wal_writer_delay`.
 /// <https://www.postgresql.org/docs/current/wal-async-commit.html>
 const FORGOTTEN: Duration = Duration::from_secs(2);
 
 /// Transactions that have run for so long are looked at, so often: their rows may be far behind.
 const LONG: Duration = Duration::from_secs(10);
-/// Most transactions to remember. Elsewhere in the cluster, one with many savepoints may have used up any number of transaction ids
-/// since something was last committed.
+/// Most transactions to remember. Elsewhere in the cluster, one with many savepoints may have used
+/// up any number of transaction ids since something was last committed.
 const MOST_RUNNING: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -53,7 +57,8 @@ struct WholeRead {
 
 #[derive(Debug)]
 struct Running {
-    /// Its rows are after this position, the watermark of some time before it drew one: a transaction gets its number first.
+    /// Its rows are after this position, the watermark of some time before it drew one: a
+    /// transaction gets its number first.
     start: i64,
     /// Since when that is known.
     since: Instant,
@@ -63,18 +68,31 @@ impl Watermark {
     /// Forgets everything if the server is another one, or has restarted.
     pub fn begin_on(&mut self, server: DateTime<Utc>) {
         if self.server != Some(server) {
-            *self = Self { server: Some(server), ..Self::default() };
+            *self = Self {
+                server: Some(server),
+                ..Self::default()
+            };
         }
     }
 
-    /// Where new rows are: after the watermark, or further back where an earlier transaction has ended.
+    /// Where new rows are: after the watermark, or further back where an earlier transaction has
+    /// ended.
     pub fn start(&self) -> ReadFrom {
-        let (running, starts) = self.running.iter().map(|(number, it)| (*number, it.start)).unzip();
-        ReadFrom { after: self.position, running, starts }
+        let (running, starts) = self
+            .running
+            .iter()
+            .map(|(number, it)| (*number, it.start))
+            .unzip();
+        ReadFrom {
+            after: self.position,
+            running,
+            starts,
+        }
     }
 
-    /// Transactions of which to ask whether they have written to the outbox, before the next read. An hour of dead rows, which vacuum
-    /// cannot remove while they run, may lie between where they began and the new ones.
+    /// Transactions of which to ask whether they have written to the outbox, before the next read.
+    /// An hour of dead rows, which vacuum cannot remove while they run, may lie between where they
+    /// began and the new ones.
     pub fn long_running(&mut self, now: Instant) -> Vec<i64> {
         if self.looked_at.is_some_and(|at| now - at < LONG) {
             return Vec::new();
@@ -87,14 +105,16 @@ impl Watermark {
         long
     }
 
-    /// Whether to read the whole table: at the start, and from time to time. Rows written by hand may have drawn their
-    /// positions before their transaction had a number.
+    /// Whether to read the whole table: at the start, and from time to time. Rows written by hand
+    /// may have drawn their positions before their transaction had a number.
     pub fn whole_read_is_due(&self, now: Instant) -> bool {
-        self.whole_read.as_ref().is_none_or(|read| !self.is_slow && now - read.began >= read.cost * WHOLE_READS)
+        self.whole_read
+            .as_ref()
+            .is_none_or(|read| !self.is_slow && now - read.began >= read.cost * WHOLE_READS)
     }
 
-    /// Whether the next read may take long: it is the first, or the last one timed out, or a transaction that wrote long ago may have
-    /// ended.
+    /// Whether the next read may take long: it is the first, or the last one timed out, or a
+    /// transaction that wrote long ago may have ended.
     pub fn needs_patience(&self, now: Instant) -> bool {
         let mut running = self.running.values();
         self.is_slow || self.whole_read.is_none() || running.any(|it| now - it.since >= 2 * LONG)
@@ -112,18 +132,31 @@ impl Watermark {
     }
 
     pub fn note_whole_read(&mut self, began: Instant, took: Duration) {
-        let before = self.whole_read.as_ref().map_or(Duration::ZERO, |read| read.took);
-        let cost = if took < SURELY_LONG { took.min(before) } else { took };
+        let before = self
+            .whole_read
+            .as_ref()
+            .map_or(Duration::ZERO, |read| read.took);
+        let cost = if took < SURELY_LONG {
+            took.min(before)
+        } else {
+            took
+        };
         self.whole_read = Some(WholeRead { began, took, cost });
     }
 
     /// The lowest position from which [`Self::start`] may read.
     pub fn lowest_start(&self) -> i64 {
-        self.running.values().map(|it| it.start).chain([self.position]).min().unwrap_or_default()
+        self.running
+            .values()
+            .map(|it| it.start)
+            .chain([self.position])
+            .min()
+            .unwrap_or_default()
     }
 
-    /// Records what a read saw, up to its `last` row; `cut` if there were more, `whole` if it began at the first row. Before it, the
-    /// `idle` of the transactions that run for long had written nothing to the outbox.
+    /// Records what a read saw, up to its `last` row; `cut` if there were more, `whole` if it began
+    /// at the first row. Before it, the `idle` of the transactions that run for long had written
+    /// nothing to the outbox.
     pub fn note_read(
         &mut self,
         now: Instant,
@@ -136,13 +169,20 @@ impl Watermark {
         let mut position = self.position;
         self.is_slow = false;
         // One that has ended since may have written after all, and this read began where it did.
-        self.running.retain(|number, _| snapshot.is_running(*number));
+        self.running
+            .retain(|number, _| snapshot.is_running(*number));
         for number in idle {
-            self.running.entry(*number).and_modify(|it| *it = Running { start: position, since: now });
+            self.running.entry(*number).and_modify(|it| {
+                *it = Running {
+                    start: position,
+                    since: now,
+                }
+            });
         }
         let Some(last) = last else { return };
         if snapshot.all_running().nth(MOST_RUNNING).is_some() {
-            // The next read begins no later than where this one ended; what it reads again is known.
+            // The next read begins no later than where this one ended; what it reads again is
+            // known.
             self.position = position.min(last);
             return;
         }
@@ -151,11 +191,19 @@ impl Watermark {
             position = 0;
             self.running.clear();
         }
-        // New transactions have drawn no position before the watermark, which moves with each row that is read.
+        // New transactions have drawn no position before the watermark, which moves with each row
+        // that is read.
         for number in snapshot.all_running() {
-            self.running.entry(number).or_insert(Running { start: position, since: now });
+            self.running.entry(number).or_insert(Running {
+                start: position,
+                since: now,
+            });
         }
-        self.position = if cut || whole { last } else { position.max(last) };
+        self.position = if cut || whole {
+            last
+        } else {
+            position.max(last)
+        };
     }
 
     /// Records that rows were removed, from this position on.
@@ -167,7 +215,11 @@ impl Watermark {
     /// The session is over: rows after `settled`, and those removed recently, must be read again.
     pub fn rewind(&mut self, settled: Option<i64>) {
         let removed = self.removed.drain(..).map(|(_, lowest)| lowest - 1);
-        self.position = removed.chain(settled).chain([self.position]).min().unwrap_or_default();
+        self.position = removed
+            .chain(settled)
+            .chain([self.position])
+            .min()
+            .unwrap_or_default();
     }
 }
 
@@ -224,14 +276,28 @@ mod tests {
     impl Table {
         fn read(&mut self, watermark: &mut Watermark, limit: usize) {
             let next = self.last_ended + 1;
-            let running = self.running.iter().map(|(number, _)| *number).filter(|number| *number < next).collect();
-            let mut snapshot = Snapshot { next, running, given_later: None };
+            let running = self
+                .running
+                .iter()
+                .map(|(number, _)| *number)
+                .filter(|number| *number < next)
+                .collect();
+            let mut snapshot = Snapshot {
+                next,
+                running,
+                given_later: None,
+            };
             let from = watermark.start();
             let starts = from.running.iter().zip(&from.starts);
-            let ended = starts.filter(|(number, _)| !snapshot.is_running(**number)).map(|(_, start)| *start);
+            let ended = starts
+                .filter(|(number, _)| !snapshot.is_running(**number))
+                .map(|(_, start)| *start);
             let start = ended.chain([from.after]).min().unwrap();
             assert!(start >= watermark.lowest_start());
-            let rows = self.visible.range(start + 1..).filter(|position| !self.read.contains(position));
+            let rows = self
+                .visible
+                .range(start + 1..)
+                .filter(|position| !self.read.contains(position));
             let rows: Vec<i64> = rows.take(limit).copied().collect();
             let is_cut = rows.len() == limit;
             if !rows.is_empty() {
@@ -239,17 +305,37 @@ mod tests {
                 (snapshot.given_later, self.last_ended) = (Some(self.numbers), self.numbers);
             }
             let idle = mem::take(&mut self.idle);
-            watermark.note_read(Instant::now(), &idle, &snapshot, rows.last().copied(), is_cut, false);
+            watermark.note_read(
+                Instant::now(),
+                &idle,
+                &snapshot,
+                rows.last().copied(),
+                is_cut,
+                false,
+            );
             self.read.extend(&rows);
             // Whoever is published now has nothing before it that is not.
-            let up_to = if is_cut { *rows.last().unwrap() } else { i64::MAX };
-            assert!(self.visible.range(..=up_to).all(|position| self.read.contains(position)), "a row is passed over");
+            let up_to = if is_cut {
+                *rows.last().unwrap()
+            } else {
+                i64::MAX
+            };
+            assert!(
+                self.visible
+                    .range(..=up_to)
+                    .all(|position| self.read.contains(position)),
+                "a row is passed over"
+            );
         }
     }
 
     #[test]
     fn what_was_removed_of_late_is_read_again_by_the_next_session() {
-        let (mut watermark, now) = (Watermark { position: 100, ..Watermark::default() }, Instant::now());
+        let mut watermark = Watermark {
+            position: 100,
+            ..Watermark::default()
+        };
+        let now = Instant::now();
         watermark.note_removed(now, 10);
         watermark.note_removed(now + FORGOTTEN, 60);
         watermark.note_removed(now + FORGOTTEN, 50);
@@ -259,8 +345,13 @@ mod tests {
 
     #[test]
     fn a_read_of_the_whole_table_finds_a_sequence_that_was_set_back() {
-        let (mut watermark, now) = (Watermark::default(), Instant::now());
-        let seen = |running: &[i64]| Snapshot { next: 100, running: running.to_vec(), given_later: Some(100) };
+        let mut watermark = Watermark::default();
+        let now = Instant::now();
+        let seen = |running: &[i64]| Snapshot {
+            next: 100,
+            running: running.to_vec(),
+            given_later: Some(100),
+        };
         watermark.note_read(now, &[], &seen(&[]), Some(1_000), false, false);
         watermark.note_read(now, &[], &seen(&[7]), Some(5), false, true);
         assert_eq!((watermark.position, watermark.lowest_start()), (5, 0));
@@ -270,41 +361,79 @@ mod tests {
 
     #[test]
     fn a_range_of_transactions_that_is_too_large_to_remember_is_read_again() {
-        let (mut watermark, now) = (Watermark::default(), Instant::now());
-        let seen = |next, given_later| Snapshot { next, running: Vec::new(), given_later: Some(given_later) };
+        let mut watermark = Watermark::default();
+        let now = Instant::now();
+        let seen = |next, given_later| Snapshot {
+            next,
+            running: Vec::new(),
+            given_later: Some(given_later),
+        };
         watermark.note_read(now, &[], &seen(100, 101), Some(10), false, false);
         watermark.note_read(now, &[], &seen(1_000, 9_000_000), Some(20), false, false);
         assert_eq!((watermark.position, watermark.running.len()), (10, 0));
-        watermark.note_read(now, &[], &seen(9_000_001, 9_000_002), Some(30), false, false);
+        watermark.note_read(
+            now,
+            &[],
+            &seen(9_000_001, 9_000_002),
+            Some(30),
+            false,
+            false,
+        );
         assert_eq!(watermark.position, 30);
         // It began further back, where a transaction had ended, and did not get to the end.
-        watermark.note_read(now, &[], &seen(9_000_010, 19_000_000), Some(15), true, false);
+        watermark.note_read(
+            now,
+            &[],
+            &seen(9_000_010, 19_000_000),
+            Some(15),
+            true,
+            false,
+        );
         assert_eq!(watermark.position, 15);
     }
 
     #[test]
-    fn a_transaction_that_runs_for_long_is_looked_at_and_read_from_where_it_was_known_to_have_written_nothing() {
-        let (mut watermark, now) = (Watermark::default(), Instant::now());
-        let seen = |given_later| Snapshot { next: 10, running: vec![7], given_later: Some(given_later) };
+    fn a_transaction_that_runs_for_long_is_looked_at_and_read_from_where_it_was_known_to_have_written_nothing()
+     {
+        let mut watermark = Watermark::default();
+        let now = Instant::now();
+        let seen = |given_later| Snapshot {
+            next: 10,
+            running: vec![7],
+            given_later: Some(given_later),
+        };
         watermark.note_whole_read(now, LONG);
         watermark.note_read(now, &[], &seen(11), Some(100), false, false);
         assert_eq!(watermark.long_running(now), [] as [i64; 0]);
         let later = now + LONG;
         assert_eq!(watermark.long_running(later), [7, 10]);
-        assert_eq!(watermark.long_running(later), [] as [i64; 0], "not at once again");
+        assert_eq!(
+            watermark.long_running(later),
+            [] as [i64; 0],
+            "not at once again"
+        );
         watermark.note_read(later, &[7], &seen(12), Some(200), false, false);
-        assert_eq!((watermark.running[&7].start, watermark.running[&10].start), (100, 0));
+        assert_eq!(
+            (watermark.running[&7].start, watermark.running[&10].start),
+            (100, 0)
+        );
         assert!(watermark.needs_patience(later + LONG));
     }
 
     #[test]
     fn a_stall_during_one_read_of_the_whole_table_does_not_put_off_the_next() {
-        let (mut watermark, now) = (Watermark::default(), Instant::now());
+        let mut watermark = Watermark::default();
+        let now = Instant::now();
         let ms = Duration::from_millis;
-        let pause =
-            |watermark: &Watermark| (0..1_000_001).find(|&ms_later| watermark.whole_read_is_due(now + ms(ms_later)));
+        let pause = |watermark: &Watermark| {
+            (0..1_000_001).find(|&ms_later| watermark.whole_read_is_due(now + ms(ms_later)))
+        };
         watermark.note_whole_read(now, ms(300));
-        assert_eq!(pause(&watermark), Some(0), "the first may have been held up");
+        assert_eq!(
+            pause(&watermark),
+            Some(0),
+            "the first may have been held up"
+        );
         watermark.note_whole_read(now, ms(2));
         assert_eq!(pause(&watermark), Some(2_000));
         watermark.note_whole_read(now, ms(300));
@@ -318,8 +447,13 @@ mod tests {
 
     #[test]
     fn the_read_after_one_that_did_not_end_is_given_time() {
-        let (mut watermark, now) = (Watermark::default(), Instant::now());
-        let nothing = Snapshot { next: 1, running: Vec::new(), given_later: None };
+        let mut watermark = Watermark::default();
+        let now = Instant::now();
+        let nothing = Snapshot {
+            next: 1,
+            running: Vec::new(),
+            given_later: None,
+        };
         assert!(watermark.whole_read_is_due(now) && watermark.needs_patience(now));
         watermark.note_whole_read(now, Duration::ZERO);
         watermark.note_read(now, &[], &nothing, None, false, true);
@@ -331,7 +465,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_row_is_passed_over_whatever_is_committed_when(actions in prop::collection::vec(action(), 0..200)) {
-            let (mut table, mut watermark) = (Table::default(), Watermark::default());
+            let mut table = Table::default();
+            let mut watermark = Watermark::default();
             for action in actions {
                 match action {
                     Action::Begin => {

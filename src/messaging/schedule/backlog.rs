@@ -1,11 +1,12 @@
-//! The events that wait: each user's in order, as many as memory has room for. The rest are held in a table of their own, where nobody
-//! walks over them to read new ones.
+//! The events that wait: each user's in order, as many as memory has room for. The rest are held in
+//! a table of their own, where nobody walks over them to read new ones.
 //!
-//! So that none is turned, later events of a user follow those that are held, and a held event comes into memory when no earlier one of
-//! its user is held, or with the one before it; and not before all has been read that the last session had in memory.
+//! So that none is turned, later events of a user follow those that are held, and a held event
+//! comes into memory when no earlier one of its user is held, or with the one before it; and not
+//! before all has been read that the last session had in memory.
 //!
-//! So that none is forgotten, of each user's held events the first is always after `held_after` of its lane, or its user is in memory, or
-//! among the followers.
+//! So that none is forgotten, of each user's held events the first is always after `held_after` of
+//! its lane, or its user is in memory, or among the followers.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::mem;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use super::lane::{LANES, Lane, lane};
 use crate::domain::event::OutboxEvent;
 
-/// Most events in memory of one user, so that one who is changed faster than events are confirmed takes no memory from others.
+/// Most events in memory of one user, so that one who is changed faster than events are confirmed
+/// takes no memory from others.
 const MOST_OF_A_USER: usize = if cfg!(test) { 6 } else { 64 };
 /// Most users, and about as many events, in one read of followers.
 const MOST_FOLLOWERS: usize = 500;
@@ -91,8 +93,15 @@ impl Backlog {
         self.is_caught_up = true;
     }
 
-    /// Takes events of a lane that [`Self::wanted`] asked for; there may be more after this position.
-    pub fn add_held(&mut self, of: usize, events: Vec<OutboxEvent>, after: Option<i64>, lanes: &mut [Lane; LANES]) {
+    /// Takes events of a lane that [`Self::wanted`] asked for; there may be more after this
+    /// position.
+    pub fn add_held(
+        &mut self,
+        of: usize,
+        events: Vec<OutboxEvent>,
+        after: Option<i64>,
+        lanes: &mut [Lane; LANES],
+    ) {
         self.last_read = of;
         self.held_after[of] = after;
         for event in events.into_iter().filter(|event| !event.is_behind) {
@@ -156,7 +165,9 @@ impl Backlog {
         if self.known.remove(&event.seq).is_none() {
             return;
         }
-        let Some(user) = self.users.get_mut(&event.user_id) else { return };
+        let Some(user) = self.users.get_mut(&event.user_id) else {
+            return;
+        };
         self.buffered[lane(&event.event_type)] -= user.events.len();
         user.events.pop_front();
         user.is_rejected = false;
@@ -164,15 +175,26 @@ impl Backlog {
             let lane = lane(&next.event_type);
             self.buffered[lane] += user.events.len();
             lanes[lane].push(next.seq);
-        } else if self.users.remove(&event.user_id).is_some_and(|user| user.has_held) {
+        } else if self
+            .users
+            .remove(&event.user_id)
+            .is_some_and(|user| user.has_held)
+        {
             self.follow(event.user_id);
         }
     }
 
-    /// An event was rejected. What follows it has its user's next events held: in memory they would leave no room for those that pass.
+    /// An event was rejected. What follows it has its user's next events held: in memory they would
+    /// leave no room for those that pass.
     pub fn reject(&mut self, event: &OutboxEvent) {
-        let Some(user) = self.users.get_mut(&event.user_id) else { return };
-        if user.events.front().is_none_or(|first| first.seq != event.seq) {
+        let Some(user) = self.users.get_mut(&event.user_id) else {
+            return;
+        };
+        if user
+            .events
+            .front()
+            .is_none_or(|first| first.seq != event.seq)
+        {
             return;
         }
         user.is_rejected = true;
@@ -200,7 +222,12 @@ impl Backlog {
             return None;
         }
         self.followers.retain(|user| !self.users.contains_key(user));
-        let users: Vec<i64> = self.followers.iter().copied().take(MOST_FOLLOWERS).collect();
+        let users: Vec<i64> = self
+            .followers
+            .iter()
+            .copied()
+            .take(MOST_FOLLOWERS)
+            .collect();
         for user in &users {
             self.followers.remove(user);
         }
@@ -210,8 +237,16 @@ impl Backlog {
 
     /// A lane whose held events may be read now, the position after which they are, and how many.
     pub fn wanted(&self, lanes: &[Lane; LANES]) -> Option<(usize, i64, usize)> {
-        let wanted = |lane: usize| Some((lane, self.held_after[lane]?, lanes[lane].held_room(self.buffered[lane])));
-        let in_turn = (1..=LANES).map(|n| (self.last_read + n) % LANES).filter(|_| self.is_caught_up);
+        let wanted = |lane: usize| {
+            Some((
+                lane,
+                self.held_after[lane]?,
+                lanes[lane].held_room(self.buffered[lane]),
+            ))
+        };
+        let in_turn = (1..=LANES)
+            .map(|n| (self.last_read + n) % LANES)
+            .filter(|_| self.is_caught_up);
         in_turn.filter_map(wanted).find(|(.., room)| *room > 0)
     }
 
@@ -223,11 +258,16 @@ impl Backlog {
 
     /// Users of whom others may be held than those in memory.
     pub fn holders(&self) -> Vec<i64> {
-        let in_memory = self.users.iter().filter(|(_, user)| user.has_held).map(|(user, _)| *user);
+        let in_memory = self
+            .users
+            .iter()
+            .filter(|(_, user)| user.has_held)
+            .map(|(user, _)| *user);
         in_memory.chain(self.followers.iter().copied()).collect()
     }
 
-    /// All held events are looked through again: somebody may have deleted some by hand, behind which others wait.
+    /// All held events are looked through again: somebody may have deleted some by hand, behind
+    /// which others wait.
     pub const fn sweep(&mut self) {
         self.held_after = [Some(0); LANES];
     }
@@ -259,18 +299,31 @@ impl Backlog {
     /// The oldest event, if it is in memory.
     pub fn oldest(&self) -> Option<&OutboxEvent> {
         let position = *self.known.first_key_value()?.0;
-        let is_oldest = self.held_after.iter().flatten().all(|after| *after >= position);
+        let is_oldest = self
+            .held_after
+            .iter()
+            .flatten()
+            .all(|after| *after >= position);
         self.event(position).filter(|_| is_oldest).map(Arc::as_ref)
     }
 
     /// The positions in memory after `position`, in order.
     pub fn known_after(&self, position: i64) -> Vec<i64> {
-        self.known.range(position + 1..).map(|(position, _)| *position).collect()
+        self.known
+            .range(position + 1..)
+            .map(|(position, _)| *position)
+            .collect()
     }
 
     /// What was read up to this position is done, or held; `None` if all is.
     pub fn settled(&self) -> Option<i64> {
-        self.known.keys().next().into_iter().chain(&self.to_hold).min().map(|position| position - 1)
+        self.known
+            .keys()
+            .next()
+            .into_iter()
+            .chain(&self.to_hold)
+            .min()
+            .map(|position| position - 1)
     }
 
     /// Nothing waits.

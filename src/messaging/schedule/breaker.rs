@@ -20,11 +20,13 @@ use crate::backoff::Backoff;
 
 /// Most events of a type in flight.
 pub const WINDOW: usize = if cfg!(test) { 16 } else { 2_000 };
-/// This many rejections without a confirm in between open the breaker. Fewer say that one queue of several is full.
+/// This many rejections without a confirm in between open the breaker. Fewer say that one queue of
+/// several is full.
 const IN_A_ROW: usize = if cfg!(test) { 4 } else { 8 };
 /// A queue that confirms later than this gets less at a time.
 const SLOW: Duration = Duration::from_secs(2);
-/// Events that must pass alone after one closed its channel, because others of its type may do the same.
+/// Events that must pass alone after one closed its channel, because others of its type may do the
+/// same.
 const AFTER_A_FAILURE: u32 = 16;
 
 #[derive(Debug)]
@@ -87,7 +89,8 @@ impl Breaker {
         self.not_before.is_none_or(|at| at <= now)
     }
 
-    /// An event was confirmed, so long after it was published. While probing, only that of a probe counts.
+    /// An event was confirmed, so long after it was published. While probing, only that of a probe
+    /// counts.
     pub fn pass(&mut self, latency: Duration) {
         self.rejected_in_a_row = 0;
         self.not_before = None;
@@ -109,7 +112,8 @@ impl Breaker {
         }
     }
 
-    /// An event among others was rejected. Returns whether that opens the breaker; a burst does so once.
+    /// An event among others was rejected. Returns whether that opens the breaker; a burst does so
+    /// once.
     pub fn reject(&mut self, now: Instant) -> bool {
         self.rejected_in_a_row += 1;
         let opens = !self.is_probing() && self.rejected_in_a_row >= IN_A_ROW.min(self.window());
@@ -145,7 +149,11 @@ impl Breaker {
     }
 
     fn probe(&mut self, at_least: u32) {
-        let left = if let State::Probing(left) = self.state { left } else { 1 };
+        let left = if let State::Probing(left) = self.state {
+            left
+        } else {
+            1
+        };
         self.state = State::Probing(left.max(at_least));
         self.is_troubled = true;
     }

@@ -1,5 +1,6 @@
-//! The events of one type: which may go next, and which are in flight. Every lane has a connection of its own, so that one queue's
-//! refusals, silence, slowness and flow control hold up no other type.
+//! The events of one type: which may go next, and which are in flight. Every lane has a connection
+//! of its own, so that one queue's refusals, silence, slowness and flow control hold up no other
+//! type.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -15,14 +16,16 @@ pub const LANES: usize = EventType::ALL.len() + 1;
 pub const OTHERS: usize = LANES - 1;
 /// Most events in memory of all healthy lanes together. The largest event takes about 3 kB.
 pub const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
-/// Most events in memory of one lane in trouble, besides those that were rejected. The rest are held.
+/// Most events in memory of one lane in trouble, besides those that were rejected. The rest are
+/// held.
 const CAPACITY_IN_TROUBLE: usize = if cfg!(test) { 4 } else { 1_000 };
 /// Most rejected events in memory of one lane.
 const MOST_REJECTED: usize = if cfg!(test) { 32 } else { 4_000 };
 /// How many times an event must close its channel, alone on it, before it is quarantined.
 const FAILURES: u32 = 3;
-/// An event without an answer for this long is taken for rejected; longer, up to the second, where answers come late.
+/// An event without an answer for this long is taken for rejected.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where answers come late, it is longer, up to this.
 const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// Most of them on one channel; each takes about 0.8 kB until that closes.
 const MOST_UNANSWERED: usize = 1_000;
@@ -95,7 +98,8 @@ pub struct Lane {
     channel_begins: u64,
     /// Publishes on this channel that got no answer in time.
     unanswered: usize,
-    /// It took so much memory, and so slowly gave it back, that no new rows could be read for others. Until its held events are read.
+    /// It took so much memory, and so slowly gave it back, that no new rows could be read for
+    /// others. Until its held events are read.
     is_crowded: bool,
     /// The AMQP reply code for which events of this type were quarantined.
     quarantining: Option<u16>,
@@ -103,12 +107,17 @@ pub struct Lane {
 
 /// The lane of a type.
 pub fn lane(event_type: &str) -> usize {
-    EventType::ALL.iter().position(|known| known.as_str() == event_type).unwrap_or(OTHERS)
+    EventType::ALL
+        .iter()
+        .position(|known| known.as_str() == event_type)
+        .unwrap_or(OTHERS)
 }
 
 /// The name of a lane, as held events have it.
 pub fn name(lane: usize) -> &'static str {
-    EventType::ALL.get(lane).map_or("others", |event_type| event_type.as_str())
+    EventType::ALL
+        .get(lane)
+        .map_or("others", |event_type| event_type.as_str())
 }
 
 impl Lane {
@@ -130,7 +139,8 @@ impl Lane {
     pub fn held_room(&self, buffered: usize) -> usize {
         let room = self.capacity().saturating_sub(buffered);
         // A lane that probes needs something to try that was not rejected.
-        let is_enough = self.ready.is_empty() || !self.breaker.is_probing() && room >= CAPACITY_IN_TROUBLE / 2;
+        let is_enough =
+            self.ready.is_empty() || !self.breaker.is_probing() && room >= CAPACITY_IN_TROUBLE / 2;
         if is_enough { room } else { 0 }
     }
 
@@ -161,7 +171,8 @@ impl Lane {
         self.unanswered = 0;
     }
 
-    /// RabbitMQ remembers for a while what a channel may do, so only a new one shows what is allowed now.
+    /// RabbitMQ remembers for a while what a channel may do, so only a new one shows what is
+    /// allowed now.
     pub const fn doubt(&mut self) {
         self.needs_channel = true;
     }
@@ -202,8 +213,16 @@ impl Lane {
         if self.needs_channel {
             None
         } else if self.breaker.is_probing() {
-            let failed = |rests| self.failed.iter().find(|(_, it)| it.rests(evidence) == rests).map(|(at, _)| *at);
-            let next = failed(false).or(ready).or(rejected).or_else(|| failed(true))?;
+            let failed = |rests| {
+                self.failed
+                    .iter()
+                    .find(|(_, it)| it.rests(evidence) == rests)
+                    .map(|(at, _)| *at)
+            };
+            let next = failed(false)
+                .or(ready)
+                .or(rejected)
+                .or_else(|| failed(true))?;
             (self.probe.is_none() && self.breaker.is_due(now)).then_some((next, Attempt::Probe))
         } else if self.in_flight.len() >= self.breaker.window() {
             None
@@ -227,7 +246,14 @@ impl Lane {
             Attempt::Retry => self.retrying += 1,
             Attempt::Probe => self.probe = Some(number),
         }
-        self.in_flight.insert(number, InFlight { position, attempt, began: now });
+        self.in_flight.insert(
+            number,
+            InFlight {
+                position,
+                attempt,
+                began: now,
+            },
+        );
     }
 
     /// How it went; `None` if it was given up before.
@@ -240,7 +266,14 @@ impl Lane {
 
     /// Returns whether it was in flight.
     pub fn confirm(&mut self, number: u64, now: Instant) -> bool {
-        let Some(InFlight { position, attempt, began }) = self.end(number) else { return false };
+        let Some(InFlight {
+            position,
+            attempt,
+            began,
+        }) = self.end(number)
+        else {
+            return false;
+        };
         self.latency = now - began;
         self.failed.remove(&position);
         match attempt {
@@ -258,9 +291,14 @@ impl Lane {
 
     /// Rejected, or without an answer.
     pub fn reject(&mut self, number: u64, now: Instant) {
-        let Some(InFlight { position, attempt, .. }) = self.end(number) else { return };
-        // Also on a channel that was open when a cluster lost a node, publishes may be rejected for ever, though the queue has a new
-        // leader (seen with RabbitMQ 3.10).
+        let Some(InFlight {
+            position, attempt, ..
+        }) = self.end(number)
+        else {
+            return;
+        };
+        // Also on a channel that was open when a cluster lost a node, publishes may be rejected for
+        // ever, though the queue has a new leader (seen with RabbitMQ 3.10).
         match attempt {
             Attempt::Usual => self.needs_channel |= self.breaker.reject(now),
             Attempt::Retry => self.retries.open(now),
@@ -273,7 +311,8 @@ impl Lane {
         self.rejected.push_back(position);
     }
 
-    /// The connection was lost while it was in flight, or its channel closed, for no reason that a message could give.
+    /// The connection was lost while it was in flight, or its channel closed, for no reason that a
+    /// message could give.
     pub fn lose(&mut self, number: u64, now: Instant) {
         self.needs_channel = true;
         if self.probe == Some(number) {
@@ -284,16 +323,28 @@ impl Lane {
         }
     }
 
-    /// The broker closed the channel while it was in flight. `evidence` is that of all lanes; `others_pass` says whether there was any
-    /// lately.
-    pub fn close(&mut self, number: u64, code: u16, evidence: u64, others_pass: bool, now: Instant) -> Closed {
+    /// The broker closed the channel while it was in flight. `evidence` is that of all lanes;
+    /// `others_pass` says whether there was any lately.
+    pub fn close(
+        &mut self,
+        number: u64,
+        code: u16,
+        evidence: u64,
+        others_pass: bool,
+        now: Instant,
+    ) -> Closed {
         if self.probe != Some(number) {
             self.lose(number, now);
             return Closed::Waits;
         }
-        let Some(InFlight { position, .. }) = self.end(number) else { return Closed::Waits };
+        let Some(InFlight { position, .. }) = self.end(number) else {
+            return Closed::Waits;
+        };
         self.needs_channel = true;
-        let failed = self.failed.entry(position).or_insert(Failed { times: 0, evidence });
+        let failed = self
+            .failed
+            .entry(position)
+            .or_insert(Failed { times: 0, evidence });
         failed.times += 1;
         let is_first = failed.times == 1;
         let is_known = self.quarantining == Some(code) && others_pass;
@@ -304,11 +355,15 @@ impl Lane {
             return Closed::Quarantine;
         }
         self.breaker.fail(now);
-        if is_first { Closed::Suspect } else { Closed::Waits }
+        if is_first {
+            Closed::Suspect
+        } else {
+            Closed::Waits
+        }
     }
 
-    /// Gives up publishes that have waited too long for an answer. Time until `blocked_at`, when the broker last blocked us, does not
-    /// count. Returns their positions.
+    /// Gives up publishes that have waited too long for an answer. Time until `blocked_at`, when
+    /// the broker last blocked us, does not count. Returns their positions.
     pub fn give_up(&mut self, now: Instant, blocked_at: Instant) -> Vec<i64> {
         let limit = (self.latency * PATIENCE).clamp(ANSWER_TIMEOUT, LONGEST_ANSWER_TIMEOUT);
         let mut given_up = Vec::new();

@@ -1,8 +1,9 @@
-//! What to publish next. Pure: rows and answers come in, events go out, and the caller supplies the time.
+//! What to publish next. Pure: rows and answers come in, events go out, and the caller supplies the
+//! time.
 //!
-//! A user has one event in flight, so no rejection and no lost channel can reorder a user's events. Queues are bound by type, so each
-//! type has a [`lane`]: a full or forbidden queue stops one type and the others pass it. Each lane has a [`breaker`]. The [`backlog`] is
-//! what waits.
+//! A user has one event in flight, so no rejection and no lost channel can reorder a user's events.
+//! Queues are bound by type, so each type has a [`lane`]: a full or forbidden queue stops one type
+//! and the others pass it. Each lane has a [`breaker`]. The [`backlog`] is what waits.
 
 pub mod backlog;
 pub mod breaker;
@@ -48,7 +49,8 @@ pub enum Outcome {
 pub enum Settled {
     /// Its row can be deleted.
     Done,
-    /// Its row must be moved to quarantine. Then [`Schedule::quarantined`] lets the next event of its user go.
+    /// Its row must be moved to quarantine. Then [`Schedule::quarantined`] lets the next event of
+    /// its user go.
     Quarantined,
     /// It will be published again.
     Waits,
@@ -60,7 +62,8 @@ pub struct Schedule {
     lanes: [Lane; LANES],
     publishes: u64,
     confirmed: u64,
-    /// Confirms that show that the broker takes events, since a channel was last doubted; and when there was one.
+    /// Confirms that show that the broker takes events, since a channel was last doubted; and when
+    /// there was one.
     evidence: u64,
     evidence_at: Option<Instant>,
 }
@@ -101,7 +104,10 @@ impl Schedule {
 
     /// Makes room for new rows if a slow lane has taken all of it: from now on, its own are held.
     pub fn make_room(&mut self) {
-        if let Some(fullest) = self.healthy().max_by_key(|lane| self.backlog.buffered(*lane)) {
+        if let Some(fullest) = self
+            .healthy()
+            .max_by_key(|lane| self.backlog.buffered(*lane))
+        {
             self.lanes[fullest].limit(true);
         }
     }
@@ -113,16 +119,23 @@ impl Schedule {
     /// The next event to publish, if one may go now in a lane that is `open`: the oldest.
     pub fn next(&mut self, now: Instant, open: [bool; LANES]) -> Option<Publish> {
         let lanes = (0..LANES).filter(|lane| open[*lane]);
-        let next = lanes.filter_map(|lane| Some((lane, self.lanes[lane].next(now, self.evidence)?)));
-        let oldest = next.min_by_key(|(_, (position, attempt))| (*attempt == Attempt::Usual, *position));
+        let next =
+            lanes.filter_map(|lane| Some((lane, self.lanes[lane].next(now, self.evidence)?)));
+        let oldest =
+            next.min_by_key(|(_, (position, attempt))| (*attempt == Attempt::Usual, *position));
         let (lane, (position, attempt)) = oldest?;
         let event = self.backlog.event(position)?.clone();
         self.publishes += 1;
         self.lanes[lane].begin(self.publishes, (position, attempt), now);
-        Some(Publish { event, lane, number: self.publishes })
+        Some(Publish {
+            event,
+            lane,
+            number: self.publishes,
+        })
     }
 
-    /// Ends a publish. Ignores one that was given up before, whose event waits or is on its way again.
+    /// Ends a publish. Ignores one that was given up before, whose event waits or is on its way
+    /// again.
     pub fn settle(&mut self, publish: &Publish, outcome: Outcome, now: Instant) -> Settled {
         let others_pass = self.evidence_at.is_some_and(|at| now - at < EVIDENCE);
         let lane = &mut self.lanes[publish.lane];
@@ -142,27 +155,32 @@ impl Schedule {
                 self.backlog.reject(&publish.event);
             }
             Outcome::Lost => lane.lose(publish.number, now),
-            Outcome::ChannelClosed(code) => match lane.close(publish.number, code, self.evidence, others_pass, now) {
-                Closed::Waits => {}
-                Closed::Suspect => self.lanes.iter_mut().for_each(Lane::doubt),
-                Closed::Quarantine => return Settled::Quarantined,
-            },
+            Outcome::ChannelClosed(code) => {
+                match lane.close(publish.number, code, self.evidence, others_pass, now) {
+                    Closed::Waits => {}
+                    Closed::Suspect => self.lanes.iter_mut().for_each(Lane::doubt),
+                    Closed::Quarantine => return Settled::Quarantined,
+                }
+            }
         }
         Settled::Waits
     }
 
-    /// The event's row is in quarantine. Not earlier, or it could come after the next one of its user in another session.
+    /// The event's row is in quarantine. Not earlier, or it could come after the next one of its
+    /// user in another session.
     pub fn quarantined(&mut self, event: &OutboxEvent) {
         self.backlog.forget(event, &mut self.lanes);
         // Of an event that could not be published, and was never in memory.
         self.backlog.follow(event.user_id);
     }
 
-    /// Gives up publishes that have waited too long for an answer; their events will be published again. Time until the broker last
-    /// blocked a lane does not count. Returns how many.
+    /// Gives up publishes that have waited too long for an answer; their events will be published
+    /// again. Time until the broker last blocked a lane does not count. Returns how many.
     pub fn give_up(&mut self, now: Instant, blocked_at: &[Instant; LANES]) -> usize {
         let lanes = self.lanes.iter_mut().zip(blocked_at);
-        let given_up: Vec<i64> = lanes.flat_map(|(lane, blocked_at)| lane.give_up(now, *blocked_at)).collect();
+        let given_up: Vec<i64> = lanes
+            .flat_map(|(lane, blocked_at)| lane.give_up(now, *blocked_at))
+            .collect();
         for position in &given_up {
             if let Some(event) = self.backlog.event(*position).cloned() {
                 self.backlog.reject(&event);
@@ -192,7 +210,9 @@ impl Schedule {
 
     /// Lanes whose channel must be replaced before anything else is published there.
     pub fn lanes_without_channel(&self, now: Instant) -> Vec<usize> {
-        (0..LANES).filter(|lane| self.lanes[*lane].needs_channel(now)).collect()
+        (0..LANES)
+            .filter(|lane| self.lanes[*lane].needs_channel(now))
+            .collect()
     }
 
     pub const fn channel_is_new(&mut self, lane: usize) {

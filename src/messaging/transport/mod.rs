@@ -1,4 +1,5 @@
-//! The connection below lapin: TCP and TLS as lapin would open them, and a [`Screen`] for what comes in.
+//! The connection below lapin: TCP and TLS as lapin would open them, and a [`Screen`] for what
+//! comes in.
 
 mod screen;
 
@@ -24,9 +25,10 @@ pub use self::screen::{MARK, Mark, NO_LIMIT, Returned, mark};
 /// Bytes read from the socket at a time.
 const READ_SIZE: usize = 64 << 10;
 
-/// Opens a connection whose incoming frames are screened: bodies over `largest` bytes are left out, and the ids of messages that come
-/// back are put into `returned`. If the caller gives up first, the socket comes to its end: lapin's thread
-/// would otherwise wait for as long as a silent peer keeps it open.
+/// Opens a connection whose incoming frames are screened: bodies over `largest` bytes are left out,
+/// and the ids of messages that come back are put into `returned`. If the caller gives up first,
+/// the socket comes to its end: lapin's thread would otherwise wait for as long as a silent peer
+/// keeps it open.
 pub async fn connect(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
@@ -36,10 +38,20 @@ pub async fn connect(
 ) -> lapin::Result<Connection> {
     let abandoned = CancellationToken::new();
     let abandon = abandoned.clone().drop_guard();
-    let screening = Runtime::new(RuntimeParts::new(Tokio::current(), Screening(Tokio::current(), largest)));
+    let screening = Runtime::new(RuntimeParts::new(
+        Tokio::current(),
+        Screening(Tokio::current(), largest),
+    ));
     let open = async move |uri: AMQPUri, _runtime| {
-        let io = uri.connect_with_config_async(tls.as_ref(), &Runtime::new(Tokio::current())).await?;
-        Ok(AsyncTcpStream::Plain(Screened::new(io, largest, returned.clone(), &abandoned)))
+        let io = uri
+            .connect_with_config_async(tls.as_ref(), &Runtime::new(Tokio::current()))
+            .await?;
+        Ok(AsyncTcpStream::Plain(Screened::new(
+            io,
+            largest,
+            returned.clone(),
+            &abandoned,
+        )))
     };
     let connection = Connection::connector(uri, screening, open, properties).await?;
     // From now on, heartbeats watch the peer.
@@ -78,8 +90,20 @@ impl Screened {
 }
 
 impl AsyncRead for Screened {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Self { io, largest, screen, passed, read, incoming, abandoned } = &mut *self;
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Self {
+            io,
+            largest,
+            screen,
+            passed,
+            read,
+            incoming,
+            abandoned,
+        } = &mut *self;
         if abandoned.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(0));
         }
@@ -105,7 +129,11 @@ impl AsyncRead for Screened {
 }
 
 impl AsyncWrite for Screened {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
@@ -126,7 +154,8 @@ impl AsyncWrite for Screened {
     }
 }
 
-/// Tokio's reactor with another type of stream, which is all that lapin asks of it here: [`connect`] opens the streams.
+/// Tokio's reactor with another type of stream, which is all that lapin asks of it here:
+/// [`connect`] opens the streams.
 #[derive(Clone, Debug)]
 struct Screening(Tokio, u64);
 
@@ -149,11 +178,20 @@ impl Reactor for Screening {
         self.0.interval(period)
     }
 
-    fn tcp_connect_addr(&self, address: SocketAddr) -> impl Future<Output = io::Result<Screened>> + Send + 'static {
-        let (connecting, largest) = (self.0.tcp_connect_addr(address), self.1);
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Screened>> + Send + 'static {
+        let connecting = self.0.tcp_connect_addr(address);
+        let largest = self.1;
         async move {
             let never = CancellationToken::new();
-            Ok(Screened::new(AsyncTcpStream::Plain(connecting.await?), largest, Returned::default(), &never))
+            Ok(Screened::new(
+                AsyncTcpStream::Plain(connecting.await?),
+                largest,
+                Returned::default(),
+                &never,
+            ))
         }
     }
 }
@@ -175,14 +213,19 @@ mod tests {
     fn threads() -> usize {
         let names = fs::read_dir("/proc/self/task").unwrap().flatten();
         names
-            .filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("lapin")))
+            .filter(|task| {
+                fs::read_to_string(task.path().join("comm"))
+                    .is_ok_and(|name| name.starts_with("lapin"))
+            })
             .count()
     }
 
     #[tokio::test]
     async fn attempts_to_connect_to_a_silent_peer_leave_no_threads_and_no_sockets() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let uri: AMQPUri = format!("amqp://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let uri: AMQPUri = format!("amqp://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
         let silent = async {
             let mut sockets = Vec::new();
             loop {
@@ -191,9 +234,16 @@ mod tests {
         };
         let attempts = async {
             for _ in 0..200 {
-                let (tls, properties) = (OwnedTLSConfig::default(), ConnectionProperties::default());
-                let connecting = connect(uri.clone(), tls, properties, NO_LIMIT, Returned::default());
-                assert!(timeout(Duration::from_millis(10), connecting).await.is_err(), "nobody answers");
+                let tls = OwnedTLSConfig::default();
+                let properties = ConnectionProperties::default();
+                let connecting =
+                    connect(uri.clone(), tls, properties, NO_LIMIT, Returned::default());
+                assert!(
+                    timeout(Duration::from_millis(10), connecting)
+                        .await
+                        .is_err(),
+                    "nobody answers"
+                );
             }
             let mut tick = interval(Duration::from_millis(10));
             while threads() > 0 {
@@ -202,7 +252,8 @@ mod tests {
         };
         tokio::select! {
             _ = silent => unreachable!(),
-            ended = timeout(Duration::from_secs(30), attempts) => ended.unwrap_or_else(|_| panic!("{} threads", threads())),
+            ended = timeout(Duration::from_secs(30), attempts) => ended.unwrap_or_else(|_| panic!("{} \
+                threads", threads())),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! Between the socket and lapin: replaces what lapin's parser would not survive.
 //!
-//! RabbitMQ hands on what any publisher sent. lapin's parser recurses into nested headers until the stack of its thread is used up,
-//! which aborts the process, and ends the connection over a text that is not UTF-8. A few bytes of headers can also become many
-//! values in memory, and a body can be of any size. So the screen looks at the head of each delivered message, and passes on a
-//! harmless one in place of a head that lapin should not see: one header says why, one holds the original properties. A body over
-//! the limit is left out. Everything else passes as it came.
+//! RabbitMQ hands on what any publisher sent. lapin's parser recurses into nested headers until the
+//! stack of its thread is used up, which aborts the process, and ends the connection over a text
+//! that is not UTF-8. A few bytes of headers can also become many values in memory, and a body can
+//! be of any size. So the screen looks at the head of each delivered message, and passes on a
+//! harmless one in place of a head that lapin should not see: one header says why, one holds the
+//! original properties. A body over the limit is left out. Everything else passes as it came.
 //!
-//! It also notes which messages come back, because no queue takes them, before lapin sees the confirm: lapin attaches a return to
-//! whichever confirm it resolves next.
+//! It also notes which messages come back, because no queue takes them, before lapin sees the
+//! confirm: lapin attaches a return to whichever confirm it resolves next.
 //!
-//! Pure: bytes in, bytes out. <https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf>, sections 2.3.5 and 4.2.
+//! Pure: bytes in, bytes out. <https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf>, sections
+//! 2.3.5 and 4.2.
 
 use std::collections::{HashMap, HashSet};
 use std::str;
@@ -28,11 +30,12 @@ const PROPERTIES: &str = "x-unreadable-properties";
 /// The size of a body that was left out, in bytes.
 const BODY_SIZE: &str = "x-unreadable-body-size";
 
-/// Most levels of tables and arrays in headers, and values in all; a message that has died twenty times has four levels and 200 values.
+/// Most levels of tables and arrays in headers; a message that has died twenty times has four.
 const MAX_DEPTH: u32 = 32;
+/// Most values in headers; such a message has 200.
 const MAX_VALUES: u32 = 256;
-/// Longest property list. A longer one is not even kept: what the broker or a dead letter adds must still fit into a frame, or lapin
-/// or the broker ends the connection.
+/// Longest property list. A longer one is not even kept: what the broker or a dead letter adds must
+/// still fit into a frame, or lapin or the broker ends the connection.
 const MAX_PROPERTIES: usize = 32 << 10;
 
 /// As the largest body, in bytes.
@@ -71,12 +74,15 @@ impl Returned {
     }
 }
 
-/// Types of frames.
+/// Type of a frame with a method.
 const METHOD: u8 = 1;
+/// Type of a frame with a message's properties and its body's size.
 const HEADER: u8 = 2;
+/// Type of a frame with a part of a body.
 const BODY: u8 = 3;
-/// Type, channel and size, before the payload; and the byte behind it.
+/// Bytes of type, channel and size, before the payload.
 const FRAME_HEAD: usize = 7;
+/// Bytes behind the payload.
 const FRAME_END: usize = 1;
 /// Class, weight and body's size, before the properties and their flags.
 const HEAD_FIXED: usize = 12;
@@ -101,10 +107,14 @@ pub struct Screen {
 
 impl Screen {
     pub fn new(returned: Returned) -> Self {
-        Self { returned, ..Self::default() }
+        Self {
+            returned,
+            ..Self::default()
+        }
     }
 
-    /// Takes what has come, and appends to `out` what is passed on. Larger bodies than `limit` are left out.
+    /// Takes what has come, and appends to `out` what is passed on. Larger bodies than `limit` are
+    /// left out.
     pub fn pass(&mut self, mut bytes: &[u8], limit: u64, out: &mut Vec<u8>) {
         while !bytes.is_empty() {
             if self.rest > 0 {
@@ -135,14 +145,18 @@ impl Screen {
     fn wanted(&self) -> usize {
         match self.frame.first_chunk::<FRAME_HEAD>() {
             Some(&[HEADER, _, _, size @ ..]) if is_too_long(size) => FRAME_HEAD + HEAD_FIXED,
-            Some(&[METHOD | HEADER, _, _, size @ ..]) => FRAME_HEAD + u32::from_be_bytes(size) as usize + FRAME_END,
+            Some(&[METHOD | HEADER, _, _, size @ ..]) => {
+                FRAME_HEAD + u32::from_be_bytes(size) as usize + FRAME_END
+            }
             _ => FRAME_HEAD,
         }
     }
 
     /// Looks at the head of a frame, or at a whole one.
     fn take(&mut self, limit: u64, out: &mut Vec<u8>) {
-        let Some(&[kind, high, low, size @ ..]) = self.frame.first_chunk::<FRAME_HEAD>() else { return };
+        let Some(&[kind, high, low, size @ ..]) = self.frame.first_chunk::<FRAME_HEAD>() else {
+            return;
+        };
         let channel = u16::from_be_bytes([high, low]);
         let size = u32::from_be_bytes(size) as usize;
         match kind {
@@ -165,7 +179,10 @@ impl Screen {
             }
             HEADER => self.pass_head(channel, limit, false, out),
             _ => {
-                let left_out = self.left_out.get_mut(&channel).filter(|left| kind == BODY && **left > 0);
+                let left_out = self
+                    .left_out
+                    .get_mut(&channel)
+                    .filter(|left| kind == BODY && **left > 0);
                 self.passes = left_out.is_none();
                 if let Some(left) = left_out {
                     *left = left.saturating_sub(size as u64);
@@ -180,7 +197,8 @@ impl Screen {
         self.frame.clear();
     }
 
-    /// Passes a message's head on, or another in its place. Of one whose properties are too long, only what is before them is here.
+    /// Passes a message's head on, or another in its place. Of one whose properties are too long,
+    /// only what is before them is here.
     fn pass_head(&mut self, channel: u16, limit: u64, are_too_long: bool, out: &mut Vec<u8>) {
         let end = if are_too_long { 0 } else { FRAME_END };
         let payload = &self.frame[FRAME_HEAD..self.frame.len() - end];
@@ -254,10 +272,11 @@ fn put_text(to: &mut Vec<u8>, name: &str, kind: u8, value: &[u8]) {
     put_long(to, value);
 }
 
-/// Replaces each text of a delivery's method that is not UTF-8 by one of question marks. Returns whether there was any.
+/// Replaces each text of a delivery's method that is not UTF-8 by one of question marks. Returns
+/// whether there was any.
 fn make_readable(method: &mut [u8]) -> bool {
-    // Class 60 is basic. Before its exchange and routing key, which all three have: the consumer's tag, the delivery's, redelivered;
-    // the delivery's tag, redelivered; the reply's code and text.
+    // Class 60 is basic. Before its exchange and routing key, which all three have: the consumer's
+    // tag, the delivery's, redelivered; the delivery's tag, redelivered; the reply's code and text.
     let (texts_before, fixed): (usize, usize) = match method {
         [0, 60, 0, 60, ..] => (1, 9),
         [0, 60, 0, 71, ..] => (0, 9),
@@ -272,8 +291,12 @@ fn make_readable(method: &mut [u8]) -> bool {
     }
     place += fixed;
     for _ in 0..if is_return { 3 } else { 2 } {
-        let Some(length) = method.get(place).copied().map(usize::from) else { return replaced };
-        let Some(text) = method.get_mut(place + 1..place + 1 + length) else { return replaced };
+        let Some(length) = method.get(place).copied().map(usize::from) else {
+            return replaced;
+        };
+        let Some(text) = method.get_mut(place + 1..place + 1 + length) else {
+            return replaced;
+        };
         if str::from_utf8(text).is_err() {
             text.fill(b'?');
             replaced = true;
@@ -286,7 +309,8 @@ fn make_readable(method: &mut [u8]) -> bool {
 /// The flag of the property `headers`.
 const HEADERS_FLAG: u16 = 1 << 13;
 
-/// The types of the properties in the order of their flags, from the highest: s a text, t a table, o an octet, l eight octets.
+/// The types of the properties in the order of their flags, from the highest: s a text, t a table,
+/// o an octet, l eight octets.
 const PROPERTIES_IN_ORDER: &[u8; 14] = b"sstoosssslssss";
 /// Which of them is the message's id.
 const MESSAGE_ID: usize = 8;
@@ -299,7 +323,10 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     const fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, values_left: MAX_VALUES }
+        Self {
+            bytes,
+            values_left: MAX_VALUES,
+        }
     }
 
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
@@ -322,7 +349,8 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(length).ok()?)
     }
 
-    /// A property list with its flags, and nothing behind it. Returns the message's id, empty if it has none.
+    /// A property list with its flags, and nothing behind it. Returns the message's id, empty if it
+    /// has none.
     fn properties(mut self) -> Option<&'a str> {
         let flags = u16::from_be_bytes(*self.take(2)?.first_chunk()?);
         if flags & 0b11 != 0 {

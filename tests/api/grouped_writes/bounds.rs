@@ -8,7 +8,10 @@ async fn changes_of_a_locked_user_keep_their_order() {
     let grouped = UserWrites::grouped(&database(&world, Route::Direct));
     let mut stranger = PgConnection::connect(&world.database_url).await.unwrap();
     let mut lock = stranger.begin().await.unwrap();
-    sqlx::query("SELECT FROM users WHERE id = 2 FOR UPDATE").execute(&mut *lock).await.unwrap();
+    sqlx::query("SELECT FROM users WHERE id = 2 FOR UPDATE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     let names: Vec<_> = (1..=20).map(|number| number.to_string()).collect();
     let writes = join_all(names.iter().map(|name| grouped.write(rename(2, name))));
     let others = async {
@@ -16,9 +19,16 @@ async fn changes_of_a_locked_user_keep_their_order() {
         lock.commit().await.unwrap();
     };
     let (answers, ()) = tokio::join!(writes, others);
-    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(Option::is_some)));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.as_ref().is_ok_and(Option::is_some))
+    );
     let published = "SELECT payload->>'name' FROM outbox WHERE user_id = 2 ORDER BY seq";
-    let published: Vec<String> = sqlx::query_scalar(published).fetch_all(&world.pool).await.unwrap();
+    let published: Vec<String> = sqlx::query_scalar(published)
+        .fetch_all(&world.pool)
+        .await
+        .unwrap();
     assert_eq!(published, names);
 }
 
@@ -29,9 +39,17 @@ async fn a_locked_user_holds_nobody_up_and_is_changed_as_it_is_then() {
     for deletes in [false, true] {
         let mut stranger = PgConnection::connect(&world.database_url).await.unwrap();
         let mut lock = stranger.begin().await.unwrap();
-        let change_of_theirs = "UPDATE users SET surname = 'Чужой', version = version + 1 WHERE id = 2";
-        sqlx::query(change_of_theirs).execute(&mut *lock).await.unwrap();
-        let of_locked = Ask::Update { name: Some(7), surname: None, password: false };
+        let change_of_theirs =
+            "UPDATE users SET surname = 'Чужой', version = version + 1 WHERE id = 2";
+        sqlx::query(change_of_theirs)
+            .execute(&mut *lock)
+            .await
+            .unwrap();
+        let of_locked = Ask::Update {
+            name: Some(7),
+            surname: None,
+            password: false,
+        };
         let locked = change(2, if deletes { Ask::Delete } else { of_locked }, 0);
         let waiting = tokio::spawn({
             let grouped = grouped.clone();
@@ -39,7 +57,13 @@ async fn a_locked_user_holds_nobody_up_and_is_changed_as_it_is_then() {
         });
         // Of the same lane, and the other one.
         for user in [4, 1, 4, 3] {
-            assert!(grouped.write(rename(user, &format!("{deletes}"))).await.unwrap().is_some());
+            assert!(
+                grouped
+                    .write(rename(user, &format!("{deletes}")))
+                    .await
+                    .unwrap()
+                    .is_some()
+            );
         }
         assert!(!waiting.is_finished());
         lock.commit().await.unwrap();
@@ -56,23 +80,34 @@ async fn writes_past_the_queues_bound_are_refused_at_once_and_leave_nothing_behi
     grouped.write(rename(1, "first")).await.unwrap();
     let mut holder = PgConnection::connect(&world.database_url).await.unwrap();
     let mut lock = holder.begin().await.unwrap();
-    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     let writes: Vec<_> = (0..100)
         .map(|number| {
-            let (grouped, change) = (grouped.clone(), rename(1, &format!("{number}")));
+            let grouped = grouped.clone();
+            let change = rename(1, &format!("{number}"));
             tokio::spawn(async move { grouped.write(change).await })
         })
         .collect();
-    until("refusals", async || writes.iter().any(tokio::task::JoinHandle::is_finished)).await;
+    until("refusals", async || {
+        writes.iter().any(tokio::task::JoinHandle::is_finished)
+    })
+    .await;
     lock.rollback().await.unwrap();
-    let (mut refused, mut written) = (0, 0);
+    let mut refused = 0;
+    let mut written = 0;
     for write in writes {
         match write.await.unwrap() {
             Err(DatabaseError::Overloaded) => refused += 1,
             answer => written += usize::from(answer.unwrap().unwrap().changed),
         }
     }
-    assert!(refused > 0 && written >= CAPACITY, "{refused} refused, {written} written");
+    assert!(
+        refused > 0 && written >= CAPACITY,
+        "{refused} refused, {written} written"
+    );
     let version: i64 = world.value("SELECT version FROM users WHERE id = 1").await;
     assert_eq!(version, 2 + key(written));
 }
@@ -84,8 +119,15 @@ async fn what_waits_when_the_lanes_close_is_still_written() {
     let names: Vec<_> = (0..60).map(|number| number.to_string()).collect();
     let writes = join_all(names.iter().map(|name| grouped.write(rename(1, name))));
     let (answers, ()) = tokio::join!(writes, grouped.close());
-    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(Option::is_some)));
-    assert!(matches!(grouped.write(rename(1, "late")).await, Err(DatabaseError::Timeout)));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.as_ref().is_ok_and(Option::is_some))
+    );
+    assert!(matches!(
+        grouped.write(rename(1, "late")).await,
+        Err(DatabaseError::Timeout)
+    ));
 }
 
 #[tokio::test]
@@ -93,15 +135,31 @@ async fn updates_at_once_are_as_many_versions_and_events_in_few_statements() {
     let world = World::new().await;
     add_users(&world, 100).await;
     // Without a broker, for events to wait in the outbox.
-    let app = App::launch(&world, &[("GROUP_COMMIT", "true"), ("RABBITMQ_URL", "amqp://127.0.0.1:1")]).await;
+    let app = App::launch(
+        &world,
+        &[
+            ("GROUP_COMMIT", "true"),
+            ("RABBITMQ_URL", "amqp://127.0.0.1:1"),
+        ],
+    )
+    .await;
     app.until_ready("degraded").await;
-    let bodies: Vec<_> = (1..=100).map(|number| json!({"name": format!("Имя {number}")})).collect();
+    let bodies: Vec<_> = (1..=100)
+        .map(|number| json!({"name": format!("Имя {number}")}))
+        .collect();
     let of_one = join_all(bodies[..60].iter().map(|body| app.put("/users/1", body))).await;
     assert!(of_one.iter().all(|answer| answer.status == 200));
-    let of_many = (2..=100).map(|user| (format!("/users/{user}"), &bodies[user - 1])).collect::<Vec<_>>();
+    let of_many = (2..=100)
+        .map(|user| (format!("/users/{user}"), &bodies[user - 1]))
+        .collect::<Vec<_>>();
     let of_many = join_all(of_many.iter().map(|(path, body)| app.put(path, body))).await;
     assert!(of_many.iter().all(|answer| answer.status == 200));
-    assert_eq!(world.value::<i64>("SELECT version FROM users WHERE id = 1").await, 61);
+    assert_eq!(
+        world
+            .value::<i64>("SELECT version FROM users WHERE id = 1")
+            .await,
+        61
+    );
     assert_eq!(users_with_wrong_events(&world).await, [] as [i64; 0]);
     assert_eq!(app.metric("grouped_writes_total").await, 159);
     let statements = app.metric("write_groups_total").await;

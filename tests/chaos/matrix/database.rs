@@ -19,11 +19,18 @@ async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_se
         sleep(Duration::from_secs(2)).await;
         trial.control.signal("postgres", signal).await;
         trial.control.start("postgres").await;
-        let (began, accepted) = (Instant::now(), load.tally.accepted());
-        until("writes that succeed", async || load.tally.accepted() > accepted + 20).await;
+        let began = Instant::now();
+        let accepted = load.tally.accepted();
+        until("writes that succeed", async || {
+            load.tally.accepted() > accepted + 20
+        })
+        .await;
         let over = began.elapsed();
         until("a leader", async || trial.replica().leads().await).await;
-        eprintln!("  {signal}: writes succeed after {over:?}, events flow after {:?}", began.elapsed());
+        eprintln!(
+            "  {signal}: writes succeed after {over:?}, events flow after {:?}",
+            began.elapsed()
+        );
         assert!(over <= Duration::from_secs(1), "{over:?}");
     }
     eprintln!(
@@ -31,7 +38,11 @@ async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_se
         load.tally.refused.load(Relaxed),
         load.tally.unanswered.load(Relaxed)
     );
-    assert_eq!(load.tally.unanswered.load(Relaxed), 0, "every request is answered");
+    assert_eq!(
+        load.tally.unanswered.load(Relaxed),
+        0,
+        "every request is answered"
+    );
     trial.finish(load).await;
 }
 
@@ -46,18 +57,42 @@ async fn a_killed_session_of_postgresql_is_over_within_seconds_and_loses_nothing
             "SELECT pid FROM pg_stat_activity
              WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition} LIMIT 1"
         );
-        let pid: i32 = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&trial.world.pool).await.unwrap();
-        let mut witness = sqlx::PgConnection::connect(&trial.world.database_url).await.unwrap();
-        let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+        let pid: i32 = sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+            .fetch_one(&trial.world.pool)
+            .await
+            .unwrap();
+        let mut witness = sqlx::PgConnection::connect(&trial.world.database_url)
+            .await
+            .unwrap();
+        let killed = std::process::Command::new("kill")
+            .args(["-KILL", &pid.to_string()])
+            .status()
+            .unwrap();
         assert!(killed.success(), "{pid}");
         // It ends all sessions, and syncs its whole folder before it takes new ones.
-        sqlx::query("SELECT pg_sleep(60)").execute(&mut witness).await.expect_err("all sessions end");
-        until("PostgreSQL", async || sqlx::PgConnection::connect(&trial.world.database_url).await.is_ok()).await;
-        let (began, accepted) = (Instant::now(), load.tally.accepted());
-        until("writes that succeed", async || load.tally.accepted() > accepted + 100).await;
+        sqlx::query("SELECT pg_sleep(60)")
+            .execute(&mut witness)
+            .await
+            .expect_err("all sessions end");
+        until("PostgreSQL", async || {
+            sqlx::PgConnection::connect(&trial.world.database_url)
+                .await
+                .is_ok()
+        })
+        .await;
+        let began = Instant::now();
+        let accepted = load.tally.accepted();
+        until("writes that succeed", async || {
+            load.tally.accepted() > accepted + 100
+        })
+        .await;
         until("a leader", async || trial.replica().leads().await).await;
         eprintln!("  {condition}: events flow after {:?}", began.elapsed());
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            began.elapsed()
+        );
     }
     trial.finish(load).await;
 }
@@ -92,13 +127,25 @@ async fn behind_a_pooler_that_is_not_known_to_be_one_nobody_leads_and_check_name
         let settings = [&world.settings()[..], &pooled].concat();
         let checked = command(&settings).arg("check").output().await.unwrap();
         let said = String::from_utf8_lossy(&checked.stdout);
-        assert!(!checked.status.success() && said.contains("DATABASE_DIRECT_URL"), "{line}: {said}");
-        let apps = [App::launch(&world, &pooled).await, App::launch(&world, &pooled).await];
+        assert!(
+            !checked.status.success() && said.contains("DATABASE_DIRECT_URL"),
+            "{line}: {said}"
+        );
+        let apps = [
+            App::launch(&world, &pooled).await,
+            App::launch(&world, &pooled).await,
+        ];
         for app in &apps {
-            until("the log names the setting", async || app.log.text().contains("Set DATABASE_DIRECT_URL")).await;
+            until("the log names the setting", async || {
+                app.log.text().contains("Set DATABASE_DIRECT_URL")
+            })
+            .await;
             assert!(!app.leads().await);
         }
-        let direct = [("DATABASE_URL", url.as_str()), ("DATABASE_DIRECT_URL", world.database_url.as_str())];
+        let direct = [
+            ("DATABASE_URL", url.as_str()),
+            ("DATABASE_DIRECT_URL", world.database_url.as_str()),
+        ];
         let app = App::start_with(&world, &direct).await;
         app.create_user("Анна").await;
         app.log.wait_for("Event published", |_| true).await;
@@ -111,16 +158,30 @@ async fn postgresql_down_for_60_s_is_503_within_3_s_each_time_and_the_service_li
     let load = trial.load(100);
     sleep(Duration::from_secs(2)).await;
     trial.control.signal("postgres", "INT").await;
-    let (began, client) = (Instant::now(), reqwest::Client::new());
+    let began = Instant::now();
+    let client = reqwest::Client::new();
     let url = |path: &str| format!("http://{}{path}", trial.replica().address);
     let mut slowest = Duration::ZERO;
     while began.elapsed() < Duration::from_mins(1) {
         let asked = Instant::now();
-        let answer = client.put(url("/users/1")).json(&serde_json::json!({"name": "Яна"})).send().await.unwrap();
+        let answer = client
+            .put(url("/users/1"))
+            .json(&serde_json::json!({"name": "Яна"}))
+            .send()
+            .await
+            .unwrap();
         slowest = slowest.max(asked.elapsed());
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(answer.headers().contains_key("retry-after"));
-        assert_eq!(client.get(url("/health/live")).send().await.unwrap().status(), StatusCode::OK);
+        assert_eq!(
+            client
+                .get(url("/health/live"))
+                .send()
+                .await
+                .unwrap()
+                .status(),
+            StatusCode::OK
+        );
         let ready = client.get(url("/health/ready")).send().await.unwrap();
         assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
         sleep(Duration::from_millis(500)).await;
@@ -130,7 +191,10 @@ async fn postgresql_down_for_60_s_is_503_within_3_s_each_time_and_the_service_li
     trial.control.start("postgres").await;
     until("ready", async || trial.replica().is("ready").await).await;
     let accepted = load.tally.accepted();
-    until("writes that succeed", async || load.tally.accepted() > accepted + 100).await;
+    until("writes that succeed", async || {
+        load.tally.accepted() > accepted + 100
+    })
+    .await;
     trial.finish(load).await;
 }
 
@@ -140,17 +204,25 @@ pub async fn insert_events(world: &World, count: u32) {
                   SELECT gen_random_uuid(), 'user.updated', 1000000 + nextval('by_hand') % 100000, nextval('by_hand'),
                          'by-hand', now(), '{\"name\": \"Имя\", \"surname\": \"Фамилия\"}'
                   FROM generate_series(1, $1)";
-    sqlx::query(insert).bind(i64::from(count)).execute(&world.pool).await.unwrap();
+    sqlx::query(insert)
+        .bind(i64::from(count))
+        .execute(&world.pool)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn somebodys_old_snapshot_does_not_slow_the_reads_of_the_outbox() {
     let trial = Trial::start(1).await;
-    sqlx::raw_sql("CREATE SEQUENCE by_hand").execute(&trial.world.pool).await.unwrap();
+    sqlx::raw_sql("CREATE SEQUENCE by_hand")
+        .execute(&trial.world.pool)
+        .await
+        .unwrap();
     let mut holder = trial.world.pool.begin().await.unwrap();
     let hold = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox";
     sqlx::raw_sql(hold).execute(&mut *holder).await.unwrap();
-    let (began, mut tick) = (Instant::now(), interval(Duration::from_millis(100)));
+    let began = Instant::now();
+    let mut tick = interval(Duration::from_millis(100));
     while began.elapsed() < Duration::from_secs(75) {
         tick.tick().await;
         insert_events(&trial.world, 400).await;
@@ -158,13 +230,21 @@ async fn somebodys_old_snapshot_does_not_slow_the_reads_of_the_outbox() {
     let metrics = trial.replica().metrics().await;
     let bucket = |bound: &str| {
         let name = format!("outbox_read_seconds_bucket{{le=\"{bound}\"}} ");
-        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok()).unwrap()
+        metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok())
+            .unwrap()
     };
-    let (all, quick) = (bucket("+Inf"), bucket("0.05"));
-    let (pending, share) = (trial.pending().await, quick / all * 100.0);
+    let all = bucket("+Inf");
+    let quick = bucket("0.05");
+    let pending = trial.pending().await;
+    let share = quick / all * 100.0;
     eprintln!("  {all} reads, {share:.2} % of them under 50 ms; {pending} of 300,000 events wait");
     assert!(share >= 99.0, "{share:.2} %");
-    assert!(pending < 8_000, "{pending} wait: the relay does not keep up");
+    assert!(
+        pending < 8_000,
+        "{pending} wait: the relay does not keep up"
+    );
     holder.rollback().await.unwrap();
 }
 
@@ -175,16 +255,24 @@ async fn a_backlog_of_300000_is_drained_at_5000_a_second() {
     let by_proxy = proxy.url(&world.broker_url);
     let trial = Trial::start_with(world, 1, &[("RABBITMQ_URL", &by_proxy)]).await;
     for statement in ["CREATE SEQUENCE by_hand", "VACUUM ANALYZE outbox"] {
-        sqlx::raw_sql(statement).execute(&trial.world.pool).await.unwrap();
+        sqlx::raw_sql(statement)
+            .execute(&trial.world.pool)
+            .await
+            .unwrap();
     }
     proxy.close();
     until("degraded", async || trial.replica().is("degraded").await).await;
     insert_events(&trial.world, 300_000).await;
     proxy.open();
     until("a leader", async || trial.replica().leads().await).await;
-    let (left, began) = (trial.pending().await, Instant::now());
+    let left = trial.pending().await;
+    let began = Instant::now();
     while !trial.world.outbox_is_empty().await {
-        assert!(began.elapsed() < Duration::from_secs(100), "{} left", trial.pending().await);
+        assert!(
+            began.elapsed() < Duration::from_secs(100),
+            "{} left",
+            trial.pending().await
+        );
         sleep(Duration::from_millis(100)).await;
     }
     let rate = left as f64 / began.elapsed().as_secs_f64();

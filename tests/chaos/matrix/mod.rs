@@ -1,4 +1,5 @@
-//! The slow rows of the fault matrix. They run one at a time, because they share the servers that they stop.
+//! The slow rows of the fault matrix. They run one at a time, because they share the servers that
+//! they stop.
 
 mod broker;
 mod cluster;

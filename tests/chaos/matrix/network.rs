@@ -21,7 +21,8 @@ async fn trial_with_a_proxy_before(server: Server) -> (Trial, Proxy) {
         Server::Postgres => (world.direct_setting(), &world.database_url),
         Server::RabbitMq => ("RABBITMQ_URL", &world.broker_url),
     };
-    let (proxy, url) = (Proxy::before(url).await, url.clone());
+    let proxy = Proxy::before(url).await;
+    let url = url.clone();
     let by_proxy = proxy.url(&url);
     let mut trial = Trial::start_with(world, 0, &[]).await;
     trial.add(&[(setting, &by_proxy)]).await;
@@ -30,14 +31,19 @@ async fn trial_with_a_proxy_before(server: Server) -> (Trial, Proxy) {
     (trial, proxy)
 }
 
-/// Cuts the leader off and waits for the other to lead; reconnects it and waits until it is well; then makes it lead again by
-/// stopping the other.
+/// Cuts the leader off and waits for the other to lead; reconnects it and waits until it is well;
+/// then makes it lead again by stopping the other.
 async fn cut_in_each_way(server: Server) {
     let (mut trial, proxy) = trial_with_a_proxy_before(server).await;
     let load = trial.load(100);
-    for (how, cut) in [("closed", Proxy::close as fn(&Proxy)), ("reset", Proxy::reset), ("silent", Proxy::silence)] {
+    for (how, cut) in [
+        ("closed", Proxy::close as fn(&Proxy)),
+        ("reset", Proxy::reset),
+        ("silent", Proxy::silence),
+    ] {
         until("the first leads, and it alone", async || {
-            let (first, second) = (trial.replicas[0].leads().await, trial.replicas[1].leads().await);
+            let first = trial.replicas[0].leads().await;
+            let second = trial.replicas[1].leads().await;
             first && !second
         })
         .await;
@@ -46,13 +52,26 @@ async fn cut_in_each_way(server: Server) {
         let began = Instant::now();
         until("another leader", async || trial.replicas[1].leads().await).await;
         let moved = began.elapsed();
-        until("writes meanwhile", async || load.tally.accepted() >= accepted + 50).await;
+        until("writes meanwhile", async || {
+            load.tally.accepted() >= accepted + 50
+        })
+        .await;
         proxy.open();
         let began = Instant::now();
-        until("a replica that is well", async || trial.replicas[0].is("ready").await).await;
-        eprintln!("  {server:?} {how}: the lead moved in {moved:?}, well {:?} after the cut", began.elapsed());
+        until("a replica that is well", async || {
+            trial.replicas[0].is("ready").await
+        })
+        .await;
+        eprintln!(
+            "  {server:?} {how}: the lead moved in {moved:?}, well {:?} after the cut",
+            began.elapsed()
+        );
         assert!(moved <= Duration::from_secs(12), "{how}: {moved:?}");
-        assert!(began.elapsed() <= Duration::from_secs(10), "{how}: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() <= Duration::from_secs(10),
+            "{how}: {:?}",
+            began.elapsed()
+        );
         trial.replicas[1].signal("TERM");
         trial.replicas[1].exit_status().await;
         until("the first leads", async || trial.replicas[0].leads().await).await;
@@ -75,7 +94,10 @@ async fn a_leader_cut_off_from_rabbitmq_is_replaced_within_12_s_and_heals() {
 async fn the_message_after_one_that_cannot_be_read_is_handled_within_100_ms() {
     let trial = Trial::start(1).await;
     let load = trial.load(50);
-    let path = format!("/api/exchanges/{}/amq.default/publish", trial.world.virtual_host);
+    let path = format!(
+        "/api/exchanges/{}/amq.default/publish",
+        trial.world.virtual_host
+    );
     let send = async |payload: &str| {
         let message = serde_json::json!({
             "routing_key": "user_events_queue", "payload": payload, "payload_encoding": "string", "properties": {},
@@ -91,13 +113,25 @@ async fn the_message_after_one_that_cannot_be_read_is_handled_within_100_ms() {
         send(foreign).await;
         send(&event).await;
         let began = Instant::now();
-        until("the next message", async || trial.digest.received.lock().unwrap().contains_key(&id)).await;
-        assert!(began.elapsed() <= Duration::from_millis(100), "{:?}", began.elapsed());
+        until("the next message", async || {
+            trial.digest.received.lock().unwrap().contains_key(&id)
+        })
+        .await;
+        assert!(
+            began.elapsed() <= Duration::from_millis(100),
+            "{:?}",
+            began.elapsed()
+        );
     }
     // Written after the broker has the letter, and perhaps after the next message is handled.
-    until("four dead letters", async || trial.troubles("Message cannot be read, it is in the dead-letter queue") == 4)
-        .await;
+    until("four dead letters", async || {
+        trial.troubles("Message cannot be read, it is in the dead-letter queue") == 4
+    })
+    .await;
     let accepted = load.tally.accepted();
-    until("as many writes as in 3 s", async || load.tally.accepted() >= accepted + 150).await;
+    until("as many writes as in 3 s", async || {
+        load.tally.accepted() >= accepted + 150
+    })
+    .await;
     trial.finish(load).await;
 }

@@ -1,5 +1,5 @@
-//! What may hold up the relay while everything runs: a queue that refuses a type, a forbidden type, an old snapshot, a late commit;
-//! and a leader lost during a drain.
+//! What may hold up the relay while everything runs: a queue that refuses a type, a forbidden type,
+//! an old snapshot, a late commit; and a leader lost during a drain.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,19 +24,30 @@ struct Lag {
 
 async fn lag(trial: &Trial, since: SystemTime, condition: &str) -> Lag {
     let query = format!("SELECT event_id, at FROM audit_events WHERE at > $1 AND {condition}");
-    let committed: Vec<(Uuid, chrono::DateTime<chrono::Utc>)> = sqlx::query_as(sqlx::AssertSqlSafe(query))
-        .bind(chrono::DateTime::<chrono::Utc>::from(since))
-        .fetch_all(&trial.world.pool)
-        .await
-        .unwrap();
+    let committed: Vec<(Uuid, chrono::DateTime<chrono::Utc>)> =
+        sqlx::query_as(sqlx::AssertSqlSafe(query))
+            .bind(chrono::DateTime::<chrono::Utc>::from(since))
+            .fetch_all(&trial.world.pool)
+            .await
+            .unwrap();
     let mut seen = std::collections::HashMap::<Uuid, (SystemTime, usize)>::new();
     for message in trial.collector.messages.lock().unwrap().iter() {
         seen.entry(message.event_id).or_insert((message.at, 0)).1 += 1;
     }
-    let seen: Vec<_> = committed.iter().filter_map(|(id, at)| Some((*at, seen.get(id)?))).collect();
-    assert!(seen.len() > 50 && seen.len() + 1_000 > committed.len(), "{} of {}", seen.len(), committed.len());
-    let mut lags: Vec<Duration> =
-        seen.iter().map(|(at, (came, _))| came.duration_since((*at).into()).unwrap_or_default()).collect();
+    let seen: Vec<_> = committed
+        .iter()
+        .filter_map(|(id, at)| Some((*at, seen.get(id)?)))
+        .collect();
+    assert!(
+        seen.len() > 50 && seen.len() + 1_000 > committed.len(),
+        "{} of {}",
+        seen.len(),
+        committed.len()
+    );
+    let mut lags: Vec<Duration> = seen
+        .iter()
+        .map(|(at, (came, _))| came.duration_since((*at).into()).unwrap_or_default())
+        .collect();
     lags.sort_unstable();
     Lag {
         longest: lags[lags.len() - 1],
@@ -71,15 +82,27 @@ async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_ret
     let since = SystemTime::now();
     sleep(Duration::from_secs(20)).await;
     let others = lag(&trial, since, "event_type <> 'user.deleted'").await;
-    let dead: i64 = trial.world.value("SELECT count(*) FROM outbox_quarantine").await;
+    let dead: i64 = trial
+        .world
+        .value("SELECT count(*) FROM outbox_quarantine")
+        .await;
     eprintln!("  {dead} deletions in quarantine; the others: {others:?}");
-    assert!(dead > 50 && others.longest < Duration::from_secs(1), "{dead}, {others:?}");
+    assert!(
+        dead > 50 && others.longest < Duration::from_secs(1),
+        "{dead}, {others:?}"
+    );
     management(Method::DELETE, &permissions).await;
     until("all of them again", async || {
-        let retry =
-            command(&trial.world.settings()).args(["outbox", "quarantine", "retry", "--all"]).output().await.unwrap();
+        let retry = command(&trial.world.settings())
+            .args(["outbox", "quarantine", "retry", "--all"])
+            .output()
+            .await
+            .unwrap();
         assert!(retry.status.success(), "{retry:?}");
-        let left: i64 = trial.world.value("SELECT count(*) FROM outbox_quarantine").await;
+        let left: i64 = trial
+            .world
+            .value("SELECT count(*) FROM outbox_quarantine")
+            .await;
         left == 0 && trial.pending().await < 50
     })
     .await;
@@ -94,8 +117,13 @@ async fn a_queue_that_neither_confirms_nor_refuses_deletions_delays_no_others() 
     until("events", async || trial.collector.count() > 500).await;
     // A quorum queue that has lost its majority behaves like this.
     let tell = async |what: &str| {
-        let queue = format!("rabbit_misc:r(<<\"{}\">>, queue, <<\"deletions\">>)", trial.world.virtual_host);
-        let program = format!("{{ok, Q}} = rabbit_amqqueue:lookup({queue}), ok = sys:{what}(amqqueue:get_pid(Q)).");
+        let queue = format!(
+            "rabbit_misc:r(<<\"{}\">>, queue, <<\"deletions\">>)",
+            trial.world.virtual_host
+        );
+        let program = format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup({queue}), ok = sys:{what}(amqqueue:get_pid(Q))."
+        );
         trial.control.rabbitmqctl(&["eval", &program]).await;
     };
     tell("suspend").await;
@@ -127,21 +155,40 @@ async fn a_queue_that_confirms_a_hundred_updates_a_second_of_a_thousand_delays_n
     );
     trial.control.rabbitmqctl(&["eval", &slow_down]).await;
     let since = SystemTime::now();
-    let waiting = async || trial.world.value::<i64>("SELECT count(*) FROM outbox").await;
+    let waiting = async || {
+        trial
+            .world
+            .value::<i64>("SELECT count(*) FROM outbox")
+            .await
+    };
     sleep(Duration::from_secs(10)).await;
-    let (before, published) = (waiting().await, stranger.waiting("updates").await);
+    let before = waiting().await;
+    let published = stranger.waiting("updates").await;
     sleep(Duration::from_secs(30)).await;
-    let (after, rate) = (waiting().await, (stranger.waiting("updates").await - published) / 30);
+    let after = waiting().await;
+    let rate = (stranger.waiting("updates").await - published) / 30;
     // What a user does next waits for what it did before.
     let others = "event_type <> 'user.updated' AND NOT EXISTS (
         SELECT FROM audit_events AS earlier
         WHERE earlier.user_id = audit_events.user_id AND earlier.version < audit_events.version AND earlier.at > $1
     )";
     let others = lag(&trial, since, others).await;
-    eprintln!("  it takes {rate} updates a second; {before} and later {after} events wait; the others: {others:?}");
-    assert!(after > before && after > 1_000, "the queue is not slow: {before}, {after}");
-    assert!(others.p99 < Duration::from_secs(1) && others.repeated == 0, "{others:?}");
-    trial.control.rabbitmqctl(&["eval", "exit(whereis(slow), kill)."]).await;
+    eprintln!(
+        "  it takes {rate} updates a second; {before} and later {after} events wait; the others: \
+         {others:?}"
+    );
+    assert!(
+        after > before && after > 1_000,
+        "the queue is not slow: {before}, {after}"
+    );
+    assert!(
+        others.p99 < Duration::from_secs(1) && others.repeated == 0,
+        "{others:?}"
+    );
+    trial
+        .control
+        .rabbitmqctl(&["eval", "exit(whereis(slow), kill)."])
+        .await;
     trial.finish(load).await;
 }
 
@@ -160,7 +207,10 @@ async fn a_user_with_twenty_thousand_events_delays_nobody_else() {
     let others = lag(&trial, since, "true").await;
     let left = trial.pending().await;
     eprintln!("  {left} of the 20,000 wait; the others: {others:?}");
-    assert!(left > 1_000 && others.longest < Duration::from_secs(1) && others.repeated == 0, "{left}, {others:?}");
+    assert!(
+        left > 1_000 && others.longest < Duration::from_secs(1) && others.repeated == 0,
+        "{left}, {others:?}"
+    );
     let tally = load.stop().await;
     let judgement = trial.judge(&tally).await;
     // Events inserted by hand have no change.
@@ -179,7 +229,10 @@ async fn insert_held_events(world: &World, count: u32) {
                     now(), 'null'
              FROM generate_series(1, 500000) AS n"
         );
-        sqlx::raw_sql(sqlx::AssertSqlSafe(rows)).execute(&world.pool).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(rows))
+            .execute(&world.pool)
+            .await
+            .unwrap();
     }
 }
 
@@ -191,9 +244,13 @@ async fn ten_million_held_events_delay_no_others_whoever_leads() {
     let policy = stranger.refuse_deletions(&trial.world).await;
     let began = Instant::now();
     insert_held_events(&trial.world, HELD).await;
-    // Else commits wait while what was filled is written to the disk, and for a vacuum that looks at it.
+    // Else commits wait while what was filled is written to the disk, and for a vacuum that looks
+    // at it.
     for statement in ["VACUUM ANALYZE outbox_held", "CHECKPOINT"] {
-        sqlx::query(statement).execute(&trial.world.pool).await.unwrap();
+        sqlx::query(statement)
+            .execute(&trial.world.pool)
+            .await
+            .unwrap();
     }
     let filled = began.elapsed();
     trial.add(&[]).await;
@@ -207,7 +264,8 @@ async fn ten_million_held_events_delay_no_others_whoever_leads() {
         lags.push(lag(&trial, since, "event_type <> 'user.deleted'").await);
         eprintln!(
             "  p99 of writes: {:?}",
-            load.tally.p99_between(Instant::now() - Duration::from_secs(20), Instant::now())
+            load.tally
+                .p99_between(Instant::now() - Duration::from_secs(20), Instant::now())
         );
         if leader == 0 {
             trial.replicas[0].signal("KILL");
@@ -215,20 +273,34 @@ async fn ten_million_held_events_delay_no_others_whoever_leads() {
         }
     }
     let left: i64 = trial.world.value("SELECT count(*) FROM outbox_held").await;
-    eprintln!("  {HELD} held in {filled:?}, {left} of them and later ones at the end; the others: {lags:?}");
+    eprintln!(
+        "  {HELD} held in {filled:?}, {left} of them and later ones at the end; the others: \
+         {lags:?}"
+    );
     assert!(left > i64::from(HELD) - 10_000);
-    assert!(lags.iter().all(|others| others.longest < Duration::from_secs(1)), "{lags:?}");
+    assert!(
+        lags.iter()
+            .all(|others| others.longest < Duration::from_secs(1)),
+        "{lags:?}"
+    );
     // Draining them would take ten minutes.
-    sqlx::raw_sql("DELETE FROM outbox_held WHERE trace_id = 'by-hand'").execute(&trial.world.pool).await.unwrap();
+    sqlx::raw_sql("DELETE FROM outbox_held WHERE trace_id = 'by-hand'")
+        .execute(&trial.world.pool)
+        .await
+        .unwrap();
     management(Method::DELETE, &policy).await;
     trial.restart(0, &[]).await;
     let tally = load.stop().await;
     let judgement = trial.judge(&tally).await;
     // Events inserted by hand have no change.
-    assert!(judgement.lost.is_empty() && judgement.inverted.is_empty(), "{judgement:?}");
+    assert!(
+        judgement.lost.is_empty() && judgement.inverted.is_empty(),
+        "{judgement:?}"
+    );
 }
 
-/// Inserts and deletes rows in one transaction, so that nobody ever sees them. Under an old snapshot, vacuum cannot remove them.
+/// Inserts and deletes rows in one transaction, so that nobody ever sees them. Under an old
+/// snapshot, vacuum cannot remove them.
 async fn insert_dead_rows(world: &World, count: u32) {
     for _ in 0..count / 500_000 {
         // Without the audit's triggers.
@@ -238,7 +310,10 @@ async fn insert_dead_rows(world: &World, count: u32) {
                     FROM generate_series(1, 500000);
                     DELETE FROM outbox WHERE trace_id = ''";
         let mut transaction = world.pool.begin().await.unwrap();
-        sqlx::raw_sql(rows).execute(&mut *transaction).await.unwrap();
+        sqlx::raw_sql(rows)
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
         transaction.commit().await.unwrap();
     }
 }
@@ -249,13 +324,23 @@ const OLD_SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SEL
 async fn a_commit_that_waits_for_15_s_under_an_old_snapshot_keeps_its_users_order() {
     let trial = Trial::start(1).await;
     let mut holder = trial.world.pool.begin().await.unwrap();
-    sqlx::raw_sql(OLD_SNAPSHOT).execute(&mut *holder).await.unwrap();
+    sqlx::raw_sql(OLD_SNAPSHOT)
+        .execute(&mut *holder)
+        .await
+        .unwrap();
     insert_dead_rows(&trial.world, 1_000_000).await;
     let load = trial.load(300);
     let client = reqwest::Client::new();
     let put = async |user: i64, name: &str| {
         let url = format!("http://{}/users/{user}", trial.replica().address);
-        client.put(url).json(&json!({"name": name})).send().await.unwrap().error_for_status().unwrap()
+        client
+            .put(url)
+            .json(&json!({"name": name}))
+            .send()
+            .await
+            .unwrap()
+            .error_for_status()
+            .unwrap()
     };
     for round in 0..2 {
         let late = 200 + round;
@@ -266,7 +351,10 @@ async fn a_commit_that_waits_for_15_s_under_an_old_snapshot_keeps_its_users_orde
              INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
              SELECT gen_random_uuid(), 'user.updated', {late}, version, 'by-hand', now(), 'null' FROM changed"
         );
-        sqlx::raw_sql(sqlx::AssertSqlSafe(write)).execute(&mut *transaction).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(write))
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
         sleep(Duration::from_secs(15)).await;
         transaction.commit().await.unwrap();
         put(late, "Позже").await;
@@ -279,17 +367,32 @@ async fn a_commit_that_waits_for_15_s_under_an_old_snapshot_keeps_its_users_orde
 async fn a_relay_that_begins_on_millions_of_dead_rows_reads_past_them_once() {
     let mut trial = Trial::start(0).await;
     let mut holder = trial.world.pool.begin().await.unwrap();
-    sqlx::raw_sql(OLD_SNAPSHOT).execute(&mut *holder).await.unwrap();
+    sqlx::raw_sql(OLD_SNAPSHOT)
+        .execute(&mut *holder)
+        .await
+        .unwrap();
     let began = Instant::now();
     insert_dead_rows(&trial.world, 4_000_000).await;
-    let (filled, began) = (began.elapsed(), Instant::now());
+    let filled = began.elapsed();
+    let began = Instant::now();
     trial.add(&[]).await;
     let client = reqwest::Client::new();
     let published = async |name: &str| {
-        let (began, body) = (Instant::now(), json!({"name": name, "surname": "Тестов", "password": "a-long-secret"}));
+        let began = Instant::now();
+        let body = json!({"name": name, "surname": "Тестов", "password": "a-long-secret"});
         let url = format!("http://{}/users", trial.replica().address);
-        client.post(url).json(&body).send().await.unwrap().error_for_status().unwrap();
-        until("an empty outbox", async || trial.world.outbox_is_empty().await).await;
+        client
+            .post(url)
+            .json(&body)
+            .send()
+            .await
+            .unwrap()
+            .error_for_status()
+            .unwrap();
+        until("an empty outbox", async || {
+            trial.world.outbox_is_empty().await
+        })
+        .await;
         began.elapsed()
     };
     published("Анна").await;
@@ -297,7 +400,8 @@ async fn a_relay_that_begins_on_millions_of_dead_rows_reads_past_them_once() {
     trial.world.terminate_leader().await;
     let next = published("Яна").await;
     eprintln!(
-        "  4,000,000 dead rows in {filled:?}: the first session publishes after {first:?}, the next after {next:?}"
+        "  4,000,000 dead rows in {filled:?}: the first session publishes after {first:?}, the next \
+         after {next:?}"
     );
     assert!(next < Duration::from_secs(2), "{next:?}");
     holder.rollback().await.unwrap();
@@ -308,14 +412,26 @@ async fn a_transaction_that_ran_for_long_and_wrote_no_event_delays_none_when_it_
     let trial = Trial::start(1).await;
     let client = reqwest::Client::new();
     let published = async |name: &str| {
-        let (began, body, before) = (Instant::now(), json!({"name": name}), trial.collector.count());
+        let began = Instant::now();
+        let body = json!({"name": name});
+        let before = trial.collector.count();
         let url = format!("http://{}/users/1", trial.replica().address);
-        client.put(url).json(&body).send().await.unwrap().error_for_status().unwrap();
+        client
+            .put(url)
+            .json(&body)
+            .send()
+            .await
+            .unwrap()
+            .error_for_status()
+            .unwrap();
         until("its event", async || trial.collector.count() > before).await;
         began.elapsed()
     };
     let mut other = trial.world.pool.begin().await.unwrap();
-    sqlx::raw_sql("SELECT pg_current_xact_id()").execute(&mut *other).await.unwrap();
+    sqlx::raw_sql("SELECT pg_current_xact_id()")
+        .execute(&mut *other)
+        .await
+        .unwrap();
     published("Анна").await;
     // Vacuum cannot remove them while it runs.
     insert_dead_rows(&trial.world, 4_000_000).await;
@@ -331,11 +447,15 @@ async fn a_transaction_that_ran_for_long_and_wrote_no_event_delays_none_when_it_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
     let world = World::new().await;
-    let (setting, url) = (world.direct_setting(), world.database_url.clone());
+    let setting = world.direct_setting();
+    let url = world.database_url.clone();
     let proxy = Proxy::before(&url).await;
     let by_proxy = proxy.url(&url);
     let mut trial = Trial::start_with(world, 0, &[]).await;
-    sqlx::raw_sql("CREATE SEQUENCE by_hand").execute(&trial.world.pool).await.unwrap();
+    sqlx::raw_sql("CREATE SEQUENCE by_hand")
+        .execute(&trial.world.pool)
+        .await
+        .unwrap();
     trial.add(&[(setting, &by_proxy)]).await;
     until("a leader", async || trial.replicas[0].leads().await).await;
     trial.add(&[]).await;
@@ -348,7 +468,8 @@ async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
         } else {
             proxy.silence();
         }
-        let (left, began) = (trial.pending().await, Instant::now());
+        let left = trial.pending().await;
+        let began = Instant::now();
         assert!(left > 20_000, "{left} left: it was no drain");
         until("another leader", async || trial.replicas[1].leads().await).await;
         let moved = began.elapsed();
@@ -363,7 +484,10 @@ async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
         while !trial.world.outbox_is_empty().await {
             tick.tick().await;
         }
-        until("a replica that is well", async || trial.replicas[0].is("ready").await).await;
+        until("a replica that is well", async || {
+            trial.replicas[0].is("ready").await
+        })
+        .await;
         trial.replicas[1].signal("TERM");
         trial.replicas[1].exit_status().await;
         until("the first leads", async || trial.replicas[0].leads().await).await;
@@ -374,5 +498,8 @@ async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
     let tally = load.stop().await;
     let judgement = trial.judge(&tally).await;
     // Events inserted by hand have no change.
-    assert!(judgement.lost.is_empty() && judgement.inverted.is_empty(), "{judgement:?}");
+    assert!(
+        judgement.lost.is_empty() && judgement.inverted.is_empty(),
+        "{judgement:?}"
+    );
 }

@@ -12,7 +12,9 @@ use user_management_api::database::DatabaseUrl;
 use user_management_api::repository::outbox::{self, Election};
 
 use crate::chaos::trial::Trial;
-use crate::harness::{Control, Proxy, Replica, World, as_login, eventually, management, management_put, until};
+use crate::harness::{
+    Control, Proxy, Replica, World, as_login, eventually, management, management_put, until,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {
@@ -22,13 +24,17 @@ async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {
     for _ in 0..20 {
         sleep(Duration::from_millis(fastrand::u64(100..600))).await;
         let leader = eventually("a leader", async || {
-            let (first, second) = tokio::join!(trial.replicas[0].leads(), trial.replicas[1].leads());
+            let (first, second) =
+                tokio::join!(trial.replicas[0].leads(), trial.replicas[1].leads());
             first.then_some(0).or(second.then_some(1))
         })
         .await;
         trial.replicas[leader].kill().await;
         let began = Instant::now();
-        until("another leader", async || trial.replicas[1 - leader].leads().await).await;
+        until("another leader", async || {
+            trial.replicas[1 - leader].leads().await
+        })
+        .await;
         slowest = slowest.max(began.elapsed());
         trial.restart(leader, &[]).await;
     }
@@ -42,9 +48,17 @@ async fn a_leader_whose_login_may_not_publish_any_more_leaves_the_lead_to_anothe
     let mut trial = Trial::start(0).await;
     let host = trial.world.virtual_host.clone();
     let login = format!("umapi-{host}");
-    management_put(&format!("/api/users/{login}"), &json!({"password": "rotated", "tags": ""})).await;
+    management_put(
+        &format!("/api/users/{login}"),
+        &json!({"password": "rotated", "tags": ""}),
+    )
+    .await;
     let permissions = format!("/api/permissions/{host}/{login}");
-    management_put(&permissions, &json!({"configure": ".*", "write": ".*", "read": ".*"})).await;
+    management_put(
+        &permissions,
+        &json!({"configure": ".*", "write": ".*", "read": ".*"}),
+    )
+    .await;
     let url = as_login(&trial.world.broker_url, &login, "rotated");
     trial.add(&[("RABBITMQ_URL", &url)]).await;
     until("it leads", async || trial.replicas[0].leads().await).await;
@@ -52,29 +66,46 @@ async fn a_leader_whose_login_may_not_publish_any_more_leaves_the_lead_to_anothe
     let load = trial.load(100);
     until("events", async || trial.collector.count() > 200).await;
     // The queue is declared already, and its own consumer goes on.
-    management_put(&permissions, &json!({"configure": ".*", "write": "^user_events_queue", "read": ".*"})).await;
+    management_put(
+        &permissions,
+        &json!({"configure": ".*", "write": "^user_events_queue", "read": ".*"}),
+    )
+    .await;
     let began = Instant::now();
     let mut tick = interval(Duration::from_millis(100));
     while !trial.replicas[1].leads().await {
         tick.tick().await;
-        assert!(began.elapsed() < Duration::from_secs(75), "it keeps the lead");
+        assert!(
+            began.elapsed() < Duration::from_secs(75),
+            "it keeps the lead"
+        );
     }
-    let (moved, waiting) = (began.elapsed(), trial.pending().await);
+    let moved = began.elapsed();
+    let waiting = trial.pending().await;
     until("an empty outbox", async || trial.pending().await < 50).await;
     eprintln!("  the lead moved after {moved:?}, {waiting} events waited");
-    assert!(moved > Duration::from_secs(30) && trial.replicas[1].leads().await, "{moved:?}");
+    assert!(
+        moved > Duration::from_secs(30) && trial.replicas[1].leads().await,
+        "{moved:?}"
+    );
     trial.finish(load).await;
     management(Method::DELETE, &format!("/api/users/{login}")).await;
 }
 
-#[expect(clippy::disallowed_methods, reason = "the tests' own settings are none of the service's")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own settings are none of the service's"
+)]
 fn libfaketime() -> PathBuf {
-    std::env::var_os("TEST_FAKETIME").expect("./setup.sh chaos says where libfaketime is").into()
+    std::env::var_os("TEST_FAKETIME")
+        .expect("./setup.sh chaos says where libfaketime is")
+        .into()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
-    let clock = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clock-{}", fastrand::u64(..)));
+    let clock = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("clock-{}", fastrand::u64(..)));
     fs::write(&clock, "+0").unwrap();
     let library = libfaketime();
     let settings = [
@@ -89,14 +120,19 @@ async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
     for offset in ["+3600", "+0", "-3600", "+0"] {
         sleep(Duration::from_secs(2)).await;
         fs::write(&clock, offset).unwrap();
-        let (accepted, collected) = (load.tally.accepted(), trial.collector.count());
+        let accepted = load.tally.accepted();
+        let collected = trial.collector.count();
         let began = Instant::now();
         until("writes and events go on", async || {
             load.tally.accepted() > accepted + 100 && trial.collector.count() > collected + 100
         })
         .await;
         eprintln!("  {offset} s: 100 events in {:?}", began.elapsed());
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            began.elapsed()
+        );
         let health = trial.replica().health().await;
         assert_eq!(health["status"], "ready", "{health}");
     }
@@ -104,7 +140,8 @@ async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
     fs::remove_file(clock).unwrap();
 }
 
-/// As a name does that is changed late, or a balancer that finds the primary late: no connection is cut.
+/// As a name does that is changed late, or a balancer that finds the primary late: no connection is
+/// cut.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_leads_to_a_standby_and_then_to_the_primary_is_followed_within_seconds() {
     let world = World::new().await;
@@ -113,7 +150,10 @@ async fn an_address_that_leads_to_a_standby_and_then_to_the_primary_is_followed_
     let (standby, port) = Control::of_shared_servers().standby().await;
     let proxy = Proxy::before(&direct).await;
     let url = proxy.url(&direct);
-    let settings = [("DATABASE_URL", url.as_str()), ("DATABASE_DIRECT_URL", &url)];
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("DATABASE_DIRECT_URL", &url),
+    ];
     let mut trial = Trial::start_with(world, 0, &[]).await;
     proxy.lead_to(port);
     for _ in 0..2 {
@@ -122,7 +162,11 @@ async fn an_address_that_leads_to_a_standby_and_then_to_the_primary_is_followed_
             replica.health().await["checks"]["database"] == "read_only"
         })
         .await;
-        trial.addresses.write().unwrap().push(replica.address.clone());
+        trial
+            .addresses
+            .write()
+            .unwrap()
+            .push(replica.address.clone());
         trial.replicas.push(replica);
     }
     let load = trial.load(200);
@@ -132,11 +176,21 @@ async fn an_address_that_leads_to_a_standby_and_then_to_the_primary_is_followed_
     let began = Instant::now();
     until("writes that succeed", async || load.tally.accepted() > 0).await;
     let written = began.elapsed();
-    until("a leader", async || trial.replicas[0].leads().await || trial.replicas[1].leads().await).await;
-    eprintln!("  written after {written:?}, a leader after {:?}", began.elapsed());
+    until("a leader", async || {
+        trial.replicas[0].leads().await || trial.replicas[1].leads().await
+    })
+    .await;
+    eprintln!(
+        "  written after {written:?}, a leader after {:?}",
+        began.elapsed()
+    );
     assert!(written < Duration::from_secs(3) && began.elapsed() < Duration::from_secs(6));
     sleep(Duration::from_secs(5)).await;
-    assert_eq!(load.tally.unanswered.load(Relaxed), 0, "every request is answered");
+    assert_eq!(
+        load.tally.unanswered.load(Relaxed),
+        0,
+        "every request is answered"
+    );
     assert_eq!(trial.finish(load).await, 0, "nothing is repeated");
     standby.signal("postgres", "INT").await;
 }
@@ -149,8 +203,17 @@ async fn on_a_standby_nobody_leads_until_it_is_promoted() {
     url.set_port(Some(port)).unwrap();
     let options = url.as_str().parse::<DatabaseUrl>().unwrap().options();
     let mut connection = outbox::connect_relay(&options).await.unwrap();
-    assert_eq!(outbox::try_lead(&mut connection).await.unwrap(), Election::ReadOnly);
-    sqlx::query("SELECT pg_promote()").execute(&mut connection).await.unwrap();
-    assert_eq!(outbox::try_lead(&mut connection).await.unwrap(), Election::Won);
+    assert_eq!(
+        outbox::try_lead(&mut connection).await.unwrap(),
+        Election::ReadOnly
+    );
+    sqlx::query("SELECT pg_promote()")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(
+        outbox::try_lead(&mut connection).await.unwrap(),
+        Election::Won
+    );
     standby.signal("postgres", "INT").await;
 }

@@ -23,24 +23,40 @@ struct Wrong {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_million_messages_of_which_half_come_back_each_is_known_for_what_it_is() {
     let world = World::new().await;
-    let broker = Broker { url: world.broker_url.parse().unwrap(), queue_type: QueueType::Quorum };
+    let broker = Broker {
+        url: world.broker_url.parse().unwrap(),
+        queue_type: QueueType::Quorum,
+    };
     let returned = Returned::default();
-    let connection = broker.connect_publisher("returns", returned.clone()).await.unwrap();
+    let connection = broker
+        .connect_publisher("returns", returned.clone())
+        .await
+        .unwrap();
     let channel = broker.confirming_channel(&connection).await.unwrap();
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
-    channel.queue_declare("taken".into(), QueueDeclareOptions::default(), arguments).await.unwrap();
+    channel
+        .queue_declare("taken".into(), QueueDeclareOptions::default(), arguments)
+        .await
+        .unwrap();
     let publish = async |number: usize, comes_back: bool| {
         let properties = BasicProperties::default().with_message_id(number.to_string().into());
-        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..Default::default()
+        };
         let key = if comes_back { "nowhere" } else { "taken" };
-        let confirm = channel.basic_publish("".into(), key.into(), options, b"", properties).await.unwrap();
+        let confirm = channel
+            .basic_publish("".into(), key.into(), options, b"", properties)
+            .await
+            .unwrap();
         let confirmation = confirm.await.unwrap();
         assert!(confirmation.is_ack());
         let by_lapin = confirmation.take_message().is_some();
         (returned.take(&number) != comes_back, by_lapin != comes_back)
     };
-    let (mut in_flight, mut wrong) = (FuturesUnordered::new(), Wrong::default());
+    let mut in_flight = FuturesUnordered::new();
+    let mut wrong = Wrong::default();
     let mut answered = 0;
     for number in 0..MESSAGES {
         in_flight.push(publish(number, fastrand::bool()));

@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::Storm;
 use crate::harness::{eventually, management, management_post, management_put};
 
-/// Defines the kinds of faults and their names. With those that explain repeats, a leader may lose a confirm, or fail to delete a
-/// confirmed event; with the others, a repeat is a bug.
+/// Defines the kinds of faults and their names. With those that explain repeats, a leader may lose
+/// a confirm, or fail to delete a confirmed event; with the others, a repeat is a bug.
 macro_rules! faults {
     (exact: { $($exact:ident = $exact_name:literal,)* } explains_repeats: { $($fault:ident = $name:literal,)* }) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,24 +80,27 @@ pub struct Planned {
 
 impl Planned {
     pub fn draw(fault: Fault, replicas: usize, chance: &mut fastrand::Rng) -> Self {
-        Self { fault, victim: chance.usize(..replicas), hold: Duration::from_millis(chance.u64(500..3_000)) }
+        Self {
+            fault,
+            victim: chance.usize(..replicas),
+            hold: Duration::from_millis(chance.u64(500..3_000)),
+        }
     }
 
     /// Causes the fault, and ends it.
     pub async fn befall(self, storm: &mut Storm) {
-        let Self { fault, victim, hold } = self;
+        let Self {
+            fault,
+            victim,
+            hold,
+        } = self;
         match fault {
             Fault::ReplicaKilled => {
                 storm.trial.replicas[victim].kill().await;
                 sleep(hold).await;
                 storm.restart(victim).await;
             }
-            Fault::ReplicaStopped => {
-                storm.trial.replicas[victim].signal("TERM");
-                let status = storm.trial.replicas[victim].exit_status().await;
-                assert_eq!(status.code(), Some(0), "a replica that is stopped exits with 0");
-                storm.restart(victim).await;
-            }
+            Fault::ReplicaStopped => stop_replica(storm, victim).await,
             Fault::LeaderFrozen => freeze_leader(storm).await,
             Fault::BrokerKilled => {
                 storm.trial.control.signal("rabbitmq", "KILL").await;
@@ -114,62 +117,34 @@ impl Planned {
                 sleep(hold * 2).await;
                 storm.trial.control.signal("rabbitmq", "CONT").await;
             }
-            Fault::BrokerShortOfMemory => {
-                storm.trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
-                sleep(hold).await;
-                storm.trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+            Fault::BrokerShortOfMemory => run_out_of_memory(storm, hold).await,
+            Fault::BrokerShortOfDisk => run_out_of_disk(storm, hold).await,
+            Fault::QueueDeleted => {
+                _ = management(Method::DELETE, &storm.path("queues", "user_events_queue")).await;
             }
-            Fault::BrokerShortOfDisk => {
-                storm.trial.control.rabbitmqctl(&["set_disk_free_limit", "mem_relative", "9000"]).await;
-                sleep(hold).await;
-                storm.trial.control.rabbitmqctl(&["set_disk_free_limit", "100MB"]).await;
+            Fault::ExchangeDeleted => {
+                _ = management(Method::DELETE, &storm.path("exchanges", "user_events")).await;
             }
-            Fault::QueueDeleted => _ = management(Method::DELETE, &storm.path("queues", "user_events_queue")).await,
-            Fault::ExchangeDeleted => _ = management(Method::DELETE, &storm.path("exchanges", "user_events")).await,
             Fault::QueueFull => fill_a_queue(storm, hold).await,
             Fault::DatabaseRestarted => restart_database(storm, "INT").await,
             Fault::DatabaseCrashed => restart_database(storm, "QUIT").await,
             Fault::ConnectionsTerminated => storm.trial.world.terminate_connections().await,
             Fault::LeaderTerminated => storm.trial.world.terminate_leader().await,
-            Fault::DatabaseReset | Fault::DatabaseSilent | Fault::BrokerReset | Fault::BrokerSilent => {
+            Fault::DatabaseReset
+            | Fault::DatabaseSilent
+            | Fault::BrokerReset
+            | Fault::BrokerSilent => {
                 cut(storm, fault, victim, hold).await;
             }
-            Fault::LeaderCutOffAndBack => {
-                let leader = leader(storm).await;
-                let (database, broker) = &storm.networks[leader];
-                database.delay();
-                broker.delay();
-                // Longer than the lease: then another one leads, and the old one's last words arrive.
-                sleep(LEASE_IS_OVER).await;
-                database.open();
-                broker.open();
-            }
-            Fault::AlarmAndLeaderKilled => {
-                storm.trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
-                let leader = leader(storm).await;
-                storm.trial.replicas[leader].kill().await;
-                sleep(hold).await;
-                storm.trial.control.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]).await;
-                storm.restart(leader).await;
-            }
+            Fault::LeaderCutOffAndBack => cut_leader_off_and_back(storm).await,
+            Fault::AlarmAndLeaderKilled => kill_leader_amid_alarm(storm, hold).await,
             Fault::BothRestarted => {
                 storm.trial.control.signal("rabbitmq", "KILL").await;
                 restart_database(storm, "QUIT").await;
                 storm.trial.control.start("rabbitmq").await;
             }
-            Fault::TableLocked => {
-                let mut lock = storm.trial.world.pool.begin().await.unwrap();
-                sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
-                sleep(hold).await;
-                lock.rollback().await.unwrap();
-            }
-            Fault::OldSnapshot => {
-                let mut holder = storm.trial.world.pool.begin().await.unwrap();
-                let begin = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox";
-                sqlx::raw_sql(begin).execute(&mut *holder).await.unwrap();
-                sleep(hold * 3).await;
-                holder.rollback().await.unwrap();
-            }
+            Fault::TableLocked => lock_table(storm, hold).await,
+            Fault::OldSnapshot => hold_snapshot(storm, hold).await,
             Fault::ForeignMessages => publish_foreign_messages(storm).await,
             Fault::ClientsHangUp => hang_up(storm, victim).await,
         }
@@ -180,6 +155,84 @@ impl Planned {
 const ROOM: usize = 50;
 /// Longer than a leader keeps its lock without a word.
 const LEASE_IS_OVER: Duration = Duration::from_secs(12);
+
+async fn stop_replica(storm: &mut Storm, victim: usize) {
+    storm.trial.replicas[victim].signal("TERM");
+    let status = storm.trial.replicas[victim].exit_status().await;
+    assert_eq!(
+        status.code(),
+        Some(0),
+        "a replica that is stopped exits with 0"
+    );
+    storm.restart(victim).await;
+}
+
+async fn run_out_of_disk(storm: &Storm, hold: Duration) {
+    storm
+        .trial
+        .control
+        .rabbitmqctl(&["set_disk_free_limit", "mem_relative", "9000"])
+        .await;
+    sleep(hold).await;
+    storm
+        .trial
+        .control
+        .rabbitmqctl(&["set_disk_free_limit", "100MB"])
+        .await;
+}
+
+async fn cut_leader_off_and_back(storm: &Storm) {
+    let leader = leader(storm).await;
+    let (database, broker) = &storm.networks[leader];
+    database.delay();
+    broker.delay();
+    // Longer than the lease: then another one leads, and the old one's last words
+    // arrive.
+    sleep(LEASE_IS_OVER).await;
+    database.open();
+    broker.open();
+}
+
+async fn lock_table(storm: &Storm, hold: Duration) {
+    let mut lock = storm.trial.world.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    sleep(hold).await;
+    lock.rollback().await.unwrap();
+}
+
+async fn hold_snapshot(storm: &Storm, hold: Duration) {
+    let mut holder = storm.trial.world.pool.begin().await.unwrap();
+    let begin = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox";
+    sqlx::raw_sql(begin).execute(&mut *holder).await.unwrap();
+    sleep(hold * 3).await;
+    holder.rollback().await.unwrap();
+}
+
+async fn limit_memory(storm: &Storm, limit: &[&str]) {
+    let set = [&["set_vm_memory_high_watermark"], limit].concat();
+    storm.trial.control.rabbitmqctl(&set).await;
+}
+
+const NO_MEMORY: [&str; 2] = ["absolute", "1MB"];
+const USUAL_MEMORY: [&str; 1] = ["0.4"];
+
+async fn run_out_of_memory(storm: &Storm, hold: Duration) {
+    limit_memory(storm, &NO_MEMORY).await;
+    sleep(hold).await;
+    limit_memory(storm, &USUAL_MEMORY).await;
+}
+
+async fn kill_leader_amid_alarm(storm: &mut Storm, hold: Duration) {
+    limit_memory(storm, &NO_MEMORY).await;
+    let leader = leader(storm).await;
+    storm.trial.replicas[leader].kill().await;
+    sleep(hold).await;
+    limit_memory(storm, &USUAL_MEMORY).await;
+    storm.restart(leader).await;
+}
 
 async fn leader(storm: &Storm) -> usize {
     eventually("a leader", async || {
@@ -196,36 +249,63 @@ async fn leader(storm: &Storm) -> usize {
 async fn freeze_leader(storm: &mut Storm) {
     let leader = leader(storm).await;
     // As a load balancer would, after its first probe.
-    let address = (storm.trial.replicas.len() > 1).then(|| storm.trial.addresses.write().unwrap().remove(leader));
+    let address = (storm.trial.replicas.len() > 1)
+        .then(|| storm.trial.addresses.write().unwrap().remove(leader));
     storm.trial.replicas[leader].signal("STOP");
     sleep(LEASE_IS_OVER).await;
     storm.trial.replicas[leader].signal("CONT");
     if let Some(address) = address {
-        storm.trial.addresses.write().unwrap().insert(leader, address);
+        storm
+            .trial
+            .addresses
+            .write()
+            .unwrap()
+            .insert(leader, address);
     }
 }
 
-/// Another subscriber's queue that takes some messages and refuses the rest. What left the outbox meanwhile must be in it.
+/// Another subscriber's queue that takes some messages and refuses the rest. What left the outbox
+/// meanwhile must be in it.
 async fn fill_a_queue(storm: &Storm, hold: Duration) {
     let queue = storm.path("queues", "full");
     let arguments = json!({"x-max-length": ROOM, "x-overflow": "reject-publish"});
     management_put(&queue, &json!({"durable": true, "arguments": arguments})).await;
-    let binding = format!("/api/bindings/{}/e/user_events/q/full", storm.trial.world.virtual_host);
+    let binding = format!(
+        "/api/bindings/{}/e/user_events/q/full",
+        storm.trial.world.virtual_host
+    );
     management_post(&binding, &json!({"routing_key": "user.*"})).await;
     let bound: DateTime<Utc> = storm.trial.world.value("SELECT clock_timestamp()").await;
     sleep(hold).await;
-    let gone = "SELECT event_id FROM audit_events WHERE at > $1 AND event_id NOT IN (SELECT event_id FROM outbox)";
-    let gone: HashSet<Uuid> =
-        sqlx::query_scalar(gone).bind(bound).fetch_all(&storm.trial.world.pool).await.unwrap().into_iter().collect();
+    let gone = "SELECT event_id FROM audit_events WHERE at > $1 AND event_id NOT IN (SELECT \
+                event_id FROM outbox)";
+    let gone: HashSet<Uuid> = sqlx::query_scalar(gone)
+        .bind(bound)
+        .fetch_all(&storm.trial.world.pool)
+        .await
+        .unwrap()
+        .into_iter()
+        .collect();
     let read = json!({"count": 10_000, "ackmode": "ack_requeue_false", "encoding": "auto"});
-    let messages: Value = management_post(&(queue.clone() + "/get"), &read).await.json().await.unwrap();
+    let messages: Value = management_post(&(queue.clone() + "/get"), &read)
+        .await
+        .json()
+        .await
+        .unwrap();
     let taken: HashSet<Uuid> = messages.as_array().unwrap().iter().map(event_id).collect();
-    assert!(!taken.is_empty() && gone.is_subset(&taken), "confirmed, and not in the full queue: {gone:?} {taken:?}");
+    assert!(
+        !taken.is_empty() && gone.is_subset(&taken),
+        "confirmed, and not in the full queue: {gone:?} {taken:?}"
+    );
     management(Method::DELETE, &queue).await;
 }
 
 fn event_id(message: &Value) -> Uuid {
-    message["properties"]["message_id"].as_str().unwrap().parse().unwrap()
+    message["properties"]["message_id"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 async fn restart_database(storm: &Storm, signal: &str) {
@@ -235,7 +315,11 @@ async fn restart_database(storm: &Storm, signal: &str) {
 
 async fn cut(storm: &Storm, fault: Fault, victim: usize, hold: Duration) {
     let (database, broker) = &storm.networks[victim];
-    let network = if matches!(fault, Fault::DatabaseReset | Fault::DatabaseSilent) { database } else { broker };
+    let network = if matches!(fault, Fault::DatabaseReset | Fault::DatabaseSilent) {
+        database
+    } else {
+        broker
+    };
     if matches!(fault, Fault::DatabaseReset | Fault::BrokerReset) {
         network.reset();
     } else {
@@ -248,7 +332,11 @@ async fn cut(storm: &Storm, fault: Fault, victim: usize, hold: Duration) {
 async fn publish_foreign_messages(storm: &Storm) {
     let path = storm.path("exchanges", "amq.default") + "/publish";
     for n in 0..20 {
-        let payload = if n % 2 == 0 { "no event" } else { "{\"event_type\": \"user.eaten\"}" };
+        let payload = if n % 2 == 0 {
+            "no event"
+        } else {
+            "{\"event_type\": \"user.eaten\"}"
+        };
         let message = json!({"routing_key": "user_events_queue", "payload": payload, "payload_encoding": "string", "properties": {}});
         management_post(&path, &message).await;
     }
@@ -258,11 +346,14 @@ async fn hang_up(storm: &Storm, victim: usize) {
     for n in 0..100 {
         let body = format!("{{\"name\":\"Имя{n}-{}\"}}", fastrand::u32(..));
         let request = format!(
-            "PUT /users/{} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "PUT /users/{} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: \
+             {}\r\n\r\n{body}",
             1 + n % 30,
             body.len()
         );
-        let mut stream = TcpStream::connect(&storm.trial.replicas[victim].address).await.unwrap();
+        let mut stream = TcpStream::connect(&storm.trial.replicas[victim].address)
+            .await
+            .unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         // Dropped here, before the response is read.
     }

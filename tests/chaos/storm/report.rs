@@ -8,7 +8,8 @@ use super::RECOVERY_LIMIT;
 use super::fault::{Fault, Planned};
 use crate::harness::{Judgement, QUEUE_TYPE, Replica, Tally};
 
-/// Limit for the outbox and its index together, in bytes: a minute of dead rows at 2,000 writes a second.
+/// Limit for the outbox and its index together, in bytes: a minute of dead rows at 2,000 writes a
+/// second.
 const OUTBOX_BOUND: i64 = 100 << 20;
 /// Least number of faults a minute; fewer prove little.
 const FAULTS_A_MINUTE: u64 = 3;
@@ -56,7 +57,15 @@ pub struct Report {
 
 impl Report {
     pub fn new(seed: u64, replicas: usize, began: SystemTime) -> Self {
-        Self { seed, replicas, began, windows: Vec::new(), most_bytes: (0, 0), last_bytes: (0, 0), most_resident: 0 }
+        Self {
+            seed,
+            replicas,
+            began,
+            windows: Vec::new(),
+            most_bytes: (0, 0),
+            last_bytes: (0, 0),
+            most_resident: 0,
+        }
     }
 
     pub fn add(&mut self, window: Window) {
@@ -64,19 +73,27 @@ impl Report {
     }
 
     pub fn note_sizes(&mut self, bytes: (i64, i64), replicas: &[Replica]) {
-        self.most_bytes = (self.most_bytes.0.max(bytes.0), self.most_bytes.1.max(bytes.1));
+        self.most_bytes = (
+            self.most_bytes.0.max(bytes.0),
+            self.most_bytes.1.max(bytes.1),
+        );
         self.last_bytes = bytes;
-        self.most_resident = replicas.iter().map(|replica| replica.resident()).fold(self.most_resident, u64::max);
+        self.most_resident = replicas
+            .iter()
+            .map(|replica| replica.resident())
+            .fold(self.most_resident, u64::max);
     }
 
     pub fn show_progress(&self, elapsed: Duration, planned: Planned, writes: usize, events: usize) {
-        let (seconds, window) = (elapsed.as_secs(), self.windows.last().unwrap());
+        let seconds = elapsed.as_secs();
+        let window = self.windows.last().unwrap();
         let recovery = match window.recovery {
             Some(recovery) => format!("well after {:.1} s", recovery.as_secs_f64()),
             None => "NEVER OVER".to_owned(),
         };
         eprintln!(
-            "{:2}:{:02}  fault {:3}  {:30} replica {}  {recovery:18}  {writes} writes, {events} messages",
+            "{:2}:{:02}  fault {:3}  {:30} replica {}  {recovery:18}  {writes} writes, {events} \
+             messages",
             seconds / 60,
             seconds % 60,
             self.windows.len(),
@@ -86,7 +103,13 @@ impl Report {
     }
 
     /// Prints the table. The error lists everything that is wrong.
-    pub fn conclude(&self, judgement: &Judgement, tally: &Tally, rate: u64, elapsed: Duration) -> Result<(), String> {
+    pub fn conclude(
+        &self,
+        judgement: &Judgement,
+        tally: &Tally,
+        rate: u64,
+        elapsed: Duration,
+    ) -> Result<(), String> {
         let lines = self.lines(judgement);
         eprintln!(
             "\nseed {}, {} replicas, {} queues, {:.1} minutes",
@@ -115,8 +138,8 @@ impl Report {
         }
         print("all", &total);
         eprintln!(
-            "{} writes accepted, {} refused with a 503, {} unanswered; {} accepted and not committed, {} changes without \
-             their event",
+            "{} writes accepted, {} refused with a 503, {} unanswered; {} accepted and not \
+             committed, {} changes without their event",
             tally.accepted(),
             tally.refused.load(Relaxed),
             tally.unanswered.load(Relaxed),
@@ -125,23 +148,37 @@ impl Report {
         );
         let mib = |bytes: i64| bytes as f64 / 1_048_576.0;
         eprintln!(
-            "outbox: table {:.1} MiB at most, {:.1} at the end; index {:.1} MiB at most, {:.1} at the end",
+            "outbox: table {:.1} MiB at most, {:.1} at the end; index {:.1} MiB at most, {:.1} at \
+             the end",
             mib(self.most_bytes.0),
             mib(self.last_bytes.0),
             mib(self.most_bytes.1),
             mib(self.last_bytes.1),
         );
-        eprintln!("a replica's memory: {:.1} MiB at most\n", self.most_resident as f64 / 1_048_576.0);
+        eprintln!(
+            "a replica's memory: {:.1} MiB at most\n",
+            self.most_resident as f64 / 1_048_576.0
+        );
         let mut faults = self.faults(&lines, judgement);
         let least = elapsed.as_secs() * FAULTS_A_MINUTE / 60;
         if (self.windows.len() as u64) < least {
-            faults.push(format!("{} faults, and at least {least} were to come", self.windows.len()));
+            faults.push(format!(
+                "{} faults, and at least {least} were to come",
+                self.windows.len()
+            ));
         }
         let least = rate * elapsed.as_secs() * LEAST_PERCENT / 100;
         if (judgement.committed.len() as u64) < least {
-            faults.push(format!("{} events, and at least {least} were to be made", judgement.committed.len()));
+            faults.push(format!(
+                "{} events, and at least {least} were to be made",
+                judgement.committed.len()
+            ));
         }
-        if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(faults.join("; "))
+        }
     }
 
     fn lines(&self, judgement: &Judgement) -> BTreeMap<Option<Fault>, Line> {
@@ -154,7 +191,11 @@ impl Report {
         }
         let mut count = |moments: &[SystemTime], cell: fn(&mut Line) -> &mut usize| {
             for moment in moments {
-                let window = self.windows.iter().rev().find(|window| window.at <= *moment);
+                let window = self
+                    .windows
+                    .iter()
+                    .rev()
+                    .find(|window| window.at <= *moment);
                 *cell(lines.entry(window.map(|window| window.fault)).or_default()) += 1;
             }
         };
@@ -167,7 +208,8 @@ impl Report {
         lines
     }
 
-    /// Whether one of `faults` explains that an event of this moment, which takes so long to arrive, did not.
+    /// Whether one of `faults` explains that an event of this moment, which takes so long to
+    /// arrive, did not.
     fn explains(&self, faults: &[Fault], at: SystemTime, takes: Duration) -> bool {
         self.windows.iter().enumerate().any(|(index, window)| {
             let is_before_the_end = self.windows.get(index + 1).is_none_or(|next| at < next.at);
@@ -178,7 +220,10 @@ impl Report {
     fn faults(&self, lines: &BTreeMap<Option<Fault>, Line>, judgement: &Judgement) -> Vec<String> {
         let mut faults = Vec::new();
         if !judgement.altered.is_empty() {
-            faults.push(format!("{} events say something else than what was committed", judgement.altered.len()));
+            faults.push(format!(
+                "{} events say something else than what was committed",
+                judgement.altered.len()
+            ));
         }
         if !judgement.is_exact() {
             faults.push("events and changes do not agree".to_owned());
@@ -192,23 +237,42 @@ impl Report {
                 ));
             }
             if self.windows.len() >= THREE_ROUNDS && fault.is_some() && line.times < 3 {
-                faults.push(format!("`{}` came {} times", fault.map_or("none", Fault::name), line.times));
+                faults.push(format!(
+                    "`{}` came {} times",
+                    fault.map_or("none", Fault::name),
+                    line.times
+                ));
             }
         }
         let unseen = |at: &&SystemTime| !self.explains(&[Fault::ExchangeDeleted], **at, ON_THE_WAY);
         let unseen = judgement.unseen.iter().filter(unseen).count();
         if unseen > 0 {
-            faults.push(format!("{unseen} events that the collector never saw, and the exchange was there"));
+            faults.push(format!(
+                "{unseen} events that the collector never saw, and the exchange was there"
+            ));
         }
         let deletions = [Fault::ExchangeDeleted, Fault::QueueDeleted];
         let unlogged = |at: &&SystemTime| !self.explains(&deletions, **at, IN_THE_QUEUE);
         let unlogged = judgement.unlogged.iter().filter(unlogged).count();
         if unlogged > 0 {
-            faults.push(format!("{unlogged} events that the consumer never logged, and its queue was there"));
+            faults.push(format!(
+                "{unlogged} events that the consumer never logged, and its queue was there"
+            ));
         }
-        for window in self.windows.iter().filter(|window| window.recovery.is_none()) {
-            let after = window.at.duration_since(self.began).unwrap_or_default().as_secs();
-            faults.push(format!("`{}` after {after} s was never over", window.fault.name()));
+        for window in self
+            .windows
+            .iter()
+            .filter(|window| window.recovery.is_none())
+        {
+            let after = window
+                .at
+                .duration_since(self.began)
+                .unwrap_or_default()
+                .as_secs();
+            faults.push(format!(
+                "`{}` after {after} s was never over",
+                window.fault.name()
+            ));
         }
         if self.most_bytes.0 + self.most_bytes.1 > OUTBOX_BOUND {
             faults.push("the outbox grew out of bounds".to_owned());
@@ -232,10 +296,20 @@ impl Line {
 }
 
 fn print(name: &str, line: &Line) {
-    let Line { times, writes, events, lost, phantom, inverted, repeated, unlogged, slowest } = line;
+    let Line {
+        times,
+        writes,
+        events,
+        lost,
+        phantom,
+        inverted,
+        repeated,
+        unlogged,
+        slowest,
+    } = line;
     let slowest = slowest.as_secs_f64();
     eprintln!(
-        "{name:30} {times:>5} {writes:>8} {events:>8} {lost:>5} {phantom:>8} {inverted:>9} {repeated:>10} \
-         {unlogged:>8} {slowest:>15.1} s"
+        "{name:30} {times:>5} {writes:>8} {events:>8} {lost:>5} {phantom:>8} {inverted:>9} \
+         {repeated:>10} {unlogged:>8} {slowest:>15.1} s"
     );
 }

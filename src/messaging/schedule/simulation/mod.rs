@@ -1,4 +1,5 @@
-//! The schedule before a table and a broker that behave in any way: what it must never do, and what it must do in the end.
+//! The schedule before a table and a broker that behave in any way: what it must never do, and what
+//! it must do in the end.
 
 mod world;
 
@@ -100,7 +101,11 @@ fn what_follows_rejected_events_leaves_room_for_those_that_pass() {
         world.run(20);
     }
     world.run(200);
-    assert!(world.rows().all(|event| event.user_id % 4 == 0), "{} left", world.rows().count());
+    assert!(
+        world.rows().all(|event| event.user_id % 4 == 0),
+        "{} left",
+        world.rows().count()
+    );
     world.fates[1] = Fate::Passes;
     world.run(600);
     assert_eq!(world.rows().count(), 0, "{:?}", world.schedule);
@@ -110,7 +115,11 @@ fn what_follows_rejected_events_leaves_room_for_those_that_pass() {
 fn no_held_event_is_read_before_all_that_the_last_session_had_in_memory() {
     let mut schedule = Schedule::default();
     schedule.quarantined(&event(1, 7, TYPES[1]));
-    assert!(schedule.wanted().is_none() && schedule.backlog.take_followers().is_none() && !schedule.has_work());
+    assert!(
+        schedule.wanted().is_none()
+            && schedule.backlog.take_followers().is_none()
+            && !schedule.has_work()
+    );
     schedule.backlog.catch_up();
     assert!(schedule.wanted().is_some() && schedule.backlog.take_followers().is_some());
 }
@@ -121,11 +130,17 @@ fn a_user_whose_late_event_comes_before_the_held_ones_is_still_followed() {
     schedule.backlog.catch_up();
     schedule.backlog.follow(7);
     schedule.add(event(1, 7, TYPES[1]));
-    assert!(schedule.backlog.take_followers().is_none(), "it is in memory");
+    assert!(
+        schedule.backlog.take_followers().is_none(),
+        "it is in memory"
+    );
     let now = Instant::now();
     schedule.channel_is_new(1);
     let publish = schedule.next(now, [true; LANES]).unwrap();
-    assert_eq!(schedule.settle(&publish, Outcome::Confirmed, now), Settled::Done);
+    assert_eq!(
+        schedule.settle(&publish, Outcome::Confirmed, now),
+        Settled::Done
+    );
     assert_eq!(schedule.backlog.take_followers().unwrap().0, [7]);
 }
 
@@ -167,7 +182,11 @@ fn a_user_with_many_events_leaves_memory_to_others() {
     world.write(2, TYPES[1]);
     // More than one event of each user a round cannot pass.
     world.run(500 / 8 + 2);
-    assert!(world.rows().all(|event| event.user_id == 1), "{:?}", world.schedule);
+    assert!(
+        world.rows().all(|event| event.user_id == 1),
+        "{:?}",
+        world.schedule
+    );
     world.run(501);
     assert!(
         world.rows().count() == 0 && world.schedule.backlog.is_empty(),
@@ -186,7 +205,11 @@ fn a_user_whose_many_updates_follow_its_creation_waits_for_no_other_type() {
     world.fates[0] = Fate::Rejected;
     (0..20).for_each(|user| world.write(1_000 + user, TYPES[0]));
     world.run(200);
-    assert!(world.rows().all(|event| event.event_type == TYPES[0]), "{:?}", world.schedule);
+    assert!(
+        world.rows().all(|event| event.event_type == TYPES[0]),
+        "{:?}",
+        world.schedule
+    );
 }
 
 #[test]
@@ -218,7 +241,10 @@ fn an_event_is_quarantined_after_three_failures_and_its_class_at_once() {
     world.fates[2] = Fate::Forbidden;
     (0..5).for_each(|user| world.write(user, TYPES[2]));
     world.run(50);
-    assert!(world.quarantined.is_empty(), "perhaps the broker takes nothing at all");
+    assert!(
+        world.quarantined.is_empty(),
+        "perhaps the broker takes nothing at all"
+    );
     world.write(9, TYPES[1]);
     world.run(20);
     assert_eq!(world.quarantined.len(), 5);
@@ -236,15 +262,22 @@ fn an_event_is_quarantined_after_three_failures_and_its_class_at_once() {
 fn one_bad_event_among_good_ones_of_its_type_is_found_and_the_others_pass() {
     let mut schedule = Schedule::default();
     (1..=50).for_each(|n| schedule.add(event(n, n, TYPES[1])));
-    let (mut now, mut passed, mut quarantined) = (Instant::now(), 0, Vec::new());
+    let mut now = Instant::now();
+    let mut passed = 0;
+    let mut quarantined = Vec::new();
     for _ in 0..200 {
         for lane in schedule.lanes_without_channel(now) {
             schedule.channel_is_new(lane);
         }
-        let in_flight: Vec<Publish> = std::iter::from_fn(|| schedule.next(now, [true; LANES])).collect();
+        let in_flight: Vec<Publish> =
+            std::iter::from_fn(|| schedule.next(now, [true; LANES])).collect();
         let closes = in_flight.iter().any(|publish| publish.event.seq == 20);
         for publish in in_flight {
-            let outcome = if closes { Outcome::ChannelClosed(FORBIDDEN) } else { Outcome::Confirmed };
+            let outcome = if closes {
+                Outcome::ChannelClosed(FORBIDDEN)
+            } else {
+                Outcome::Confirmed
+            };
             match schedule.settle(&publish, outcome, now) {
                 Settled::Done => passed += 1,
                 Settled::Quarantined => quarantined.push(publish.event.seq),

@@ -148,7 +148,10 @@ impl World {
     }
 
     pub fn write(&mut self, user: i64, event_type: &str) {
-        self.table.insert(self.next_position, event(self.next_position, user, event_type));
+        self.table.insert(
+            self.next_position,
+            event(self.next_position, user, event_type),
+        );
         self.waiting.insert(self.next_position, user);
         self.next_position += 1;
     }
@@ -163,18 +166,36 @@ impl World {
             return;
         }
         let quarantined = mem::take(&mut self.to_quarantine);
-        self.quarantined.extend(quarantined.iter().map(|event| event.seq));
-        for position in self.done.drain(..).chain(quarantined.iter().map(|event| event.seq)) {
+        self.quarantined
+            .extend(quarantined.iter().map(|event| event.seq));
+        for position in self
+            .done
+            .drain(..)
+            .chain(quarantined.iter().map(|event| event.seq))
+        {
             self.waiting.remove(&position);
-            assert!(self.table.remove(&position).or(self.held.remove(&position)).is_some(), "it was there");
+            assert!(
+                self.table
+                    .remove(&position)
+                    .or(self.held.remove(&position))
+                    .is_some(),
+                "it was there"
+            );
         }
         for position in self.schedule.backlog.take_to_hold() {
             if let Some(row) = self.table.remove(&position) {
                 self.held.insert(position, row);
             }
-            assert!(self.held.contains_key(&position), "what is to be held is there");
+            assert!(
+                self.held.contains_key(&position),
+                "what is to be held is there"
+            );
         }
-        let reading = if new { Some(self.read_new()) } else { self.read_held() };
+        let reading = if new {
+            Some(self.read_new())
+        } else {
+            self.read_held()
+        };
         self.work = Some((quarantined, reading));
     }
 
@@ -182,16 +203,31 @@ impl World {
         if self.schedule.room() < BATCH {
             self.schedule.make_room();
         }
-        let known: HashSet<i64> = self.schedule.backlog.known_after(self.frontier).into_iter().collect();
+        let known: HashSet<i64> = self
+            .schedule
+            .backlog
+            .known_after(self.frontier)
+            .into_iter()
+            .collect();
         let holders = self.schedule.backlog.holders();
         let limit = self.schedule.room().min(BATCH);
-        let rows = self.table.range(self.frontier + 1..).filter(|(position, _)| !known.contains(position));
+        let rows = self
+            .table
+            .range(self.frontier + 1..)
+            .filter(|(position, _)| !known.contains(position));
         let mut rows: Vec<OutboxEvent> = rows.take(limit).map(|(_, event)| event.clone()).collect();
         for row in &mut rows {
-            let is_behind = self.held.range(..row.seq).any(|(_, held)| held.user_id == row.user_id);
+            let is_behind = self
+                .held
+                .range(..row.seq)
+                .any(|(_, held)| held.user_id == row.user_id);
             row.is_behind = is_behind || holders.contains(&row.user_id);
         }
-        Reading { of: Of::New, is_cut: rows.len() == limit, rows }
+        Reading {
+            of: Of::New,
+            is_cut: rows.len() == limit,
+            rows,
+        }
     }
 
     fn read_held(&mut self) -> Option<Reading> {
@@ -202,27 +238,51 @@ impl World {
                 rows.extend(of_user.take(of_each).cloned());
             }
             rows.sort_by_key(|row| row.seq);
-            return Some(Reading { of: Of::Followers, rows, is_cut: false });
+            return Some(Reading {
+                of: Of::Followers,
+                rows,
+                is_cut: false,
+            });
         }
         let (lane, after, room) = self.schedule.wanted()?;
-        let (limit, holders) = (room.clamp(2, BATCH), self.schedule.backlog.holders());
-        let known: HashSet<i64> = self.schedule.backlog.known_after(after).into_iter().collect();
-        let rows = self.held.range(after + 1..).filter(|(position, _)| !known.contains(position));
+        let limit = room.clamp(2, BATCH);
+        let holders = self.schedule.backlog.holders();
+        let known: HashSet<i64> = self
+            .schedule
+            .backlog
+            .known_after(after)
+            .into_iter()
+            .collect();
+        let rows = self
+            .held
+            .range(after + 1..)
+            .filter(|(position, _)| !known.contains(position));
         let rows = rows.filter(|(_, row)| lane_of(&row.event_type) == lane);
         let mut rows: Vec<OutboxEvent> = rows.take(limit).map(|(_, event)| event.clone()).collect();
         for row in &mut rows {
-            let is_behind = self.held.range(..row.seq).any(|(_, held)| held.user_id == row.user_id);
+            let is_behind = self
+                .held
+                .range(..row.seq)
+                .any(|(_, held)| held.user_id == row.user_id);
             row.is_behind = is_behind || holders.contains(&row.user_id);
         }
-        Some(Reading { of: Of::Held(lane), is_cut: rows.len() == limit, rows })
+        Some(Reading {
+            of: Of::Held(lane),
+            is_cut: rows.len() == limit,
+            rows,
+        })
     }
 
     pub fn finish_work(&mut self) {
-        let Some((quarantined, reading)) = self.work.take() else { return };
+        let Some((quarantined, reading)) = self.work.take() else {
+            return;
+        };
         for event in quarantined {
             self.schedule.quarantined(&event);
         }
-        let Some(Reading { of, rows, is_cut }) = reading else { return };
+        let Some(Reading { of, rows, is_cut }) = reading else {
+            return;
+        };
         match of {
             Of::New => {
                 for row in rows {
@@ -262,15 +322,24 @@ impl World {
         while let Some(publish) = self.schedule.next(self.now, [true; LANES]) {
             let event = &publish.event;
             let mut others = self.in_flight.iter().map(|it| &it.publish.event);
-            let is_alone = others.all(|other| other.user_id != event.user_id || other.seq <= event.seq);
-            assert!(is_alone, "an event overtakes another one of user {}", event.user_id);
+            let is_alone =
+                others.all(|other| other.user_id != event.user_id || other.seq <= event.seq);
+            assert!(
+                is_alone,
+                "an event overtakes another one of user {}",
+                event.user_id
+            );
             let channel = self.channels[publish.lane];
             self.in_flight.push(InFlight { publish, channel });
         }
     }
 
     pub fn fate(&self, event: &OutboxEvent) -> Fate {
-        match self.fates[TYPES.iter().position(|name| *name == event.event_type).unwrap()] {
+        match self.fates[TYPES
+            .iter()
+            .position(|name| *name == event.event_type)
+            .unwrap()]
+        {
             Fate::PartlySilent if event.user_id % 4 == 0 => Fate::Silent,
             Fate::PartlyRejected if event.user_id % 4 == 0 => Fate::Rejected,
             Fate::PartlySilent | Fate::PartlyRejected | Fate::Slow(_) => Fate::Passes,
@@ -288,7 +357,11 @@ impl World {
             Fate::Forbidden => {
                 let culprit = self.in_flight.remove(index);
                 self.settle(&culprit.publish, Outcome::ChannelClosed(FORBIDDEN));
-                self.close(culprit.publish.lane, culprit.channel, Outcome::ChannelClosed(FORBIDDEN));
+                self.close(
+                    culprit.publish.lane,
+                    culprit.channel,
+                    Outcome::ChannelClosed(FORBIDDEN),
+                );
             }
             Fate::Rejected => {
                 let rejected = self.in_flight.remove(index);
@@ -303,7 +376,10 @@ impl World {
 
     /// Ends all on a channel.
     fn close(&mut self, lane: usize, channel: u32, outcome: Outcome) {
-        let (ended, others) = self.in_flight.drain(..).partition(|it| it.publish.lane == lane && it.channel == channel);
+        let (ended, others) = self
+            .in_flight
+            .drain(..)
+            .partition(|it| it.publish.lane == lane && it.channel == channel);
         self.in_flight = others;
         let ended: Vec<InFlight> = ended;
         for one in ended {
@@ -316,16 +392,33 @@ impl World {
         let settled = self.schedule.settle(publish, outcome, self.now);
         if outcome == Outcome::Confirmed {
             let before = self.published.entry(event.user_id).or_default();
-            assert!(*before < event.seq || self.taken.contains(&event.seq), "{} after {before}", event.seq);
+            assert!(
+                *before < event.seq || self.taken.contains(&event.seq),
+                "{} after {before}",
+                event.seq
+            );
             *before = event.seq.max(*before);
             self.taken.push(event.seq);
-            let earlier = self.waiting.range(..event.seq).find(|(_, user)| **user == event.user_id);
-            assert!(earlier.is_none(), "{earlier:?} is not published and {} is", event.seq);
+            let earlier = self
+                .waiting
+                .range(..event.seq)
+                .find(|(_, user)| **user == event.user_id);
+            assert!(
+                earlier.is_none(),
+                "{earlier:?} is not published and {} is",
+                event.seq
+            );
             self.waiting.remove(&event.seq);
         }
-        assert!(settled != Settled::Done || outcome == Outcome::Confirmed, "deleted and not confirmed");
+        assert!(
+            settled != Settled::Done || outcome == Outcome::Confirmed,
+            "deleted and not confirmed"
+        );
         let is_quarantined = settled == Settled::Quarantined;
-        assert!(!is_quarantined || self.fate(event) == Fate::Forbidden, "an innocent event is quarantined");
+        assert!(
+            !is_quarantined || self.fate(event) == Fate::Forbidden,
+            "an innocent event is quarantined"
+        );
         match settled {
             Settled::Done => self.done.push(event.seq),
             Settled::Quarantined => self.to_quarantine.push(event.as_ref().clone()),
@@ -351,7 +444,9 @@ impl World {
             Action::FinishWork => self.finish_work(),
             Action::Renew => self.renew(),
             Action::Publish => self.publish(),
-            Action::Answer(index) if !self.in_flight.is_empty() => self.answer(index.index(self.in_flight.len())),
+            Action::Answer(index) if !self.in_flight.is_empty() => {
+                self.answer(index.index(self.in_flight.len()));
+            }
             Action::Answer(_) => {}
             Action::Lose(lane) => self.close(lane, self.channels[lane], Outcome::Lost),
             Action::Decide { event_type, fate } => self.fates[event_type] = fate,
@@ -372,7 +467,9 @@ impl World {
             self.publish();
             let mut slow = [0; LANES];
             for _ in 0..self.in_flight.len() {
-                let Some(first) = self.in_flight.first() else { break };
+                let Some(first) = self.in_flight.first() else {
+                    break;
+                };
                 let lane = first.publish.lane;
                 slow[lane] += 1;
                 match self.fates.get(lane) {

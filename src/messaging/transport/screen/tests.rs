@@ -21,12 +21,22 @@ fn long(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn deliver(routing_key: &[u8]) -> Vec<u8> {
-    let method = [&[0, 60, 0, 60][..], &text(b"tag"), &[0; 9], &text(b"user_events"), &text(routing_key)].concat();
+    let method = [
+        &[0, 60, 0, 60][..],
+        &text(b"tag"),
+        &[0; 9],
+        &text(b"user_events"),
+        &text(routing_key),
+    ]
+    .concat();
     frame(METHOD, &method)
 }
 
 fn head(body_size: u64, properties: &[u8]) -> Vec<u8> {
-    frame(HEADER, &[&[0, 60, 0, 0][..], &body_size.to_be_bytes(), properties].concat())
+    frame(
+        HEADER,
+        &[&[0, 60, 0, 0][..], &body_size.to_be_bytes(), properties].concat(),
+    )
 }
 
 fn with_headers(table: &[u8]) -> Vec<u8> {
@@ -34,14 +44,19 @@ fn with_headers(table: &[u8]) -> Vec<u8> {
 }
 
 fn screened(bytes: &[u8], limit: u64) -> Vec<u8> {
-    let (mut screen, mut out) = (Screen::default(), Vec::new());
+    let mut screen = Screen::default();
+    let mut out = Vec::new();
     screen.pass(bytes, limit, &mut out);
     out
 }
 
-/// The properties that lapin reads in the only head of `bytes`, by name, and the frames before and after it.
+/// The properties that lapin reads in the only head of `bytes`, by name, and the frames before and
+/// after it.
 fn headers(bytes: &[u8]) -> FieldTable {
-    let place = bytes.windows(MARK.len()).position(|window| window == MARK.as_bytes()).expect("a mark");
+    let place = bytes
+        .windows(MARK.len())
+        .position(|window| window == MARK.as_bytes())
+        .expect("a mark");
     let table = &bytes[place - 5..];
     lapin::types::parsing::parse_field_table(table).unwrap().1
 }
@@ -62,18 +77,47 @@ fn a_message_that_comes_back_is_known_by_its_id_however_its_bytes_come() {
     /// The flags of the content type and of the message's id.
     const FLAGS: u16 = 1 << 15 | 1 << 7;
     let came_back = |id: &[u8]| {
-        let method = [&[0, 60, 0, 50, 1, 56][..], &text(b"NO_ROUTE"), &text(b"user_events"), &text(b"user.created")];
-        let properties = [&FLAGS.to_be_bytes()[..], &text(b"application/json"), &text(id)].concat();
-        [frame(METHOD, &method.concat()), head(2, &properties), frame(BODY, b"{}")].concat()
+        let method = [
+            &[0, 60, 0, 50, 1, 56][..],
+            &text(b"NO_ROUTE"),
+            &text(b"user_events"),
+            &text(b"user.created"),
+        ];
+        let properties = [
+            &FLAGS.to_be_bytes()[..],
+            &text(b"application/json"),
+            &text(id),
+        ]
+        .concat();
+        [
+            frame(METHOD, &method.concat()),
+            head(2, &properties),
+            frame(BODY, b"{}"),
+        ]
+        .concat()
     };
-    let delivered = [deliver(b"user.created"), head(2, &[&FLAGS.to_be_bytes()[..], &text(b""), &text(b"c")].concat())];
+    let delivered = [
+        deliver(b"user.created"),
+        head(
+            2,
+            &[&FLAGS.to_be_bytes()[..], &text(b""), &text(b"c")].concat(),
+        ),
+    ];
     let bytes = [came_back(b"a"), came_back(b"b"), delivered.concat()].concat();
     for step in [1, 7, bytes.len()] {
-        let (returned, mut out) = (Returned::default(), Vec::new());
+        let returned = Returned::default();
+        let mut out = Vec::new();
         let mut screen = Screen::new(returned.clone());
-        bytes.chunks(step).for_each(|chunk| screen.pass(chunk, NO_LIMIT, &mut out));
+        bytes
+            .chunks(step)
+            .for_each(|chunk| screen.pass(chunk, NO_LIMIT, &mut out));
         assert_eq!(out, bytes);
-        assert!(returned.take(&"a") && returned.take(&"b") && !returned.take(&"a") && !returned.take(&"c"));
+        assert!(
+            returned.take(&"a")
+                && returned.take(&"b")
+                && !returned.take(&"a")
+                && !returned.take(&"c")
+        );
     }
 }
 
@@ -122,8 +166,19 @@ fn a_message_that_lapin_can_read_passes_as_it_came() {
     ]
     .concat();
     let none = 0_u16.to_be_bytes();
-    for properties in [&every_property[..], &none, &with_headers(&nested(30, b'F')), &with_headers(&nested(30, b'A'))] {
-        let stream = [deliver(b"user.created"), head(3, properties), frame(BODY, b"abc"), frame(8, b"")].concat();
+    for properties in [
+        &every_property[..],
+        &none,
+        &with_headers(&nested(30, b'F')),
+        &with_headers(&nested(30, b'A')),
+    ] {
+        let stream = [
+            deliver(b"user.created"),
+            head(3, properties),
+            frame(BODY, b"abc"),
+            frame(8, b""),
+        ]
+        .concat();
         assert_eq!(screened(&stream, NO_LIMIT), stream);
     }
 }
@@ -134,14 +189,34 @@ fn what_lapin_would_not_survive_is_replaced_and_kept() {
     let bad_name = [text(b"\xff"), b"V".to_vec()].concat();
     let bad_type = [text(b"a"), b"Z".to_vec()].concat();
     let cut_off = [text(b"a"), b"S\0\0\0\x09abc".to_vec()].concat();
-    let tables = [nested(40, b'F'), nested(3_000, b'F'), nested(5_000, b'A'), wide, bad_name, bad_type, cut_off];
+    let tables = [
+        nested(40, b'F'),
+        nested(3_000, b'F'),
+        nested(5_000, b'A'),
+        wide,
+        bad_name,
+        bad_type,
+        cut_off,
+    ];
     let bad_id = [&(1_u16 << 7).to_be_bytes()[..], &text(b"\xff")].concat();
     let left_over = [0, 0, 1].to_vec();
-    for properties in tables.iter().map(|table| with_headers(table)).chain([bad_id, left_over]) {
-        let stream = [deliver(b"user.created"), head(3, &properties), frame(BODY, b"abc")].concat();
+    for properties in tables
+        .iter()
+        .map(|table| with_headers(table))
+        .chain([bad_id, left_over])
+    {
+        let stream = [
+            deliver(b"user.created"),
+            head(3, &properties),
+            frame(BODY, b"abc"),
+        ]
+        .concat();
         let out = screened(&stream, NO_LIMIT);
         assert!(out.starts_with(&deliver(b"user.created")) && out.ends_with(&frame(BODY, b"abc")));
-        assert_eq!(headers(&out).inner()[PROPERTIES], AMQPValue::ByteArray(properties.into()));
+        assert_eq!(
+            headers(&out).inner()[PROPERTIES],
+            AMQPValue::ByteArray(properties.into())
+        );
     }
 }
 
@@ -154,34 +229,60 @@ fn the_deepest_head_of_a_frame_is_replaced_but_too_long_to_be_kept() {
 
 #[test]
 fn a_routing_key_that_is_not_utf_8_marks_its_own_message_alone() {
-    let stream = [deliver(b"user.\xff"), head(0, &[0, 0]), deliver(b"user.created"), head(0, &[0, 0])].concat();
+    let stream = [
+        deliver(b"user.\xff"),
+        head(0, &[0, 0]),
+        deliver(b"user.created"),
+        head(0, &[0, 0]),
+    ]
+    .concat();
     let out = screened(&stream, NO_LIMIT);
     let rest = [deliver(b"user.created"), head(0, &[0, 0])].concat();
     assert!(out.starts_with(&deliver(b"??????")) && out.ends_with(&rest));
-    assert_eq!(headers(&out).inner()[PROPERTIES], AMQPValue::ByteArray(vec![0, 0].into()));
+    assert_eq!(
+        headers(&out).inner()[PROPERTIES],
+        AMQPValue::ByteArray(vec![0, 0].into())
+    );
 }
 
 #[test]
 fn a_message_over_the_limit_is_passed_on_without_its_body() {
     let body = [frame(BODY, &[1; 700]), frame(BODY, &[2; 300])].concat();
-    let next = [deliver(b"user.created"), head(1, &[0, 0]), frame(BODY, b"x")].concat();
+    let next = [
+        deliver(b"user.created"),
+        head(1, &[0, 0]),
+        frame(BODY, b"x"),
+    ]
+    .concat();
     let out = screened(&[head(1_000, &[0, 0]), body, next.clone()].concat(), 999);
     assert!(out.ends_with(&next) && out.len() < 270, "{}", out.len());
-    assert_eq!(out.windows(8).filter(|window| *window == HEARTBEAT).count(), 2);
-    assert_eq!(headers(&out).inner()[BODY_SIZE], AMQPValue::LongLongInt(1_000));
+    assert_eq!(
+        out.windows(8).filter(|window| *window == HEARTBEAT).count(),
+        2
+    );
+    assert_eq!(
+        headers(&out).inner()[BODY_SIZE],
+        AMQPValue::LongLongInt(1_000)
+    );
 }
 
 #[test]
 fn frames_that_are_empty_or_too_short_for_what_they_say_pass_as_they_came() {
-    let stream =
-        [frame(METHOD, b""), frame(HEADER, b""), frame(METHOD, &[0, 60, 0, 60]), frame(HEADER, &[0; 11])].concat();
+    let stream = [
+        frame(METHOD, b""),
+        frame(HEADER, b""),
+        frame(METHOD, &[0, 60, 0, 60]),
+        frame(HEADER, &[0; 11]),
+    ]
+    .concat();
     let stream = [stream, frame(BODY, b""), deliver(b"user.created")].concat();
     assert_eq!(screened(&stream, NO_LIMIT), stream);
 }
 
 #[test]
 fn what_is_no_frame_comes_through_at_the_end() {
-    let (mut screen, mut out) = (Screen::default(), Vec::new());
+    let mut screen = Screen::default();
+    let mut out = Vec::new();
     screen.pass(b"AMQP\0\0\x09\x01", NO_LIMIT, &mut out);
     screen.end(&mut out);
     assert_eq!(out, b"AMQP\0\0\x09\x01");
@@ -195,7 +296,9 @@ proptest! {
             deliver(b"user.created"), head(1_000, &[0, 0]), frame(BODY, &[7; 1_000]), frame(8, b""),
         ]
         .concat();
-        let (mut screen, mut out, mut left) = (Screen::default(), Vec::new(), &stream[..]);
+        let mut screen = Screen::default();
+        let mut out = Vec::new();
+        let mut left = &stream[..];
         for piece in pieces.iter().cycle() {
             let (now, later) = left.split_at(left.len().min(*piece));
             screen.pass(now, limit, &mut out);
