@@ -134,12 +134,11 @@ async fn more_refused_events_than_fit_in_memory_are_held_and_come_in_order_whoev
         held().await >= 5_000
     })
     .await;
-    assert!(
-        app.get("/metrics")
-            .await
-            .text
-            .contains(&format!("\noutbox_held {}\n", held().await))
-    );
+    until("the gauge of held events", async || {
+        let gauge = format!("\noutbox_held {}\n", held().await);
+        app.get("/metrics").await.text.contains(&gauge)
+    })
+    .await;
     drop(app);
     let app = App::start(&world).await;
     app.log.wait_for("Relay leads", |_| true).await;
