@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use argon2::password_hash::{self, phc};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use parking_lot::Mutex;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinError;
 use tokio::time::timeout;
 use tracing::warn;
 
 use self::turns::Turns;
+use crate::domain::password::{Password, PasswordHash};
 
 // OWASP Password Storage Cheat Sheet, argon2id.
 /// Memory of one hash, in KiB.
@@ -35,16 +35,6 @@ const NICENESS: i32 = 19;
 
 /// How long working memory is kept that no hash uses.
 const KEPT_IDLE: Duration = Duration::from_secs(10);
-
-/// An argon2id hash as a PHC string; `Debug` does not show it.
-pub struct PasswordHash(SecretString);
-
-impl PasswordHash {
-    /// The PHC string, for the `password` column only.
-    pub fn into_phc(self) -> SecretString {
-        self.0
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum HashError {
@@ -115,7 +105,7 @@ impl PasswordHasher {
     /// [`HashError::CallerGone`].
     pub async fn hash(
         &self,
-        password: SecretString,
+        password: Password,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<PasswordHash, HashError> {
         let turn = tokio::select! {
@@ -203,7 +193,7 @@ impl Workspaces {
 }
 
 fn hash(
-    password: &SecretString,
+    password: &Password,
     memory: &mut [Block],
 ) -> Result<PasswordHash, Box<dyn Error + Send + Sync>> {
     let params = params()?;
@@ -212,7 +202,7 @@ fn hash(
     let salt = password_hash::try_generate_salt()?;
     let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
     Argon2::new(algorithm, version, params.clone()).hash_password_into_with_memory(
-        password.expose_secret().as_bytes(),
+        password.expose().as_bytes(),
         &salt,
         &mut output,
         memory,
@@ -224,7 +214,7 @@ fn hash(
         salt: Some(phc::Salt::new(&salt)?),
         hash: Some(phc::Output::new(&output)?),
     };
-    Ok(PasswordHash(phc.to_string().into()))
+    Ok(PasswordHash::from_phc(phc.to_string()))
 }
 
 fn params() -> argon2::Result<Params> {
@@ -235,11 +225,15 @@ fn params() -> argon2::Result<Params> {
 mod tests {
     use std::time::Duration;
 
+    use super::{Caller, HashError, PasswordHasher};
+    use crate::domain::password::{Password, PasswordPolicy};
     use argon2::password_hash::phc;
     use argon2::{Argon2, PasswordVerifier};
-    use secrecy::ExposeSecret;
 
-    use super::{Caller, HashError, PasswordHasher};
+    fn secret() -> Password {
+        let policy = PasswordPolicy { min_chars: 1 };
+        policy.check("secret123".into()).unwrap()
+    }
 
     fn caller() -> Caller<impl Future<Output = ()>> {
         Caller {
@@ -251,28 +245,20 @@ mod tests {
     #[tokio::test]
     async fn a_hash_is_a_salted_argon2id_phc_string_that_verifies() {
         let hasher = PasswordHasher::new(Duration::from_mins(1)).unwrap();
-        let first = hasher
-            .hash("secret123".into(), caller())
-            .await
-            .unwrap()
-            .into_phc();
-        let second = hasher
-            .hash("secret123".into(), caller())
-            .await
-            .unwrap()
-            .into_phc();
+        let first = hasher.hash(secret(), caller()).await.unwrap();
+        let second = hasher.hash(secret(), caller()).await.unwrap();
         assert!(
             first
-                .expose_secret()
+                .expose()
                 .starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
             "{}",
-            first.expose_secret()
+            first.expose()
         );
-        assert_ne!(first.expose_secret(), second.expose_secret());
+        assert_ne!(first.expose(), second.expose());
         let verify = |password: &str| {
             Argon2::default().verify_password(
                 password.as_bytes(),
-                &phc::PasswordHash::new(first.expose_secret()).unwrap(),
+                &phc::PasswordHash::new(first.expose()).unwrap(),
             )
         };
         assert!(verify("secret123").is_ok());
@@ -283,7 +269,7 @@ mod tests {
     async fn working_memory_is_used_again() {
         let hasher = PasswordHasher::new(Duration::from_mins(1)).unwrap();
         for _ in 0..3 {
-            hasher.hash("secret123".into(), caller()).await.unwrap();
+            hasher.hash(secret(), caller()).await.unwrap();
         }
         assert_eq!(hasher.workspaces.0.lock().len(), 1);
     }
@@ -296,7 +282,7 @@ mod tests {
             taken.push(hasher.turns.wait(None).await);
         }
         assert!(matches!(
-            hasher.hash("secret123".into(), caller()).await,
+            hasher.hash(secret(), caller()).await,
             Err(HashError::Overloaded)
         ));
     }

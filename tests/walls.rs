@@ -9,7 +9,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("trace_id", &[]),
     ("backoff", &[]),
     ("error_chain", &[]),
-    ("password", &[]),
+    ("password", &["domain"]),
     ("shutdown", &[]),
     ("server_url", &[]),
     ("domain", &["trace_id"]),

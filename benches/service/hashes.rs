@@ -4,6 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use user_management_api::domain::password::PasswordPolicy;
 use user_management_api::password::{Caller, PasswordHasher};
 
 use crate::stage::Sample;
@@ -20,8 +21,8 @@ pub fn measure(plan: Plan) -> Outcome<Sample> {
             times.extend(thread.join().map_err(|_panic| "a hash panicked")??);
         }
         times.sort_unstable();
-        let (all, total): (f64, Duration) =
-            (f64::from(u32::try_from(times.len())?), times.iter().sum());
+        let all = f64::from(u32::try_from(times.len())?);
+        let total: Duration = times.iter().sum();
         let percentile = |percent: usize| times[times.len() * percent / 100].as_secs_f64() * 1e6;
         let throughput = all / total.as_secs_f64() * f64::from(u32::try_from(cores)?);
         Ok(Sample {
@@ -40,12 +41,16 @@ fn hash_for(time: Duration) -> Outcome<Vec<Duration>> {
         .enable_time()
         .build()?;
     let hasher = PasswordHasher::new(Duration::from_mins(1))?;
+    let policy = PasswordPolicy { min_chars: 8 };
     let began = Instant::now();
     let mut times = Vec::new();
     while began.elapsed() < time {
+        let password = policy
+            .check("correct horse battery staple".into())
+            .map_err(|violation| violation.detail)?;
         let start = Instant::now();
         runtime.block_on(hasher.hash(
-            "correct horse battery staple".into(),
+            password,
             Caller {
                 address: None,
                 gone: std::future::pending(),

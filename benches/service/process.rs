@@ -80,7 +80,8 @@ impl Served {
             .unwrap_or_default()
             .split_whitespace()
             .collect();
-        let (user, system): (f64, f64) = (fields[11].parse()?, fields[12].parse()?);
+        let user: f64 = fields[11].parse()?;
+        let system: f64 = fields[12].parse()?;
         Ok((user + system) / TICKS_PER_SECOND)
     }
 

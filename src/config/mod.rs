@@ -15,7 +15,7 @@ use std::time::Duration;
 use self::env_file::EnvFile;
 use self::reader::{Reader, parse_bool, parse_count, parse_host, parse_hosts, parse_networks};
 use crate::database::{DatabaseUrl, Route};
-use crate::domain::user::{PASSWORD_MAX_BYTES, PasswordPolicy};
+use crate::domain::password::{PASSWORD_MAX_BYTES, PasswordPolicy};
 use crate::http::HeadRules;
 use crate::messaging::broker::{Broker, BrokerUrl};
 use crate::messaging::topology::QueueType;

@@ -4,6 +4,7 @@
 pub(crate) mod event;
 pub mod name;
 pub(crate) mod page;
+pub mod password;
 pub(crate) mod timestamp;
 pub mod user;
 pub(crate) mod violation;

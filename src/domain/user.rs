@@ -4,14 +4,10 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use secrecy::{ExposeSecret, SecretString};
 
 use super::name::Name;
+use super::password::Password;
 use super::timestamp::Timestamp;
-use super::violation::Violation;
-
-/// Longest password, in bytes: limits the work of one request.
-pub const PASSWORD_MAX_BYTES: usize = 1024;
 
 /// A positive integer chosen by the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,42 +39,11 @@ impl fmt::Display for UserId {
     }
 }
 
-/// The rule that a new password must meet.
-#[derive(Clone, Copy, Debug)]
-pub struct PasswordPolicy {
-    pub min_chars: usize,
-}
-
-impl PasswordPolicy {
-    /// Takes a password exactly as it is: never trimmed or cut.
-    ///
-    /// # Errors
-    /// `too_short` or `too_long`.
-    pub fn check(self, password: SecretString) -> Result<SecretString, Violation> {
-        let raw = password.expose_secret();
-        if raw.chars().count() < self.min_chars {
-            let detail = format!("Must be at least {} characters long.", self.min_chars);
-            Err(Violation {
-                code: "too_short",
-                detail,
-            })
-        } else if raw.len() > PASSWORD_MAX_BYTES {
-            let detail = format!("Must be at most {PASSWORD_MAX_BYTES} bytes long in UTF-8.");
-            Err(Violation {
-                code: "too_long",
-                detail,
-            })
-        } else {
-            Ok(password)
-        }
-    }
-}
-
 #[derive(Debug)]
 pub struct NewUser {
     pub name: Name,
     pub surname: Name,
-    pub password: SecretString,
+    pub password: Password,
 }
 
 /// What a partial update asks for; `None` leaves a field as it is.
@@ -86,7 +51,7 @@ pub struct NewUser {
 pub struct UserChanges {
     pub name: Option<Name>,
     pub surname: Option<Name>,
-    pub password: Option<SecretString>,
+    pub password: Option<Password>,
 }
 
 /// A user as stored, without the password's hash.
@@ -133,7 +98,7 @@ impl UserPage {
 
 #[cfg(test)]
 mod tests {
-    use super::{PasswordPolicy, UserId};
+    use super::UserId;
 
     #[test]
     fn a_user_id_is_a_canonical_positive_integer() {
@@ -153,21 +118,5 @@ mod tests {
         ] {
             assert_eq!(UserId::parse(raw), None, "{raw:?}");
         }
-    }
-
-    #[test]
-    fn a_password_is_measured_in_characters_below_and_bytes_above() {
-        let policy = PasswordPolicy { min_chars: 8 };
-        let code = |raw: &str| {
-            policy
-                .check(raw.into())
-                .map_err(|violation| violation.code)
-                .err()
-        };
-        assert_eq!(code("пароль12"), None);
-        assert_eq!(code("пароль1"), Some("too_short"));
-        assert_eq!(code("        "), None);
-        assert_eq!(code(&"x".repeat(1024)), None);
-        assert_eq!(code(&"ж".repeat(513)), Some("too_long"));
     }
 }

@@ -29,7 +29,7 @@ pub use self::head::HeadRules;
 pub use self::state::AppState;
 use self::state::Shared;
 use self::trace::Trace;
-use crate::domain::user::PasswordPolicy;
+use crate::domain::password::PasswordPolicy;
 use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
 use crate::service::users::UserService;

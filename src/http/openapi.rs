@@ -13,7 +13,7 @@ use super::problem::types::{
 };
 use super::problem::{PROBLEM_JSON, ProblemBody};
 use super::users;
-use crate::domain::user::PasswordPolicy;
+use crate::domain::password::PasswordPolicy;
 
 #[derive(OpenApi)]
 #[openapi(

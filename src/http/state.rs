@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::extract::raw_body::BodyLimits;
 use super::head::HeadRules;
-use crate::domain::user::PasswordPolicy;
+use crate::domain::password::PasswordPolicy;
 use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
 use crate::service::users::UserService;

@@ -164,7 +164,8 @@ pub async fn look_after(connection: &Connection) -> lapin::Result<Queues> {
     let Some(queue) = ask(QUEUE).await? else {
         return Ok(queues);
     };
-    (queues.waiting, queues.consumers) = (queue.message_count(), queue.consumer_count());
+    queues.waiting = queue.message_count();
+    queues.consumers = queue.consumer_count();
     let Some(dead_letters) = ask(DEAD_LETTER_QUEUE).await? else {
         return Ok(queues);
     };

@@ -120,6 +120,7 @@ pub async fn lift_some(connection: &mut PgConnection, lift: &mut Lift) -> sqlx::
     ))
     .fetch_one(connection)
     .await?;
-    (lift.lifted, lift.lifted_to) = (progress.lifted, progress.lifted_to);
+    lift.lifted = progress.lifted;
+    lift.lifted_to = progress.lifted_to;
     Ok(!progress.has_ended)
 }

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 
-use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -11,6 +10,7 @@ use super::stored_time::StoredTime;
 use super::users::{UserRow, stored_id};
 use crate::domain::event::{EventType, NewEvent};
 use crate::domain::name::Name;
+use crate::domain::password::PasswordHash;
 use crate::domain::user::{User, UserId};
 use crate::trace_id::TraceId;
 
@@ -41,8 +41,7 @@ pub enum Operation {
     Update {
         name: Option<Name>,
         surname: Option<Name>,
-        /// A PHC string.
-        password: Option<SecretString>,
+        password: Option<PasswordHash>,
     },
     Delete,
 }
@@ -81,7 +80,7 @@ impl Operation {
 
     fn password(&self) -> Option<&str> {
         if let Self::Update { password, .. } = self {
-            password.as_ref().map(ExposeSecret::expose_secret)
+            password.as_ref().map(PasswordHash::expose)
         } else {
             None
         }

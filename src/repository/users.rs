@@ -1,13 +1,13 @@
 //! The `users` table: new users, and reads. A user and its event are written by one statement: both
 //! are committed, or neither is.
 
-use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
 
 use super::stored_time::StoredTime;
 use crate::domain::event::NewEvent;
 use crate::domain::name::Name;
 use crate::domain::page::Page;
+use crate::domain::password::PasswordHash;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::user::{User, UserId, UserPage};
 
@@ -45,12 +45,11 @@ pub fn stored_id(id: i64) -> sqlx::Result<UserId> {
     UserId::new(id).ok_or_else(|| sqlx::Error::Decode(format!("a user's id is {id}").into()))
 }
 
-/// `password` is a PHC string.
 pub async fn insert(
     connection: &mut PgConnection,
     name: &Name,
     surname: &Name,
-    password: &SecretString,
+    password: &PasswordHash,
     event: &NewEvent,
 ) -> sqlx::Result<User> {
     outbox_query!(query_as!(
@@ -68,7 +67,7 @@ pub async fn insert(
            FROM created"#,
         name.as_str(),
         surname.as_str(),
-        password.expose_secret(),
+        password.expose(),
         event.id,
         event.event_type.as_str(),
         event.trace_id.as_str(),

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
@@ -16,6 +15,7 @@ use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
 use crate::domain::event::{EventType, NewEvent};
 use crate::domain::name::Name;
 use crate::domain::page::Page;
+use crate::domain::password::PasswordHash;
 use crate::domain::user::{NewUser, User, UserChanges, UserId, UserPage};
 pub use crate::password::Caller;
 use crate::password::PasswordHasher;
@@ -56,7 +56,7 @@ impl UserService {
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<User, ServiceError> {
         let began = Instant::now();
-        let password = self.hasher.hash(new.password, caller).await?.into_phc();
+        let password = self.hasher.hash(new.password, caller).await?;
         let service = self.clone();
         run_to_completion(&self.tasks, async move {
             let event = NewEvent::new(EventType::Created, trace_id);
@@ -73,7 +73,7 @@ impl UserService {
     /// tries again.
     async fn insert(
         &self,
-        row: Arc<(Name, Name, SecretString, NewEvent)>,
+        row: Arc<(Name, Name, PasswordHash, NewEvent)>,
     ) -> Result<User, DatabaseError> {
         let mut attempts_left = ATTEMPTS_TO_INSERT;
         loop {
@@ -131,7 +131,7 @@ impl UserService {
             Some(password) => {
                 // Hashing is expensive: do not hash for a user who does not exist.
                 self.get(id).await?;
-                Some(self.hasher.hash(password, caller).await?.into_phc())
+                Some(self.hasher.hash(password, caller).await?)
             }
             None => None,
         };

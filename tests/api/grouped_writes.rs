@@ -10,6 +10,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use user_management_api::database::{DatabaseError, Route};
 use user_management_api::domain::name::Name;
+use user_management_api::domain::password::PasswordHash;
 use user_management_api::repository::user_changes::{Change, Operation, Written};
 use user_management_api::repository::user_writes::UserWrites;
 use user_management_api::trace_id::TraceId;
@@ -50,7 +51,7 @@ fn change(user: usize, ask: Ask, number: usize) -> Change {
             surname,
             password,
         } => {
-            let password = password.then(|| "$argon2id$new".into());
+            let password = password.then(|| PasswordHash::from_phc("$argon2id$new"));
             Operation::Update {
                 name: first.map(name),
                 surname: surname.map(name),

@@ -135,7 +135,8 @@ impl Trial {
             }
             let now = (logged, collected_too, sighted.len());
             if now != last {
-                (last, since) = (now, Instant::now());
+                last = now;
+                since = Instant::now();
             }
         }
     }

@@ -11,7 +11,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
-use crate::domain::user::PasswordPolicy;
+use crate::domain::password::PasswordPolicy;
 use crate::domain::violation::Violation;
 use crate::http::problem::types::{
     BAD_REQUEST, MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 
-use crate::domain::user::PasswordPolicy;
+use crate::domain::password::PasswordPolicy;
 use crate::http::extract::json;
 use crate::http::extract::query::{NoQuery, Parameters};
 use crate::http::extract::raw_body;

@@ -7,8 +7,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::name::{NAME_MAX_CHARS, NAME_MAX_RAW_CHARS, Name};
 use crate::domain::page::{MAX_LIMIT, MAX_OFFSET, Page};
+use crate::domain::password::{PASSWORD_MAX_BYTES, Password, PasswordPolicy};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::user::{NewUser, PASSWORD_MAX_BYTES, PasswordPolicy, User, UserChanges};
+use crate::domain::user::{NewUser, User, UserChanges};
 use crate::http::extract::json::{Fields, FromFields};
 use crate::http::extract::query::{FromQuery, Query};
 
@@ -21,7 +22,7 @@ pub struct CreateUser {
     surname: Name,
     /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
     #[schema(value_type = String, format = Password, example = "secret123")]
-    password: SecretString,
+    password: Password,
 }
 
 impl FromFields for CreateUser {
@@ -63,7 +64,7 @@ pub struct UpdateUser {
     surname: Option<Name>,
     /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
     #[schema(value_type = Option<String>, format = Password)]
-    password: Option<SecretString>,
+    password: Option<Password>,
 }
 
 impl FromFields for UpdateUser {

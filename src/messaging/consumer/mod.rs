@@ -217,7 +217,8 @@ impl Consumer {
                     if waits && waited && deliveries_now == deliveries_before {
                         return Err(SessionError::Timeout("deliver messages"));
                     }
-                    (waited, deliveries_before) = (waits, deliveries_now);
+                    waited = waits;
+                    deliveries_before = deliveries_now;
                 }
                 delivery = deliveries.next(), if !is_stalled => {
                     let Some(delivery) = delivery.transpose()? else { return Ok(Ended::Cancelled) };

@@ -302,7 +302,8 @@ mod tests {
             let is_cut = rows.len() == limit;
             if !rows.is_empty() {
                 self.numbers += 1;
-                (snapshot.given_later, self.last_ended) = (Some(self.numbers), self.numbers);
+                snapshot.given_later = Some(self.numbers);
+                self.last_ended = self.numbers;
             }
             let idle = mem::take(&mut self.idle);
             watermark.note_read(

@@ -1,0 +1,87 @@
+//! A password, the rule that a new one must meet, and its hash. Neither shows itself in `Debug`.
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::violation::Violation;
+
+/// Longest password, in bytes: limits the work of one request.
+pub const PASSWORD_MAX_BYTES: usize = 1024;
+
+/// A password that its policy has accepted; wiped from memory when dropped.
+#[derive(Debug)]
+pub struct Password(SecretString);
+
+impl Password {
+    /// The text, for hashing only.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+/// An argon2id hash as a PHC string.
+/// <https://github.com/P-H-C/phc-string-format/blob/master/phc-sf-spec.md>
+#[derive(Clone, Debug)]
+pub struct PasswordHash(SecretString);
+
+impl PasswordHash {
+    pub fn from_phc(phc: impl Into<SecretString>) -> Self {
+        Self(phc.into())
+    }
+
+    /// The PHC string, for the `password` column only.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+/// The rule that a new password must meet.
+#[derive(Clone, Copy, Debug)]
+pub struct PasswordPolicy {
+    pub min_chars: usize,
+}
+
+impl PasswordPolicy {
+    /// Takes a password exactly as it is: never trimmed or cut.
+    ///
+    /// # Errors
+    /// `too_short` or `too_long`.
+    pub fn check(self, password: SecretString) -> Result<Password, Violation> {
+        let raw = password.expose_secret();
+        if raw.chars().count() < self.min_chars {
+            let detail = format!("Must be at least {} characters long.", self.min_chars);
+            Err(Violation {
+                code: "too_short",
+                detail,
+            })
+        } else if raw.len() > PASSWORD_MAX_BYTES {
+            let detail = format!("Must be at most {PASSWORD_MAX_BYTES} bytes long in UTF-8.");
+            Err(Violation {
+                code: "too_long",
+                detail,
+            })
+        } else {
+            Ok(Password(password))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PasswordPolicy;
+
+    #[test]
+    fn a_password_is_measured_in_characters_below_and_bytes_above() {
+        let policy = PasswordPolicy { min_chars: 8 };
+        let code = |raw: &str| {
+            policy
+                .check(raw.into())
+                .map_err(|violation| violation.code)
+                .err()
+        };
+        assert_eq!(code("пароль12"), None);
+        assert_eq!(code("пароль1"), Some("too_short"));
+        assert_eq!(code("        "), None);
+        assert_eq!(code(&"x".repeat(1024)), None);
+        assert_eq!(code(&"ж".repeat(513)), Some("too_long"));
+    }
+}
