@@ -29,20 +29,18 @@ impl EventType {
     }
 }
 
-/// An event to be written with its change.
+/// What an event has that its change does not say.
 #[derive(Clone, Debug)]
-pub struct NewEvent {
+pub struct EventHeader {
     /// A UUID version 7: unique, and roughly sorted by time.
     pub id: Uuid,
-    pub event_type: EventType,
     pub trace_id: TraceId,
 }
 
-impl NewEvent {
-    pub fn new(event_type: EventType, trace_id: TraceId) -> Self {
+impl EventHeader {
+    pub fn new(trace_id: TraceId) -> Self {
         Self {
             id: Uuid::now_v7(),
-            event_type,
             trace_id,
         }
     }

@@ -1,7 +1,7 @@
 //! The business types and their rules. Values are valid by construction, so inner layers never
 //! check again. Imports nothing of ours but `trace_id`.
 
-pub(crate) mod event;
+pub mod event;
 pub mod name;
 pub(crate) mod page;
 pub mod password;

@@ -60,6 +60,8 @@ pub struct User {
     pub id: UserId,
     pub name: Name,
     pub surname: Name,
+    /// 1 for a new user, and one more with each change.
+    pub version: i64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::user_changes::{self, Change, Written};
+use super::user_changes::{self, Change, Outcome};
 use crate::database::caller::Caller;
 use crate::database::{Database, DatabaseError};
 use crate::domain::user::UserId;
@@ -44,18 +44,22 @@ impl Asides {
         self.users.contains(&user)
     }
 
-    /// Writes the change at `place`, within its caller's deadline.
-    pub fn begin(&mut self, changes: Arc<[Change]>, place: usize, caller: Caller<Option<Written>>) {
+    /// Writes a change within its caller's deadline, unless the caller has gone.
+    pub fn begin(&mut self, change: Change, caller: Caller<Outcome>) {
+        if caller.has_gone() {
+            return;
+        }
         let database = self.database.clone();
         let slots = self.slots.clone();
-        let user = changes[place].id;
+        let user = change.id();
+        let change = Arc::new(change);
         self.users.insert(user);
         self.tasks.spawn(async move {
             let written = async {
                 let _slot = slots.acquire().await;
                 let write = database.run(move |connection| {
-                    let changes = changes.clone();
-                    Box::pin(async move { user_changes::write(connection, &changes[place]).await })
+                    let change = change.clone();
+                    Box::pin(async move { user_changes::write(connection, &change).await })
                 });
                 write.await
             };

@@ -12,7 +12,7 @@
 //! - **No waiting for locks.** A user whose row is locked is left out and written on the pool, by a
 //!   statement that waits. Later changes of that user wait for it.
 //! - **Failures stay apart.** A group that the server refuses is rolled back and written one by
-//!   one. Only a failure that no write would survive reaches all; as with any write, the outcome is
+//!   one, on the pool. Only a failure that no write would survive reaches all; as with any write, the outcome is
 //!   then unknown.
 //! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not
 //!   been sent, it is dropped.
@@ -23,19 +23,17 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use metrics::{Counter, counter};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::asides::Asides;
-use super::user_changes::{self, Change, Together, Written};
+use super::user_changes::{self, Change, Group, GroupOutcome, Outcome};
 use crate::database::caller::{Caller, ask};
 use crate::database::lane::Lane;
 use crate::database::{Database, DatabaseError};
@@ -53,7 +51,7 @@ const MOST_PER_USER: u32 = 64;
 /// Waiting writes from which a lane chooses its next group.
 const WINDOW: usize = 1_024;
 
-type Answer = Result<Option<Written>, DatabaseError>;
+type Answer = Result<Outcome, DatabaseError>;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -106,7 +104,7 @@ impl UserWrites {
         })
     }
 
-    /// Writes a change and its event; `None` when there is no such user.
+    /// Writes a change and its event.
     ///
     /// # Errors
     /// [`DatabaseError::Overloaded`] when too many writes wait, in all or for this user: nothing
@@ -126,7 +124,9 @@ impl UserWrites {
                 queues, per_user, ..
             } => (queues, per_user),
         };
-        let _counted = per_user.count(change.id).ok_or(DatabaseError::Overloaded)?;
+        let _counted = per_user
+            .count(change.id())
+            .ok_or(DatabaseError::Overloaded)?;
         let queue = &queues[lane_of(&change)];
         ask(|caller| Ok(queue.try_send(Pending { change, caller })?)).await
     }
@@ -179,12 +179,12 @@ impl Drop for Counted {
 
 /// A user's changes always go to the same lane.
 fn lane_of(change: &Change) -> usize {
-    usize::try_from(change.id.get()).unwrap_or_default() % LANES
+    usize::try_from(change.id().get()).unwrap_or_default() % LANES
 }
 
 struct Pending {
     change: Change,
-    caller: Caller<Option<Written>>,
+    caller: Caller<Outcome>,
 }
 
 struct GroupLane {
@@ -200,8 +200,9 @@ struct GroupLane {
 impl GroupLane {
     async fn run(mut self, stop: CancellationToken) {
         while self.take(&stop).await {
-            let group = next_group(&mut self.pending, &self.asides);
-            self.write(group).await;
+            if let Some((group, callers)) = next_group(&mut self.pending, &self.asides) {
+                self.write(group, callers).await;
+            }
         }
         while self.asides.next_done().await.is_some() {}
         self.lane.close().await;
@@ -218,7 +219,7 @@ impl GroupLane {
             if self
                 .pending
                 .iter()
-                .any(|write| !self.asides.holds(write.change.id))
+                .any(|write| !self.asides.holds(write.change.id()))
             {
                 return true;
             }
@@ -235,74 +236,35 @@ impl GroupLane {
         }
     }
 
-    async fn write(&mut self, group: Vec<Pending>) {
-        self.writes.increment(group.len() as u64);
-        let (changes, callers): (Vec<_>, Vec<_>) = group
-            .into_iter()
-            .map(|pending| (pending.change, pending.caller))
-            .unzip();
-        let changes: Arc<[Change]> = changes.into();
+    async fn write(&mut self, group: Group, callers: Vec<Caller<Outcome>>) {
+        self.writes.increment(callers.len() as u64);
+        self.groups.increment(1);
         let Some(last_deadline) = callers.iter().map(|caller| caller.deadline).max() else {
             return;
         };
-        match self
-            .write_together(&changes, 0..changes.len(), last_deadline)
-            .await
-        {
-            Err(DatabaseError::Statement(refused)) if is_refusal(&refused) && changes.len() > 1 => {
-                // Nothing was written, and one of the changes is at fault.
-                for (place, caller) in callers.into_iter().enumerate() {
-                    if !caller.has_gone() {
-                        let written = self
-                            .write_together(&changes, place..place + 1, caller.deadline)
-                            .await;
-                        let of_user = written.map(|mut written| written.remove(&changes[place].id));
-                        self.answer(of_user, &changes, place, caller);
+        let group = Arc::new(group);
+        let written = self.lane.write(last_deadline, |connection| {
+            let group = group.clone();
+            Box::pin(async move { user_changes::write_group(connection, &group).await })
+        });
+        match written.await {
+            Ok(outcomes) => {
+                for (place, (outcome, caller)) in outcomes.into_iter().zip(callers).enumerate() {
+                    match outcome {
+                        GroupOutcome::Settled(outcome) => caller.tell(Ok(outcome)),
+                        GroupOutcome::Locked => self.asides.begin(group.change(place), caller),
                     }
                 }
             }
-            Ok(mut written) => {
+            Err(DatabaseError::Statement(refused)) if is_refusal(&refused) && callers.len() > 1 => {
+                // Nothing was written, and one of the changes is at fault.
                 for (place, caller) in callers.into_iter().enumerate() {
-                    let of_user = written.remove(&changes[place].id);
-                    self.answer(Ok(of_user), &changes, place, caller);
+                    self.asides.begin(group.change(place), caller);
                 }
             }
             Err(error) => callers
                 .into_iter()
                 .for_each(|caller| caller.tell(Err(error.clone()))),
-        }
-    }
-
-    async fn write_together(
-        &mut self,
-        changes: &Arc<[Change]>,
-        places: Range<usize>,
-        deadline: Instant,
-    ) -> Result<HashMap<UserId, Together>, DatabaseError> {
-        self.groups.increment(1);
-        let changes = changes.clone();
-        let written = self.lane.write(deadline, move |connection| {
-            let changes = changes.clone();
-            let places = places.clone();
-            Box::pin(
-                async move { user_changes::write_together(connection, &changes[places]).await },
-            )
-        });
-        written.await
-    }
-
-    fn answer(
-        &mut self,
-        written: Result<Option<Together>, DatabaseError>,
-        changes: &Arc<[Change]>,
-        place: usize,
-        caller: Caller<Option<Written>>,
-    ) {
-        match written {
-            Ok(Some(Together::Written(written))) => caller.tell(Ok(Some(written))),
-            Ok(Some(Together::LeftOut)) => self.asides.begin(changes.clone(), place, caller),
-            Ok(None) => caller.tell(Ok(None)),
-            Err(error) => caller.tell(Err(error)),
         }
     }
 }
@@ -314,20 +276,33 @@ fn is_refusal(error: &sqlx::Error) -> bool {
 
 /// Takes the first pending change of each user who has none in `asides`, if it is of the same kind
 /// as the first, up to [`LARGEST_GROUP`]. Changes whose callers are gone are dropped.
-fn next_group(pending: &mut Vec<Pending>, asides: &Asides) -> Vec<Pending> {
-    let mut group = Vec::<Pending>::new();
+fn next_group(
+    pending: &mut Vec<Pending>,
+    asides: &Asides,
+) -> Option<(Group, Vec<Caller<Outcome>>)> {
+    let mut group: Option<Group> = None;
+    let mut callers = Vec::new();
     let mut left = Vec::new();
     let mut users = HashSet::new();
     for write in pending.drain(..).filter(|write| !write.caller.has_gone()) {
-        let is_next_of_user = !asides.holds(write.change.id) && users.insert(write.change.id);
-        let is_alike =
-            |first: &Pending| first.change.operation.kind() == write.change.operation.kind();
-        if is_next_of_user && group.len() < LARGEST_GROUP && group.first().is_none_or(is_alike) {
-            group.push(write);
-        } else {
+        let user = write.change.id();
+        let is_next_of_user = !asides.holds(user) && users.insert(user);
+        if !is_next_of_user || callers.len() == LARGEST_GROUP {
             left.push(write);
+            continue;
+        }
+        let Pending { change, caller } = write;
+        let refused = if let Some(group) = &mut group {
+            group.push(change).err()
+        } else {
+            group = Some(Group::of(change));
+            None
+        };
+        match refused {
+            Some(change) => left.push(Pending { change, caller }),
+            None => callers.push(caller),
         }
     }
     *pending = left;
-    group
+    Some((group?, callers))
 }

@@ -4,7 +4,7 @@
 use sqlx::PgConnection;
 
 use super::stored_time::StoredTime;
-use crate::domain::event::NewEvent;
+use crate::domain::event::{EventHeader, EventType};
 use crate::domain::name::Name;
 use crate::domain::page::Page;
 use crate::domain::password::PasswordHash;
@@ -15,6 +15,7 @@ pub struct UserRow {
     pub id: i64,
     pub name: String,
     pub surname: String,
+    pub version: i64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -27,6 +28,7 @@ impl TryFrom<UserRow> for User {
             id,
             name,
             surname,
+            version,
             created_at,
             updated_at,
         }: UserRow,
@@ -35,6 +37,7 @@ impl TryFrom<UserRow> for User {
             id: stored_id(id)?,
             name: Name::stored(name),
             surname: Name::stored(surname),
+            version,
             created_at,
             updated_at,
         })
@@ -50,7 +53,7 @@ pub async fn insert(
     name: &Name,
     surname: &Name,
     password: &PasswordHash,
-    event: &NewEvent,
+    event: &EventHeader,
 ) -> sqlx::Result<User> {
     outbox_query!(query_as!(
         UserRow,
@@ -59,17 +62,18 @@ pub async fn insert(
                RETURNING id, name, surname, version, created_at, updated_at
            ), event AS (
                INSERT INTO outbox ("# columns r#")
-               SELECT $4, $5, id, version, $6, updated_at, row_to_json((SELECT data FROM (SELECT name, surname) AS data))
+               SELECT $4, $5, id, version, $6, updated_at,
+                      row_to_json((SELECT data FROM (SELECT name, surname) AS data))
                FROM created
            )
-           SELECT id AS "id!", name AS "name!", surname AS "surname!",
+           SELECT id AS "id!", name AS "name!", surname AS "surname!", version AS "version!",
                   created_at AS "created_at!: StoredTime", updated_at AS "updated_at!: StoredTime"
            FROM created"#,
         name.as_str(),
         surname.as_str(),
         password.expose(),
         event.id,
-        event.event_type.as_str(),
+        EventType::Created.as_str(),
         event.trace_id.as_str(),
     ))
     .fetch_one(connection)
@@ -80,9 +84,11 @@ pub async fn insert(
 /// Lifts the sequence of ids past those that are taken. `false` if the login may not.
 pub async fn draw_past_taken_ids(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let lifted = sqlx::query_scalar!(
-        r#"SELECT setval(sequence, greatest((SELECT max(id) FROM users), pg_sequence_last_value(sequence))) AS "to!"
+        r#"SELECT setval(sequence, greatest((SELECT max(id) FROM users),
+                                            pg_sequence_last_value(sequence))) AS "to!"
            FROM CAST(pg_get_serial_sequence('users', 'id') AS regclass) AS sequence
-           WHERE has_sequence_privilege(sequence, 'SELECT') AND has_sequence_privilege(sequence, 'UPDATE')"#
+           WHERE has_sequence_privilege(sequence, 'SELECT')
+                 AND has_sequence_privilege(sequence, 'UPDATE')"#
     );
     Ok(lifted.fetch_optional(connection).await?.is_some())
 }
@@ -90,7 +96,8 @@ pub async fn draw_past_taken_ids(connection: &mut PgConnection) -> sqlx::Result<
 pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Option<User>> {
     let query = sqlx::query_as!(
         UserRow,
-        r#"SELECT id, name, surname, created_at AS "created_at: StoredTime", updated_at AS "updated_at: StoredTime"
+        r#"SELECT id, name, surname, version, created_at AS "created_at: StoredTime",
+                  updated_at AS "updated_at: StoredTime"
            FROM users WHERE id = $1"#,
         id.get()
     );
@@ -105,7 +112,8 @@ pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Opti
 pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<User>> {
     let query = sqlx::query_as!(
         UserRow,
-        r#"SELECT id, name, surname, created_at AS "created_at: StoredTime", updated_at AS "updated_at: StoredTime"
+        r#"SELECT id, name, surname, version, created_at AS "created_at: StoredTime",
+                  updated_at AS "updated_at: StoredTime"
            FROM users WHERE id = ANY($1)"#,
         ids
     );
@@ -123,11 +131,15 @@ pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<Use
     // row, and on a row of its own if the page is empty.
     let rows = sqlx::query!(
         r#"WITH page AS (
-               SELECT id, name, surname, created_at, updated_at FROM users WHERE id > 0 ORDER BY id LIMIT $1 OFFSET $2
+               SELECT id, name, surname, version, created_at, updated_at FROM users
+               WHERE id > 0 ORDER BY id LIMIT $1 OFFSET $2
            )
-           SELECT total.users AS "total!", page.id AS "id?", page.name AS "name?", page.surname AS "surname?",
-                  page.created_at AS "created_at?: StoredTime", page.updated_at AS "updated_at?: StoredTime"
-           FROM (SELECT coalesce(sum(users), 0)::bigint AS users FROM users_count) AS total LEFT JOIN page ON true
+           SELECT total.users AS "total!", page.id AS "id?", page.name AS "name?",
+                  page.surname AS "surname?", page.version AS "version?",
+                  page.created_at AS "created_at?: StoredTime",
+                  page.updated_at AS "updated_at?: StoredTime"
+           FROM (SELECT coalesce(sum(users), 0)::bigint AS users FROM users_count) AS total
+           LEFT JOIN page ON true
            ORDER BY page.id"#,
         page.limit(),
         page.offset(),
@@ -140,6 +152,7 @@ pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<Use
             id: row.id?,
             name: row.name?,
             surname: row.surname?,
+            version: row.version?,
             created_at: row.created_at?.into(),
             updated_at: row.updated_at?.into(),
         })

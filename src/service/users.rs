@@ -12,14 +12,14 @@ use tracing::{info, warn};
 use super::completion::run_to_completion;
 use super::error::ServiceError;
 use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
-use crate::domain::event::{EventType, NewEvent};
+use crate::domain::event::{EventHeader, EventType};
 use crate::domain::name::Name;
 use crate::domain::page::Page;
 use crate::domain::password::PasswordHash;
 use crate::domain::user::{NewUser, User, UserChanges, UserId, UserPage};
 pub use crate::password::Caller;
 use crate::password::PasswordHasher;
-use crate::repository::user_changes::{Change, Operation, Written};
+use crate::repository::user_changes::{Change, Deletion, Outcome, Update};
 use crate::repository::user_reads::UserReads;
 use crate::repository::user_writes::UserWrites;
 use crate::repository::users;
@@ -59,7 +59,7 @@ impl UserService {
         let password = self.hasher.hash(new.password, caller).await?;
         let service = self.clone();
         run_to_completion(&self.tasks, async move {
-            let event = NewEvent::new(EventType::Created, trace_id);
+            let event = EventHeader::new(trace_id);
             let row = Arc::new((new.name, new.surname, password, event));
             let user = service.in_time(began, service.insert(row)).await?;
             service.outbox_filled.notify_one();
@@ -73,7 +73,7 @@ impl UserService {
     /// tries again.
     async fn insert(
         &self,
-        row: Arc<(Name, Name, PasswordHash, NewEvent)>,
+        row: Arc<(Name, Name, PasswordHash, EventHeader)>,
     ) -> Result<User, DatabaseError> {
         let mut attempts_left = ATTEMPTS_TO_INSERT;
         loop {
@@ -135,40 +135,43 @@ impl UserService {
             }
             None => None,
         };
-        let operation = Operation::Update {
+        let update = Update {
+            id,
             name,
             surname,
-            password,
+            event: EventHeader::new(trace_id),
         };
-        Ok(self
-            .write(began, Change::new(id, operation, trace_id))
-            .await?
-            .user)
+        let change = match password {
+            Some(hash) => Change::UpdateWithPassword(update, hash),
+            None => Change::Update(update),
+        };
+        self.write(began, change).await
     }
 
     pub async fn delete(&self, id: UserId, trace_id: TraceId) -> Result<(), ServiceError> {
-        self.write(Instant::now(), Change::new(id, Operation::Delete, trace_id))
-            .await?;
+        let event = EventHeader::new(trace_id);
+        let deletion = Change::Deletion(Deletion { id, event });
+        self.write(Instant::now(), deletion).await?;
         Ok(())
     }
 
-    async fn write(&self, began: Instant, change: Change) -> Result<Written, ServiceError> {
+    /// The user after an update, or before the deletion.
+    async fn write(&self, began: Instant, change: Change) -> Result<User, ServiceError> {
         let service = self.clone();
         run_to_completion(&self.tasks, async move {
-            let done = if change.operation.is_deletion() {
-                "User deleted"
-            } else {
-                "User updated"
+            let done = match change.event_type() {
+                EventType::Deleted => "User deleted",
+                _ => "User updated",
             };
-            let written = service
-                .in_time(began, service.writes.write(change))
-                .await?
-                .ok_or(ServiceError::UserNotFound)?;
-            if written.changed {
-                service.outbox_filled.notify_one();
-                info!(user_id = written.user.id.get(), "{done}");
+            match service.in_time(began, service.writes.write(change)).await? {
+                Outcome::Changed(user) => {
+                    service.outbox_filled.notify_one();
+                    info!(user_id = user.id.get(), "{done}");
+                    Ok(user)
+                }
+                Outcome::Unchanged(user) => Ok(user),
+                Outcome::NotFound => Err(ServiceError::UserNotFound),
             }
-            Ok(written)
         })
         .await
     }

@@ -37,11 +37,12 @@ fn seen(outcome: &Outcome) -> String {
             id,
             name,
             surname,
+            version,
             created_at,
             updated_at,
         })) => {
             format!(
-                "{id} {} {} {created_at} {updated_at}",
+                "{id} {} {} {version} {created_at} {updated_at}",
                 name.as_str(),
                 surname.as_str()
             )
@@ -179,7 +180,8 @@ fn a_row_that_cannot_be_read_fails_the_reads_of_it_and_no_other() {
     let poison = "ALTER TABLE users RENAME TO people;
                   CREATE FUNCTION readable(id bigint, name text) RETURNS text LANGUAGE plpgsql AS $$
                   BEGIN IF id = 2 THEN RAISE 'unreadable'; END IF; RETURN name; END $$;
-                  CREATE VIEW users AS SELECT id, readable(id, name) AS name, surname, created_at, updated_at FROM people";
+                  CREATE VIEW users AS SELECT id, readable(id, name) AS name, surname, version, created_at,
+                      updated_at FROM people";
     let poison = sqlx::raw_sql(poison).execute(&world.pool);
     runtime.block_on(poison).unwrap();
     let coalesced =

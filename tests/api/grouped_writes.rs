@@ -9,11 +9,14 @@ use proptest::prelude::*;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use user_management_api::database::{DatabaseError, Route};
+use user_management_api::domain::event::EventHeader;
 use user_management_api::domain::name::Name;
 use user_management_api::domain::password::PasswordHash;
-use user_management_api::repository::user_changes::{Change, Operation, Written};
+use user_management_api::domain::user::User;
+use user_management_api::repository::user_changes::{Change, Deletion, Outcome, Update};
 use user_management_api::repository::user_writes::UserWrites;
 use user_management_api::trace_id::TraceId;
+use uuid::Uuid;
 
 use crate::harness::library::{add_users, check, database, id, key, runtime};
 use crate::harness::{App, World, until};
@@ -45,42 +48,77 @@ fn asks() -> impl Strategy<Value = Ask> {
 fn change(user: usize, ask: Ask, number: usize) -> Change {
     let trace_id = TraceId::parse(format!("write-{number}").as_bytes()).unwrap();
     let name = |value: u8| Name::parse(&value.to_string()).unwrap();
-    let operation = match ask {
-        Ask::Update {
-            name: first,
-            surname,
-            password,
-        } => {
-            let password = password.then(|| PasswordHash::from_phc("$argon2id$new"));
-            Operation::Update {
-                name: first.map(name),
-                surname: surname.map(name),
-                password,
-            }
-        }
-        Ask::Delete => Operation::Delete,
+    let id = id(user);
+    let event = EventHeader::new(trace_id);
+    let Ask::Update {
+        name: first,
+        surname,
+        password,
+    } = ask
+    else {
+        return Change::Deletion(Deletion { id, event });
     };
-    Change::new(id(user), operation, trace_id)
+    let update = Update {
+        id,
+        name: first.map(name),
+        surname: surname.map(name),
+        event,
+    };
+    if password {
+        Change::UpdateWithPassword(update, PasswordHash::from_phc("$argon2id$new"))
+    } else {
+        Change::Update(update)
+    }
+}
+
+fn renamed(user: usize, name: Option<Name>, surname: Option<Name>) -> Change {
+    Change::Update(Update {
+        id: id(user),
+        name,
+        surname,
+        event: EventHeader::new(TraceId::generate()),
+    })
 }
 
 fn rename(user: usize, name: &str) -> Change {
-    let operation = Operation::Update {
-        name: Some(Name::parse(name).unwrap()),
-        surname: None,
-        password: None,
-    };
-    Change::new(id(user), operation, TraceId::generate())
+    renamed(user, Some(Name::parse(name).unwrap()), None)
+}
+
+fn event_of(change: &Change) -> Uuid {
+    match change {
+        Change::Update(update) | Change::UpdateWithPassword(update, _) => update.event.id,
+        Change::Deletion(deletion) => deletion.event.id,
+    }
+}
+
+/// The user after the change, or before the deletion.
+fn changed(outcome: Outcome) -> User {
+    match outcome {
+        Outcome::Changed(user) => user,
+        outcome => panic!("{outcome:?}"),
+    }
 }
 
 /// All that a caller can see of an answer, times aside.
-fn seen(answer: &Result<Option<Written>, DatabaseError>) -> String {
-    match answer {
-        Ok(None) => "no such user".to_owned(),
-        Ok(Some(Written { user, changed })) => {
-            format!("{} {} {changed}", user.name.as_str(), user.surname.as_str())
-        }
-        Err(error) => error.to_string(),
-    }
+fn seen(answer: &Result<Outcome, DatabaseError>) -> String {
+    let (user, changed) = match answer {
+        Ok(Outcome::NotFound) => return "no such user".to_owned(),
+        Ok(Outcome::Changed(user)) => (user, true),
+        Ok(Outcome::Unchanged(user)) => (user, false),
+        Err(error) => return error.to_string(),
+    };
+    let User {
+        id,
+        name,
+        surname,
+        version,
+        ..
+    } = user;
+    format!(
+        "{id} {} {} {version} {changed}",
+        name.as_str(),
+        surname.as_str()
+    )
 }
 
 /// All that is stored, times and event ids aside; each user's events in their order.
@@ -177,26 +215,23 @@ async fn two_partial_updates_racing_on_one_user_both_survive_a_thousand_times() 
     for round in 0..1000_u16 {
         let value = Name::parse(&round.to_string()).unwrap();
         let write = |name: Option<Name>, surname: Option<Name>| {
-            let operation = Operation::Update {
-                name,
-                surname,
-                password: None,
-            };
             let grouped = grouped.clone();
-            let change = Change::new(id(1), operation, TraceId::generate());
-            tokio::spawn(async move { grouped.write(change).await.unwrap().unwrap() })
+            let change = renamed(1, name, surname);
+            tokio::spawn(async move {
+                match grouped.write(change).await.unwrap() {
+                    Outcome::Changed(user) | Outcome::Unchanged(user) => user,
+                    Outcome::NotFound => panic!("the user is there"),
+                }
+            })
         };
         let first = write(Some(value.clone()), None);
         let second = write(None, Some(value.clone()));
         let first = first.await.unwrap();
         let second = second.await.unwrap();
-        let saw_both =
-            |written: &Written| written.user.name == value && written.user.surname == value;
+        let saw_both = |user: &User| user.name == value && user.surname == value;
         assert!(
             saw_both(&first) || saw_both(&second),
-            "round {round}: {:?}, {:?}",
-            first.user,
-            second.user
+            "round {round}: {first:?}, {second:?}"
         );
     }
     let version: i64 = world.value("SELECT version FROM users WHERE id = 1").await;
@@ -220,7 +255,7 @@ fn callers_who_go_away_undo_nothing_and_halve_nothing() {
                     |(number, (user, ask, goes_away, turns))| {
                         let grouped = grouped.clone();
                         let change = change(user, ask, number);
-                        let event_id = change.event.id;
+                        let event_id = event_of(&change);
                         (
                             event_id,
                             tokio::spawn(async move { grouped.write(change).await }),
@@ -235,8 +270,7 @@ fn callers_who_go_away_undo_nothing_and_halve_nothing() {
                     }
                     if goes_away_after.is_some() {
                         task.abort();
-                    } else if let Some(Written { changed: true, .. }) = task.await.unwrap().unwrap()
-                    {
+                    } else if let Outcome::Changed(_) = task.await.unwrap().unwrap() {
                         answered.push(event_id);
                     }
                 }
@@ -273,7 +307,7 @@ async fn a_write_that_the_database_refuses_fails_alone() {
         for (user, answer) in (1..=USERS).zip(answers) {
             match answer {
                 Err(DatabaseError::Statement(_)) => assert_eq!(user, 2),
-                answer => assert_eq!(answer.unwrap().unwrap().user.name.as_str(), name),
+                answer => assert_eq!(changed(answer.unwrap()).name.as_str(), name),
             }
         }
     }

@@ -157,6 +157,7 @@ impl<'a> From<&'a User> for UserBody<'a> {
             id,
             name,
             surname,
+            version: _,
             created_at,
             updated_at,
         } = user;

@@ -22,7 +22,7 @@ async fn changes_of_a_locked_user_keep_their_order() {
     assert!(
         answers
             .iter()
-            .all(|answer| answer.as_ref().is_ok_and(Option::is_some))
+            .all(|answer| matches!(answer, Ok(Outcome::Changed(_) | Outcome::Unchanged(_))))
     );
     let published = "SELECT payload->>'name' FROM outbox WHERE user_id = 2 ORDER BY seq";
     let published: Vec<String> = sqlx::query_scalar(published)
@@ -57,18 +57,13 @@ async fn a_locked_user_holds_nobody_up_and_is_changed_as_it_is_then() {
         });
         // Of the same lane, and the other one.
         for user in [4, 1, 4, 3] {
-            assert!(
-                grouped
-                    .write(rename(user, &format!("{deletes}")))
-                    .await
-                    .unwrap()
-                    .is_some()
-            );
+            let renamed = grouped.write(rename(user, &format!("{deletes}"))).await;
+            assert!(!matches!(renamed.unwrap(), Outcome::NotFound));
         }
         assert!(!waiting.is_finished());
         lock.commit().await.unwrap();
-        let Written { user, changed } = waiting.await.unwrap().unwrap().unwrap();
-        assert_eq!((user.surname.as_str(), changed), ("Чужой", true));
+        let user = changed(waiting.await.unwrap().unwrap());
+        assert_eq!(user.surname.as_str(), "Чужой");
     }
 }
 
@@ -101,7 +96,7 @@ async fn writes_past_the_queues_bound_are_refused_at_once_and_leave_nothing_behi
     for write in writes {
         match write.await.unwrap() {
             Err(DatabaseError::Overloaded) => refused += 1,
-            answer => written += usize::from(answer.unwrap().unwrap().changed),
+            answer => written += usize::from(matches!(answer.unwrap(), Outcome::Changed(_))),
         }
     }
     assert!(
@@ -122,7 +117,7 @@ async fn what_waits_when_the_lanes_close_is_still_written() {
     assert!(
         answers
             .iter()
-            .all(|answer| answer.as_ref().is_ok_and(Option::is_some))
+            .all(|answer| matches!(answer, Ok(Outcome::Changed(_) | Outcome::Unchanged(_))))
     );
     assert!(matches!(
         grouped.write(rename(1, "late")).await,
