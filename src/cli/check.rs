@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::report::Report;
 use crate::database::preflight::{self, Preflight, Schema, Sequences};
 use crate::database::schema::UTF8;
-use crate::database::{DatabaseError, DatabaseUrl, Route, keeps_settings, run_once};
+use crate::database::{DatabaseError, DatabaseUrl, Route, keeps_settings, run_once, sqlstate};
 use crate::domain::event::EventType;
 use crate::error_chain::Chain;
 use crate::messaging::broker::{self, Broker};
@@ -233,22 +233,31 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
         | DatabaseError::Statement(error) => Some(&**error),
         DatabaseError::Timeout | DatabaseError::Overloaded => None,
     };
-    let state = driver
-        .and_then(sqlx::Error::as_database_error)
-        .and_then(sqlx::error::DatabaseError::code);
+    let state = driver.and_then(sqlstate::of);
     let to_do = match (state.as_deref(), driver) {
-        (Some("28P01" | "28000"), _) => format!(
+        (Some(sqlstate::INVALID_PASSWORD | sqlstate::INVALID_AUTHORIZATION), _) => format!(
             "correct user and password in {setting}; if this is not the server that you meant, its \
              host and port; without DATABASE_URL and RABBITMQ_URL, ./setup.sh starts servers of its \
              own"
         ),
-        (Some("3D000"), _) => {
+        (Some(sqlstate::INVALID_CATALOG_NAME), _) => {
             format!("create it (CREATE DATABASE \"{database}\"), or name another in {setting}")
         }
-        (Some("55000"), _) => format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS true"),
-        (Some("42501"), _) => format!("GRANT CONNECT ON DATABASE \"{database}\" TO {user}"),
-        (Some("53300"), _) => "wait, or raise max_connections".to_owned(),
-        (Some("08P01" | "42P05" | "26000"), _) => {
+        (Some(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE), _) => {
+            format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS true")
+        }
+        (Some(sqlstate::INSUFFICIENT_PRIVILEGE), _) => {
+            format!("GRANT CONNECT ON DATABASE \"{database}\" TO {user}")
+        }
+        (Some(sqlstate::TOO_MANY_CONNECTIONS), _) => "wait, or raise max_connections".to_owned(),
+        (
+            Some(
+                sqlstate::PROTOCOL_VIOLATION
+                | sqlstate::DUPLICATE_STATEMENT
+                | sqlstate::INVALID_STATEMENT_NAME,
+            ),
+            _,
+        ) => {
             "if a pooler such as pgbouncer is there: set DATABASE_DIRECT_URL to PostgreSQL itself, \
              beside it"
                 .to_owned()

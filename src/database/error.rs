@@ -1,9 +1,10 @@
 //! Database errors, and whether waiting may help.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use sqlx::postgres::PgDatabaseError;
+
+use super::sqlstate;
 
 /// `Clone`, because every caller of a batch gets a copy.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -40,13 +41,17 @@ pub enum DatabaseError {
 impl From<sqlx::Error> for DatabaseError {
     fn from(error: sqlx::Error) -> Self {
         let shared = Arc::new(error);
-        match state(&shared).as_deref() {
-            Some("26000" | "42P05" | "08P01") => Self::Pooled(shared),
-            Some("25006") => Self::ReadOnly(shared),
-            Some("23505") if is_taken_id(&shared) => Self::IdTaken(shared),
+        match sqlstate::of(&shared).as_deref() {
+            Some(
+                sqlstate::INVALID_STATEMENT_NAME
+                | sqlstate::DUPLICATE_STATEMENT
+                | sqlstate::PROTOCOL_VIOLATION,
+            ) => Self::Pooled(shared),
+            Some(sqlstate::READ_ONLY_TRANSACTION) => Self::ReadOnly(shared),
+            Some(sqlstate::UNIQUE_VIOLATION) if is_taken_id(&shared) => Self::IdTaken(shared),
             // Ids up to the largest that there can be.
-            Some("2200H") => Self::IdTaken(shared),
-            Some("42P01") => Self::NotMigrated(shared),
+            Some(sqlstate::SEQUENCE_GENERATOR_LIMIT_EXCEEDED) => Self::IdTaken(shared),
+            Some(sqlstate::UNDEFINED_TABLE) => Self::NotMigrated(shared),
             _ if is_transient(&shared) => Self::Unavailable(shared),
             _ => Self::Statement(shared),
         }
@@ -64,7 +69,13 @@ impl DatabaseError {
 
     /// Whether the login lacks a privilege.
     pub fn is_not_allowed(&self) -> bool {
-        matches!(self, Self::Statement(error) if state(error).as_deref() == Some("42501"))
+        matches!(self, Self::Statement(error) if is_not_allowed(error))
+    }
+
+    /// Whether a statement exceeded `statement_timeout`.
+    pub fn is_statement_timeout(&self) -> bool {
+        matches!(self, Self::Unavailable(error)
+            if sqlstate::of(error).as_deref() == Some(sqlstate::QUERY_CANCELED))
     }
 
     /// Whether the server refused before it did anything, and because of the session: it leads to a
@@ -78,14 +89,20 @@ impl DatabaseError {
     }
 }
 
+/// Whether the login lacks a privilege.
+pub fn is_not_allowed(error: &sqlx::Error) -> bool {
+    sqlstate::of(error).as_deref() == Some(sqlstate::INSUFFICIENT_PRIVILEGE)
+}
+
+/// Whether a table is missing.
+pub fn is_missing_table(error: &sqlx::Error) -> bool {
+    sqlstate::of(error).as_deref() == Some(sqlstate::UNDEFINED_TABLE)
+}
+
 fn is_taken_id(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
         .is_some_and(|refusal| refusal.constraint() == Some("users_pkey"))
-}
-
-fn state(error: &sqlx::Error) -> Option<Cow<'_, str>> {
-    error.as_database_error()?.code()
 }
 
 /// "cached plan must not change result type", in whatever language the server says it.
@@ -94,7 +111,8 @@ fn has_outdated_plan(error: &sqlx::Error) -> bool {
         .as_database_error()
         .and_then(|refusal| refusal.try_downcast_ref::<PgDatabaseError>());
     refusal.is_some_and(|refusal| {
-        refusal.code() == "0A000" && refusal.routine() == Some("RevalidateCachedQuery")
+        refusal.code() == sqlstate::FEATURE_NOT_SUPPORTED
+            && refusal.routine() == Some("RevalidateCachedQuery")
     })
 }
 
@@ -115,39 +133,20 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
                 || has_outdated_plan(error)
                 || refusal
                     .code()
-                    .is_some_and(|state| is_transient_state(&state))
+                    .is_some_and(|state| sqlstate::is_transient(&state))
         }
         _ => false,
     }
-}
-
-/// Whether a SQLSTATE is about the server, not about the statement.
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-fn is_transient_state(state: &str) -> bool {
-    const CLASSES: [&str; 4] = [
-        "08", // connection exception
-        "28", // invalid authorization: credentials are being changed, or wrong
-        "53", // insufficient resources
-        "57", // operator intervention: shutdown, start-up, statement_timeout
-    ];
-    const STATES: [&str; 8] = [
-        "26000", // no such prepared statement: a pooler in between
-        "42P05", // it exists already: likewise
-        "25006", // read-only transaction: a standby that is about to be promoted
-        "3D000", // the database does not exist yet
-        "40001", // serialization failure
-        "40P01", // deadlock
-        "42P01", // a table is missing: migrations are pending
-        "55P03", // lock_timeout
-    ];
-    CLASSES.iter().any(|class| state.starts_with(class)) || STATES.contains(&state)
 }
 
 /// Whether the connection broke. A refusal to open one does not count.
 pub fn is_dead_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() != std::io::ErrorKind::ConnectionRefused,
-        error => matches!(state(error).as_deref(), Some("57P01" | "57P02")),
+        error => matches!(
+            sqlstate::of(error).as_deref(),
+            Some(sqlstate::ADMIN_SHUTDOWN | sqlstate::CRASH_SHUTDOWN)
+        ),
     }
 }
 
@@ -155,6 +154,6 @@ pub fn is_dead_connection(error: &sqlx::Error) -> bool {
 pub fn is_starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() == std::io::ErrorKind::ConnectionRefused,
-        error => state(error).as_deref() == Some("57P03"),
+        error => sqlstate::of(error).as_deref() == Some(sqlstate::CANNOT_CONNECT_NOW),
     }
 }

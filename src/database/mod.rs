@@ -9,6 +9,7 @@ pub(crate) mod lane;
 mod pool;
 pub(crate) mod preflight;
 pub(crate) mod schema;
+pub(crate) mod sqlstate;
 mod trust;
 mod url;
 

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use super::error::{DatabaseError, is_transient};
+use super::error::{DatabaseError, is_missing_table, is_not_allowed, is_transient};
 use super::pool::{CONNECT_TIMEOUT, Route, run_once};
 
 /// The migrations in `migrations/`, embedded in the binary.
@@ -46,10 +46,7 @@ impl SchemaError {
         }
         let mut error: Option<&(dyn Error + 'static)> = Some(self);
         while let Some(cause) = error {
-            let driver = cause
-                .downcast_ref::<sqlx::Error>()
-                .and_then(sqlx::Error::as_database_error);
-            if driver.is_some_and(|driver| driver.code().as_deref() == Some("42501")) {
+            if cause.downcast_ref().is_some_and(is_not_allowed) {
                 return true;
             }
             error = cause.source();
@@ -84,6 +81,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     connection.close().await;
     outcome.map_err(|error| match error {
         MigrateError::Execute(error) if is_transient(&error) => SchemaError::Connect(error.into()),
+        // In a migration, a missing table is a bug that waiting does not fix.
         MigrateError::ExecuteMigration(error, _)
             if is_transient(&error) && !is_missing_table(&error) =>
         {
@@ -91,15 +89,6 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
         }
         other => SchemaError::Migrate(other),
     })
-}
-
-/// In a migration, a missing table is a bug that waiting does not fix.
-fn is_missing_table(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code)
-        .as_deref()
-        == Some("42P01")
 }
 
 /// The database must be able to hold every name.
@@ -142,9 +131,7 @@ pub async fn is_current(connection: &mut PgConnection) -> sqlx::Result<bool> {
         .fetch_all(connection)
         .await
     {
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
-            return Ok(false);
-        }
+        Err(error) if is_missing_table(&error) => return Ok(false),
         answer => answer?,
     };
     Ok(MIGRATOR

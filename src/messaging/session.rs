@@ -108,14 +108,7 @@ impl SessionError {
 
     /// Whether a statement exceeded PostgreSQL's `statement_timeout`.
     pub fn is_statement_timeout(&self) -> bool {
-        let Self::Database(DatabaseError::Unavailable(error)) = self else {
-            return false;
-        };
-        error
-            .as_database_error()
-            .and_then(sqlx::error::DatabaseError::code)
-            .as_deref()
-            == Some("57014")
+        matches!(self, Self::Database(error) if error.is_statement_timeout())
     }
 
     /// Whether the broker refused the login, the virtual host or a permission.
