@@ -14,15 +14,6 @@ pub struct Page {
     offset: i64,
 }
 
-impl Default for Page {
-    fn default() -> Self {
-        Self {
-            limit: MAX_LIMIT,
-            offset: 0,
-        }
-    }
-}
-
 impl Page {
     /// `None` if either is out of range.
     pub fn new(limit: i64, offset: i64) -> Option<Self> {

@@ -1,9 +1,6 @@
 //! A user, and the rules a new or changed one must meet.
 
 use std::fmt;
-use std::sync::OnceLock;
-
-use bytes::Bytes;
 
 use super::name::Name;
 use super::password::Password;
@@ -74,28 +71,12 @@ impl fmt::Debug for User {
     }
 }
 
-/// One page of users, by id; may be shared by several requests.
+/// One page of users, by id.
 #[derive(Debug)]
 pub struct UserPage {
     pub users: Vec<User>,
     /// Number of all users.
     pub total: i64,
-    shown: OnceLock<Bytes>,
-}
-
-impl UserPage {
-    pub fn new(users: Vec<User>, total: i64) -> Self {
-        Self {
-            users,
-            total,
-            shown: OnceLock::new(),
-        }
-    }
-
-    /// The result of `show`, which runs once for all requests that share the page.
-    pub fn shown(&self, show: impl FnOnce(&[User]) -> Bytes) -> Bytes {
-        self.shown.get_or_init(|| show(&self.users)).clone()
-    }
 }
 
 #[cfg(test)]

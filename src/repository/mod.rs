@@ -27,7 +27,7 @@ pub mod outbox;
 pub(crate) mod quarantine;
 mod stored_time;
 pub mod user_changes;
-mod user_lists;
+pub(crate) mod user_lists;
 pub mod user_reads;
 pub mod user_writes;
 pub(crate) mod users;

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -16,13 +17,33 @@ use super::users;
 use crate::database::caller::{Caller, ask};
 use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
 use crate::domain::page::Page;
-use crate::domain::user::UserPage;
+use crate::domain::user::{User, UserPage};
 
 /// One in so many of the pool's connections may read lists at a time.
 const SHARE: usize = 4;
 
-type Answer = Result<Arc<UserPage>, DatabaseError>;
-type Callers = Vec<Caller<Arc<UserPage>>>;
+/// A page that several requests may share, and their response's body once one of them has made it.
+pub struct SharedPage {
+    pub page: UserPage,
+    body: OnceLock<Bytes>,
+}
+
+impl From<UserPage> for SharedPage {
+    fn from(page: UserPage) -> Self {
+        let body = OnceLock::new();
+        Self { page, body }
+    }
+}
+
+impl SharedPage {
+    /// The result of `render`, which runs once for all requests.
+    pub fn body(&self, render: impl FnOnce(&[User]) -> Bytes) -> Bytes {
+        self.body.get_or_init(|| render(&self.page.users)).clone()
+    }
+}
+
+type Answer = Result<Arc<SharedPage>, DatabaseError>;
+type Callers = Vec<Caller<Arc<SharedPage>>>;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -72,7 +93,7 @@ impl UserLists {
         self.database
             .read(|connection| Box::pin(users::list(connection, page)))
             .await
-            .map(Arc::new)
+            .map(|page| Arc::new(SharedPage::from(page)))
     }
 
     async fn read_while_wanted(self, page: Page) {

@@ -30,13 +30,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::user_lists::UserLists;
+use super::user_lists::{SharedPage, UserLists};
 use super::users;
 use crate::database::caller::{Caller, ask};
 use crate::database::lane::Lane;
 use crate::database::{Database, DatabaseError};
 use crate::domain::page::Page;
-use crate::domain::user::{User, UserId, UserPage};
+use crate::domain::user::{User, UserId};
 
 /// Number of lanes; each has a connection.
 const LANES: usize = 2;
@@ -126,7 +126,7 @@ impl UserReads {
     }
 
     /// One page of users, and the number of all of them.
-    pub async fn list(&self, page: Page) -> Result<Arc<UserPage>, DatabaseError> {
+    pub async fn list(&self, page: Page) -> Result<Arc<SharedPage>, DatabaseError> {
         match &self.mode {
             Mode::OneByOne(_) => self.lists.get_alone(page).await,
             Mode::Coalesced { .. } => self.lists.get(page).await,

@@ -157,8 +157,6 @@ pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<Use
             updated_at: row.updated_at?.into(),
         })
     });
-    Ok(UserPage::new(
-        users.map(User::try_from).collect::<sqlx::Result<_>>()?,
-        total,
-    ))
+    let users = users.map(User::try_from).collect::<sqlx::Result<_>>()?;
+    Ok(UserPage { users, total })
 }

@@ -16,10 +16,11 @@ use crate::domain::event::{EventHeader, EventType};
 use crate::domain::name::Name;
 use crate::domain::page::Page;
 use crate::domain::password::PasswordHash;
-use crate::domain::user::{NewUser, User, UserChanges, UserId, UserPage};
+use crate::domain::user::{NewUser, User, UserChanges, UserId};
 pub use crate::password::Caller;
 use crate::password::PasswordHasher;
 use crate::repository::user_changes::{Change, Deletion, Outcome, Update};
+use crate::repository::user_lists::SharedPage;
 use crate::repository::user_reads::UserReads;
 use crate::repository::user_writes::UserWrites;
 use crate::repository::users;
@@ -104,7 +105,7 @@ impl UserService {
     }
 
     /// One page of users by id, and the number of all users.
-    pub async fn list(&self, page: Page) -> Result<Arc<UserPage>, ServiceError> {
+    pub async fn list(&self, page: Page) -> Result<Arc<SharedPage>, ServiceError> {
         Ok(self.reads.list(page).await?)
     }
 

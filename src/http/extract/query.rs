@@ -9,9 +9,9 @@ use crate::http::problem::types::INVALID_QUERY;
 use crate::http::problem::{FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem};
 
 /// The query of a route. It takes its parameters by name; one left over is an error.
-pub trait FromQuery {
-    /// Errors are recorded in `query`.
-    fn from_query(query: &mut Query) -> Self;
+pub trait FromQuery: Sized {
+    /// `None` if a parameter is wrong; `query` records why.
+    fn from_query(query: &mut Query) -> Option<Self>;
 }
 
 /// The query of a request, read as `T`.
@@ -23,7 +23,10 @@ impl<T: FromQuery, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         let mut query = Query::read(parts);
         let request = T::from_query(&mut query);
-        query.finish().map(|()| Self(request))
+        match (request, query.into_errors()) {
+            (Some(request), errors) if errors.is_empty() => Ok(Self(request)),
+            (_, errors) => Err(invalid(errors)),
+        }
     }
 }
 
@@ -31,8 +34,8 @@ impl<T: FromQuery, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
 pub struct NoQuery;
 
 impl FromQuery for NoQuery {
-    fn from_query(_query: &mut Query) -> Self {
-        Self
+    fn from_query(_query: &mut Query) -> Option<Self> {
+        Some(Self)
     }
 }
 
@@ -53,15 +56,22 @@ impl Query {
         }
     }
 
-    /// `hint` is appended to the error for a number out of range.
-    pub fn integer(&mut self, name: &str, range: RangeInclusive<i64>, hint: &str) -> Option<i64> {
+    /// `default` if it is absent; `None` if it is wrong. `hint` is appended to the error for a number
+    /// out of range.
+    pub fn integer(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<i64>,
+        default: i64,
+        hint: &str,
+    ) -> Option<i64> {
         let values: Vec<String> = self
             .parameters
             .extract_if(.., |(given, _)| given == name)
             .map(|(_, value)| value)
             .collect();
         match &values[..] {
-            [] => None,
+            [] => Some(default),
             [value] => {
                 let digits = value.bytes().all(|byte| byte.is_ascii_digit());
                 let parsed = digits.then(|| value.parse().ok()).flatten();
@@ -88,7 +98,7 @@ impl Query {
         }
     }
 
-    fn finish(mut self) -> Result<(), Problem> {
+    fn into_errors(mut self) -> Vec<FieldError> {
         let unknown = self.parameters.iter().take(MAX_FIELD_ERRORS);
         self.errors.extend(unknown.map(|(name, _)| {
             let shown: String = name.chars().take(MAX_NAME_SHOWN).collect();
@@ -98,15 +108,15 @@ impl Query {
                 "There is no such parameter here.",
             )
         }));
-        if self.errors.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<_> = self
-            .errors
-            .iter()
-            .filter_map(|fault| fault.parameter.as_deref())
-            .collect();
-        let detail = format!("Wrong in the query: {}.", names.join(", "));
-        Err(Problem::new(&INVALID_QUERY, detail).with_errors(self.errors))
+        self.errors
     }
+}
+
+fn invalid(errors: Vec<FieldError>) -> Problem {
+    let names: Vec<_> = errors
+        .iter()
+        .filter_map(|fault| fault.parameter.as_deref())
+        .collect();
+    let detail = format!("Wrong in the query: {}.", names.join(", "));
+    Problem::new(&INVALID_QUERY, detail).with_errors(errors)
 }

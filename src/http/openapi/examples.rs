@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 
+use crate::domain::page::Page;
 use crate::domain::password::PasswordPolicy;
 use crate::http::extract::json;
 use crate::http::extract::query::{NoQuery, Parameters};
@@ -17,7 +18,7 @@ use crate::http::head::HeadRules;
 use crate::http::health;
 use crate::http::problem::Problem;
 use crate::http::problem::types::ProblemType;
-use crate::http::users::{CreateUser, ListUsers, UpdateUser};
+use crate::http::users::{CreateUser, UpdateUser};
 use crate::monitoring::health::{DatabaseState, Health};
 use crate::monitoring::state::Link;
 
@@ -109,7 +110,7 @@ fn invalid_query(operation: &str) -> Option<Problem> {
     let (mut parts, ()) = Request::get("/?limit=0").body(()).ok()?.into_parts();
     // The extractor never waits.
     if operation == "list_users" {
-        Parameters::<ListUsers>::from_request_parts(&mut parts, &())
+        Parameters::<Page>::from_request_parts(&mut parts, &())
             .now_or_never()?
             .err()
     } else {

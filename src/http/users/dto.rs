@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use crate::domain::name::{NAME_MAX_CHARS, NAME_MAX_RAW_CHARS, Name};
 use crate::domain::page::{MAX_LIMIT, MAX_OFFSET, Page};
@@ -96,40 +96,17 @@ impl From<UpdateUser> for UserChanges {
     }
 }
 
-/// Which page of the list
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct ListUsers {
-    /// Users in a page
-    #[param(value_type = Option<i64>, minimum = 1, maximum = 100, example = 100)]
-    limit: i64,
-    /// Users to leave out before the page; a cursor, for pages past the largest offset, is to come
-    #[param(value_type = Option<i64>, minimum = 0, maximum = 100_000, example = 0)]
-    offset: i64,
-}
-
 const _: () = assert!(
     MAX_LIMIT == 100 && MAX_OFFSET == 100_000,
-    "as ListUsers says"
+    "as the document of `list` says"
 );
 
-impl FromQuery for ListUsers {
-    fn from_query(query: &mut Query) -> Self {
-        let limit = query
-            .integer("limit", 1..=MAX_LIMIT, "")
-            .unwrap_or(MAX_LIMIT);
+impl FromQuery for Page {
+    fn from_query(query: &mut Query) -> Option<Self> {
+        let limit = query.integer("limit", 1..=MAX_LIMIT, MAX_LIMIT, "");
         let hint = " A cursor, for pages past that, is to come.";
-        Self {
-            limit,
-            offset: query.integer("offset", 0..=MAX_OFFSET, hint).unwrap_or(0),
-        }
-    }
-}
-
-impl From<ListUsers> for Page {
-    fn from(ListUsers { limit, offset }: ListUsers) -> Self {
-        // Both are in range: `from_query` has checked them.
-        Self::new(limit, offset).unwrap_or_default()
+        let offset = query.integer("offset", 0..=MAX_OFFSET, 0, hint);
+        Self::new(limit?, offset?)
     }
 }
 

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::dto::UserBody;
-pub use self::dto::{CreateUser, ListUsers, UpdateUser, describe_limits};
+pub use self::dto::{CreateUser, UpdateUser, describe_limits};
 use super::extract::client::Client;
 use super::extract::json::Body;
 use super::extract::query::{NoQuery, Parameters};
@@ -95,7 +95,11 @@ async fn create(
 #[utoipa::path(
     get, path = "/users", tag = "users", operation_id = "list_users",
     extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &[&OVERLOADED]].concat())))),
-    params(ListUsers),
+    params(
+        ("limit" = Option<i64>, Query, description = "Users in a page", minimum = 1, maximum = 100, example = 100),
+        ("offset" = Option<i64>, Query, minimum = 0, maximum = 100_000, example = 0,
+            description = "Users to leave out before the page; a cursor, for pages past the largest offset, is to come"),
+    ),
     responses((
         status = 200, description = "One page of users", body = Vec<UserBody>,
         headers(
@@ -106,16 +110,16 @@ async fn create(
 )]
 async fn list(
     State(state): State<AppState>,
-    Parameters(request): Parameters<ListUsers>,
+    Parameters(page): Parameters<Page>,
 ) -> Result<impl IntoResponse, Problem> {
-    let page = Page::from(request);
     let listed = state.users.list(page).await?;
+    let total = listed.page.total;
     let headers = [
         (header::CONTENT_TYPE, "application/json".to_owned()),
-        (TOTAL_COUNT, listed.total.to_string()),
-        (header::LINK, links(page, listed.total)),
+        (TOTAL_COUNT, total.to_string()),
+        (header::LINK, links(page, total)),
     ];
-    Ok((headers, listed.shown(list_body)))
+    Ok((headers, listed.body(list_body)))
 }
 
 fn list_body(users: &[User]) -> Bytes {

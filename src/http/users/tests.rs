@@ -3,7 +3,7 @@
 use axum::extract::FromRequestParts;
 use axum::http::Request;
 
-use super::dto::{CreateUser, ListUsers, UpdateUser};
+use super::dto::{CreateUser, UpdateUser};
 use super::links;
 use crate::domain::page::Page;
 use crate::domain::password::PasswordPolicy;
@@ -142,9 +142,8 @@ fn page(limit: i64, offset: i64) -> Page {
 
 async fn query(text: &str) -> Result<Page, Problem> {
     let request = Request::get(format!("/users?{text}")).body(()).unwrap();
-    let parameters =
-        Parameters::<ListUsers>::from_request_parts(&mut request.into_parts().0, &()).await;
-    parameters.map(|Parameters(list)| list.into())
+    let parameters = Parameters::from_request_parts(&mut request.into_parts().0, &()).await;
+    parameters.map(|Parameters(page)| page)
 }
 
 #[tokio::test]
