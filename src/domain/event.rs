@@ -2,7 +2,6 @@
 
 use uuid::Uuid;
 
-use super::timestamp::Timestamp;
 use crate::trace_id::TraceId;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,24 +43,4 @@ impl EventHeader {
             trace_id,
         }
     }
-}
-
-/// An event read back from the outbox.
-#[derive(Clone, Debug)]
-pub struct OutboxEvent {
-    /// Its position in the outbox. A user's events have increasing ones.
-    pub seq: i64,
-    /// Earlier events of its user are held.
-    pub is_behind: bool,
-    pub id: Uuid,
-    /// Why it cannot be published.
-    pub fault: Option<&'static str>,
-    pub event_type: String,
-    pub user_id: i64,
-    /// The user's version after the change.
-    pub version: i64,
-    pub trace_id: String,
-    pub occurred_at: Timestamp,
-    /// `{"name","surname"}`, or `null` for a deleted user.
-    pub data: Box<serde_json::value::RawValue>,
 }

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::domain::event::{EventType, OutboxEvent};
+use crate::domain::event::EventType;
 use crate::domain::timestamp::Timestamp;
+use crate::repository::outbox_event::OutboxEvent;
 use crate::trace_id::TraceId;
 
 /// AMQP delivery mode of messages that survive a restart of the broker.
@@ -97,7 +98,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::{body, parse};
-    use crate::domain::event::OutboxEvent;
+    use crate::repository::outbox_event::OutboxEvent;
 
     fn event() -> OutboxEvent {
         OutboxEvent {

@@ -10,8 +10,8 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use super::outbox::Stored;
+use super::outbox_event::OutboxEvent;
 use super::stored_time::StoredTime;
-use crate::domain::event::OutboxEvent;
 
 /// Moves new events here. One whose position is taken stays where it is: somebody has set the
 /// sequence back.

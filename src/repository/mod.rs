@@ -24,6 +24,7 @@ mod asides;
 pub mod held;
 pub(crate) mod lifts;
 pub mod outbox;
+pub(crate) mod outbox_event;
 pub(crate) mod quarantine;
 mod stored_time;
 pub mod user_changes;

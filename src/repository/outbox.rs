@@ -13,9 +13,9 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::outbox_event::OutboxEvent;
 use super::stored_time::StoredTime;
 use crate::database::{DatabaseError, connect};
-use crate::domain::event::OutboxEvent;
 
 /// Names the relay's lock among a database's advisory locks; any constant that nobody else uses.
 /// See [`relay_lock`].

@@ -22,10 +22,10 @@ use super::publisher::Answer;
 use super::reads::{POLL_INTERVAL, Reads};
 use super::store::{self, Done, Read, Work};
 use super::watermark::Watermark;
-use crate::domain::event::OutboxEvent;
 use crate::messaging::schedule::{Publish, Schedule, Settled};
 use crate::messaging::session::SessionError;
 use crate::monitoring::state::{Link, Status};
+use crate::repository::outbox_event::OutboxEvent;
 
 /// Shortest time from the start of one work to the next while events are in flight: more rows at
 /// once cost less.

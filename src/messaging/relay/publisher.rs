@@ -7,7 +7,6 @@ use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation, Connection};
 use metrics::counter;
 
-use crate::domain::event::OutboxEvent;
 use crate::error_chain::Chain;
 use crate::messaging::broker::{self, Broker};
 use crate::messaging::message;
@@ -16,6 +15,7 @@ use crate::messaging::session::SessionError;
 use crate::messaging::topology::EXCHANGE;
 use crate::messaging::transport::Returned;
 use crate::monitoring::state::Link;
+use crate::repository::outbox_event::OutboxEvent;
 
 pub struct Publisher {
     broker: Broker,

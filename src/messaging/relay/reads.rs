@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use super::store::{Read, ReadDone, TIMEOUT};
 use super::watermark::Watermark;
-use crate::domain::event::OutboxEvent;
 use crate::messaging::schedule::Schedule;
 use crate::repository::outbox::ReadFrom;
+use crate::repository::outbox_event::OutboxEvent;
 
 /// Rows in one read.
 const BATCH: usize = 2_000;

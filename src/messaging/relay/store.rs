@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use tracing::error;
 use uuid::Uuid;
 
-use crate::domain::event::OutboxEvent;
 use crate::messaging::schedule::lane;
 use crate::messaging::session::{SessionError, with_timeout};
 use crate::repository::outbox::{self, ReadFrom, Snapshot};
+use crate::repository::outbox_event::OutboxEvent;
 use crate::repository::{held, quarantine};
 
 /// For one statement. As long as the lease: a leader that PostgreSQL does not hear from has lost it

@@ -13,7 +13,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::lane::{LANES, Lane, lane};
-use crate::domain::event::OutboxEvent;
+use crate::repository::outbox_event::OutboxEvent;
 
 /// Most events in memory of one user, so that one who is changed faster than events are confirmed
 /// takes no memory from others.

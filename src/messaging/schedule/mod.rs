@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use self::backlog::Backlog;
 use self::lane::{Attempt, CAPACITY, Closed, LANES, Lane};
-use crate::domain::event::OutboxEvent;
+use crate::repository::outbox_event::OutboxEvent;
 
 /// Evidence from within this time shows that the broker accepts events at all.
 const EVIDENCE: Duration = Duration::from_mins(1);

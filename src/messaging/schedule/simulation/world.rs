@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::domain::event::OutboxEvent;
 use crate::domain::timestamp::Timestamp;
 use crate::messaging::schedule::lane::{LANES, lane as lane_of};
 use crate::messaging::schedule::{Outcome, Publish, Schedule, Settled};
+use crate::repository::outbox_event::OutboxEvent;
 
 pub const TYPES: [&str; 3] = ["user.created", "user.updated", "user.deleted"];
 pub const FORBIDDEN: u16 = 403;
