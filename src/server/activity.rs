@@ -2,14 +2,16 @@
 //! by the listener.
 
 use std::io::{self, IoSlice};
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -31,27 +33,112 @@ pub enum Overdue {
     Write,
 }
 
-/// The phases. A new connection starts with its first head, before any byte has come.
-const HEAD: u8 = 0;
-const SERVING: u8 = 1;
-const IDLE: u8 = 2;
-/// The service waits for more of a request's body.
-const BODY: u8 = 3;
+/// What a connection waits for. A new one starts with its first head, before any byte has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The rest of a request's head.
+    Head,
+    /// The service's response.
+    Serving,
+    /// More of a request's body.
+    Body,
+    /// A request.
+    Idle,
+}
 
 /// What the listener asks of a connection.
-const GO_ON: u8 = 0;
-const FINISH: u8 = 1;
-const CLOSE: u8 = 2;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    GoOn,
+    /// To end after the current request, if there is one.
+    Finish,
+    /// To end at once, unless a request has come meanwhile.
+    Close,
+}
+
+/// What belongs together, and changes together.
+struct State {
+    phase: Phase,
+    /// When the phase began.
+    since: Instant,
+    /// Since when a write waits for the client.
+    stuck_since: Option<Instant>,
+    order: Order,
+}
+
+impl State {
+    fn new(now: Instant) -> Self {
+        Self {
+            phase: Phase::Head,
+            since: now,
+            stuck_since: None,
+            order: Order::GoOn,
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, now: Instant) {
+        self.phase = phase;
+        self.since = now;
+    }
+
+    fn received(&mut self, now: Instant) {
+        if self.phase == Phase::Idle {
+            self.enter(Phase::Head, now);
+        }
+    }
+
+    fn wrote(&mut self, stuck: bool, now: Instant) {
+        if stuck {
+            self.stuck_since.get_or_insert(now);
+        } else if self.stuck_since.take().is_some() && self.phase == Phase::Idle {
+            // The client was reading until now: its idle time starts here.
+            self.enter(Phase::Idle, now);
+        }
+    }
+
+    fn asked_for_body(&mut self, waits: bool) {
+        // Its time counts from its head. Not once the service has answered: the rest of a body that
+        // nobody wants is read after that.
+        self.phase = match self.phase {
+            Phase::Serving if waits => Phase::Body,
+            Phase::Body if !waits => Phase::Serving,
+            phase => phase,
+        };
+    }
+
+    fn waiting_for(&self, now: Instant) -> Option<Duration> {
+        (self.phase != Phase::Serving).then(|| now - self.since)
+    }
+
+    fn deadline(&self, limits: &Limits) -> Option<(Instant, Overdue)> {
+        if let Some(since) = self.stuck_since {
+            return Some((since + limits.write, Overdue::Write));
+        }
+        match self.phase {
+            Phase::Head => Some((self.since + limits.header_read, Overdue::Head)),
+            Phase::Idle => Some((self.since + limits.keep_alive, Overdue::Idle)),
+            Phase::Serving | Phase::Body => None,
+        }
+    }
+
+    fn close(&mut self) -> bool {
+        mem::replace(&mut self.order, Order::Close) != Order::Close
+    }
+
+    fn is_to_close(&mut self, now: Instant) -> bool {
+        if self.order != Order::Close {
+            return false;
+        }
+        let still_waits = self.waiting_for(now).is_some_and(|waited| waited >= SPARED);
+        if !still_waits {
+            self.order = Order::GoOn;
+        }
+        still_waits
+    }
+}
 
 pub struct Activity {
-    opened: Instant,
-    phase: AtomicU8,
-    /// Milliseconds after `opened` at which the phase began.
-    since: AtomicU64,
-    /// When a write began to wait for the client, in milliseconds after `opened`, plus one; 0 if
-    /// none waits.
-    stuck_since: AtomicU64,
-    order: AtomicU8,
+    state: Mutex<State>,
     waker: AtomicWaker,
     /// Somebody wants to know whether the client hangs up; whether it has; and who waits for that.
     watched: AtomicBool,
@@ -62,11 +149,7 @@ pub struct Activity {
 impl Activity {
     pub fn new() -> Self {
         Self {
-            opened: Instant::now(),
-            phase: AtomicU8::new(HEAD),
-            since: AtomicU64::new(0),
-            stuck_since: AtomicU64::new(0),
-            order: AtomicU8::new(GO_ON),
+            state: Mutex::new(State::new(Instant::now())),
             waker: AtomicWaker::new(),
             watched: AtomicBool::new(false),
             has_hung_up: AtomicBool::new(false),
@@ -74,55 +157,28 @@ impl Activity {
         }
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn enter(&self, phase: u8) {
-        self.since.store(self.now(), Relaxed);
-        self.phase.store(phase, Relaxed);
-    }
-
     fn received(&self) {
-        if self.phase.load(Relaxed) == IDLE {
-            self.enter(HEAD);
-        }
+        self.state.lock().received(Instant::now());
     }
 
     fn wrote(&self, stuck: bool) {
-        if !stuck {
-            if self.stuck_since.load(Relaxed) != 0 {
-                self.stuck_since.store(0, Relaxed);
-                // The client was reading until now: its idle time starts here.
-                if self.phase.load(Relaxed) == IDLE {
-                    self.enter(IDLE);
-                }
-            }
-        } else if self.stuck_since.load(Relaxed) == 0 {
-            self.stuck_since.store(self.now() + 1, Relaxed);
-        }
+        self.state.lock().wrote(stuck, Instant::now());
     }
 
     /// A request is with the service.
     pub fn serving(&self) {
-        self.enter(SERVING);
+        self.state.lock().enter(Phase::Serving, Instant::now());
     }
 
     /// The service has asked for more of the body: it has to wait for the client, or not.
     pub fn asked_for_body(&self, waits: bool) {
-        let (from, to) = if waits {
-            (SERVING, BODY)
-        } else {
-            (BODY, SERVING)
-        };
-        // Not once it has answered: the rest of a body that nobody wants is read after that.
-        _ = self.phase.compare_exchange(from, to, Relaxed, Relaxed);
+        self.state.lock().asked_for_body(waits);
     }
 
     /// The service has answered.
     pub fn answered(&self) {
         self.watched.store(false, Relaxed);
-        self.enter(IDLE);
+        self.state.lock().enter(Phase::Idle, Instant::now());
     }
 
     /// Waits until the client has closed its half of the connection. It may still read: only a
@@ -149,59 +205,35 @@ impl Activity {
     /// its body since its head came, or for the client to read its response. `None` while the
     /// service works on a request.
     pub fn waiting_for(&self) -> Option<Duration> {
-        let waiting = self.phase.load(Relaxed) != SERVING;
-        waiting.then(|| Duration::from_millis(self.now().saturating_sub(self.since.load(Relaxed))))
+        self.state.lock().waiting_for(Instant::now())
     }
 
     /// When to close the connection if nothing happens, and why.
     pub fn deadline(&self, limits: &Limits) -> Option<(Instant, Overdue)> {
-        let after = |milliseconds, limit, why| {
-            (
-                self.opened + Duration::from_millis(milliseconds) + limit,
-                why,
-            )
-        };
-        let stuck_since = self.stuck_since.load(Relaxed);
-        if stuck_since > 0 {
-            return Some(after(stuck_since - 1, limits.write, Overdue::Write));
-        }
-        let since = self.since.load(Relaxed);
-        match self.phase.load(Relaxed) {
-            HEAD => Some(after(since, limits.header_read, Overdue::Head)),
-            IDLE => Some(after(since, limits.keep_alive, Overdue::Idle)),
-            _ => None,
-        }
+        self.state.lock().deadline(limits)
     }
 
     /// Asks the connection to end after the current request, if there is one.
     pub fn finish(&self) {
-        self.order.store(FINISH, Relaxed);
+        self.state.lock().order = Order::Finish;
         self.waker.wake();
     }
 
     /// Asks the connection to end at once, unless a request has come meanwhile. Returns `false` if
     /// it was asked already.
     pub fn close(&self) -> bool {
-        let is_new = self.order.swap(CLOSE, Relaxed) != CLOSE;
+        let is_new = self.state.lock().close();
         self.waker.wake();
         is_new
     }
 
     pub fn is_to_finish(&self) -> bool {
-        self.order.load(Relaxed) == FINISH
+        self.state.lock().order == Order::Finish
     }
 
     /// Whether to close now. An order that came too late is dropped.
     pub fn is_to_close(&self) -> bool {
-        if self.order.load(Relaxed) != CLOSE {
-            return false;
-        }
-        let still_waits = self.waiting_for().is_some_and(|waited| waited >= SPARED);
-        if !still_waits {
-            // But do not overwrite a later order to finish.
-            _ = self.order.compare_exchange(CLOSE, GO_ON, Relaxed, Relaxed);
-        }
-        still_waits
+        self.state.lock().is_to_close(Instant::now())
     }
 
     /// From now on, orders wake this task.
@@ -270,5 +302,96 @@ impl AsyncWrite for Observed {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Instant, Limits, Order, Overdue, Phase, SPARED, State};
+
+    const LIMITS: Limits = Limits {
+        header_read: Duration::from_secs(10),
+        keep_alive: Duration::from_mins(1),
+        write: Duration::from_secs(30),
+        max_connections: 1,
+        max_per_address: None,
+        shared_addresses: Vec::new(),
+    };
+
+    fn overdue(state: &State) -> Option<Overdue> {
+        state.deadline(&LIMITS).map(|(_, why)| why)
+    }
+
+    #[test]
+    fn a_connection_has_a_time_limit_for_each_thing_that_the_client_does() {
+        let now = Instant::now();
+        let mut state = State::new(now);
+        assert_eq!(overdue(&state), Some(Overdue::Head));
+        state.enter(Phase::Serving, now);
+        assert_eq!(overdue(&state), None);
+        state.wrote(true, now);
+        assert_eq!(overdue(&state), Some(Overdue::Write));
+        state.wrote(false, now);
+        state.enter(Phase::Idle, now);
+        assert_eq!(overdue(&state), Some(Overdue::Idle));
+        state.received(now);
+        assert_eq!(overdue(&state), Some(Overdue::Head));
+    }
+
+    #[test]
+    fn idle_time_starts_once_the_client_has_read_the_response() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(20);
+        let mut state = State::new(now);
+        state.wrote(true, now);
+        state.wrote(true, later);
+        assert_eq!(
+            state.deadline(&LIMITS),
+            Some((now + LIMITS.write, Overdue::Write))
+        );
+        state.enter(Phase::Idle, now);
+        state.wrote(false, later);
+        assert_eq!(
+            state.deadline(&LIMITS),
+            Some((later + LIMITS.keep_alive, Overdue::Idle))
+        );
+    }
+
+    #[test]
+    fn the_time_for_a_body_counts_from_its_head_while_the_service_waits() {
+        let now = Instant::now();
+        let later = now + SPARED;
+        let mut state = State::new(now);
+        state.enter(Phase::Serving, now);
+        assert_eq!(state.waiting_for(later), None);
+        state.asked_for_body(true);
+        assert_eq!(state.waiting_for(later), Some(SPARED));
+        state.asked_for_body(false);
+        assert_eq!(state.waiting_for(later), None);
+        state.enter(Phase::Idle, later);
+        state.asked_for_body(true);
+        assert_eq!(
+            overdue(&state),
+            Some(Overdue::Idle),
+            "nobody wants the rest"
+        );
+    }
+
+    #[test]
+    fn a_connection_is_closed_for_others_unless_a_request_has_come() {
+        let now = Instant::now();
+        let later = now + SPARED;
+        let mut state = State::new(now);
+        assert!(state.close());
+        assert!(!state.is_to_close(now), "it is new");
+        assert_eq!(state.order, Order::GoOn);
+        assert!(state.close());
+        assert!(!state.close(), "it was asked already");
+        assert!(state.is_to_close(later));
+        state.enter(Phase::Serving, later);
+        assert!(!state.is_to_close(later));
+        state.order = Order::Finish;
+        assert!(!state.is_to_close(later + SPARED));
+        assert_eq!(state.order, Order::Finish);
     }
 }
