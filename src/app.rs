@@ -21,6 +21,8 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
+use crate::batching::user_reads::UserReads;
+use crate::batching::user_writes::UserWrites;
 use crate::config::{Config, DatabaseConfig};
 use crate::database::schema::{self, SchemaError};
 use crate::database::{Database, dangers, identity};
@@ -32,8 +34,6 @@ use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
 use crate::monitoring::state::Status;
 use crate::password::PasswordHasher;
-use crate::repository::user_reads::UserReads;
-use crate::repository::user_writes::UserWrites;
 use crate::server::{self, Limits};
 use crate::service::users::UserService;
 use crate::telemetry::writer::LogWriter;

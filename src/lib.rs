@@ -16,9 +16,10 @@
 //!
 //! # Walls
 //!
-//! `main → cli → app → all` · `http → service, monitoring, server, domain` · `service → repository,
-//! database, domain, password` · `messaging → repository, database, monitoring, telemetry, domain`
-//! · `monitoring → repository, database, domain, password` · `repository → database, domain` ·
+//! `main → cli → app → all` · `http → service, monitoring, server, domain` · `service → batching,
+//! repository, database, domain, password` · `batching → repository, database, domain` · `messaging
+//! → repository, database, monitoring, telemetry, domain` · `monitoring → repository, database,
+//! domain, password` · `repository → database, domain` ·
 //! `config` fills the settings of all. [`trace_id`], `backoff`, `error_chain`, `server_url` and the
 //! other leaves import nothing of ours. `axum` lives in `http`, `app` and `cli`, `utoipa` in
 //! `http`, `lapin` in `messaging`, SQL in `repository` and [`database`]. `tests/walls.rs` checks
@@ -30,6 +31,7 @@
 
 mod app;
 mod backoff;
+pub mod batching;
 pub mod cli;
 mod config;
 pub mod database;

@@ -1,7 +1,6 @@
 //! Access to PostgreSQL: the pool, other connections, time limits, and the schema's version. The
 //! SQL about users and events is in `repository`.
 
-pub(crate) mod caller;
 pub(crate) mod dangers;
 mod error;
 pub(crate) mod identity;

@@ -1,5 +1,4 @@
-//! The SQL about users and events: functions over a connection, and the tasks that combine waiting
-//! reads and writes.
+//! The SQL about users and events, as functions over a connection.
 
 /// One of sqlx's query macros. Puts the outbox's columns, except `seq`, where the SQL is
 /// interrupted by `columns`.
@@ -20,7 +19,6 @@ macro_rules! outbox_query {
     };
 }
 
-mod asides;
 pub mod held;
 pub(crate) mod lifts;
 pub mod outbox;
@@ -28,7 +26,4 @@ pub(crate) mod outbox_event;
 pub(crate) mod quarantine;
 mod stored_time;
 pub mod user_changes;
-pub(crate) mod user_lists;
-pub mod user_reads;
-pub mod user_writes;
 pub(crate) mod users;

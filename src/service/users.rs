@@ -11,6 +11,9 @@ use tracing::{info, warn};
 
 use super::completion::run_to_completion;
 use super::error::ServiceError;
+use crate::batching::user_lists::SharedPage;
+use crate::batching::user_reads::UserReads;
+use crate::batching::user_writes::UserWrites;
 use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
 use crate::domain::event::{EventHeader, EventType};
 use crate::domain::name::Name;
@@ -20,9 +23,6 @@ use crate::domain::user::{NewUser, User, UserChanges, UserId};
 pub use crate::password::Caller;
 use crate::password::PasswordHasher;
 use crate::repository::user_changes::{Change, Deletion, Outcome, Update};
-use crate::repository::user_lists::SharedPage;
-use crate::repository::user_reads::UserReads;
-use crate::repository::user_writes::UserWrites;
 use crate::repository::users;
 use crate::trace_id::TraceId;
 

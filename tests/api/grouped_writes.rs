@@ -8,13 +8,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
+use user_management_api::batching::user_writes::UserWrites;
 use user_management_api::database::{DatabaseError, Route};
 use user_management_api::domain::event::EventHeader;
 use user_management_api::domain::name::Name;
 use user_management_api::domain::password::PasswordHash;
 use user_management_api::domain::user::User;
 use user_management_api::repository::user_changes::{Change, Deletion, Outcome, Update};
-use user_management_api::repository::user_writes::UserWrites;
 use user_management_api::trace_id::TraceId;
 use uuid::Uuid;
 

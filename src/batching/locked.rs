@@ -1,4 +1,4 @@
-//! Writes left out of their groups. Each runs as a task on the pool and may wait for a lock without
+//! Writes of users whose rows somebody has locked. Each runs as a task on the pool and may wait for a lock without
 //! holding up its lane.
 
 use std::collections::HashSet;
@@ -8,16 +8,16 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::user_changes::{self, Change, Outcome};
-use crate::database::caller::Caller;
+use super::request::ReplyTo;
 use crate::database::{Database, DatabaseError};
 use crate::domain::user::UserId;
+use crate::repository::user_changes::{self, Change, Outcome};
 
-/// Most pool connections for one lane's asides: requests need them too.
+/// Most connections of the pool for one lane's locked writes: requests need them too.
 const SLOTS: usize = 2;
 
-/// The asides of one lane.
-pub struct Asides {
+/// The locked writes of one lane.
+pub struct LockedWrites {
     database: Database,
     tasks: JoinSet<UserId>,
     users: HashSet<UserId>,
@@ -25,7 +25,7 @@ pub struct Asides {
     slots: Arc<Semaphore>,
 }
 
-impl Asides {
+impl LockedWrites {
     pub fn on(database: &Database) -> Self {
         let tasks = JoinSet::new();
         let users = HashSet::new();
@@ -45,7 +45,7 @@ impl Asides {
     }
 
     /// Writes a change within its caller's deadline, unless the caller has gone.
-    pub fn begin(&mut self, change: Change, caller: Caller<Outcome>) {
+    pub fn write(&mut self, change: Change, caller: ReplyTo<Outcome>) {
         if caller.has_gone() {
             return;
         }
@@ -64,7 +64,7 @@ impl Asides {
                 write.await
             };
             let written = timeout_at(caller.deadline, written).await;
-            caller.tell(written.unwrap_or(Err(DatabaseError::Timeout)));
+            caller.send(written.unwrap_or(Err(DatabaseError::Timeout)));
             user
         });
     }

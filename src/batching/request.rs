@@ -1,38 +1,37 @@
-//! A caller that waits for an operation in another task.
+//! A request to another task, and the reply to it.
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::error::DatabaseError;
-use super::pool::OPERATION_TIMEOUT;
+use crate::database::{DatabaseError, OPERATION_TIMEOUT};
 
-/// The other end of [`ask`].
-pub struct Caller<T> {
+/// Where to send the reply.
+pub struct ReplyTo<T> {
     pub deadline: Instant,
     answer: oneshot::Sender<Result<T, DatabaseError>>,
 }
 
-impl<T> Caller<T> {
+impl<T> ReplyTo<T> {
     /// Whether the caller has stopped waiting.
     pub fn has_gone(&self) -> bool {
         self.answer.is_closed()
     }
 
-    pub fn tell(self, answer: Result<T, DatabaseError>) {
+    pub fn send(self, answer: Result<T, DatabaseError>) {
         // The caller may be gone.
         _ = self.answer.send(answer);
     }
 }
 
-/// Hands a [`Caller`] over to a task and waits for its answer, within the time limit of an
+/// Hands a [`ReplyTo`] over to a task and waits for its answer, within the time limit of an
 /// operation.
-pub async fn ask<T>(
-    hand_over: impl FnOnce(Caller<T>) -> Result<(), DatabaseError>,
+pub async fn request<T>(
+    hand_over: impl FnOnce(ReplyTo<T>) -> Result<(), DatabaseError>,
 ) -> Result<T, DatabaseError> {
     let deadline = Instant::now() + OPERATION_TIMEOUT;
     let (answer, answered) = oneshot::channel();
-    hand_over(Caller { deadline, answer })?;
+    hand_over(ReplyTo { deadline, answer })?;
     // The task drops a caller that it cannot answer in time.
     timeout_at(deadline, answered)
         .await

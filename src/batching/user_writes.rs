@@ -32,12 +32,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::asides::Asides;
-use super::user_changes::{self, Change, Group, GroupOutcome, Outcome};
-use crate::database::caller::{Caller, ask};
+use super::locked::LockedWrites;
+use super::request::{ReplyTo, request};
 use crate::database::lane::Lane;
 use crate::database::{Database, DatabaseError};
 use crate::domain::user::UserId;
+use crate::repository::user_changes::{self, Change, Group, GroupOutcome, Outcome};
 
 /// Number of lanes; each has a connection.
 const LANES: usize = 2;
@@ -89,7 +89,7 @@ impl UserWrites {
                 lane: Lane::beside(database),
                 pending: Vec::new(),
                 waiting,
-                asides: Asides::on(database),
+                locked: LockedWrites::on(database),
                 writes: counter!("grouped_writes_total"),
                 groups: counter!("write_groups_total"),
             };
@@ -128,7 +128,7 @@ impl UserWrites {
             .count(change.id())
             .ok_or(DatabaseError::Overloaded)?;
         let queue = &queues[lane_of(&change)];
-        ask(|caller| Ok(queue.try_send(Pending { change, caller })?)).await
+        request(|caller| Ok(queue.try_send(Pending { change, caller })?)).await
     }
 
     /// Writes what still waits, then closes the lanes' connections. Later writes are refused.
@@ -184,7 +184,7 @@ fn lane_of(change: &Change) -> usize {
 
 struct Pending {
     change: Change,
-    caller: Caller<Outcome>,
+    caller: ReplyTo<Outcome>,
 }
 
 struct GroupLane {
@@ -192,7 +192,7 @@ struct GroupLane {
     /// Taken from the queue, in order.
     pending: Vec<Pending>,
     waiting: mpsc::Receiver<Pending>,
-    asides: Asides,
+    locked: LockedWrites,
     writes: Counter,
     groups: Counter,
 }
@@ -200,11 +200,11 @@ struct GroupLane {
 impl GroupLane {
     async fn run(mut self, stop: CancellationToken) {
         while self.take(&stop).await {
-            if let Some((group, callers)) = next_group(&mut self.pending, &self.asides) {
+            if let Some((group, callers)) = next_group(&mut self.pending, &self.locked) {
                 self.write(group, callers).await;
             }
         }
-        while self.asides.next_done().await.is_some() {}
+        while self.locked.next_done().await.is_some() {}
         self.lane.close().await;
     }
 
@@ -219,7 +219,7 @@ impl GroupLane {
             if self
                 .pending
                 .iter()
-                .any(|write| !self.asides.holds(write.change.id()))
+                .any(|write| !self.locked.holds(write.change.id()))
             {
                 return true;
             }
@@ -227,16 +227,16 @@ impl GroupLane {
                 next = self.waiting.recv(), if self.pending.len() < WINDOW => match next {
                     Some(next) => self.pending.push(next),
                     None if self.pending.is_empty() => return false,
-                    // The rest waits for an aside.
-                    None => _ = self.asides.next_done().await,
+                    // The rest waits for locked users.
+                    None => _ = self.locked.next_done().await,
                 },
-                Some(()) = self.asides.next_done() => {}
+                Some(()) = self.locked.next_done() => {}
                 () = stop.cancelled(), if !self.waiting.is_closed() => self.waiting.close(),
             }
         }
     }
 
-    async fn write(&mut self, group: Group, callers: Vec<Caller<Outcome>>) {
+    async fn write(&mut self, group: Group, callers: Vec<ReplyTo<Outcome>>) {
         self.writes.increment(callers.len() as u64);
         self.groups.increment(1);
         let Some(last_deadline) = callers.iter().map(|caller| caller.deadline).max() else {
@@ -251,20 +251,20 @@ impl GroupLane {
             Ok(outcomes) => {
                 for (place, (outcome, caller)) in outcomes.into_iter().zip(callers).enumerate() {
                     match outcome {
-                        GroupOutcome::Settled(outcome) => caller.tell(Ok(outcome)),
-                        GroupOutcome::Locked => self.asides.begin(group.change(place), caller),
+                        GroupOutcome::Settled(outcome) => caller.send(Ok(outcome)),
+                        GroupOutcome::Locked => self.locked.write(group.change(place), caller),
                     }
                 }
             }
             Err(DatabaseError::Statement(refused)) if is_refusal(&refused) && callers.len() > 1 => {
                 // Nothing was written, and one of the changes is at fault.
                 for (place, caller) in callers.into_iter().enumerate() {
-                    self.asides.begin(group.change(place), caller);
+                    self.locked.write(group.change(place), caller);
                 }
             }
             Err(error) => callers
                 .into_iter()
-                .for_each(|caller| caller.tell(Err(error.clone()))),
+                .for_each(|caller| caller.send(Err(error.clone()))),
         }
     }
 }
@@ -274,19 +274,19 @@ fn is_refusal(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(_))
 }
 
-/// Takes the first pending change of each user who has none in `asides`, if it is of the same kind
+/// Takes the first pending change of each user who has none in `locked`, if it is of the same kind
 /// as the first, up to [`LARGEST_GROUP`]. Changes whose callers are gone are dropped.
 fn next_group(
     pending: &mut Vec<Pending>,
-    asides: &Asides,
-) -> Option<(Group, Vec<Caller<Outcome>>)> {
+    locked: &LockedWrites,
+) -> Option<(Group, Vec<ReplyTo<Outcome>>)> {
     let mut group: Option<Group> = None;
     let mut callers = Vec::new();
     let mut left = Vec::new();
     let mut users = HashSet::new();
     for write in pending.drain(..).filter(|write| !write.caller.has_gone()) {
         let user = write.change.id();
-        let is_next_of_user = !asides.holds(user) && users.insert(user);
+        let is_next_of_user = !locked.holds(user) && users.insert(user);
         if !is_next_of_user || callers.len() == LARGEST_GROUP {
             left.push(write);
             continue;

@@ -13,11 +13,11 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::users;
-use crate::database::caller::{Caller, ask};
+use super::request::{ReplyTo, request};
 use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
 use crate::domain::page::Page;
 use crate::domain::user::{User, UserPage};
+use crate::repository::users;
 
 /// One in so many of the pool's connections may read lists at a time.
 const SHARE: usize = 4;
@@ -43,7 +43,7 @@ impl SharedPage {
 }
 
 type Answer = Result<Arc<SharedPage>, DatabaseError>;
-type Callers = Vec<Caller<Arc<SharedPage>>>;
+type Callers = Vec<ReplyTo<Arc<SharedPage>>>;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -67,7 +67,7 @@ impl UserLists {
     }
 
     pub async fn get(&self, page: Page) -> Answer {
-        ask(|caller| {
+        request(|caller| {
             match self.waiting.lock().entry(page) {
                 Entry::Occupied(mut callers) => callers.get_mut().push(caller),
                 Entry::Vacant(none) => {
@@ -106,7 +106,7 @@ impl UserLists {
             let answer = self.read(page).await;
             drop(slot);
             for caller in callers {
-                caller.tell(answer.clone());
+                caller.send(answer.clone());
             }
         }
     }

@@ -30,13 +30,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::request::{ReplyTo, request};
 use super::user_lists::{SharedPage, UserLists};
-use super::users;
-use crate::database::caller::{Caller, ask};
 use crate::database::lane::Lane;
 use crate::database::{Database, DatabaseError};
 use crate::domain::page::Page;
 use crate::domain::user::{User, UserId};
+use crate::repository::users;
 
 /// Number of lanes; each has a connection.
 const LANES: usize = 2;
@@ -51,7 +51,7 @@ pub const QUEUE_CAPACITY: usize = 16_384;
 
 struct Read {
     id: UserId,
-    caller: Caller<Option<User>>,
+    caller: ReplyTo<Option<User>>,
 }
 
 /// Cheap to clone.
@@ -122,7 +122,7 @@ impl UserReads {
             }
             Mode::Coalesced { queue, .. } => queue,
         };
-        ask(|caller| Ok(queue.try_send(Read { id, caller })?)).await
+        request(|caller| Ok(queue.try_send(Read { id, caller })?)).await
     }
 
     /// One page of users, and the number of all of them.
@@ -204,7 +204,7 @@ fn deliver(
 ) {
     for Read { id, caller } in reads {
         let user = outcome.as_ref().map(|users| users.get(&id).cloned());
-        caller.tell(user.map_err(Clone::clone));
+        caller.send(user.map_err(Clone::clone));
     }
 }
 

@@ -1,0 +1,8 @@
+//! What combines waiting requests, so that many share a query or a commit. Knows when and with whom;
+//! the SQL is in `repository`, connections are in `database`.
+
+mod locked;
+mod request;
+pub(crate) mod user_lists;
+pub mod user_reads;
+pub mod user_writes;
