@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use futures_util::future::join;
 use hyper_util::service::TowerToHyperService;
+use listener::Limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rustix::time::{ClockId, clock_gettime};
 use sqlx::postgres::PgConnectOptions;
@@ -30,11 +31,11 @@ use crate::error_chain::Chain;
 use crate::http;
 use crate::messaging::consumer::Consumer;
 use crate::messaging::relay::Relay;
+use crate::monitoring::connections;
 use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
 use crate::monitoring::state::Status;
 use crate::password::PasswordHasher;
-use crate::server::{self, Limits};
 use crate::service::users::UserService;
 use crate::telemetry::writer::LogWriter;
 
@@ -117,7 +118,7 @@ impl App {
         let listener = TcpListener::bind(http.address).await.map_err(listen)?;
         let others =
             usize::try_from(database.max_connections + OTHER_CONNECTIONS).unwrap_or(usize::MAX);
-        let max_connections = server::connections_allowed(http.limits.max_connections, others);
+        let max_connections = listener::connections_allowed(http.limits.max_connections, others);
         let limits = Limits {
             max_connections,
             ..http.limits
@@ -214,11 +215,12 @@ impl App {
         let [http_stop, relay_stop, consumer_stop] =
             std::array::from_fn(|_| CancellationToken::new());
         let service = TowerToHyperService::new(self.router);
-        let mut http = tokio::spawn(server::serve(
+        let mut http = tokio::spawn(listener::serve(
             self.listener,
             service,
             self.limits,
             http_stop.clone(),
+            connections::record,
         ));
         let mut relay = tokio::spawn(relay_once_ready(
             self.relay,

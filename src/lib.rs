@@ -16,7 +16,7 @@
 //!
 //! # Walls
 //!
-//! `main → cli → app → all` · `http → service, monitoring, server, domain` · `service → batching,
+//! `main → cli → app → all` · `http → service, monitoring, domain` · `service → batching,
 //! repository, database, domain, password` · `batching → repository, database, domain` · `messaging
 //! → repository, database, monitoring, telemetry, domain` · `monitoring → repository, database,
 //! domain, password` · `repository → database, domain` ·
@@ -42,7 +42,6 @@ mod messaging;
 mod monitoring;
 pub mod password;
 pub mod repository;
-mod server;
 mod server_url;
 mod service;
 mod shutdown;

@@ -19,8 +19,8 @@ use crate::domain::password::{PASSWORD_MAX_BYTES, PasswordPolicy};
 use crate::http::HeadRules;
 use crate::messaging::broker::{Broker, BrokerUrl};
 use crate::messaging::topology::QueueType;
-use crate::server::Limits;
 use crate::telemetry::{LogFormat, LogLevel};
+use listener::Limits;
 
 #[derive(Clone, Debug)]
 pub struct Config {

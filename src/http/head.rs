@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::problem::types::{
     BAD_REQUEST, EXPECTATION_FAILED, HEAD_TOO_LARGE, MISDIRECTED_REQUEST, URI_TOO_LONG,
 };
-use crate::server::{Peer, client_of};
+use listener::{Peer, client_of};
 
 /// Longest path with query, in bytes.
 const MAX_TARGET_BYTES: usize = 8_192;

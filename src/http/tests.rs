@@ -1,19 +1,33 @@
 //! A panic, and a handler that never ends: only routes made for the test can provoke these.
 
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::to_bytes;
+use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
+use futures_util::stream;
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{HeadRules, RequestDurations, TaskTracker, Trace, layered};
+use crate::telemetry::{self, LogFormat, LogLevel};
 
-async fn answer(path: &str) -> (Response<()>, Value) {
+/// A body in two pieces, of which the second comes when it is asked for.
+async fn pieces() -> Body {
+    let pieces = ["first ", "second"].map(Ok::<_, Infallible>);
+    Body::from_stream(stream::iter(pieces))
+}
+
+async fn respond(path: &str) -> Response {
     let routes = Router::new()
+        .route("/pieces", get(pieces))
         .route(
             "/panics",
             get(|| async { panic!("secret") as &'static str }),
@@ -22,7 +36,7 @@ async fn answer(path: &str) -> (Response<()>, Value) {
     let request = Request::get(path)
         .header("Host", "localhost")
         .header("X-Request-Id", "t-1")
-        .body(axum::body::Body::empty())
+        .body(Body::empty())
         .unwrap();
     let trace = Trace {
         time_limit: Duration::from_millis(20),
@@ -30,8 +44,11 @@ async fn answer(path: &str) -> (Response<()>, Value) {
         durations: RequestDurations::default(),
         tasks: TaskTracker::new(),
     };
-    let response = layered(routes, trace).oneshot(request).await.unwrap();
-    let (parts, body) = response.into_parts();
+    layered(routes, trace).oneshot(request).await.unwrap()
+}
+
+async fn answer(path: &str) -> (Response<()>, Value) {
+    let (parts, body) = respond(path).await.into_parts();
     let body = serde_json::from_slice(&to_bytes(body, usize::MAX).await.unwrap()).unwrap();
     (Response::from_parts(parts, ()), body)
 }
@@ -70,5 +87,72 @@ async fn a_path_without_a_route_is_a_404_problem() {
     assert_eq!(
         (&body["code"], &body["instance"]),
         (&json!("not_found"), &json!("/nowhere"))
+    );
+}
+
+/// Takes log lines.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// The messages so far, with the trace ids.
+    fn messages(&self) -> Vec<(String, String)> {
+        let lines = String::from_utf8(self.0.lock().clone()).unwrap();
+        let message = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            (text("event"), text("trace_id"))
+        };
+        lines.lines().map(message).collect()
+    }
+}
+
+fn said(messages: &[&str]) -> Vec<(String, String)> {
+    let with_trace_id = |message: &&str| ((*message).to_owned(), "t-1".to_owned());
+    messages.iter().map(with_trace_id).collect()
+}
+
+#[tokio::test]
+async fn the_log_says_that_a_request_ended_when_its_last_byte_is_sent_or_its_client_gone() {
+    let lines = Lines::default();
+    let make_lines = {
+        let lines = lines.clone();
+        move || lines.clone()
+    };
+    let level = LogLevel::default();
+    let subscriber = telemetry::subscriber(&level, LogFormat::Json, make_lines);
+    let _default = tracing::subscriber::set_default(subscriber);
+    let mut body = respond("/pieces").await.into_body();
+    assert_eq!(
+        body.frame().await.unwrap().unwrap().into_data().unwrap(),
+        "first "
+    );
+    assert_eq!(lines.messages(), said(&["Request started"]));
+    assert_eq!(
+        body.frame().await.unwrap().unwrap().into_data().unwrap(),
+        "second"
+    );
+    assert!(body.frame().await.is_none());
+    drop(body);
+    assert_eq!(
+        lines.messages(),
+        said(&["Request started", "Request completed"])
+    );
+    lines.0.lock().clear();
+    drop(respond("/pieces").await);
+    assert_eq!(
+        lines.messages(),
+        said(&["Request started", "Request failed"])
     );
 }

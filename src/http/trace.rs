@@ -3,18 +3,21 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::field::display;
-use tracing::{Instrument, debug, error, error_span, info, warn};
+use tracing::{Instrument, Span, debug, error, error_span, info, warn};
 
 use super::drain;
 use super::durations::RequestDurations;
@@ -75,7 +78,7 @@ pub async fn trace(State(trace): State<Arc<Trace>>, mut request: Request, next: 
         };
         let problem = write_problem(&mut response, &log.path(), &trace_id);
         let is_of_users = log.matched.as_ref().is_some_and(|route| route.as_str().starts_with("/users"));
-        log.end(response.status(), problem);
+        let mut response = logged(response, log, problem);
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(trace_id.as_str()) {
             headers.insert(TRACE_ID, value);
@@ -91,6 +94,58 @@ pub async fn trace(State(trace): State<Arc<Trace>>, mut request: Request, next: 
     }
     .instrument(span)
     .await
+}
+
+/// Has the request's end logged: now, if the body is there already, else with the body's end.
+fn logged(response: Response, log: RequestLog, problem: Option<Problem>) -> Response {
+    if response.body().size_hint().exact().is_some() {
+        log.end(response.status(), problem);
+        return response;
+    }
+    let status = response.status();
+    response.map(|body| {
+        Body::new(LoggedBody {
+            body,
+            log: Some((log, status)),
+            span: Span::current(),
+        })
+    })
+}
+
+/// A body that comes in time. If it is dropped before its end, the log's line says so.
+struct LoggedBody {
+    body: Body,
+    log: Option<(RequestLog, StatusCode)>,
+    span: Span,
+}
+
+impl HttpBody for LoggedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none()
+            && let Some((log, status)) = self.log.take()
+        {
+            self.span.in_scope(|| log.end(status, None));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for LoggedBody {
+    fn drop(&mut self) {
+        let _entered = self.span.enter();
+        drop(self.log.take());
+    }
 }
 
 /// Turns an error response into a problem document; keeps headers such as `Allow`.

@@ -49,7 +49,8 @@ impl LogLevel {
     /// migrations exists.
     fn of(libraries: &str, ours: &str) -> Self {
         Self(format!(
-            "{libraries},lapin=off,sqlx::postgres::notice=off,{}={ours},probes={ours}",
+            "{libraries},lapin=off,sqlx::postgres::notice=off,{}={ours},listener={ours},\
+             probes={ours}",
             env!("CARGO_CRATE_NAME")
         ))
     }

@@ -6,8 +6,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use crate::http::state::AppState;
-use crate::server::Peer;
 use crate::service::users::Caller;
+use listener::Peer;
 
 /// The client of a request.
 pub struct Client {

@@ -1,10 +1,14 @@
-//! The listener and its connections: limits on their number and time, and what happens to clients
-//! that exceed them. Handles HTTP framing only; routes, bodies and errors belong to `http`.
+//! Serves HTTP/1.1 on a TCP listener, within limits of number and time. When all places are taken,
+//! the connection that has waited longest for its client makes room for a new one; none that is
+//! being served is ever closed for another. Knows neither routes nor errors.
+
+#![warn(clippy::unwrap_used, clippy::expect_used)]
 
 mod activity;
 mod body;
 mod connection;
 mod descriptors;
+mod event;
 mod limits;
 mod open;
 
@@ -18,7 +22,6 @@ use std::time::Duration;
 use hyper::body::Body;
 use hyper::service::Service;
 use hyper::{Request, Response};
-use metrics::counter;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{interval, sleep};
@@ -28,6 +31,7 @@ use tracing::{debug, warn};
 pub use self::body::RequestBody;
 pub use self::connection::Peer;
 pub use self::descriptors::connections_allowed;
+pub use self::event::{Closed, Event};
 pub use self::limits::{Limits, client_of};
 use self::open::{Admission, Open};
 
@@ -46,24 +50,36 @@ const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Between two log lines about the connection limit.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// Serves until `stop`, then finishes what is in flight.
-pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
-where
+/// Serves until `stop`, then finishes what is in flight. `observe` is told of each [`Event`] as it
+/// happens, and must not take long.
+///
+/// A request has the [`Peer`] in its extensions.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    limits: Limits,
+    stop: CancellationToken,
+    observe: fn(Event),
+) where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
         + Clone
         + Send
         + 'static,
     S::Future: Send,
-    B: Body + Send + 'static,
+    B: Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let open = Arc::new(Open::new(limits.max_connections, limits.per_client()));
+    let open = Arc::new(Open::new(
+        limits.max_connections,
+        limits.per_client(),
+        observe,
+    ));
     let limits = Arc::new(limits);
     let mut reports = interval(REPORT_EVERY);
     loop {
         let (stream, peer) = tokio::select! {
-            accepted = accept(&listener) => accepted,
+            accepted = accept(&listener, observe) => accepted,
             _ = reports.tick() => {
                 report(&open, &limits);
                 continue;
@@ -76,6 +92,7 @@ where
         }
         let service = service.clone();
         let limits = limits.clone();
+        let stop = stop.clone();
         tokio::spawn(async move {
             // Here, for one client that has to wait must not hold up the others.
             let place = match admission {
@@ -85,7 +102,11 @@ where
             };
             if let Some(place) = place {
                 prepare(&stream);
-                connection::serve(stream, peer, service, place.activity().clone(), &limits).await;
+                let peer = Peer::new(peer, place.activity().clone(), stop);
+                let ended = connection::serve(stream, &peer, service, &limits).await;
+                if let Some(why) = ended {
+                    observe(Event::Closed(why));
+                }
             }
         });
     }
@@ -94,14 +115,14 @@ where
 }
 
 /// Never fails: when descriptors or memory run out, it pauses and tries again.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &TcpListener, observe: fn(Event)) -> (TcpStream, SocketAddr) {
     let mut pause = ACCEPT_PAUSE;
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                counter!("http_accept_errors_total").increment(1);
+                observe(Event::AcceptFailed);
                 warn!(%error, pause_ms = pause.as_millis(), "A connection could not be accepted");
                 sleep(pause).await;
                 pause = LONGEST_ACCEPT_PAUSE.min(pause * 2);

@@ -9,12 +9,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::activity::{Activity, SPARED};
+use super::event::Event;
 
 /// Connections closed at a time to make room, so that a burst does not scan all connections for
 /// each newcomer.
@@ -31,6 +31,7 @@ const MAX_WAITING_PER_CLIENT: usize = 8;
 pub struct Open {
     max: usize,
     max_per_client: usize,
+    observe: fn(Event),
     connections: Mutex<Connections>,
     one_less: Notify,
     /// Since the last call of [`Self::take_counts`].
@@ -63,7 +64,7 @@ struct Counts {
 }
 
 impl Open {
-    pub fn new(max: usize, max_per_client: usize) -> Self {
+    pub fn new(max: usize, max_per_client: usize, observe: fn(Event)) -> Self {
         let connections = Mutex::default();
         let one_less = Notify::new();
         let displaced = AtomicU64::new(0);
@@ -71,6 +72,7 @@ impl Open {
         Self {
             max,
             max_per_client,
+            observe,
             connections,
             one_less,
             displaced,
@@ -102,7 +104,7 @@ impl Open {
             },
         );
         connections.count(client, |counts| counts.open += 1);
-        gauge!("http_connections").increment(1.0);
+        (self.observe)(Event::Opened);
         Some(Place {
             open: self.clone(),
             number,
@@ -123,7 +125,7 @@ impl Open {
     }
 
     fn note_refused(&self) {
-        counter!("http_connections_refused_total").increment(1);
+        (self.observe)(Event::Refused);
         self.refused.fetch_add(1, Relaxed);
     }
 
@@ -242,7 +244,7 @@ impl Drop for Place {
             .and_then(|connection| connection.client);
         connections.count(client, |counts| counts.open -= 1);
         drop(connections);
-        gauge!("http_connections").decrement(1.0);
+        (self.open.observe)(Event::Ended);
         // All: the place may not be for the first, whose client has all that it may.
         self.open.one_less.notify_waiters();
     }

@@ -175,7 +175,7 @@ impl Activity {
         self.state.lock().asked_for_body(waits);
     }
 
-    /// The service has answered.
+    /// The response has ended.
     pub fn answered(&self) {
         self.watched.store(false, Relaxed);
         self.state.lock().enter(Phase::Idle, Instant::now());

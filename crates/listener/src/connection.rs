@@ -13,13 +13,14 @@ use hyper::server::conn::http1::Builder;
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use metrics::counter;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::activity::{Activity, Observed, Overdue};
-use super::body::RequestBody;
+use super::body::{RequestBody, ResponseBody};
+use super::event::Closed;
 use super::limits::Limits;
 
 /// Largest request line and headers together, in bytes; also the read buffer for bodies.
@@ -30,15 +31,31 @@ const MAX_HEAD_BYTES: usize = 32 << 10;
 pub struct Peer {
     pub address: SocketAddr,
     activity: Arc<Activity>,
+    stop: CancellationToken,
 }
 
 impl Peer {
-    #[cfg(test)]
-    pub fn at(address: SocketAddr) -> Self {
+    pub(crate) const fn new(
+        address: SocketAddr,
+        activity: Arc<Activity>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             address,
-            activity: Arc::new(Activity::new()),
+            activity,
+            stop,
         }
+    }
+
+    /// One that never hangs up, for tests of what reads it.
+    #[doc(hidden)]
+    pub fn at(address: SocketAddr) -> Self {
+        Self::new(address, Arc::new(Activity::new()), CancellationToken::new())
+    }
+
+    /// Waits until the service stops. A response that would last longer ends then.
+    pub async fn stopping(self) {
+        self.stop.cancelled().await;
     }
 
     /// Waits until the client has closed its half of the connection.
@@ -55,36 +72,27 @@ enum End {
     Displaced,
 }
 
-/// Serves until the client or one of the limits ends it.
-pub async fn serve<S, B>(
-    io: TcpStream,
-    peer: SocketAddr,
-    service: S,
-    activity: Arc<Activity>,
-    limits: &Limits,
-) where
+/// Serves until the client or one of the limits ends it. Returns why it was closed, if it was the
+/// service who did.
+pub async fn serve<S, B>(io: TcpStream, peer: &Peer, service: S, limits: &Limits) -> Option<Closed>
+where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let activity = &peer.activity;
     let observed = TokioIo::new(Observed {
         io,
         activity: activity.clone(),
     });
-    let noted = activity.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        noted.serving();
-        request.extensions_mut().insert(Peer {
-            address: peer,
-            activity: noted.clone(),
-        });
-        let request = request.map(|body| RequestBody::new(body, noted.clone()));
+        activity.serving();
+        request.extensions_mut().insert(peer.clone());
+        let request = request.map(|body| RequestBody::new(body, activity.clone()));
         let answer = service.call(request);
-        let noted = noted.clone();
         async move {
-            let answer = answer.await;
-            noted.answered();
-            answer
+            let answer = answer.await?;
+            Ok::<_, Infallible>(answer.map(|body| ResponseBody::new(body, activity.clone())))
         }
     });
     let mut http = Builder::new();
@@ -122,45 +130,46 @@ pub async fn serve<S, B>(
         Pending
     })
     .await;
-    report(&end, peer);
+    report(&end, peer.address)
 }
 
-fn report(end: &End, peer: SocketAddr) {
+fn report(end: &End, peer: SocketAddr) -> Option<Closed> {
     let client_address = tracing::field::display(peer.ip());
-    let closed =
-        |reason| counter!("http_connections_closed_total", "reason" => reason).increment(1);
     match end {
-        End::Hyper(Ok(())) => {}
+        End::Hyper(Ok(())) => None,
         End::Hyper(Err(error)) if error.is_parse() => {
-            let reason = if error.is_parse_too_large() {
-                "head_too_large"
+            let (reason, closed) = if error.is_parse_too_large() {
+                ("head_too_large", Closed::HeadTooLarge)
             } else {
-                "malformed_request"
+                ("malformed_request", Closed::MalformedRequest)
             };
-            closed(reason);
             warn!(
                 client_address,
                 reason,
                 cause = %error,
                 "Request refused: its head is not HTTP/1.1, or too large"
             );
+            Some(closed)
         }
-        End::Hyper(Err(error)) => debug!(client_address, cause = %error, "Connection broken"),
-        End::Overdue(Overdue::Idle) => closed("keep_alive_timeout"),
+        End::Hyper(Err(error)) => {
+            debug!(client_address, cause = %error, "Connection broken");
+            None
+        }
+        End::Overdue(Overdue::Idle) => Some(Closed::KeepAliveTimeout),
         End::Overdue(Overdue::Head) => {
-            closed("header_read_timeout");
             info!(
                 client_address,
                 "Connection closed: the head of a request did not come in time"
             );
+            Some(Closed::HeaderReadTimeout)
         }
         End::Overdue(Overdue::Write) => {
-            closed("write_timeout");
             warn!(
                 client_address,
                 "Connection closed: the client does not read its answers"
             );
+            Some(Closed::WriteTimeout)
         }
-        End::Displaced => closed("displaced"),
+        End::Displaced => Some(Closed::Displaced),
     }
 }
