@@ -17,7 +17,7 @@
 //! # Walls
 //!
 //! `main → cli → app → all` · `http → service, monitoring, domain` · `service → batching,
-//! repository, database, domain, password` · `batching → repository, database, domain` · `messaging
+//! repository, database, domain, password` · `batching → repository, database, monitoring, domain` · `messaging
 //! → repository, database, monitoring, telemetry, domain` · `monitoring → repository, database,
 //! domain, password` · `repository → database, domain` ·
 //! `config` fills the settings of all. [`trace_id`], `backoff`, `error_chain`, `server_url` and the

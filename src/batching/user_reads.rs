@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use metrics::{Counter, counter};
+use metrics::Counter;
 use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,7 @@ use crate::database::lane::Lane;
 use crate::database::{Database, DatabaseError};
 use crate::domain::page::Page;
 use crate::domain::user::{User, UserId};
+use crate::monitoring::catalogue;
 use crate::repository::users;
 
 /// Number of lanes; each has a connection.
@@ -168,8 +169,8 @@ impl Queue {
 
 /// What a lane does until `stop`.
 async fn answer_what_waits(mut lane: Lane, queue: Arc<Queue>, stop: CancellationToken) {
-    let reads = counter!("coalesced_reads_total");
-    let queries = counter!("coalesced_queries_total");
+    let reads = catalogue::coalesced_reads();
+    let queries = catalogue::coalesced_queries();
     let mut batch = Vec::with_capacity(LARGEST_BATCH);
     while let Some(turn) = stop.run_until_cancelled(queue.take(&mut batch)).await
         && !batch.is_empty()

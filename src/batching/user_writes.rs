@@ -26,7 +26,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use metrics::{Counter, counter};
+use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,7 @@ use super::request::{ReplyTo, request};
 use crate::database::lane::Lane;
 use crate::database::{Database, DatabaseError};
 use crate::domain::user::UserId;
+use crate::monitoring::catalogue;
 use crate::repository::user_changes::{self, Change, Group, GroupOutcome, Outcome};
 
 /// Number of lanes; each has a connection.
@@ -90,8 +91,8 @@ impl UserWrites {
                 pending: Vec::new(),
                 waiting,
                 locked: LockedWrites::on(database),
-                writes: counter!("grouped_writes_total"),
-                groups: counter!("write_groups_total"),
+                writes: catalogue::grouped_writes(),
+                groups: catalogue::write_groups(),
             };
             tasks.spawn(lane.run(stop.clone()));
             queue

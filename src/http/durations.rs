@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use metrics::{Histogram, histogram};
+use metrics::Histogram;
 use parking_lot::RwLock;
+
+use crate::monitoring::catalogue;
 
 /// Handles by route template, for each method and status.
 type Handles = HashMap<(&'static str, StatusCode), HashMap<String, Histogram>>;
@@ -24,12 +26,8 @@ impl RequestDurations {
             return;
         }
         drop(handles);
-        let labels = [
-            ("method", key.0.to_owned()),
-            ("route", route.to_owned()),
-            ("status", status.as_str().to_owned()),
-        ];
-        let handle = histogram!("http_request_duration_seconds", &labels);
+        let status = status.as_str().to_owned();
+        let handle = catalogue::request_duration(key.0, route.to_owned(), status);
         handle.record(took);
         self.0
             .write()

@@ -8,7 +8,6 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use metrics::counter;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -16,6 +15,7 @@ use tracing::warn;
 use crate::backoff::Backoff;
 use crate::database::DatabaseError;
 use crate::error_chain::Chain;
+use crate::monitoring::catalogue;
 
 /// A session that lasted this long was healthy: the backoff starts over.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
@@ -187,8 +187,7 @@ pub async fn supervise<T>(
                 if started.elapsed() > HEALTHY_AFTER {
                     backoff = Backoff::default();
                 }
-                counter!("sessions_lost_total", "session" => name, "cause" => error.cause())
-                    .increment(1);
+                catalogue::sessions_lost(name, error.cause()).increment(1);
                 let pause = backoff.next_pause();
                 let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 warn!(

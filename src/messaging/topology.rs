@@ -11,8 +11,9 @@ use lapin::options::{
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer, ErrorKind, ExchangeKind};
-use metrics::gauge;
 use tracing::warn;
+
+use crate::monitoring::catalogue;
 
 /// A topic exchange, so that subscribers can choose event types.
 pub const EXCHANGE: &str = "user_events";
@@ -253,7 +254,7 @@ enum Entity {
 /// Declares an exchange or queue. If it exists with other arguments, or the login may not declare
 /// it, uses it as it is: an operator's choice is no reason to stop.
 async fn declare_one(connection: &Connection, name: &str, entity: &Entity) -> lapin::Result<()> {
-    let mismatch = gauge!("topology_mismatch", "name" => name.to_owned());
+    let mismatch = catalogue::topology_mismatch(name.to_owned());
     mismatch.set(0.0);
     match try_declare(connection, name, entity, false).await {
         Err(error) if is(&error, &AMQPSoftError::ACCESSREFUSED) => {

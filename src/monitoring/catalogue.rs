@@ -1,7 +1,7 @@
-//! Every metric: name, description, and the labels of counters. They are recorded under these names
-//! where things happen; `tests/walls.rs` checks that both agree.
+//! Every metric, declared once: a function that hands it out, its name, its description, and the
+//! labels of counters.
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Counter, Gauge, Histogram, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
 use crate::domain::event::EventType;
@@ -11,6 +11,7 @@ const BUCKETS: [f64; 13] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 ];
 
+#[derive(Clone, Copy)]
 enum Kind {
     Counter(Labels),
     Gauge,
@@ -23,32 +24,8 @@ struct Metric {
     description: &'static str,
 }
 
-/// Each label with its possible values.
+/// Each label of a counter with its possible values.
 type Labels = &'static [(&'static str, &'static [&'static str])];
-
-const fn counter(name: &'static str, description: &'static str, labels: Labels) -> Metric {
-    Metric {
-        kind: Kind::Counter(labels),
-        name,
-        description,
-    }
-}
-
-const fn gauge(name: &'static str, description: &'static str) -> Metric {
-    Metric {
-        kind: Kind::Gauge,
-        name,
-        description,
-    }
-}
-
-const fn histogram(name: &'static str, description: &'static str) -> Metric {
-    Metric {
-        kind: Kind::Histogram,
-        name,
-        description,
-    }
-}
 
 const CLOSED_CONNECTIONS: Labels = &[(
     "reason",
@@ -75,139 +52,157 @@ const LOST_SESSIONS: Labels = &[
     ("cause", &["broker", "timeout", "event", "database"]),
 ];
 
-const METRICS: [Metric; 32] = [
-    histogram(
-        "http_request_duration_seconds",
-        "Requests by method, route template and status",
-    ),
-    gauge("http_connections", "Connections of clients that are open"),
-    counter(
-        "http_connections_refused_total",
-        "Connections closed before they were served: no place became free in time",
-        &[],
-    ),
-    counter(
-        "http_connections_closed_total",
-        "Connections that the service ended, by reason",
-        CLOSED_CONNECTIONS,
-    ),
-    counter(
-        "http_accept_errors_total",
-        "Connections that could not be accepted",
-        &[],
-    ),
-    gauge(
-        "outbox_pending",
-        "Events that the broker has not confirmed, counted up to 100,000; not a number while the \
-         database is away",
-    ),
-    gauge(
-        "outbox_oldest_age_seconds",
-        "Age of the oldest of them; 0 where there is none",
-    ),
-    gauge(
-        "outbox_held",
-        "Those that were moved out of the way of others, counted up to 100,000",
-    ),
-    gauge(
-        "outbox_quarantined",
-        "Events in quarantine, neither put back nor dropped yet",
-    ),
-    histogram("outbox_read_seconds", "The relay's read of its next batch"),
-    gauge("relay_leader", "1 in the replica that publishes"),
-    counter(
-        "relay_leads_total",
-        "Times that this replica began to lead",
-        &[],
-    ),
-    counter(
-        "events_published_total",
-        "Events that the broker confirmed, by type",
-        EVENT_TYPES,
-    ),
-    counter(
-        "events_nacked_total",
-        "Events that the broker nacked; they stay in the outbox",
-        &[],
-    ),
-    counter(
-        "events_returned_total",
-        "Events that no queue wanted; they stay in the outbox",
-        &[],
-    ),
-    counter(
-        "events_quarantined_total",
-        "Events quarantined: each closed the channel again and again",
-        &[],
-    ),
-    histogram(
-        "events_lag_seconds",
-        "From an event's commit to the broker's confirm",
-    ),
-    histogram(
-        "events_confirm_seconds",
-        "From the publish of an event to its confirm",
-    ),
-    counter(
-        "events_consumed_total",
-        "Messages by result: new, duplicate, stale, dead_letter",
-        CONSUMED,
-    ),
-    counter(
-        "sessions_lost_total",
-        "Connections of relay or consumer that were lost, by cause",
-        LOST_SESSIONS,
-    ),
-    gauge(
-        "topology_mismatch",
-        "1 where an exchange or a queue is there with other arguments",
-    ),
-    gauge(
-        "dead_letters",
-        "Messages in the dead-letter queue; not a number while the broker is away",
-    ),
-    gauge(
-        "broker_connected",
-        "1 while the connection, of publisher or consumer, is up",
-    ),
-    gauge(
-        "broker_blocked",
-        "1 while the broker, short of memory or disk, takes no publishes",
-    ),
-    gauge(
-        "database_read_only",
-        "1 while the database takes no writes; not a number while it is away",
-    ),
-    gauge(
-        "database_connections",
-        "Connections of the requests' pool, by state",
-    ),
-    counter(
-        "coalesced_reads_total",
-        "Reads of users by id that the lanes took from their queue",
-        &[],
-    ),
-    counter("coalesced_queries_total", "Queries that answered them", &[]),
-    counter(
-        "grouped_writes_total",
-        "Updates and deletions of users that the lanes took from their queues",
-        &[],
-    ),
-    counter("write_groups_total", "Statements that wrote them", &[]),
-    gauge("password_hash_slots", "Hashing slots by state"),
-    counter(
-        "log_lines_dropped_total",
-        "Log lines lost because the reader of stdout is too slow",
-        &[],
-    ),
-];
+/// The labels of a counter, if it has any.
+macro_rules! labels {
+    () => {
+        &[]
+    };
+    ($labels:ident) => {
+        $labels
+    };
+}
+
+/// Declares metrics: the description, then `kind function(parameter: Type as "label") = "name" in
+/// LABELS`.
+macro_rules! declare {
+    (@ counter) => { Counter };
+    (@ gauge) => { Gauge };
+    (@ histogram) => { Histogram };
+    (@ counter $labels:expr) => { Kind::Counter($labels) };
+    (@ gauge $labels:expr) => { Kind::Gauge };
+    (@ histogram $labels:expr) => { Kind::Histogram };
+    ($(
+        $(#[doc = $description:literal])+
+        $kind:ident $function:ident($($parameter:ident: $type:ty as $label:literal),*)
+            = $name:literal $(in $labels:ident)?;
+    )*) => {
+        $(
+            $(#[doc = $description])+
+            pub fn $function($($parameter: $type),*) -> declare!(@ $kind) {
+                metrics::$kind!($name $(, $label => $parameter)*)
+            }
+        )*
+
+        const METRICS: &[Metric] = &[$(Metric {
+            kind: declare!(@ $kind labels!($($labels)?)),
+            name: $name,
+            description: concat!($($description),+),
+        }),*];
+    };
+}
+
+declare! {
+    /// Requests by method, route template and status
+    histogram request_duration(
+        method: &'static str as "method",
+        route: String as "route",
+        status: String as "status"
+    ) = "http_request_duration_seconds";
+
+    /// Connections of clients that are open
+    gauge client_connections() = "http_connections";
+
+    /// Connections closed before they were served: no place became free in time
+    counter connections_refused() = "http_connections_refused_total";
+
+    /// Connections that the service ended, by reason
+    counter connections_closed(reason: &'static str as "reason")
+        = "http_connections_closed_total" in CLOSED_CONNECTIONS;
+
+    /// Connections that could not be accepted
+    counter accept_errors() = "http_accept_errors_total";
+
+    /// Events that the broker has not confirmed, counted up to 100,000; not a number while the
+    /// database is away
+    gauge outbox_pending() = "outbox_pending";
+
+    /// Age of the oldest of them; 0 where there is none
+    gauge outbox_oldest_age() = "outbox_oldest_age_seconds";
+
+    /// Those that were moved out of the way of others, counted up to 100,000
+    gauge outbox_held() = "outbox_held";
+
+    /// Events in quarantine, neither put back nor dropped yet
+    gauge outbox_quarantined() = "outbox_quarantined";
+
+    /// The relay's read of its next batch
+    histogram outbox_read() = "outbox_read_seconds";
+
+    /// 1 in the replica that publishes
+    gauge relay_leader() = "relay_leader";
+
+    /// Times that this replica began to lead
+    counter relay_leads() = "relay_leads_total";
+
+    /// Events that the broker confirmed, by type
+    counter events_published(event_type: String as "type")
+        = "events_published_total" in EVENT_TYPES;
+
+    /// Events that the broker nacked; they stay in the outbox
+    counter events_nacked() = "events_nacked_total";
+
+    /// Events that no queue wanted; they stay in the outbox
+    counter events_returned() = "events_returned_total";
+
+    /// Events quarantined: each closed the channel again and again
+    counter events_quarantined() = "events_quarantined_total";
+
+    /// From an event's commit to the broker's confirm
+    histogram events_lag() = "events_lag_seconds";
+
+    /// From the publish of an event to its confirm
+    histogram events_confirm() = "events_confirm_seconds";
+
+    /// Messages by result: new, duplicate, stale, dead letter
+    counter events_consumed(result: &'static str as "result") = "events_consumed_total" in CONSUMED;
+
+    /// Connections of relay or consumer that were lost, by cause
+    counter sessions_lost(session: &'static str as "session", cause: &'static str as "cause")
+        = "sessions_lost_total" in LOST_SESSIONS;
+
+    /// 1 where an exchange or a queue is there with other arguments
+    gauge topology_mismatch(name: String as "name") = "topology_mismatch";
+
+    /// Messages in the dead-letter queue; not a number while the broker is away
+    gauge dead_letters() = "dead_letters";
+
+    /// 1 while the connection, of publisher or consumer, is up
+    gauge broker_connected(connection: &'static str as "connection") = "broker_connected";
+
+    /// 1 while the broker, short of memory or disk, takes no publishes
+    gauge broker_blocked() = "broker_blocked";
+
+    /// 1 while the database takes no writes; not a number while it is away
+    gauge database_read_only() = "database_read_only";
+
+    /// Connections of the requests' pool, by state
+    gauge database_connections(state: &'static str as "state") = "database_connections";
+
+    /// Reads of users by id that the lanes took from their queue
+    counter coalesced_reads() = "coalesced_reads_total";
+
+    /// Queries that answered them
+    counter coalesced_queries() = "coalesced_queries_total";
+
+    /// Updates and deletions of users that the lanes took from their queues
+    counter grouped_writes() = "grouped_writes_total";
+
+    /// Statements that wrote them
+    counter write_groups() = "write_groups_total";
+
+    /// Hashing slots by state
+    gauge password_hash_slots(state: &'static str as "state") = "password_hash_slots";
+
+    /// Log lines lost because the reader of stdout is too slow
+    counter log_lines_dropped() = "log_lines_dropped_total";
+}
 
 /// Starts collecting.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets(&BUCKETS)?
         .install_recorder()?;
-    for Metric {
+    for &Metric {
         kind,
         name,
         description,
@@ -215,11 +210,11 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     {
         match kind {
             Kind::Counter(labels) => {
-                describe_counter!(name, description);
+                describe_counter!(name, description.trim_start());
                 start_at_zero(name, labels);
             }
-            Kind::Gauge => describe_gauge!(name, description),
-            Kind::Histogram => describe_histogram!(name, description),
+            Kind::Gauge => describe_gauge!(name, description.trim_start()),
+            Kind::Histogram => describe_histogram!(name, description.trim_start()),
         }
     }
     metrics_process::Collector::default().describe();
@@ -240,6 +235,6 @@ fn start_at_zero(name: &'static str, labels: Labels) {
         combinations = combinations.into_iter().flat_map(with_each).collect();
     }
     for combination in combinations {
-        counter!(name, &combination).absolute(0);
+        metrics::counter!(name, &combination).absolute(0);
     }
 }

@@ -1,17 +1,18 @@
 //! Metrics of clients' connections.
 
 use listener::{Closed, Event};
-use metrics::{counter, gauge};
+
+use super::catalogue;
 
 /// Counts what the listener tells of.
 pub fn record(event: Event) {
     match event {
-        Event::Opened => gauge!("http_connections").increment(1.0),
-        Event::Ended => gauge!("http_connections").decrement(1.0),
-        Event::Refused => counter!("http_connections_refused_total").increment(1),
-        Event::AcceptFailed => counter!("http_accept_errors_total").increment(1),
+        Event::Opened => catalogue::client_connections().increment(1.0),
+        Event::Ended => catalogue::client_connections().decrement(1.0),
+        Event::Refused => catalogue::connections_refused().increment(1),
+        Event::AcceptFailed => catalogue::accept_errors().increment(1),
         Event::Closed(why) => {
-            counter!("http_connections_closed_total", "reason" => reason(why)).increment(1);
+            catalogue::connections_closed(reason(why)).increment(1);
         }
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::join;
-use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 
+use super::catalogue;
 use super::health::{DatabaseState, HealthService};
 use super::in_turn::InTurn;
 use super::state::{Link, Status};
@@ -45,22 +45,22 @@ impl MetricsService {
     async fn measure(&self) -> String {
         let flag = |set: bool| f64::from(u8::from(set));
         let ((), database) = join(self.measure_outbox(), self.health.database()).await;
-        gauge!("database_read_only").set(match database {
+        catalogue::database_read_only().set(match database {
             DatabaseState::Down => f64::NAN,
             state => flag(state == DatabaseState::ReadOnly),
         });
-        gauge!("relay_leader").set(flag(self.status.relay_leads.load()));
+        catalogue::relay_leader().set(flag(self.status.relay_leads.load()));
         let publisher = self.status.publisher.load();
         let consumer = self.status.consumer_link();
-        gauge!("broker_connected", "connection" => "publisher").set(flag(publisher != Link::Down));
-        gauge!("broker_connected", "connection" => "consumer").set(flag(consumer != Link::Down));
-        gauge!("broker_blocked").set(flag(publisher == Link::Blocked));
+        catalogue::broker_connected("publisher").set(flag(publisher != Link::Down));
+        catalogue::broker_connected("consumer").set(flag(consumer != Link::Down));
+        catalogue::broker_blocked().set(flag(publisher == Link::Blocked));
         let (idle, in_use) = self.database.connections();
-        gauge!("database_connections", "state" => "idle").set(idle);
-        gauge!("database_connections", "state" => "in_use").set(in_use);
+        catalogue::database_connections("idle").set(idle);
+        catalogue::database_connections("in_use").set(in_use);
         let (free, busy) = self.hasher.slots();
-        gauge!("password_hash_slots", "state" => "free").set(free);
-        gauge!("password_hash_slots", "state" => "busy").set(busy);
+        catalogue::password_hash_slots("free").set(free);
+        catalogue::password_hash_slots("busy").set(busy);
         metrics_process::Collector::default().collect();
         self.collected.render()
     }
@@ -81,11 +81,11 @@ impl MetricsService {
             .ok()
             .and_then(Result::ok)
             .unwrap_or(unknown);
-        gauge!("outbox_pending").set(backlog.pending);
+        catalogue::outbox_pending().set(backlog.pending);
         // The leader knows it even if an old snapshot makes the query slow.
         let oldest = self.status.oldest_event.load().map(Timestamp::age_seconds);
-        gauge!("outbox_oldest_age_seconds").set(oldest.unwrap_or(backlog.oldest_age_seconds));
-        gauge!("outbox_held").set(backlog.held);
-        gauge!("outbox_quarantined").set(backlog.quarantined);
+        catalogue::outbox_oldest_age().set(oldest.unwrap_or(backlog.oldest_age_seconds));
+        catalogue::outbox_held().set(backlog.held);
+        catalogue::outbox_quarantined().set(backlog.quarantined);
     }
 }

@@ -11,7 +11,6 @@ use std::os::fd::AsFd;
 use std::str::FromStr;
 use std::time::Duration;
 
-use ::metrics::counter;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::interval;
 use tracing::{Level, Metadata, Subscriber, warn};
@@ -24,6 +23,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use self::json::JsonLines;
 use self::writer::LogWriter;
+use crate::monitoring::catalogue;
 
 /// How long the process waits for its last lines to be written when it ends.
 const FLUSH_AT_EXIT: Duration = Duration::from_secs(1);
@@ -177,7 +177,7 @@ impl Telemetry {
                 tick.tick().await;
                 collected.run_upkeep();
                 let total = writer.dropped();
-                counter!("log_lines_dropped_total").absolute(total);
+                catalogue::log_lines_dropped().absolute(total);
                 if total > reported {
                     warn!(
                         dropped = total - reported,

@@ -8,7 +8,6 @@ use std::time::Duration;
 use lapin::Connection;
 use lapin::message::Delivery;
 use lapin::types::ShortString;
-use metrics::counter;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -19,6 +18,7 @@ use crate::error_chain::Chain;
 use crate::messaging::broker::Broker;
 use crate::messaging::dead_letters::{CONFIRM_TIMEOUT, DeadLetters, Keep};
 use crate::messaging::session::SessionError;
+use crate::monitoring::catalogue;
 use crate::monitoring::state::Status;
 
 /// How often to check whether the broker blocks us. Blocked time does not count towards the confirm
@@ -83,7 +83,7 @@ impl Writing {
     ) {
         while let Some((delivery, reason)) = letters.recv().await {
             self.write(&delivery, &reason).await;
-            counter!("events_consumed_total", "result" => "dead_letter").increment(1);
+            catalogue::events_consumed("dead_letter").increment(1);
             let message_id = delivery
                 .properties
                 .message_id()

@@ -13,7 +13,6 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicRejectOptions};
 use lapin::{Channel, Connection};
-use metrics::{counter, gauge};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -26,6 +25,7 @@ use super::message::{self, ReceivedEvent};
 use super::session::{SessionError, supervise, with_timeout};
 use super::topology::CONSUMER_TAG;
 use super::transport::{self, Mark};
+use crate::monitoring::catalogue;
 use crate::monitoring::state::{Link, Status};
 use crate::telemetry::writer::LogWriter;
 
@@ -126,7 +126,7 @@ impl Consumer {
             let outcome = self.subscribe_until(&connection, &intake, stop).await;
             self.status.consumer.store(Link::Down);
             // NaN rather than an outdated value.
-            gauge!("dead_letters").set(f64::NAN);
+            catalogue::dead_letters().set(f64::NAN);
             match outcome? {
                 // Not closed in order: the answer would come behind all that the broker has sent
                 // ahead, which may be gigabytes.
@@ -207,7 +207,7 @@ impl Consumer {
                         return Ok(Ended::Cancelled);
                     }
                     match queues.dead_letters {
-                        Some(depth) => gauge!("dead_letters").set(depth),
+                        Some(depth) => catalogue::dead_letters().set(depth),
                         None => self.broker.declare_topology(connection).await?,
                     }
                     // The queue serves one subscription: this one if it was served before, or if
@@ -290,7 +290,7 @@ impl Consumer {
             (false, true) => "stale",
             (false, false) => "new",
         };
-        counter!("events_consumed_total", "result" => result).increment(1);
+        catalogue::events_consumed(result).increment(1);
         loop {
             let dropped = self.log.dropped();
             info!(
@@ -315,7 +315,7 @@ impl Consumer {
 async fn reject(delivery: &Delivery, bytes: u64) -> Result<(), SessionError> {
     let rejecting = delivery.reject(BasicRejectOptions { requeue: false });
     with_timeout(ANSWER_TIMEOUT, "reject a message", rejecting).await?;
-    counter!("events_consumed_total", "result" => "dead_letter").increment(1);
+    catalogue::events_consumed("dead_letter").increment(1);
     error!(
         bytes,
         "Message is too large to be read, the broker moves it to the dead-letter queue"

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use metrics::{counter, histogram};
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -24,6 +23,7 @@ use super::store::{self, Done, Read, Work};
 use super::watermark::Watermark;
 use crate::messaging::schedule::{Publish, Schedule, Settled};
 use crate::messaging::session::SessionError;
+use crate::monitoring::catalogue;
 use crate::monitoring::state::{Link, Status};
 use crate::repository::outbox_event::OutboxEvent;
 
@@ -215,7 +215,7 @@ impl<'a> Leader<'a> {
     /// Takes all answers that have come.
     fn settle(&mut self, (first, began, answer): (Publish, Instant, Answer)) {
         let now = Instant::now();
-        histogram!("events_confirm_seconds").record(now - began);
+        catalogue::events_confirm().record(now - began);
         let mut rejected = (0, String::new());
         let mut closed = (0, String::new());
         let mut next = Some((first, began, answer));
@@ -249,8 +249,8 @@ impl<'a> Leader<'a> {
     }
 
     fn note_published(&mut self, event: &OutboxEvent) {
-        counter!("events_published_total", "type" => event.event_type.clone()).increment(1);
-        histogram!("events_lag_seconds").record(event.occurred_at.age_seconds());
+        catalogue::events_published(event.event_type.clone()).increment(1);
+        catalogue::events_lag().record(event.occurred_at.age_seconds());
         info!(
             trace_id = event.trace_id,
             event_type = event.event_type,

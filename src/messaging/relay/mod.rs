@@ -51,7 +51,6 @@ mod watermark;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::counter;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::Notify;
@@ -65,6 +64,7 @@ use self::publisher::Publisher;
 use self::watermark::Watermark;
 use super::broker::Broker;
 use super::session::{SessionError, supervise, with_timeout};
+use crate::monitoring::catalogue;
 use crate::monitoring::state::{Link, Status};
 use crate::repository::outbox;
 
@@ -205,7 +205,7 @@ impl Relay {
         self.watermark
             .begin_on(with_timeout(store::TIMEOUT, "look at the server", started).await?);
         info!("Relay leads");
-        counter!("relay_leads_total").increment(1);
+        catalogue::relay_leads().increment(1);
         self.status.relay_leads.store(true);
         let Self {
             watermark,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation, Connection};
-use metrics::counter;
 
 use crate::error_chain::Chain;
 use crate::messaging::broker::{self, Broker};
@@ -14,6 +13,7 @@ use crate::messaging::schedule::Outcome;
 use crate::messaging::session::SessionError;
 use crate::messaging::topology::EXCHANGE;
 use crate::messaging::transport::Returned;
+use crate::monitoring::catalogue;
 use crate::monitoring::state::Link;
 use crate::repository::outbox_event::OutboxEvent;
 
@@ -129,8 +129,8 @@ impl Publisher {
                 answer
             };
             match answer {
-                Answer::Returned => counter!("events_returned_total").increment(1),
-                Answer::Nacked => counter!("events_nacked_total").increment(1),
+                Answer::Returned => catalogue::events_returned().increment(1),
+                Answer::Nacked => catalogue::events_nacked().increment(1),
                 _ => {}
             }
             answer

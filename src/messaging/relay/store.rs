@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use metrics::{counter, histogram};
 use sqlx::PgConnection;
 use tokio::time::Instant;
 use tracing::error;
@@ -13,6 +12,7 @@ use uuid::Uuid;
 
 use crate::messaging::schedule::lane;
 use crate::messaging::session::{SessionError, with_timeout};
+use crate::monitoring::catalogue;
 use crate::repository::outbox::{self, ReadFrom, Snapshot};
 use crate::repository::outbox_event::OutboxEvent;
 use crate::repository::{held, quarantine};
@@ -131,7 +131,7 @@ pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Don
         for (event, reason) in quarantined {
             let moving = quarantine::quarantine(&mut connection, event.seq, event.id, &reason);
             with_timeout(TIMEOUT, "quarantine an event", moving).await?;
-            counter!("events_quarantined_total").increment(1);
+            catalogue::events_quarantined().increment(1);
             let trace_id = &event.trace_id;
             let event_id = &event.id;
             error!(trace_id, %event_id, reason, "Event quarantined: see `outbox quarantine list`");
@@ -214,7 +214,7 @@ async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, Ses
         }
     };
     let took = began.elapsed();
-    histogram!("outbox_read_seconds").record(took);
+    catalogue::outbox_read().record(took);
     Ok(ReadDone {
         read,
         events,
