@@ -19,6 +19,7 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tower::util::MapRequest;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
@@ -214,7 +215,7 @@ impl App {
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
         let [http_stop, relay_stop, consumer_stop] =
             std::array::from_fn(|_| CancellationToken::new());
-        let service = TowerToHyperService::new(self.router);
+        let service = TowerToHyperService::new(MapRequest::new(self.router, http::trim_slash));
         let mut http = tokio::spawn(listener::serve(
             self.listener,
             service,

@@ -12,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use listener::Limits;
+
 use self::env_file::EnvFile;
 use self::reader::{Reader, parse_bool, parse_count, parse_host, parse_hosts, parse_networks};
 use crate::database::{DatabaseUrl, Route};
@@ -20,7 +22,6 @@ use crate::http::HeadRules;
 use crate::messaging::broker::{Broker, BrokerUrl};
 use crate::messaging::topology::QueueType;
 use crate::telemetry::{LogFormat, LogLevel};
-use listener::Limits;
 
 #[derive(Clone, Debug)]
 pub struct Config {

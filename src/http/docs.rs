@@ -18,6 +18,8 @@ use super::problem::types::{NOT_FOUND, PROBLEM_TYPES, ProblemType};
 use super::problem::{ERROR_PAGES, Problem};
 use super::state::AppState;
 
+/// Path of the page that shows the API; with its slash, so that the page's links are relative.
+pub const HOME: &str = "/docs/";
 /// Path of the OpenAPI document.
 pub const OPENAPI_PATH: &str = "/openapi.json";
 /// Path of the licence that the document names.
@@ -48,17 +50,14 @@ pub fn router(openapi: String) -> Router<AppState> {
         .map(|kind| (kind.code, Page::new(HTML, page(kind.code, &section(kind)))));
     let each_error = pages(each_error.collect(), "/docs/errors lists all errors.");
     Router::new()
-        .route("/", get(|| async { Redirect::to("/docs/") }))
-        .route(OPENAPI_PATH, openapi.clone().route())
-        .route(&format!("{OPENAPI_PATH}/"), openapi.route())
-        .route(ERROR_PAGES, errors.clone().route())
-        .route(&format!("{ERROR_PAGES}/"), errors.route())
-        .route(&format!("{ERROR_PAGES}/{{code}}"), each_error.clone())
-        .route(&format!("{ERROR_PAGES}/{{code}}/"), each_error)
+        .route("/", get(|| async { Redirect::to(HOME) }))
+        .route(OPENAPI_PATH, openapi.route())
+        .route(ERROR_PAGES, errors.route())
+        .route(&format!("{ERROR_PAGES}/{{code}}"), each_error)
         .route(LICENSE_PATH, Page::new(HTML, license()).route())
-        .route("/docs", get(|| async { Redirect::to("/docs/") }))
+        .route("/docs", get(|| async { Redirect::to(HOME) }))
         .route(
-            "/docs/",
+            HOME,
             Page::new(HTML, include_str!("docs/index.html")).route(),
         )
         .route(

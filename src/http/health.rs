@@ -16,17 +16,10 @@ use crate::monitoring::health::{self, Health};
 use crate::monitoring::state;
 
 pub fn router() -> OpenApiRouter<AppState> {
-    let live = routes!(live);
-    let ready = routes!(ready);
-    let metrics = routes!(metrics);
-    // With a trailing slash too, like the users' routes; the document lists one form.
     OpenApiRouter::new()
-        .route("/health/live/", live.2.clone())
-        .route("/health/ready/", ready.2.clone())
-        .route("/metrics/", metrics.2.clone())
-        .routes(live)
-        .routes(ready)
-        .routes(metrics)
+        .routes(routes!(live))
+        .routes(routes!(ready))
+        .routes(routes!(metrics))
 }
 
 #[derive(Serialize, ToSchema)]

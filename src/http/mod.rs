@@ -2,15 +2,13 @@
 //! types, calls the service, and responds. Knows nothing of SQL or RabbitMQ.
 
 mod docs;
-mod drain;
-mod durations;
 mod extract;
-mod head;
 mod health;
+mod layers;
 mod openapi;
 mod problem;
+mod routes;
 mod state;
-mod trace;
 mod users;
 
 use std::sync::Arc;
@@ -23,12 +21,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use self::durations::RequestDurations;
 use self::extract::raw_body::BodyLimits;
-pub use self::head::HeadRules;
+use self::layers::Layers;
+pub use self::layers::head::HeadRules;
+pub use self::layers::slashes::trim as trim_slash;
 pub use self::state::AppState;
 use self::state::Shared;
-use self::trace::Trace;
 use crate::domain::password::PasswordPolicy;
 use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
@@ -46,7 +44,7 @@ pub fn openapi_document(policy: PasswordPolicy) -> serde_json::Result<String> {
     openapi::render(&api().into_openapi(), policy)
 }
 
-/// All routes, under one stack of layers.
+/// All routes, under one stack of layers; [`trim_slash`] goes before it.
 pub fn router(
     users: UserService,
     health: HealthService,
@@ -66,21 +64,17 @@ pub fn router(
         head: head.clone(),
     });
     let (api, _document) = api().split_for_parts();
-    let trace = Trace {
-        time_limit: request_timeout,
-        head,
-        durations: RequestDurations::default(),
-        tasks,
-    };
-    Ok(layered(api.merge(docs::router(openapi)), trace).with_state(state))
+    let layers = Layers::new(request_timeout, head, tasks);
+    Ok(layered(
+        api.merge(docs::router(openapi)).with_state(state),
+        layers,
+    ))
 }
 
-/// `trace` is outermost: it sees every response, including those to panics and timeouts, and writes
-/// the body of every error.
-fn layered<S: Clone + Send + Sync + 'static>(routes: Router<S>, trace: Trace) -> Router<S> {
+fn layered(routes: Router, layers: Layers) -> Router {
     routes
-        .layer(CatchPanicLayer::custom(trace::on_panic))
-        .layer(from_fn_with_state(Arc::new(trace), trace::trace))
+        .layer(CatchPanicLayer::custom(layers::problems::on_panic))
+        .layer(from_fn_with_state(Arc::new(layers), layers::handle))
 }
 
 #[cfg(test)]

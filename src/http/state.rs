@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::extract::raw_body::BodyLimits;
-use super::head::HeadRules;
+use super::layers::head::HeadRules;
 use crate::domain::password::PasswordPolicy;
 use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;

@@ -1,5 +1,6 @@
 //! A panic, and a handler that never ends: only routes made for the test can provoke these.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::ServiceExt;
+use tower::util::MapRequest;
 
-use super::{HeadRules, RequestDurations, TaskTracker, Trace, layered};
+use super::{HeadRules, Layers, TaskTracker, api, layered, routes, trim_slash};
 use crate::telemetry::{self, LogFormat, LogLevel};
 
 /// A body in two pieces, of which the second comes when it is asked for.
@@ -38,13 +40,10 @@ async fn respond(path: &str) -> Response {
         .header("X-Request-Id", "t-1")
         .body(Body::empty())
         .unwrap();
-    let trace = Trace {
-        time_limit: Duration::from_millis(20),
-        head: HeadRules::default(),
-        durations: RequestDurations::default(),
-        tasks: TaskTracker::new(),
-    };
-    layered(routes, trace).oneshot(request).await.unwrap()
+    let tasks = TaskTracker::new();
+    let layers = Layers::new(Duration::from_millis(20), HeadRules::default(), tasks);
+    let served = MapRequest::new(layered(routes, layers), trim_slash);
+    served.oneshot(request).await.unwrap()
 }
 
 async fn answer(path: &str) -> (Response<()>, Value) {
@@ -155,4 +154,19 @@ async fn the_log_says_that_a_request_ended_when_its_last_byte_is_sent_or_its_cli
         lines.messages(),
         said(&["Request started", "Request failed"])
     );
+}
+
+#[tokio::test]
+async fn a_trailing_slash_leads_to_the_same_route_and_is_named_as_it_was_sent() {
+    let (response, body) = answer("/panics/").await;
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(body["instance"], "/panics/");
+}
+
+#[test]
+fn each_route_of_the_document_says_how_it_is_logged_and_cached() {
+    let documented = api().into_openapi().paths.paths;
+    let documented: BTreeSet<_> = documented.keys().map(String::as_str).collect();
+    let known: BTreeSet<_> = routes::DOCUMENTED.iter().map(|(path, _)| *path).collect();
+    assert_eq!(documented, known);
 }

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use listener::Peer;
 
 use crate::http::state::AppState;
 use crate::service::users::Caller;
-use listener::Peer;
 
 /// The client of a request.
 pub struct Client {

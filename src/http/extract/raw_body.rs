@@ -15,7 +15,7 @@ use hyper::body::{Body, Frame};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use crate::http::head::HeadRules;
+use crate::http::layers::head::HeadRules;
 use crate::http::problem::Problem;
 use crate::http::problem::types::{BODY_TIMEOUT, OVERLOADED, PAYLOAD_TOO_LARGE, UNREADABLE_BODY};
 

@@ -4,20 +4,20 @@ mod dto;
 #[cfg(test)]
 mod tests;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::dto::UserBody;
 pub use self::dto::{CreateUser, UpdateUser, describe_limits};
 use super::extract::client::Client;
+use super::extract::context::Context;
 use super::extract::json::Body;
-use super::extract::query::{NoQuery, Parameters};
 use super::problem::Problem;
 use super::problem::types::{
     BODY_TIMEOUT, DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY,
@@ -27,7 +27,6 @@ use super::problem::types::{
 use super::state::AppState;
 use crate::domain::page::Page;
 use crate::domain::user::{User, UserId};
-use crate::trace_id::TraceId;
 
 /// Problems of every route of users.
 const ALWAYS: [&ProblemType; 4] = [
@@ -53,15 +52,9 @@ const OF_A_WRITE: [&ProblemType; 2] = [&OVERLOADED, &DATABASE_READ_ONLY];
 pub const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 pub fn router() -> OpenApiRouter<AppState> {
-    let collection = routes!(create, list);
-    let user = routes!(get, update, delete);
-    // With a trailing slash, as clients of the original Python service send it, and without; the
-    // document lists one form.
     OpenApiRouter::new()
-        .route("/users/", collection.2.clone())
-        .route("/users/{id}/", user.2.clone())
-        .routes(collection)
-        .routes(user)
+        .routes(routes!(create, list))
+        .routes(routes!(get, update, delete))
 }
 
 /// Create a user
@@ -76,14 +69,13 @@ pub fn router() -> OpenApiRouter<AppState> {
 )]
 async fn create(
     State(state): State<AppState>,
-    Extension(trace_id): Extension<TraceId>,
     client: Client,
-    _: Parameters<NoQuery>,
+    context: Context,
     Body(request): Body<CreateUser>,
 ) -> Result<impl IntoResponse, Problem> {
     let user = state
         .users
-        .create(request.into(), trace_id, client.into_caller())
+        .create(request.into(), context.trace_id, client.into_caller())
         .await?;
     let location = [(header::LOCATION, format!("/users/{}", user.id))];
     Ok((StatusCode::CREATED, location, user_body(&user)))
@@ -110,7 +102,7 @@ async fn create(
 )]
 async fn list(
     State(state): State<AppState>,
-    Parameters(page): Parameters<Page>,
+    Context { query: page, .. }: Context<Page>,
 ) -> Result<impl IntoResponse, Problem> {
     let listed = state.users.list(page).await?;
     let total = listed.page.total;
@@ -163,7 +155,7 @@ fn links(page: Page, total: i64) -> String {
 async fn get(
     State(state): State<AppState>,
     id: UserPath,
-    _: Parameters<NoQuery>,
+    _: Context,
 ) -> Result<impl IntoResponse, Problem> {
     Ok(user_body(&state.users.get(id.0).await?))
 }
@@ -181,16 +173,15 @@ async fn get(
 )]
 async fn update(
     State(state): State<AppState>,
-    Extension(trace_id): Extension<TraceId>,
     client: Client,
     id: UserPath,
-    _: Parameters<NoQuery>,
+    context: Context,
     Body(request): Body<UpdateUser>,
 ) -> Result<impl IntoResponse, Problem> {
     Ok(user_body(
         &state
             .users
-            .update(id.0, request.into(), trace_id, client.into_caller())
+            .update(id.0, request.into(), context.trace_id, client.into_caller())
             .await?,
     ))
 }
@@ -206,11 +197,10 @@ async fn update(
 )]
 async fn delete(
     State(state): State<AppState>,
-    Extension(trace_id): Extension<TraceId>,
     id: UserPath,
-    _: Parameters<NoQuery>,
+    context: Context,
 ) -> Result<impl IntoResponse, Problem> {
-    state.users.delete(id.0, trace_id).await?;
+    state.users.delete(id.0, context.trace_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -6,12 +6,12 @@ use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{Extensions, HeaderMap, HeaderName, Version, header};
 use ipnet::IpNet;
+use listener::{Peer, client_of};
 
-use super::problem::Problem;
-use super::problem::types::{
+use crate::http::problem::Problem;
+use crate::http::problem::types::{
     BAD_REQUEST, EXPECTATION_FAILED, HEAD_TOO_LARGE, MISDIRECTED_REQUEST, URI_TOO_LONG,
 };
-use listener::{Peer, client_of};
 
 /// Longest path with query, in bytes.
 const MAX_TARGET_BYTES: usize = 8_192;

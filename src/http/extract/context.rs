@@ -1,0 +1,25 @@
+//! What a handler is told of its request beside its path and body.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::query::{FromQuery, NoQuery, Parameters};
+use crate::http::problem::Problem;
+use crate::trace_id::TraceId;
+
+/// Of a route that takes no query, unless it says which.
+pub struct Context<Q = NoQuery> {
+    pub trace_id: TraceId,
+    pub query: Q,
+}
+
+impl<Q: FromQuery, S: Send + Sync> FromRequestParts<S> for Context<Q> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Parameters(query) = Parameters::from_request_parts(parts, state).await?;
+        let trace_id = parts.extensions.get::<TraceId>().cloned();
+        let trace_id = trace_id.ok_or_else(Problem::internal)?;
+        Ok(Self { trace_id, query })
+    }
+}

@@ -1,0 +1,52 @@
+//! What happens to every request before its handler and after: one job a file, called in order by
+//! [`handle`]. One function, because each layer of tower costs a request an allocation or two.
+
+mod access_log;
+mod deadline;
+mod drain;
+mod durations;
+pub mod head;
+pub mod problems;
+pub mod request_id;
+mod response_headers;
+mod shared;
+pub mod slashes;
+
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
+
+use self::access_log::RequestLog;
+pub use self::shared::Layers;
+
+/// Outermost: sees every response, those to panics and timeouts too.
+pub async fn handle(
+    State(layers): State<Arc<Layers>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let assigned = request_id::assign(&mut request);
+    let span = assigned.span();
+    async move {
+        let matched = request.extensions().get::<MatchedPath>().cloned();
+        let traits = layers
+            .routes
+            .traits(matched.as_ref().map(MatchedPath::as_str));
+        let log = RequestLog::start(&request, matched, traits, &layers);
+        assigned.warn_if_refused();
+        let request = drain::on_drop(request, &layers.tasks);
+        let mut response = match layers.head.check(&request) {
+            Ok(()) => deadline::limit(layers.time_limit, next.run(request)).await,
+            Err(problem) => problem.into_response(),
+        };
+        let problem = problems::write(&mut response, &log.path(), &assigned.trace_id);
+        response_headers::add(&mut response, traits);
+        assigned.name(&mut response);
+        log.end(response, problem)
+    }
+    .instrument(span)
+    .await
+}

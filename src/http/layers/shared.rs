@@ -1,0 +1,32 @@
+//! What the layers share.
+
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use super::durations::RequestDurations;
+use super::head::HeadRules;
+use crate::http::routes::Routes;
+
+/// Shared by all requests.
+pub struct Layers {
+    /// For the whole request, its body included.
+    pub time_limit: Duration,
+    pub head: HeadRules,
+    pub routes: Routes,
+    pub durations: RequestDurations,
+    /// Work that outlives its request.
+    pub tasks: TaskTracker,
+}
+
+impl Layers {
+    pub fn new(time_limit: Duration, head: HeadRules, tasks: TaskTracker) -> Self {
+        Self {
+            time_limit,
+            head,
+            routes: Routes::default(),
+            durations: RequestDurations::default(),
+            tasks,
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What the layers must know of a route before and after its handler runs.
+
+use std::collections::HashMap;
+
+use axum::http::HeaderValue;
+
+/// Properties of a route, by its template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// Asked every few seconds by machines: its successes say nothing new.
+    pub is_probe: bool,
+    /// `Cache-Control` of its responses, if the handler gives none.
+    pub cache: Cache,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// Nobody stores it.
+    Never,
+    /// The client may, and asks each time whether it is still so. Shared caches do not.
+    Private,
+}
+
+impl Cache {
+    pub const fn header(self) -> HeaderValue {
+        match self {
+            Self::Never => HeaderValue::from_static("no-store"),
+            Self::Private => HeaderValue::from_static("private, no-cache"),
+        }
+    }
+}
+
+const USERS: Traits = Traits {
+    is_probe: false,
+    cache: Cache::Private,
+};
+const PROBE: Traits = Traits {
+    is_probe: true,
+    cache: Cache::Never,
+};
+/// Of pages, and where there is no route.
+pub const OTHER: Traits = Traits {
+    is_probe: false,
+    cache: Cache::Never,
+};
+
+/// Every route that the document describes. `tests` compares the two.
+pub const DOCUMENTED: [(&str, Traits); 5] = [
+    ("/users", USERS),
+    ("/users/{id}", USERS),
+    ("/health/live", PROBE),
+    ("/health/ready", PROBE),
+    ("/metrics", PROBE),
+];
+
+/// The traits of each route.
+pub struct Routes(HashMap<&'static str, Traits>);
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self(DOCUMENTED.into())
+    }
+}
+
+impl Routes {
+    pub fn traits(&self, template: Option<&str>) -> Traits {
+        let of_route = template.and_then(|template| self.0.get(template));
+        of_route.copied().unwrap_or(OTHER)
+    }
+}
