@@ -4,8 +4,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use logline::LogWriter;
 use tracing::{error_span, info};
-use user_management_api::telemetry::writer::LogWriter;
 use user_management_api::telemetry::{self, LogFormat, LogLevel};
 
 fn a_request_line(criterion: &mut Criterion) {

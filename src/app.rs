@@ -10,6 +10,7 @@ use axum::Router;
 use futures_util::future::join;
 use hyper_util::service::TowerToHyperService;
 use listener::Limits;
+use logline::LogWriter;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rustix::time::{ClockId, clock_gettime};
 use sqlx::postgres::PgConnectOptions;
@@ -38,7 +39,6 @@ use crate::monitoring::metrics::MetricsService;
 use crate::monitoring::state::Status;
 use crate::password::PasswordHasher;
 use crate::service::users::UserService;
-use crate::telemetry::writer::LogWriter;
 
 /// Connections to PostgreSQL and RabbitMQ besides the requests' pool; a generous estimate.
 const OTHER_CONNECTIONS: u32 = 16;

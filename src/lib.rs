@@ -3,9 +3,9 @@
 //!
 //! # The path of one POST
 //!
-//! 1. `server` accepts the connection and reads the head. `http`: the trace layer takes
-//!    `X-Request-Id` or makes a trace id and logs `Request started`; `http::extract` parses the
-//!    body into domain types and reports every error at once.
+//! 1. `listener` accepts the connection and reads the head. `http::layers` take `X-Request-Id` or
+//!    make a trace id, and log `Request started`; `http::extract` parses the body into domain types
+//!    and reports every error at once.
 //! 2. `service`: the password is hashed on a thread of low priority ([`password`]). One use case is
 //!    one statement.
 //! 3. [`repository`]: the statement inserts the user **and** the event's row in `outbox`. The
@@ -17,13 +17,14 @@
 //! # Walls
 //!
 //! `main → cli → app → all` · `http → service, monitoring, domain` · `service → batching,
-//! repository, database, domain, password` · `batching → repository, database, monitoring, domain` · `messaging
-//! → repository, database, monitoring, telemetry, domain` · `monitoring → repository, database,
-//! domain, password` · `repository → database, domain` ·
-//! `config` fills the settings of all. [`trace_id`], `backoff`, `error_chain`, `server_url` and the
-//! other leaves import nothing of ours. `axum` lives in `http`, `app` and `cli`, `utoipa` in
-//! `http`, `lapin` in `messaging`, SQL in `repository` and [`database`]. `tests/walls.rs` checks
-//! this, and that no file imports what imports it.
+//! repository, database, domain, password` · `batching → repository, database, monitoring, domain` ·
+//! `messaging → repository, database, monitoring, domain` · `monitoring → repository, database,
+//! domain, password` · `repository → database, domain` · `telemetry → monitoring, domain`. `config`
+//! fills the settings of all. [`trace_id`], `backoff`, `error_chain`, `server_url` and the other
+//! leaves import nothing of ours. `axum` lives in `http`, `app` and `cli`, `utoipa` in `http`,
+//! `lapin` in `messaging`, SQL in `repository` and [`database`], the names of metrics in
+//! `monitoring`. `tests/walls.rs` checks this, and that no file imports what imports it. Where a
+//! wall matters most, a crate is the wall: `listener` and `logline`.
 //!
 //! What is public is what the tests use.
 

@@ -45,7 +45,6 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
             "domain",
             "monitoring",
             "server_url",
-            "telemetry",
             "trace_id",
         ],
     ),

@@ -3,10 +3,9 @@
 use clap::ValueEnum;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use logline::{escaped, is_invisible};
 use serde::Serialize;
 use serde_json::Value;
-
-use crate::telemetry::invisible::{escaped, is_invisible};
 
 #[derive(Clone, Copy, Default, ValueEnum)]
 pub enum Format {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::BasicAckOptions;
+use logline::LogWriter;
 use tokio::time::{Instant, sleep};
 
 use crate::messaging::broker::ANSWER_TIMEOUT;
 use crate::messaging::session::{SessionError, with_timeout};
-use crate::telemetry::writer::LogWriter;
 
 /// Acknowledge once so many messages wait for it.
 const ACK_EVERY: usize = 100;

@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicRejectOptions};
 use lapin::{Channel, Connection};
+use logline::LogWriter;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -27,7 +28,6 @@ use super::topology::CONSUMER_TAG;
 use super::transport::{self, Mark};
 use crate::monitoring::catalogue;
 use crate::monitoring::state::{Link, Status};
-use crate::telemetry::writer::LogWriter;
 
 /// What the broker sends ahead. Anybody may publish messages of any size: at most 16 MiB of them
 /// are in memory at a time.

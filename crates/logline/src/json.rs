@@ -17,8 +17,6 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
-use crate::domain::timestamp::Timestamp;
-
 /// A thread keeps no larger buffer for its next line, in bytes.
 const LARGEST_KEPT: usize = 64 << 10;
 
@@ -34,13 +32,24 @@ struct Buffers {
 }
 
 /// Writes each event as a line, with one call of its writer.
-pub struct JsonLines<W>(pub W);
+pub struct JsonLines<W, T> {
+    writer: W,
+    now: fn() -> T,
+}
+
+impl<W, T> JsonLines<W, T> {
+    /// `now` gives each line's `timestamp`.
+    pub const fn new(writer: W, now: fn() -> T) -> Self {
+        Self { writer, now }
+    }
+}
 
 /// A span's fields as they appear in a line, `,"name":value` each; kept in the span's extensions.
 struct SpanFields(Vec<u8>);
 
-impl<S, W> Layer<S> for JsonLines<W>
+impl<S, W, T> Layer<S> for JsonLines<W, T>
 where
+    T: Serialize + 'static,
     S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'writer> MakeWriter<'writer> + 'static,
 {
@@ -72,10 +81,15 @@ where
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         // Taken out, because formatting a value may log a line itself.
         let mut buffers = BUFFERS.take();
-        write_line(&mut buffers, event, context.event_scope(event));
+        write_line(
+            &mut buffers,
+            event,
+            context.event_scope(event),
+            &(self.now)(),
+        );
         // An error cannot be reported: the log itself has failed.
         _ = self
-            .0
+            .writer
             .make_writer_for(event.metadata())
             .write_all(&buffers.line);
         buffers.line.clear();
@@ -90,6 +104,7 @@ fn write_line<'s, S>(
     Buffers { line, fields }: &mut Buffers,
     event: &Event<'_>,
     scope: Option<Scope<'s, S>>,
+    timestamp: &impl Serialize,
 ) where
     S: Subscriber + LookupSpan<'s>,
 {
@@ -106,7 +121,7 @@ fn write_line<'s, S>(
     line.extend_from_slice(b",\"level\":\"");
     line.extend_from_slice(name(*event.metadata().level()).as_bytes());
     line.extend_from_slice(b"\",\"timestamp\":");
-    write_value(line, &Timestamp::now());
+    write_value(line, timestamp);
     for span in scope.into_iter().flatten() {
         if let Some(SpanFields(of_span)) = span.extensions().get() {
             line.extend_from_slice(of_span);
@@ -217,7 +232,7 @@ mod tests {
     fn written(write: impl FnOnce()) -> (String, Value) {
         let lines = Lines::default();
         let writer = lines.clone();
-        let layer = JsonLines(move || writer.clone());
+        let layer = JsonLines::new(move || writer.clone(), || "2024-12-04T10:30:00.123Z");
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), write);
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         let value = serde_json::from_str(&text).unwrap();

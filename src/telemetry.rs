@@ -1,16 +1,13 @@
 //! Logs: one line per event on stdout, written by a separate thread behind a bounded buffer. A
 //! reader that stalls costs lines, never requests.
 
-pub mod invisible;
-mod json;
-pub mod writer;
-
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::str::FromStr;
 use std::time::Duration;
 
+use logline::{JsonLines, LogWriter};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::interval;
 use tracing::{Level, Metadata, Subscriber, warn};
@@ -21,8 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use self::json::JsonLines;
-use self::writer::LogWriter;
+use crate::domain::timestamp::Timestamp;
 use crate::monitoring::catalogue;
 
 /// How long the process waits for its last lines to be written when it ends.
@@ -149,7 +145,7 @@ where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     match format {
-        LogFormat::Json => JsonLines(writer).boxed(),
+        LogFormat::Json => JsonLines::new(writer, Timestamp::now).boxed(),
         LogFormat::Pretty => tracing_subscriber::fmt::layer()
             .with_writer(writer)
             .with_target(false)
