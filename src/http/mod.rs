@@ -44,16 +44,31 @@ pub fn openapi_document(policy: PasswordPolicy) -> serde_json::Result<String> {
     openapi::render(&api().into_openapi(), policy)
 }
 
+/// What the routes and layers need.
+pub struct Dependencies {
+    pub users: UserService,
+    pub health: HealthService,
+    pub metrics: MetricsService,
+    pub password_policy: PasswordPolicy,
+    pub request_timeout: Duration,
+    pub body_timeout: Duration,
+    pub head: HeadRules,
+    /// Work that outlives its request.
+    pub tasks: TaskTracker,
+}
+
 /// All routes, under one stack of layers; [`trim_slash`] goes before it.
-pub fn router(
-    users: UserService,
-    health: HealthService,
-    metrics: MetricsService,
-    password_policy: PasswordPolicy,
-    [request_timeout, body_timeout]: [Duration; 2],
-    head: HeadRules,
-    tasks: TaskTracker,
-) -> serde_json::Result<Router> {
+pub fn router(needed: Dependencies) -> serde_json::Result<Router> {
+    let Dependencies {
+        users,
+        health,
+        metrics,
+        password_policy,
+        request_timeout,
+        body_timeout,
+        head,
+        tasks,
+    } = needed;
     let openapi = openapi_document(password_policy)?;
     let state = Arc::new(Shared {
         users,

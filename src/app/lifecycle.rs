@@ -1,0 +1,138 @@
+//! The order in which the parts start and stop, and how long each may take.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use futures_util::future::join;
+use hyper_util::service::TowerToHyperService;
+use listener::Limits;
+use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tower::util::MapRequest;
+use tracing::{info, warn};
+
+use super::error::AppError;
+use super::{memory, startup};
+use crate::batching::user_reads::UserReads;
+use crate::batching::user_writes::UserWrites;
+use crate::config::DatabaseConfig;
+use crate::database::Database;
+use crate::http;
+use crate::messaging::consumer::Consumer;
+use crate::messaging::relay::Relay;
+use crate::monitoring::connections;
+use crate::monitoring::state::Status;
+use crate::password::PasswordHasher;
+
+// In all, a stop takes 25 s at most, plus `SHUTDOWN_DELAY_MS`.
+/// Longest time for requests in flight to finish.
+const FINISH_REQUESTS: Duration = Duration::from_secs(11);
+/// For the lanes of reads and writes to close.
+const CLOSE_LANES: Duration = Duration::from_secs(1);
+/// For the relay to publish what is left.
+const FINISH_RELAY: Duration = Duration::from_secs(7);
+/// For the consumer to acknowledge what it has logged.
+const FINISH_CONSUMER: Duration = Duration::from_secs(3);
+/// For each of the three pools to close.
+const CLOSE_POOL: Duration = Duration::from_secs(1);
+
+/// What runs, and what is closed at the end.
+pub struct Parts {
+    pub listener: TcpListener,
+    pub router: Router,
+    pub limits: Limits,
+    pub pools: [Database; 3],
+    pub reads: UserReads,
+    pub writes: UserWrites,
+    pub database: DatabaseConfig,
+    pub relay: Relay,
+    pub consumer: Consumer,
+    pub hasher: PasswordHasher,
+    pub status: Arc<Status>,
+    /// Between "not ready" and the end of accepting, for load balancers to notice.
+    pub shutdown_delay: Duration,
+    /// Work of requests that goes on when the client has gone away.
+    pub tasks: TaskTracker,
+}
+
+/// Serves until `stop`, then stops in order: not ready, no new connections, requests in flight,
+/// outbox, consumer.
+///
+/// # Errors
+/// If a migration fails, or a part stops unexpectedly.
+pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), AppError> {
+    let [http_stop, relay_stop, consumer_stop] = std::array::from_fn(|_| CancellationToken::new());
+    let service = TowerToHyperService::new(MapRequest::new(parts.router, http::trim_slash));
+    let mut http = tokio::spawn(listener::serve(
+        parts.listener,
+        service,
+        parts.limits,
+        http_stop.clone(),
+        connections::record,
+    ));
+    let mut relay = tokio::spawn(startup::relay_once_ready(
+        parts.relay,
+        parts.database,
+        relay_stop.clone(),
+    ));
+    let mut consumer = tokio::spawn(parts.consumer.run(consumer_stop.clone()));
+    let _trimming = AbortOnDropHandle::new(tokio::spawn(memory::give_back(parts.hasher)));
+
+    let outcome = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        ended = &mut http => Err(ended_early("http", ended.map(Ok))),
+        ended = &mut relay => Err(ended_early("relay", ended)),
+        ended = &mut consumer => Err(ended_early("consumer", ended.map(Ok))),
+    };
+
+    parts.status.is_draining.store(true);
+    if outcome.is_ok() {
+        sleep(parts.shutdown_delay).await;
+    }
+    http_stop.cancel();
+    let end_of_requests = Instant::now() + FINISH_REQUESTS;
+    finish("http", http, FINISH_REQUESTS).await;
+    parts.tasks.close();
+    if timeout_at(end_of_requests, parts.tasks.wait())
+        .await
+        .is_err()
+    {
+        warn!("What requests had begun did not finish in time");
+    }
+    if timeout(CLOSE_LANES, join(parts.reads.close(), parts.writes.close()))
+        .await
+        .is_err()
+    {
+        warn!("The connections of coalesced reads and grouped writes did not close in time");
+    }
+    relay_stop.cancel();
+    finish("relay", relay, FINISH_RELAY).await;
+    consumer_stop.cancel();
+    finish("consumer", consumer, FINISH_CONSUMER).await;
+    for pool in parts.pools {
+        if timeout(CLOSE_POOL, pool.close()).await.is_err() {
+            warn!("Database connections did not close in time");
+        }
+    }
+    info!("Stopped");
+    outcome
+}
+
+fn ended_early(task: &'static str, ended: Result<Result<(), AppError>, JoinError>) -> AppError {
+    match ended {
+        Ok(Ok(())) => AppError::TaskEnded(task),
+        Ok(Err(error)) => error,
+        Err(failure) => AppError::TaskFailed(task, failure),
+    }
+}
+
+async fn finish<T>(name: &'static str, mut task: JoinHandle<T>, limit: Duration) {
+    if !task.is_finished() && timeout(limit, &mut task).await.is_err() {
+        warn!(task = name, "Did not finish in time, gave it up");
+        task.abort();
+    }
+}

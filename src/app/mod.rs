@@ -1,0 +1,159 @@
+//! The composition root: builds all parts from the configuration.
+
+mod error;
+mod lifecycle;
+mod memory;
+mod startup;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use listener::Limits;
+use logline::LogWriter;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+pub use self::error::AppError;
+use self::lifecycle::Parts;
+use crate::batching::user_reads::UserReads;
+use crate::batching::user_writes::UserWrites;
+use crate::config::Config;
+use crate::database::Database;
+use crate::http::{self, Dependencies};
+use crate::messaging::consumer::Consumer;
+use crate::messaging::relay::Relay;
+use crate::monitoring::health::HealthService;
+use crate::monitoring::metrics::MetricsService;
+use crate::monitoring::state::Status;
+use crate::password::PasswordHasher;
+use crate::service::users::UserService;
+
+/// Connections to PostgreSQL and RabbitMQ besides the requests' pool; a generous estimate.
+const OTHER_CONNECTIONS: u32 = 16;
+
+pub struct App(Parts);
+
+impl App {
+    /// Binds the listener and builds the parts. Connects to nothing, so that the service starts
+    /// without its dependencies.
+    pub async fn build(
+        config: Config,
+        collected: PrometheusHandle,
+        log: LogWriter,
+    ) -> Result<Self, AppError> {
+        let Config {
+            http,
+            database,
+            broker,
+            passwords,
+            shutdown_delay,
+            log: _,
+        } = config;
+        let listen = |source| AppError::Listen {
+            address: http.address,
+            source,
+        };
+        let listener = TcpListener::bind(http.address).await.map_err(listen)?;
+        let others =
+            usize::try_from(database.max_connections + OTHER_CONNECTIONS).unwrap_or(usize::MAX);
+        let max_connections = listener::connections_allowed(http.limits.max_connections, others);
+        let limits = Limits {
+            max_connections,
+            ..http.limits
+        };
+        if broker.url.is_plain_to_another_machine() {
+            warn!(
+                "RabbitMQ is on another machine, and RABBITMQ_URL does not encrypt: use amqps://"
+            );
+        }
+        let status = Arc::new(Status::default());
+        let outbox_filled = Arc::new(Notify::new());
+        let pool = Database::new(
+            database.url.options(),
+            database.max_connections,
+            database.route,
+        );
+        let [probe_pool, scrape_pool] = std::array::from_fn(|_| pool.beside(1));
+        let hasher = PasswordHasher::new(passwords.hash_wait).map_err(AppError::Threads)?;
+        let reads = if database.coalesce_reads {
+            UserReads::coalesced(&pool)
+        } else {
+            UserReads::one_by_one(pool.clone())
+        };
+        let writes = if database.group_commit {
+            UserWrites::grouped(&pool)
+        } else {
+            UserWrites::one_by_one(pool.clone())
+        };
+        let tasks = TaskTracker::new();
+        let users = UserService {
+            database: pool.clone(),
+            reads: reads.clone(),
+            writes: writes.clone(),
+            hasher: hasher.clone(),
+            outbox_filled: outbox_filled.clone(),
+            tasks: tasks.clone(),
+        };
+        let health = HealthService::new(probe_pool.clone(), status.clone());
+        let metrics = MetricsService {
+            collected,
+            database: pool.clone(),
+            scrapes: scrape_pool.clone(),
+            hasher: hasher.clone(),
+            health: health.clone(),
+            status: status.clone(),
+            rendered: Arc::default(),
+        };
+        let router = http::router(Dependencies {
+            users,
+            health,
+            metrics,
+            password_policy: passwords.policy,
+            request_timeout: http.request_timeout,
+            body_timeout: http.body_timeout,
+            head: http.head,
+            tasks: tasks.clone(),
+        })?;
+        let relay = Relay::new(
+            broker.clone(),
+            database.direct_url.options(),
+            outbox_filled,
+            status.clone(),
+        );
+        let consumer = Consumer::new(broker, status.clone(), log);
+        let pools = [pool, probe_pool, scrape_pool];
+        Ok(Self(Parts {
+            listener,
+            router,
+            limits,
+            pools,
+            reads,
+            writes,
+            database,
+            relay,
+            consumer,
+            hasher,
+            status,
+            shutdown_delay,
+            tasks,
+        }))
+    }
+
+    /// The address it listens on; with `PORT=0` the system chose the port.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.listener.local_addr()
+    }
+
+    /// Serves until `stop`.
+    ///
+    /// # Errors
+    /// As [`lifecycle::run`].
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
+        lifecycle::run(self.0, stop).await
+    }
+}
