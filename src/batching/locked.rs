@@ -11,7 +11,7 @@ use tokio::time::timeout_at;
 use super::request::ReplyTo;
 use crate::database::{Database, DatabaseError};
 use crate::domain::user::UserId;
-use crate::repository::user_changes::{self, Change, Outcome};
+use crate::repository::users::{self, Change, Outcome};
 
 /// Most connections of the pool for one lane's locked writes: requests need them too.
 const SLOTS: usize = 2;
@@ -59,7 +59,7 @@ impl LockedWrites {
                 let _slot = slots.acquire().await;
                 let write = database.run(move |connection| {
                     let change = change.clone();
-                    Box::pin(async move { user_changes::write(connection, &change).await })
+                    Box::pin(async move { users::write(connection, &change).await })
                 });
                 write.await
             };

@@ -38,7 +38,7 @@ use crate::database::lane::Lane;
 use crate::database::{Database, DatabaseError};
 use crate::domain::user::UserId;
 use crate::monitoring::catalogue;
-use crate::repository::user_changes::{self, Change, Group, GroupOutcome, Outcome};
+use crate::repository::users::{self, Change, Group, GroupOutcome, Outcome};
 
 /// Number of lanes; each has a connection.
 const LANES: usize = 2;
@@ -116,7 +116,7 @@ impl UserWrites {
                 let change = Arc::new(change);
                 let alone = database.run(move |connection| {
                     let change = change.clone();
-                    Box::pin(async move { user_changes::write(connection, &change).await })
+                    Box::pin(async move { users::write(connection, &change).await })
                 });
                 // Boxed, because grouped writes would carry its size too.
                 return alone.boxed().await;
@@ -246,7 +246,7 @@ impl GroupLane {
         let group = Arc::new(group);
         let written = self.lane.write(last_deadline, |connection| {
             let group = group.clone();
-            Box::pin(async move { user_changes::write_group(connection, &group).await })
+            Box::pin(async move { users::write_group(connection, &group).await })
         });
         match written.await {
             Ok(outcomes) => {

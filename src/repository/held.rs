@@ -16,13 +16,13 @@ use super::stored_time::StoredTime;
 /// Moves new events here. One whose position is taken stays where it is: somebody has set the
 /// sequence back.
 pub async fn hold(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<()> {
-    outbox_query!(query!(
+    table_query!(query!(
         "WITH event AS (
              DELETE FROM ONLY outbox WHERE seq = ANY($1) AND seq NOT IN (SELECT seq FROM outbox_held WHERE seq = ANY($1))
              RETURNING *
          )
-         INSERT INTO outbox_held (seq, " columns ")
-         SELECT seq, " columns " FROM event ORDER BY seq",
+         INSERT INTO outbox_held (seq, " event ")
+         SELECT seq, " event " FROM event ORDER BY seq",
         seqs
     ))
     .execute(connection)

@@ -91,14 +91,14 @@ pub async fn lift_ids(connection: &mut PgConnection, lift: &Lift) -> sqlx::Resul
 /// Lifts the next users, and notes it in the same transaction. `false` if there were no more, and
 /// the run has ended.
 pub async fn lift_some(connection: &mut PgConnection, lift: &mut Lift) -> sqlx::Result<bool> {
-    let progress = outbox_query!(query!(
+    let progress = table_query!(query!(
         r#"WITH batch AS (
                SELECT id FROM users WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3 FOR NO KEY UPDATE
            ), lifted AS (
                UPDATE users SET version = version + $4 FROM batch WHERE users.id = batch.id
                RETURNING users.id, name, surname, version
            ), event AS (
-               INSERT INTO outbox ("# columns r#")
+               INSERT INTO outbox ("# event r#")
                SELECT gen_random_uuid(), 'user.updated', id, version, $5, clock_timestamp(),
                       row_to_json((SELECT data FROM (SELECT name, surname) AS data))
                -- The outbox refuses a larger one, which somebody has written by hand.

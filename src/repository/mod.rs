@@ -1,21 +1,36 @@
 //! The SQL about users and events, as functions over a connection.
 
-/// One of sqlx's query macros. Puts the outbox's columns, except `seq`, where the SQL is
-/// interrupted by `columns`.
-macro_rules! outbox_query {
-    (
-        $query:ident!(
-            $($row:ident,)?
-            $sql:literal $(+ $more:literal)* $(columns $rest:literal)*
-            $(, $($arguments:tt)*)?
-        )
-    ) => {
-        sqlx::$query!(
-            $($row,)?
-            $sql $(+ $more)* $(+ "event_id, event_type, user_id, user_version, trace_id, \
-                                  occurred_at, payload" + $rest)*
-            $(, $($arguments)*)?
-        )
+/// One of sqlx's query macros. Puts columns where the SQL is interrupted by a word: `event`, those of
+/// `outbox` except its position; `user`, those of `users` except the password; `read_user`, the same
+/// as a query returns them.
+macro_rules! table_query {
+    (@ $query:ident ($($row:ident)?) ($($sql:literal)*) event $($rest:tt)*) => {
+        table_query!(@ $query ($($row)?) ($($sql)* "event_id, event_type, user_id, user_version, \
+                                                    trace_id, occurred_at, payload") $($rest)*)
+    };
+    (@ $query:ident ($($row:ident)?) ($($sql:literal)*) user $($rest:tt)*) => {
+        table_query!(@ $query ($($row)?) ($($sql)* "id, name, surname, version, created_at, \
+                                                    updated_at") $($rest)*)
+    };
+    (@ $query:ident ($($row:ident)?) ($($sql:literal)*) read_user $($rest:tt)*) => {
+        table_query!(@ $query ($($row)?) ($($sql)* r#"id AS "id!", name AS "name!",
+            surname AS "surname!", version AS "version!", created_at AS "created_at!: StoredTime",
+            updated_at AS "updated_at!: StoredTime""#) $($rest)*)
+    };
+    (@ $query:ident ($($row:ident)?) ($($sql:literal)*) + $($rest:tt)*) => {
+        table_query!(@ $query ($($row)?) ($($sql)*) $($rest)*)
+    };
+    (@ $query:ident ($($row:ident)?) ($($sql:literal)*) $more:literal $($rest:tt)*) => {
+        table_query!(@ $query ($($row)?) ($($sql)* $more) $($rest)*)
+    };
+    (@ $query:ident ($($row:ident)?) ($($sql:literal)*) $(, $($arguments:tt)*)?) => {
+        sqlx::$query!($($row,)? "" $(+ $sql)* $(, $($arguments)*)?)
+    };
+    ($query:ident!($row:ident, $($rest:tt)*)) => {
+        table_query!(@ $query ($row) () $($rest)*)
+    };
+    ($query:ident!($($rest:tt)*)) => {
+        table_query!(@ $query () () $($rest)*)
     };
 }
 
@@ -25,5 +40,4 @@ pub mod outbox;
 pub(crate) mod outbox_event;
 pub(crate) mod quarantine;
 mod stored_time;
-pub mod user_changes;
-pub(crate) mod users;
+pub mod users;

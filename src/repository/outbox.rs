@@ -238,13 +238,13 @@ pub async fn read(
     limit: i64,
 ) -> sqlx::Result<(Vec<OutboxEvent>, Snapshot)> {
     // One statement, so that rows and snapshot belong together.
-    let mut rows = outbox_query!(query!(
+    let mut rows = table_query!(query!(
         r#"SELECT NULL::bigint AS seq, NULL::uuid AS event_id, pg_current_snapshot()::text AS event_type,
                   NULL::bigint AS user_id, NULL::bigint AS user_version, NULL AS trace_id,
                   NULL::timestamptz AS "occurred_at: StoredTime", NULL::json AS "payload: Json<Box<RawValue>>",
                   NULL::bigint AS given_later, false AS "is_behind!"
            UNION ALL
-           (SELECT seq, "# columns r#",
+           (SELECT seq, "# event r#",
                    pg_current_xact_id()::text::bigint,
                    CASE WHEN user_id IN (SELECT unnest($6::bigint[])) THEN true ELSE
                        -- As `held` says.

@@ -15,10 +15,10 @@ pub async fn quarantine(
     id: Uuid,
     reason: &str,
 ) -> sqlx::Result<()> {
-    outbox_query!(query!(
+    table_query!(query!(
         "WITH event AS (DELETE FROM outbox WHERE seq = $1 AND event_id = $2 RETURNING *)
-         INSERT INTO outbox_quarantine (" columns ", reason)
-         SELECT " columns ", $3 FROM event
+         INSERT INTO outbox_quarantine (" event ", reason)
+         SELECT " event ", $3 FROM event
          ON CONFLICT (event_id) DO NOTHING",
         seq,
         id,
@@ -61,14 +61,14 @@ pub async fn retry(
     ids: Option<&[Uuid]>,
     event_type: Option<&str>,
 ) -> sqlx::Result<Vec<Uuid>> {
-    outbox_query!(query_scalar!(
+    table_query!(query_scalar!(
         r#"WITH event AS (
                DELETE FROM outbox_quarantine
                WHERE ($1::uuid[] IS NULL OR event_id = ANY($1)) AND ($2::text IS NULL OR event_type = $2)
                RETURNING *
            )
-           INSERT INTO outbox ("# columns r#")
-           SELECT "# columns r#" FROM event
+           INSERT INTO outbox ("# event r#")
+           SELECT "# event r#" FROM event
            ORDER BY user_version, occurred_at
            RETURNING event_id"#,
         ids,

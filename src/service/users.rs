@@ -22,8 +22,7 @@ use crate::domain::password::PasswordHash;
 use crate::domain::user::{NewUser, User, UserChanges, UserId};
 pub use crate::password::Caller;
 use crate::password::PasswordHasher;
-use crate::repository::user_changes::{Change, Deletion, Outcome, Update};
-use crate::repository::users;
+use crate::repository::users::{self, Change, Deletion, Outcome, Update};
 use crate::trace_id::TraceId;
 
 /// What hashing and the write may take, added to the longest wait for a hash.

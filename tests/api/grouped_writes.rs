@@ -14,7 +14,7 @@ use user_management_api::domain::event::EventHeader;
 use user_management_api::domain::name::Name;
 use user_management_api::domain::password::PasswordHash;
 use user_management_api::domain::user::User;
-use user_management_api::repository::user_changes::{Change, Deletion, Outcome, Update};
+use user_management_api::repository::users::{Change, Deletion, Outcome, Update};
 use user_management_api::trace_id::TraceId;
 use uuid::Uuid;
 

@@ -1,0 +1,35 @@
+//! Users by id.
+
+use sqlx::PgConnection;
+
+use super::row::UserRow;
+use crate::domain::user::{User, UserId};
+use crate::repository::stored_time::StoredTime;
+
+pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Option<User>> {
+    let query = table_query!(query_as!(
+        UserRow,
+        "SELECT " read_user " FROM users WHERE id = $1",
+        id.get()
+    ));
+    query
+        .fetch_optional(connection)
+        .await?
+        .map(User::try_from)
+        .transpose()
+}
+
+/// Those that exist, in no order, each once.
+pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<User>> {
+    let query = table_query!(query_as!(
+        UserRow,
+        "SELECT " read_user " FROM users WHERE id = ANY($1)",
+        ids
+    ));
+    query
+        .fetch_all(connection)
+        .await?
+        .into_iter()
+        .map(User::try_from)
+        .collect()
+}
