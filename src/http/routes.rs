@@ -1,7 +1,5 @@
 //! What the layers must know of a route before and after its handler runs.
 
-use std::collections::HashMap;
-
 use axum::http::HeaderValue;
 
 /// Properties of a route, by its template.
@@ -39,7 +37,7 @@ const PROBE: Traits = Traits {
     cache: Cache::Never,
 };
 /// Of pages, and where there is no route.
-pub const OTHER: Traits = Traits {
+const OTHER: Traits = Traits {
     is_probe: false,
     cache: Cache::Never,
 };
@@ -53,18 +51,10 @@ pub const DOCUMENTED: [(&str, Traits); 5] = [
     ("/metrics", PROBE),
 ];
 
-/// The traits of each route.
-pub struct Routes(HashMap<&'static str, Traits>);
-
-impl Default for Routes {
-    fn default() -> Self {
-        Self(DOCUMENTED.into())
-    }
-}
-
-impl Routes {
-    pub fn traits(&self, template: Option<&str>) -> Traits {
-        let of_route = template.and_then(|template| self.0.get(template));
-        of_route.copied().unwrap_or(OTHER)
-    }
+/// Those of a route, or of none. A scan of so few is quicker than a hash.
+pub fn traits(template: Option<&str>) -> Traits {
+    let documented = DOCUMENTED
+        .iter()
+        .find(|(documented, _)| Some(*documented) == template);
+    documented.map_or(OTHER, |(_, traits)| *traits)
 }

@@ -33,6 +33,14 @@ pub enum Overdue {
     Write,
 }
 
+/// When a connection is to be closed.
+pub enum Close {
+    Now,
+    /// Then, for exceeding a limit, unless something happens before.
+    At(Instant, Overdue),
+    Never,
+}
+
 /// What a connection waits for. A new one starts with its first head, before any byte has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -81,18 +89,18 @@ impl State {
         self.since = now;
     }
 
-    fn received(&mut self, now: Instant) {
+    fn received(&mut self, now: impl FnOnce() -> Instant) {
         if self.phase == Phase::Idle {
-            self.enter(Phase::Head, now);
+            self.enter(Phase::Head, now());
         }
     }
 
-    fn wrote(&mut self, stuck: bool, now: Instant) {
+    fn wrote(&mut self, stuck: bool, now: impl FnOnce() -> Instant) {
         if stuck {
-            self.stuck_since.get_or_insert(now);
+            self.stuck_since.get_or_insert_with(now);
         } else if self.stuck_since.take().is_some() && self.phase == Phase::Idle {
             // The client was reading until now: its idle time starts here.
-            self.enter(Phase::Idle, now);
+            self.enter(Phase::Idle, now());
         }
     }
 
@@ -158,11 +166,11 @@ impl Activity {
     }
 
     fn received(&self) {
-        self.state.lock().received(Instant::now());
+        self.state.lock().received(Instant::now);
     }
 
     fn wrote(&self, stuck: bool) {
-        self.state.lock().wrote(stuck, Instant::now());
+        self.state.lock().wrote(stuck, Instant::now);
     }
 
     /// A request is with the service.
@@ -208,9 +216,17 @@ impl Activity {
         self.state.lock().waiting_for(Instant::now())
     }
 
-    /// When to close the connection if nothing happens, and why.
-    pub fn deadline(&self, limits: &Limits) -> Option<(Instant, Overdue)> {
-        self.state.lock().deadline(limits)
+    /// Whether to close now, and else when to close if nothing happens, and why. An order to close
+    /// that came too late is dropped.
+    pub fn close_when(&self, limits: &Limits) -> Close {
+        let mut state = self.state.lock();
+        if state.order == Order::Close && state.is_to_close(Instant::now()) {
+            return Close::Now;
+        }
+        match state.deadline(limits) {
+            Some((deadline, why)) => Close::At(deadline, why),
+            None => Close::Never,
+        }
     }
 
     /// Asks the connection to end after the current request, if there is one.
@@ -229,11 +245,6 @@ impl Activity {
 
     pub fn is_to_finish(&self) -> bool {
         self.state.lock().order == Order::Finish
-    }
-
-    /// Whether to close now. An order that came too late is dropped.
-    pub fn is_to_close(&self) -> bool {
-        self.state.lock().is_to_close(Instant::now())
     }
 
     /// From now on, orders wake this task.
@@ -329,12 +340,12 @@ mod tests {
         assert_eq!(overdue(&state), Some(Overdue::Head));
         state.enter(Phase::Serving, now);
         assert_eq!(overdue(&state), None);
-        state.wrote(true, now);
+        state.wrote(true, || now);
         assert_eq!(overdue(&state), Some(Overdue::Write));
-        state.wrote(false, now);
+        state.wrote(false, || now);
         state.enter(Phase::Idle, now);
         assert_eq!(overdue(&state), Some(Overdue::Idle));
-        state.received(now);
+        state.received(|| now);
         assert_eq!(overdue(&state), Some(Overdue::Head));
     }
 
@@ -343,14 +354,14 @@ mod tests {
         let now = Instant::now();
         let later = now + Duration::from_secs(20);
         let mut state = State::new(now);
-        state.wrote(true, now);
-        state.wrote(true, later);
+        state.wrote(true, || now);
+        state.wrote(true, || later);
         assert_eq!(
             state.deadline(&LIMITS),
             Some((now + LIMITS.write, Overdue::Write))
         );
         state.enter(Phase::Idle, now);
-        state.wrote(false, later);
+        state.wrote(false, || later);
         assert_eq!(
             state.deadline(&LIMITS),
             Some((later + LIMITS.keep_alive, Overdue::Idle))

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::activity::{Activity, Observed, Overdue};
+use super::activity::{Activity, Close, Observed, Overdue};
 use super::body::{RequestBody, ResponseBody};
 use super::event::Closed;
 use super::limits::Limits;
@@ -111,12 +111,14 @@ where
         if let Ready(ended) = connection.as_mut().poll(cx) {
             return Ready(End::Hyper(ended));
         }
-        if activity.is_to_close() {
-            return Ready(End::Displaced);
-        }
         // The timer is reset only when it has fired, so that moving the deadline costs requests
         // nothing.
-        while let Some((deadline, why)) = activity.deadline(limits) {
+        loop {
+            let (deadline, why) = match activity.close_when(limits) {
+                Close::Now => return Ready(End::Displaced),
+                Close::At(deadline, why) => (deadline, why),
+                Close::Never => break,
+            };
             if deadline < timer.deadline() || timer.is_elapsed() {
                 timer.as_mut().reset(deadline);
             }

@@ -21,6 +21,7 @@ use tracing::Instrument;
 
 use self::access_log::RequestLog;
 pub use self::shared::Layers;
+use super::routes;
 
 /// Outermost: sees every response, those to panics and timeouts too.
 pub async fn handle(
@@ -32,9 +33,7 @@ pub async fn handle(
     let span = assigned.span();
     async move {
         let matched = request.extensions().get::<MatchedPath>().cloned();
-        let traits = layers
-            .routes
-            .traits(matched.as_ref().map(MatchedPath::as_str));
+        let traits = routes::traits(matched.as_ref().map(MatchedPath::as_str));
         let log = RequestLog::start(&request, matched, traits, &layers);
         assigned.warn_if_refused();
         let request = drain::on_drop(request, &layers.tasks);

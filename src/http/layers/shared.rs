@@ -6,14 +6,12 @@ use tokio_util::task::TaskTracker;
 
 use super::durations::RequestDurations;
 use super::head::HeadRules;
-use crate::http::routes::Routes;
 
 /// Shared by all requests.
 pub struct Layers {
     /// For the whole request, its body included.
     pub time_limit: Duration,
     pub head: HeadRules,
-    pub routes: Routes,
     pub durations: RequestDurations,
     /// Work that outlives its request.
     pub tasks: TaskTracker,
@@ -24,7 +22,6 @@ impl Layers {
         Self {
             time_limit,
             head,
-            routes: Routes::default(),
             durations: RequestDurations::default(),
             tasks,
         }
