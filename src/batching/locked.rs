@@ -44,11 +44,8 @@ impl LockedWrites {
         self.users.contains(&user)
     }
 
-    /// Writes a change within its caller's deadline, unless the caller has gone.
+    /// Writes a change within its caller's deadline, unless the caller has gone before it is sent.
     pub fn write(&mut self, change: Change, caller: ReplyTo<Outcome>) {
-        if caller.has_gone() {
-            return;
-        }
         let database = self.database.clone();
         let slots = self.slots.clone();
         let user = change.id();
@@ -57,6 +54,9 @@ impl LockedWrites {
         self.tasks.spawn(async move {
             let written = async {
                 let _slot = slots.acquire().await;
+                if caller.has_gone() {
+                    return Err(DatabaseError::Timeout);
+                }
                 let write = database.run(move |connection| {
                     let change = change.clone();
                     Box::pin(async move { users::write(connection, &change).await })
@@ -67,6 +67,15 @@ impl LockedWrites {
             caller.send(written.unwrap_or(Err(DatabaseError::Timeout)));
             user
         });
+    }
+
+    /// Notes those that have ended.
+    pub fn take_done(&mut self) {
+        while let Some(done) = self.tasks.try_join_next() {
+            if let Ok(user) = done {
+                self.users.remove(&user);
+            }
+        }
     }
 
     /// Waits for one to end; `None` if there is none.

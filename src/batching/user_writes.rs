@@ -12,7 +12,7 @@
 //! - **No waiting for locks.** A user whose row is locked is left out and written on the pool, by a
 //!   statement that waits. Later changes of that user wait for it.
 //! - **Failures stay apart.** A group that the server refuses is rolled back and written one by
-//!   one, on the pool. Only a failure that no write would survive reaches all; as with any write, the outcome is
+//!   one. Only a failure that no write would survive reaches all; as with any write, the outcome is
 //!   then unknown.
 //! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not
 //!   been sent, it is dropped.
@@ -29,6 +29,7 @@ use futures_util::FutureExt;
 use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -212,6 +213,7 @@ impl GroupLane {
     /// Waits until something can be written; `false` once nothing more will come.
     async fn take(&mut self, stop: &CancellationToken) -> bool {
         loop {
+            self.locked.take_done();
             while self.pending.len() < WINDOW
                 && let Ok(next) = self.waiting.try_recv()
             {
@@ -239,16 +241,11 @@ impl GroupLane {
 
     async fn write(&mut self, group: Group, callers: Vec<ReplyTo<Outcome>>) {
         self.writes.increment(callers.len() as u64);
-        self.groups.increment(1);
         let Some(last_deadline) = callers.iter().map(|caller| caller.deadline).max() else {
             return;
         };
         let group = Arc::new(group);
-        let written = self.lane.write(last_deadline, |connection| {
-            let group = group.clone();
-            Box::pin(async move { users::write_group(connection, &group).await })
-        });
-        match written.await {
+        match self.write_group(&group, last_deadline).await {
             Ok(outcomes) => {
                 for (place, (outcome, caller)) in outcomes.into_iter().zip(callers).enumerate() {
                     match outcome {
@@ -260,13 +257,40 @@ impl GroupLane {
             Err(DatabaseError::Statement(refused)) if is_refusal(&refused) && callers.len() > 1 => {
                 // Nothing was written, and one of the changes is at fault.
                 for (place, caller) in callers.into_iter().enumerate() {
-                    self.locked.write(group.change(place), caller);
+                    self.write_alone(group.change(place), caller).await;
                 }
             }
             Err(error) => callers
                 .into_iter()
                 .for_each(|caller| caller.send(Err(error.clone()))),
         }
+    }
+
+    async fn write_alone(&mut self, change: Change, caller: ReplyTo<Outcome>) {
+        if caller.has_gone() {
+            return;
+        }
+        let alone = Arc::new(Group::of(change.clone()));
+        match self.write_group(&alone, caller.deadline).await {
+            Ok(mut outcomes) => match outcomes.pop() {
+                Some(GroupOutcome::Settled(outcome)) => caller.send(Ok(outcome)),
+                Some(GroupOutcome::Locked) | None => self.locked.write(change, caller),
+            },
+            Err(error) => caller.send(Err(error)),
+        }
+    }
+
+    async fn write_group(
+        &mut self,
+        group: &Arc<Group>,
+        deadline: Instant,
+    ) -> Result<Vec<GroupOutcome>, DatabaseError> {
+        self.groups.increment(1);
+        let written = self.lane.write(deadline, |connection| {
+            let group = group.clone();
+            Box::pin(async move { users::write_group(connection, &group).await })
+        });
+        written.await
     }
 }
 

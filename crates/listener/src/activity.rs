@@ -46,10 +46,12 @@ pub enum Close {
 enum Phase {
     /// The rest of a request's head.
     Head,
-    /// The service's response.
+    /// The head of the service's response.
     Serving,
     /// More of a request's body.
     Body,
+    /// The rest of the response.
+    Responding,
     /// A request.
     Idle,
 }
@@ -114,8 +116,24 @@ impl State {
         };
     }
 
+    /// The head of the response is there.
+    fn responding(&mut self) {
+        self.phase = Phase::Responding;
+    }
+
+    /// The response has ended. If the next request has come meanwhile, that is being served.
+    fn answered(&mut self, now: Instant) {
+        if self.phase == Phase::Responding {
+            self.enter(Phase::Idle, now);
+        }
+    }
+
     fn waiting_for(&self, now: Instant) -> Option<Duration> {
-        (self.phase != Phase::Serving).then(|| now - self.since)
+        match self.phase {
+            Phase::Serving => None,
+            Phase::Responding => self.stuck_since.map(|since| now - since),
+            Phase::Head | Phase::Body | Phase::Idle => Some(now - self.since),
+        }
     }
 
     fn deadline(&self, limits: &Limits) -> Option<(Instant, Overdue)> {
@@ -125,7 +143,7 @@ impl State {
         match self.phase {
             Phase::Head => Some((self.since + limits.header_read, Overdue::Head)),
             Phase::Idle => Some((self.since + limits.keep_alive, Overdue::Idle)),
-            Phase::Serving | Phase::Body => None,
+            Phase::Serving | Phase::Body | Phase::Responding => None,
         }
     }
 
@@ -183,10 +201,15 @@ impl Activity {
         self.state.lock().asked_for_body(waits);
     }
 
+    /// The service has answered; the body may take longer.
+    pub fn responding(&self) {
+        self.watched.store(false, Relaxed);
+        self.state.lock().responding();
+    }
+
     /// The response has ended.
     pub fn answered(&self) {
-        self.watched.store(false, Relaxed);
-        self.state.lock().enter(Phase::Idle, Instant::now());
+        self.state.lock().answered(Instant::now());
     }
 
     /// Waits until the client has closed its half of the connection. It may still read: only a
@@ -343,7 +366,9 @@ mod tests {
         state.wrote(true, || now);
         assert_eq!(overdue(&state), Some(Overdue::Write));
         state.wrote(false, || now);
-        state.enter(Phase::Idle, now);
+        state.responding();
+        assert_eq!(overdue(&state), None);
+        state.answered(now);
         assert_eq!(overdue(&state), Some(Overdue::Idle));
         state.received(|| now);
         assert_eq!(overdue(&state), Some(Overdue::Head));
@@ -386,6 +411,33 @@ mod tests {
             Some(Overdue::Idle),
             "nobody wants the rest"
         );
+    }
+
+    #[test]
+    fn a_response_that_lasts_makes_room_only_if_its_client_does_not_read() {
+        let now = Instant::now();
+        let later = now + SPARED;
+        let mut state = State::new(now);
+        state.enter(Phase::Serving, now);
+        state.responding();
+        state.asked_for_body(true);
+        assert_eq!(
+            state.waiting_for(later),
+            None,
+            "the rest of a body is no matter"
+        );
+        state.wrote(true, || now);
+        assert_eq!(state.waiting_for(later), Some(SPARED));
+    }
+
+    #[test]
+    fn the_end_of_a_response_does_not_end_the_next_request() {
+        let now = Instant::now();
+        let mut state = State::new(now);
+        state.responding();
+        state.enter(Phase::Serving, now);
+        state.answered(now);
+        assert_eq!(state.waiting_for(now + SPARED), None);
     }
 
     #[test]

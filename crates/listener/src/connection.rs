@@ -92,6 +92,7 @@ where
         let answer = service.call(request);
         async move {
             let answer = answer.await?;
+            activity.responding();
             Ok::<_, Infallible>(answer.map(|body| ResponseBody::new(body, activity.clone())))
         }
     });

@@ -123,6 +123,12 @@ impl RequestLog {
 
     fn count(&self, status: StatusCode, took: Duration) {
         let route = self.matched.as_ref().map_or("none", MatchedPath::as_str);
+        // The page of `/docs` has one.
+        let route = if route.len() > 1 {
+            route.trim_end_matches('/')
+        } else {
+            route
+        };
         self.layers
             .durations
             .record(&self.method, route, status, took);

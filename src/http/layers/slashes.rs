@@ -28,7 +28,7 @@ pub fn sent(request: &Request) -> &Uri {
 
 fn trimmed(uri: &Uri) -> Option<Uri> {
     let path = uri.path().strip_suffix('/')?;
-    if path.is_empty() || uri.path() == docs::HOME {
+    if path.is_empty() || path.ends_with('/') || uri.path() == docs::HOME {
         return None;
     }
     let path_and_query = match uri.query() {
@@ -56,8 +56,16 @@ mod tests {
             trimmed("http://h:1/users/1/"),
             Some("http://h:1/users/1".to_owned())
         );
-        assert_eq!(trimmed("/users//"), Some("/users/".to_owned()));
-        for same in ["/", "/users", "/docs/", "/users?x=/", "*"] {
+        for same in [
+            "/",
+            "//",
+            "/users",
+            "/users//",
+            "/docs/",
+            "/docs//",
+            "/users?x=/",
+            "*",
+        ] {
             assert_eq!(trimmed(same), None, "{same}");
         }
     }

@@ -213,7 +213,9 @@ impl Consumer {
                     // The queue serves one subscription: this one if it was served before, or if
                     // there is no other.
                     let is_served = deliveries_before > 0 || queues.consumers == 1;
-                    let waits = queues.waiting > 0 && is_served && !is_stalled && acks.due().is_none();
+                    // Dead letters on their way may be all that it may have at a time.
+                    let is_waiting = acks.due().is_none() && !acks.holds_any() && !is_stalled;
+                    let waits = queues.waiting > 0 && is_served && is_waiting;
                     if waits && waited && deliveries_now == deliveries_before {
                         return Err(SessionError::Timeout("deliver messages"));
                     }

@@ -90,7 +90,7 @@ impl Reads {
         let is_whole = watermark.whole_read_is_due(now);
         let is_patient = watermark.needs_patience(now);
         let (from, known) = if is_whole {
-            watermark.begin_whole_read(TIMEOUT);
+            watermark.begin_whole_read(now, TIMEOUT);
             (ReadFrom::position(0), schedule.backlog.known_after(0))
         } else {
             (

@@ -124,9 +124,11 @@ impl Watermark {
         self.is_slow = true;
     }
 
-    /// One has begun, and may end its session because it takes longer than `limit`.
-    pub const fn begin_whole_read(&mut self, limit: Duration) {
+    /// One has begun, and may end its session because it takes longer than `limit`: then it counts as
+    /// one that took so long.
+    pub const fn begin_whole_read(&mut self, now: Instant, limit: Duration) {
         if let Some(read) = &mut self.whole_read {
+            read.began = now;
             read.cost = limit;
         }
     }
@@ -232,7 +234,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio::time::Instant;
 
-    use super::{FORGOTTEN, LONG, SURELY_LONG, Watermark};
+    use super::{FORGOTTEN, LONG, SURELY_LONG, WHOLE_READS, Watermark};
     use crate::repository::outbox::Snapshot;
 
     #[derive(Clone, Debug)]
@@ -444,6 +446,25 @@ mod tests {
         watermark.note_whole_read(now, ms(1));
         watermark.note_whole_read(now, SURELY_LONG);
         assert_eq!(pause(&watermark), Some(1_000_000));
+    }
+
+    #[test]
+    fn a_read_of_the_whole_table_that_did_not_end_is_not_due_again_at_once() {
+        let mut watermark = Watermark::default();
+        let mut now = Instant::now();
+        let nothing = Snapshot {
+            next: 1,
+            running: Vec::new(),
+            given_later: None,
+        };
+        watermark.note_whole_read(now, SURELY_LONG);
+        now += SURELY_LONG * WHOLE_READS;
+        assert!(watermark.whole_read_is_due(now));
+        watermark.begin_whole_read(now, LONG);
+        watermark.note_slow_read();
+        watermark.note_read(now, &[], &nothing, None, false, false);
+        assert!(!watermark.whole_read_is_due(now + LONG));
+        assert!(watermark.whole_read_is_due(now + LONG * WHOLE_READS));
     }
 
     #[test]

@@ -68,6 +68,50 @@ async fn a_locked_user_holds_nobody_up_and_is_changed_as_it_is_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_was_locked_is_changed_again_though_the_lane_is_never_idle() {
+    let world = World::new().await;
+    add_users(&world, 40).await;
+    let grouped = UserWrites::grouped(&database(&world, Route::Direct));
+    let busy = tokio_util::sync::CancellationToken::new();
+    // Of the same lane; several a user, so that some wait at any time.
+    let load: Vec<_> = (0..80_usize)
+        .map(|number| {
+            let grouped = grouped.clone();
+            let busy = busy.clone();
+            tokio::spawn(async move {
+                while !busy.is_cancelled() {
+                    let name = fastrand::u32(..).to_string();
+                    grouped
+                        .write(rename(4 + number % 18 * 2, &name))
+                        .await
+                        .unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut stranger = PgConnection::connect(&world.database_url).await.unwrap();
+    let mut lock = stranger.begin().await.unwrap();
+    sqlx::query("SELECT FROM users WHERE id = 2 FOR UPDATE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let locked = tokio::spawn({
+        let grouped = grouped.clone();
+        async move { grouped.write(rename(2, "first")).await }
+    });
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                                WHERE datname = current_database() AND wait_event_type = 'Lock')";
+    until("the write that waits", async || world.value(waits).await).await;
+    lock.commit().await.unwrap();
+    changed(locked.await.unwrap().unwrap());
+    changed(grouped.write(rename(2, "second")).await.unwrap());
+    busy.cancel();
+    for client in load {
+        client.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn writes_past_the_queues_bound_are_refused_at_once_and_leave_nothing_behind() {
     const CAPACITY: usize = 8;
     let world = world().await;
