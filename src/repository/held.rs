@@ -61,12 +61,7 @@ pub async fn read(
         limit,
         holders
     );
-    Ok(rows
-        .fetch_all(connection)
-        .await?
-        .into_iter()
-        .map(Stored::into)
-        .collect())
+    rows.map(OutboxEvent::from).fetch_all(connection).await
 }
 
 /// Reads the first events of each of these users, at most `limit` of one, in order.
@@ -87,10 +82,5 @@ pub async fn read_of(
         users,
         limit
     );
-    Ok(rows
-        .fetch_all(connection)
-        .await?
-        .into_iter()
-        .map(Stored::into)
-        .collect())
+    rows.map(OutboxEvent::from).fetch_all(connection).await
 }

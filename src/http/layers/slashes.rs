@@ -9,7 +9,7 @@ use crate::http::docs;
 
 /// The target as the client sent it, if another one was routed.
 #[derive(Clone)]
-pub struct Sent(pub Uri);
+struct Sent(Uri);
 
 /// Takes the slash off. For before the router, because it changes what is routed.
 pub fn trim<B>(mut request: Request<B>) -> Request<B> {

@@ -13,10 +13,9 @@ pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Opti
         id.get()
     ));
     query
+        .try_map(User::try_from)
         .fetch_optional(connection)
-        .await?
-        .map(User::try_from)
-        .transpose()
+        .await
 }
 
 /// Those that exist, in no order, each once.
@@ -26,10 +25,5 @@ pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result
         "SELECT " read_user " FROM users WHERE id = ANY($1)",
         ids
     ));
-    query
-        .fetch_all(connection)
-        .await?
-        .into_iter()
-        .map(User::try_from)
-        .collect()
+    query.try_map(User::try_from).fetch_all(connection).await
 }

@@ -35,9 +35,9 @@ pub async fn insert(
         EventType::Created.as_str(),
         event.trace_id.as_str(),
     ))
+    .try_map(User::try_from)
     .fetch_one(connection)
-    .await?
-    .try_into()
+    .await
 }
 
 /// Lifts the sequence of ids past those that are taken. `false` if the login may not.
