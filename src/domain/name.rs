@@ -6,7 +6,7 @@ use icu_normalizer::ComposingNormalizerBorrowed;
 use icu_properties::props::{BidiControl, DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};
 
-use super::violation::Violation;
+use super::violation::{Rule, Violation};
 
 /// Longest name or surname, in characters, as it is stored.
 pub const NAME_MAX_CHARS: usize = 255;
@@ -21,38 +21,29 @@ pub struct Name(String);
 
 impl Name {
     /// # Errors
-    /// `blank`, `control_character`, `bidi_control` or `too_long`.
+    /// The first of these rules that it breaks: at most 1,024 characters, blank, control character,
+    /// bidirectional control, at most 255 characters.
     pub fn parse(raw: &str) -> Result<Self, Violation> {
+        let too_long = || {
+            let detail = format!("Must be at most {NAME_MAX_CHARS} characters long.");
+            Violation::new(Rule::TooLong, detail)
+        };
         if raw.chars().nth(NAME_MAX_RAW_CHARS).is_some() {
-            return Err(Violation {
-                code: "too_long",
-                detail: format!("Must be at most {NAME_MAX_CHARS} characters long."),
-            });
+            return Err(too_long());
         }
         let name = ComposingNormalizerBorrowed::new_nfc().normalize(raw.trim());
-        let violation = |code, detail: &str| {
-            Err(Violation {
-                code,
-                detail: detail.to_owned(),
-            })
-        };
+        let turns_text = |letter| CodePointSetData::new::<BidiControl>().contains(letter);
         if !name.chars().any(is_visible_or_control) {
-            violation("blank", "Must hold at least one visible character.")
+            let detail = "Must hold at least one visible character.";
+            Err(Violation::new(Rule::Blank, detail))
         } else if name.chars().any(char::is_control) {
-            violation("control_character", "Must not hold control characters.")
-        } else if name
-            .chars()
-            .any(|letter| CodePointSetData::new::<BidiControl>().contains(letter))
-        {
-            violation(
-                "bidi_control",
-                "Must not hold characters that turn the direction of text.",
-            )
+            let detail = "Must not hold control characters.";
+            Err(Violation::new(Rule::ControlCharacter, detail))
+        } else if name.chars().any(turns_text) {
+            let detail = "Must not hold characters that turn the direction of text.";
+            Err(Violation::new(Rule::BidiControl, detail))
         } else if name.chars().nth(NAME_MAX_CHARS).is_some() {
-            violation(
-                "too_long",
-                &format!("Must be at most {NAME_MAX_CHARS} characters long."),
-            )
+            Err(too_long())
         } else {
             Ok(Self(name.into_owned()))
         }
@@ -87,21 +78,21 @@ impl fmt::Debug for Name {
 
 #[cfg(test)]
 mod tests {
-    use super::Name;
+    use super::{Name, Rule};
 
-    fn code(raw: &str) -> &'static str {
-        Name::parse(raw).unwrap_err().code
+    fn broken(raw: &str) -> Rule {
+        Name::parse(raw).unwrap_err().rule
     }
 
     #[test]
     fn a_name_is_trimmed_and_counted_in_characters() {
         assert_eq!(Name::parse("  Иван\u{3000}\n").unwrap().as_str(), "Иван");
         assert!(Name::parse(&"я".repeat(255)).is_ok());
-        assert_eq!(code(&"я".repeat(256)), "too_long");
+        assert_eq!(broken(&"я".repeat(256)), Rule::TooLong);
         assert!(Name::parse(&format!("{:1024}", "Иван")).is_ok());
-        assert_eq!(code(&" ".repeat(1_025)), "too_long");
+        assert_eq!(broken(&" ".repeat(1_025)), Rule::TooLong);
         for raw in ["a\0b", "a\nb", "\u{85}a\u{7f}", "a\u{9f}b"] {
-            assert_eq!(code(raw), "control_character", "{raw:?}");
+            assert_eq!(broken(raw), Rule::ControlCharacter, "{raw:?}");
         }
     }
 
@@ -120,7 +111,7 @@ mod tests {
             "\u{f0000}",
             "\u{378} \u{10ffff}",
         ] {
-            assert_eq!(code(raw), "blank", "{raw:?}");
+            assert_eq!(broken(raw), Rule::Blank, "{raw:?}");
         }
     }
 
@@ -140,7 +131,7 @@ mod tests {
     #[test]
     fn what_turns_the_direction_of_text_is_refused() {
         for raw in ["a\u{202e}b", "\u{2066}a\u{2069}", "a\u{200f}", "\u{61c}a"] {
-            assert_eq!(code(raw), "bidi_control", "{raw:?}");
+            assert_eq!(broken(raw), Rule::BidiControl, "{raw:?}");
         }
         assert!(Name::parse("אברהם").is_ok());
     }

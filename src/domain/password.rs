@@ -2,7 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::violation::Violation;
+use super::violation::{Rule, Violation};
 
 /// Longest password, in bytes: limits the work of one request.
 pub const PASSWORD_MAX_BYTES: usize = 1024;
@@ -40,25 +40,25 @@ pub struct PasswordPolicy {
     pub min_chars: usize,
 }
 
+impl Default for PasswordPolicy {
+    fn default() -> Self {
+        Self { min_chars: 8 }
+    }
+}
+
 impl PasswordPolicy {
     /// Takes a password exactly as it is: never trimmed or cut.
     ///
     /// # Errors
-    /// `too_short` or `too_long`.
+    /// The rule that it breaks: too short or too long.
     pub fn check(self, password: SecretString) -> Result<Password, Violation> {
         let raw = password.expose_secret();
         if raw.chars().count() < self.min_chars {
             let detail = format!("Must be at least {} characters long.", self.min_chars);
-            Err(Violation {
-                code: "too_short",
-                detail,
-            })
+            Err(Violation::new(Rule::TooShort, detail))
         } else if raw.len() > PASSWORD_MAX_BYTES {
             let detail = format!("Must be at most {PASSWORD_MAX_BYTES} bytes long in UTF-8.");
-            Err(Violation {
-                code: "too_long",
-                detail,
-            })
+            Err(Violation::new(Rule::TooLong, detail))
         } else {
             Ok(Password(password))
         }
@@ -67,21 +67,21 @@ impl PasswordPolicy {
 
 #[cfg(test)]
 mod tests {
-    use super::PasswordPolicy;
+    use super::{PasswordPolicy, Rule};
 
     #[test]
     fn a_password_is_measured_in_characters_below_and_bytes_above() {
         let policy = PasswordPolicy { min_chars: 8 };
-        let code = |raw: &str| {
+        let broken = |raw: &str| {
             policy
                 .check(raw.into())
-                .map_err(|violation| violation.code)
+                .map_err(|violation| violation.rule)
                 .err()
         };
-        assert_eq!(code("пароль12"), None);
-        assert_eq!(code("пароль1"), Some("too_short"));
-        assert_eq!(code("        "), None);
-        assert_eq!(code(&"x".repeat(1024)), None);
-        assert_eq!(code(&"ж".repeat(513)), Some("too_long"));
+        assert_eq!(broken("пароль12"), None);
+        assert_eq!(broken("пароль1"), Some(Rule::TooShort));
+        assert_eq!(broken("        "), None);
+        assert_eq!(broken(&"x".repeat(1024)), None);
+        assert_eq!(broken(&"ж".repeat(513)), Some(Rule::TooLong));
     }
 }

@@ -1,8 +1,29 @@
 //! Why a value is refused.
 
-/// A stable `snake_case` word, and a sentence that never repeats the value.
+/// The rule that a value breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// It needs a visible character.
+    Blank,
+    ControlCharacter,
+    /// A character that turns the direction of text.
+    BidiControl,
+    TooShort,
+    TooLong,
+}
+
+/// A broken rule, and a sentence that never repeats the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    pub code: &'static str,
+    pub rule: Rule,
     pub detail: String,
+}
+
+impl Violation {
+    pub fn new(rule: Rule, detail: impl Into<String>) -> Self {
+        Self {
+            rule,
+            detail: detail.into(),
+        }
+    }
 }

@@ -5,12 +5,19 @@ use axum::http::request::Parts;
 
 use super::query::{FromQuery, NoQuery, Parameters};
 use crate::http::problem::Problem;
+use crate::http::problem::responses::Fallible;
 use crate::trace_id::TraceId;
 
 /// Of a route that takes no query, unless it says which.
 pub struct Context<Q = NoQuery> {
     pub trace_id: TraceId,
     pub query: Q,
+}
+
+impl<Q: FromQuery> Fallible for Context<Q> {
+    fn problems() -> Vec<Problem> {
+        Parameters::<Q>::problems()
+    }
 }
 
 impl<Q: FromQuery, S: Send + Sync> FromRequestParts<S> for Context<Q> {

@@ -11,12 +11,17 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
+use super::raw_body::BodyLimits;
 use crate::domain::password::PasswordPolicy;
 use crate::domain::violation::Violation;
+use crate::http::problem::Problem;
+use crate::http::problem::field_error::{
+    FieldError, FieldErrorCode, MAX_FIELD_ERRORS, MAX_NAME_SHOWN,
+};
+use crate::http::problem::responses::Fallible;
 use crate::http::problem::types::{
     BAD_REQUEST, MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED,
 };
-use crate::http::problem::{FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem};
 use crate::http::state::AppState;
 
 /// A request body. It takes its fields by name; a field left over is an error.
@@ -39,7 +44,20 @@ impl<T: FromFields> FromRequest<AppState> for Body<T> {
     }
 }
 
-pub fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+impl<T: FromFields> Fallible for Body<T> {
+    fn problems() -> Vec<Problem> {
+        let policy = PasswordPolicy::default();
+        let refused = [
+            parse::<T>(br#"{"name": "#, policy).err(),
+            parse::<T>(br#"{"name": "", "nickname": "x"}"#, policy).err(),
+            check_media_type(&HeaderMap::new()).err(),
+        ];
+        let refused = refused.into_iter().flatten();
+        refused.chain(BodyLimits::problems()).collect()
+    }
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let mut given = headers
         .get_all(header::CONTENT_TYPE)
         .iter()
@@ -81,7 +99,10 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
         &UNSUPPORTED_MEDIA_TYPE,
         "Send the body as it is, without Content-Encoding.",
     );
-    Err(problem.with_header("accept-encoding", "identity"))
+    Err(problem.with_header(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    ))
 }
 
 /// Reads a body as `T`.
@@ -95,13 +116,8 @@ pub fn parse<T: FromFields>(body: &[u8], policy: PasswordPolicy) -> Result<T, Pr
     let text = str::from_utf8(body).map_err(|error| malformed(&error))?;
     if !text.trim_ascii_start().starts_with('{') {
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(&error))?;
-        let detail = "The body must be a JSON object.".to_owned();
-        let error = FieldError {
-            pointer: Some(String::new()),
-            parameter: None,
-            code: "invalid_type".into(),
-            detail,
-        };
+        let detail = "The body must be a JSON object.";
+        let error = FieldError::body(FieldErrorCode::InvalidType, detail);
         return Err(invalid(vec![error]));
     }
     let mut json = Deserializer::from_str(text);
@@ -161,17 +177,12 @@ impl<'a> Fields<'a> {
         }
         if !value.starts_with('"') {
             // Not parsed further: numbers of any length and arrays of any depth are valid JSON.
-            self.note(
-                name,
-                Violation {
-                    code: "invalid_type",
-                    detail: "Must be a string.".to_owned(),
-                },
-            );
+            let error = FieldError::field(name, FieldErrorCode::InvalidType, "Must be a string.");
+            self.errors.push(error);
             return None;
         }
         parse(self.text(value)?)
-            .map_err(|violation| self.note(name, violation))
+            .map_err(|violation| self.errors.push(FieldError::violation(name, violation)))
             .ok()
     }
 
@@ -197,13 +208,8 @@ impl<'a> Fields<'a> {
             .rfind(|given| given.name == name)
             .is_none_or(|given| given.value.get() == "null")
         {
-            self.note(
-                name,
-                Violation {
-                    code: "required",
-                    detail: "Must be given.".to_owned(),
-                },
-            );
+            let error = FieldError::field(name, FieldErrorCode::Required, "Must be given.");
+            self.errors.push(error);
         }
         self.optional(name, parse)
     }
@@ -223,42 +229,19 @@ impl<'a> Fields<'a> {
         taken.last().map(|given| given.value)
     }
 
-    fn note(&mut self, name: &str, violation: Violation) {
-        self.errors.push(FieldError::field(name, violation));
-    }
-
     /// Unknown and repeated fields first, in the body's order.
     fn into_errors(self) -> Vec<FieldError> {
-        let of = |name: &str, code, detail: &str| {
-            FieldError::field(
-                name,
-                Violation {
-                    code,
-                    detail: detail.to_owned(),
-                },
-            )
-        };
-        let unknown = self.given.iter().take(MAX_FIELD_ERRORS);
-        let unknown = unknown.map(|given| {
-            (
-                given.place,
-                of(
-                    &shortened(&given.name),
-                    "unknown_field",
-                    "There is no such field.",
-                ),
-            )
+        let unknown = self.given.iter().take(MAX_FIELD_ERRORS).map(|given| {
+            let name = shortened(&given.name);
+            let detail = "There is no such field.";
+            let error = FieldError::field(&name, FieldErrorCode::UnknownField, detail);
+            (given.place, error)
         });
         let duplicates = self.duplicates.iter().take(MAX_FIELD_ERRORS);
         let duplicates = duplicates.map(|(place, name)| {
-            (
-                *place,
-                of(
-                    name,
-                    "duplicate_field",
-                    "Stands in the body more than once.",
-                ),
-            )
+            let detail = "Stands in the body more than once.";
+            let error = FieldError::field(name, FieldErrorCode::DuplicateField, detail);
+            (*place, error)
         });
         let mut of_body: Vec<_> = unknown.chain(duplicates).collect();
         of_body.sort_by_key(|(place, _)| *place);

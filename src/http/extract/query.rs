@@ -5,8 +5,12 @@ use std::ops::RangeInclusive;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
+use crate::http::problem::Problem;
+use crate::http::problem::field_error::{
+    FieldError, FieldErrorCode, MAX_FIELD_ERRORS, MAX_NAME_SHOWN,
+};
+use crate::http::problem::responses::Fallible;
 use crate::http::problem::types::INVALID_QUERY;
-use crate::http::problem::{FieldError, MAX_FIELD_ERRORS, MAX_NAME_SHOWN, Problem};
 
 /// The query of a route. It takes its parameters by name; one left over is an error.
 pub trait FromQuery: Sized {
@@ -21,12 +25,26 @@ impl<T: FromQuery, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        let mut query = Query::read(parts);
-        let request = T::from_query(&mut query);
-        match (request, query.into_errors()) {
-            (Some(request), errors) if errors.is_empty() => Ok(Self(request)),
-            (_, errors) => Err(invalid(errors)),
-        }
+        parse(parts.uri.query().unwrap_or_default()).map(Self)
+    }
+}
+
+impl<T: FromQuery> Fallible for Parameters<T> {
+    fn problems() -> Vec<Problem> {
+        parse::<T>("limit=0").err().into_iter().collect()
+    }
+}
+
+/// Reads a query string as `T`.
+///
+/// # Errors
+/// `invalid_query`, naming every error.
+fn parse<T: FromQuery>(raw: &str) -> Result<T, Problem> {
+    let mut query = Query::read(raw);
+    let request = T::from_query(&mut query);
+    match (request, query.into_errors()) {
+        (Some(request), errors) if errors.is_empty() => Ok(request),
+        (_, errors) => Err(invalid(errors)),
     }
 }
 
@@ -46,8 +64,7 @@ pub struct Query {
 }
 
 impl Query {
-    fn read(parts: &Parts) -> Self {
-        let raw = parts.uri.query().unwrap_or_default();
+    fn read(raw: &str) -> Self {
         Self {
             parameters: form_urlencoded::parse(raw.as_bytes())
                 .into_owned()
@@ -82,17 +99,15 @@ impl Query {
                         range.start(),
                         range.end()
                     );
-                    self.errors
-                        .push(FieldError::parameter(name, "out_of_range", detail));
+                    let code = FieldErrorCode::OutOfRange;
+                    self.errors.push(FieldError::parameter(name, code, detail));
                 }
                 in_range
             }
             _ => {
-                self.errors.push(FieldError::parameter(
-                    name,
-                    "repeated",
-                    "Must be given once.",
-                ));
+                let code = FieldErrorCode::Repeated;
+                let error = FieldError::parameter(name, code, "Must be given once.");
+                self.errors.push(error);
                 None
             }
         }
@@ -102,11 +117,8 @@ impl Query {
         let unknown = self.parameters.iter().take(MAX_FIELD_ERRORS);
         self.errors.extend(unknown.map(|(name, _)| {
             let shown: String = name.chars().take(MAX_NAME_SHOWN).collect();
-            FieldError::parameter(
-                &shown,
-                "unknown_parameter",
-                "There is no such parameter here.",
-            )
+            let detail = "There is no such parameter here.";
+            FieldError::parameter(&shown, FieldErrorCode::UnknownParameter, detail)
         }));
         self.errors
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::Request;
-use axum::http::header;
+use axum::http::{HeaderValue, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
 use parking_lot::Mutex;
@@ -17,10 +17,13 @@ use tokio::time::timeout;
 
 use crate::http::layers::head::HeadRules;
 use crate::http::problem::Problem;
+use crate::http::problem::responses::Fallible;
 use crate::http::problem::types::{BODY_TIMEOUT, OVERLOADED, PAYLOAD_TOO_LARGE, UNREADABLE_BODY};
 
 /// Largest body, in bytes.
 pub const MAX_BYTES: usize = 65_536;
+/// Time limit for the next bytes of a body, unless a setting says otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of memory for bodies of which a part has come.
 const MAX_UNFINISHED: usize = 64 << 20;
 /// The same for those of one client.
@@ -110,6 +113,12 @@ impl BodyLimits {
     }
 }
 
+impl Fallible for BodyLimits {
+    fn problems() -> Vec<Problem> {
+        vec![ended_early(), too_slow(DEFAULT_TIMEOUT), too_large()]
+    }
+}
+
 type NextFrame = Option<Result<Frame<Bytes>, axum::Error>>;
 
 /// The next frame if it is here, or comes as soon as the connection has been read. A timer costs
@@ -129,12 +138,12 @@ async fn soon(body: &mut axum::body::Body) -> Option<NextFrame> {
 }
 
 /// The body did not go on within `limit`.
-pub fn too_slow(limit: Duration) -> Problem {
+fn too_slow(limit: Duration) -> Problem {
     let problem = Problem::new(
         &BODY_TIMEOUT,
         format!("No more of the body came within {} ms.", limit.as_millis()),
     );
-    problem.with_header("connection", "close")
+    problem.with_header(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
 /// A body of which a part has come.
@@ -192,13 +201,13 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-pub fn too_large() -> Problem {
+fn too_large() -> Problem {
     Problem::new(
         &PAYLOAD_TOO_LARGE,
         format!("The body is larger than {MAX_BYTES} bytes."),
     )
 }
 
-pub fn ended_early() -> Problem {
+fn ended_early() -> Problem {
     Problem::new(&UNREADABLE_BODY, "The body ended early.")
 }

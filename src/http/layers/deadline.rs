@@ -6,6 +6,19 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
 use crate::http::problem::Problem;
+use crate::http::problem::responses::Fallible;
+
+/// Time limit of a request unless a setting says otherwise.
+pub const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a route does that waits for something.
+pub struct Deadline;
+
+impl Fallible for Deadline {
+    fn problems() -> Vec<Problem> {
+        vec![Problem::too_slow(DEFAULT_LIMIT)]
+    }
+}
 
 /// The response, or that it took too long. What the request has begun to write goes on.
 pub async fn limit(limit: Duration, response: impl Future<Output = Response>) -> Response {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{Extensions, HeaderMap, HeaderName, Version, header};
@@ -9,6 +10,7 @@ use ipnet::IpNet;
 use listener::{Peer, client_of};
 
 use crate::http::problem::Problem;
+use crate::http::problem::responses::Fallible;
 use crate::http::problem::types::{
     BAD_REQUEST, EXPECTATION_FAILED, HEAD_TOO_LARGE, MISDIRECTED_REQUEST, URI_TOO_LONG,
 };
@@ -181,6 +183,32 @@ fn check_headers(headers: &HeaderMap, target: usize) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+impl Fallible for HeadRules {
+    fn problems() -> Vec<Problem> {
+        let rules = Self::default();
+        let refused = |target: &str, headers: &[(HeaderName, &str)]| {
+            let mut request = Request::get(target);
+            for (name, value) in headers {
+                request = request.header(name, *value);
+            }
+            rules.check(&request.body(Body::empty()).ok()?).err()
+        };
+        let here = (header::HOST, "localhost");
+        let long_target = format!("/?{}", "x".repeat(MAX_TARGET_BYTES));
+        let long_header = (header::COOKIE, &*"x".repeat(MAX_HEAD_BYTES));
+        [
+            refused("/", &[]),
+            refused(&long_target, std::slice::from_ref(&here)),
+            refused("/", &[here.clone(), (header::EXPECT, "tea")]),
+            refused("/", &[(header::HOST, "example.com")]),
+            refused("/", &[here, long_header]),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! [`handle`]. One function, because each layer of tower costs a request an allocation or two.
 
 mod access_log;
-mod deadline;
+pub mod deadline;
 mod drain;
 mod durations;
 pub mod head;

@@ -19,7 +19,8 @@ pub fn write(response: &mut Response, path: &str, trace_id: &TraceId) -> Option<
         .extensions_mut()
         .remove::<Problem>()
         .unwrap_or_else(|| Problem::from_status(status));
-    let body = serde_json::to_vec(&problem.body(path, trace_id.as_str())).unwrap_or_default();
+    let body =
+        serde_json::to_vec(&problem.body(path.to_owned(), trace_id.as_str())).unwrap_or_default();
     *response.body_mut() = Body::from(body);
     response.headers_mut().remove(header::CONTENT_LENGTH);
     response

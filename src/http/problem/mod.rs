@@ -3,22 +3,23 @@
 //! A handler returns a [`Problem`]; the trace layer, which knows the trace id and the path, writes
 //! its body.
 
+pub mod body;
+pub mod field_error;
+pub mod responses;
 pub mod types;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use serde_json::{Map, Value};
-use utoipa::ToSchema;
 
+use self::body::{Members, ProblemBody};
+use self::field_error::FieldError;
 use self::types::{
-    DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, OVERLOADED, PROBLEM_TYPES,
-    ProblemType, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
+    DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND,
+    OVERLOADED, ProblemType, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
 };
-use crate::domain::violation::Violation;
 use crate::error_chain::Chain;
 use crate::service::error::ServiceError;
 
@@ -28,50 +29,6 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Path of the error pages. A problem's `type` is the URI of its page.
 pub const ERROR_PAGES: &str = "/docs/errors";
 
-/// Most errors listed in one response.
-pub const MAX_FIELD_ERRORS: usize = 32;
-/// Characters of an unknown field's or parameter's name that a response repeats.
-pub const MAX_NAME_SHOWN: usize = 64;
-
-/// One wrong part of a request.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct FieldError {
-    /// JSON pointer (RFC 6901) to the wrong field of the body; empty for the body itself
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/name")]
-    pub pointer: Option<String>,
-    /// Name of the wrong query parameter
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub parameter: Option<String>,
-    /// Stable `snake_case` word
-    #[schema(example = "too_long")]
-    pub code: Cow<'static, str>,
-    #[schema(example = "Must be at most 255 characters long.")]
-    pub detail: String,
-}
-
-impl FieldError {
-    /// A wrong field of the body; `field` is unescaped.
-    pub fn field(field: &str, violation: Violation) -> Self {
-        let pointer = format!("/{}", field.replace('~', "~0").replace('/', "~1"));
-        Self {
-            pointer: Some(pointer),
-            parameter: None,
-            code: violation.code.into(),
-            detail: violation.detail,
-        }
-    }
-
-    pub fn parameter(name: &str, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            pointer: None,
-            parameter: Some(name.to_owned()),
-            code: code.into(),
-            detail: detail.into(),
-        }
-    }
-}
-
 /// An error on its way to the client.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -80,10 +37,9 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// For the log, never for the client.
     pub cause: Option<String>,
-    /// A header that only this type has.
-    pub header: Option<(&'static str, &'static str)>,
-    /// Members that only this type has.
-    pub extensions: Box<Map<String, Value>>,
+    /// Headers beside those that every response has. Boxed, for few problems have any.
+    pub headers: Option<Box<HeaderMap>>,
+    pub members: Option<Members>,
 }
 
 impl Problem {
@@ -93,8 +49,8 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             cause: None,
-            header: None,
-            extensions: Box::default(),
+            headers: None,
+            members: None,
         }
     }
 
@@ -102,9 +58,14 @@ impl Problem {
         Self { errors, ..self }
     }
 
-    pub fn with_header(self, name: &'static str, value: &'static str) -> Self {
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().insert(name, value);
+        self
+    }
+
+    pub fn with_members(self, members: Members) -> Self {
         Self {
-            header: Some((name, value)),
+            members: Some(members),
             ..self
         }
     }
@@ -167,58 +128,30 @@ impl Problem {
         Self::new(&TIME_LIMIT_EXCEEDED, detail)
     }
 
-    /// For an error response that did not come from a [`Problem`].
+    /// For an error response that did not come from a [`Problem`], but from axum's router.
     pub fn from_status(status: StatusCode) -> Self {
-        let kind = PROBLEM_TYPES
-            .iter()
-            .copied()
-            .find(|kind| kind.status == status)
-            .unwrap_or(&INTERNAL_ERROR);
+        let kind = match status {
+            StatusCode::NOT_FOUND => &NOT_FOUND,
+            StatusCode::METHOD_NOT_ALLOWED => &METHOD_NOT_ALLOWED,
+            _ => &INTERNAL_ERROR,
+        };
         Self::new(kind, kind.meaning)
     }
 
     /// The body.
-    pub fn body(&self, instance: &str, trace_id: &str) -> ProblemBody<'_> {
+    pub fn body(&self, instance: String, trace_id: &str) -> ProblemBody<'_> {
         ProblemBody {
             problem_type: format!("{ERROR_PAGES}/{}", self.kind.code),
             title: self.kind.title.into(),
             status: self.kind.status.as_u16(),
             detail: self.detail.as_ref().into(),
-            instance: instance.to_owned(),
+            instance,
             code: self.kind.code.into(),
             trace_id: trace_id.to_owned(),
             errors: &self.errors,
-            extensions: &self.extensions,
+            members: self.members.as_ref(),
         }
     }
-}
-
-/// An error (RFC 9457)
-#[derive(Serialize, ToSchema)]
-#[schema(as = Problem)]
-pub struct ProblemBody<'a> {
-    /// Leads to a page that explains this kind of error
-    #[serde(rename = "type")]
-    #[schema(example = "/docs/errors/validation_failed")]
-    problem_type: String,
-    #[schema(example = "A field is wrong")]
-    title: Cow<'a, str>,
-    #[schema(example = 422)]
-    status: u16,
-    #[schema(example = "The fault is at /name.")]
-    detail: Cow<'a, str>,
-    /// Path of the request
-    #[schema(example = "/users/")]
-    instance: String,
-    /// Stable `snake_case` word, the one to switch on
-    #[schema(example = "validation_failed")]
-    code: Cow<'a, str>,
-    trace_id: String,
-    /// Each wrong part of the request; empty where there is none to name
-    errors: &'a [FieldError],
-    #[serde(flatten)]
-    #[schema(ignore)]
-    extensions: &'a Map<String, Value>,
 }
 
 impl IntoResponse for Problem {
@@ -229,10 +162,8 @@ impl IntoResponse for Problem {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some((name, value)) = self.header {
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_static(value));
+        if let Some(headers) = &self.headers {
+            response.headers_mut().extend((**headers).clone());
         }
         response.extensions_mut().insert(self);
         response
@@ -258,7 +189,8 @@ impl From<ServiceError> for Problem {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{FieldError, PROBLEM_TYPES, Problem, Violation};
+    use super::Problem;
+    use super::types::PROBLEM_TYPES;
 
     #[test]
     fn codes_are_unique_and_snake_case() {
@@ -285,18 +217,6 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_points_into_the_body_by_rfc_6901() {
-        let violation = Violation {
-            code: "unknown_field",
-            detail: String::new(),
-        };
-        assert_eq!(
-            FieldError::field("a/b~c", violation).pointer.unwrap(),
-            "/a~1b~0c"
-        );
-    }
-
-    #[test]
     fn a_cause_is_the_whole_chain_and_stays_out_of_the_body() {
         #[derive(Debug, thiserror::Error)]
         #[error("outer")]
@@ -305,7 +225,7 @@ mod tests {
             Problem::new(PROBLEM_TYPES[0], "d").with_cause(&Outer(std::io::Error::other("inner")));
         assert_eq!(problem.cause.as_deref(), Some("outer: inner"));
         assert!(
-            !serde_json::to_string(&problem.body("/", "t"))
+            !serde_json::to_string(&problem.body("/".to_owned(), "t"))
                 .unwrap()
                 .contains("inner")
         );

@@ -196,8 +196,3 @@ problem_types! {
          may have been committed: read the user before you repeat it.",
     );
 }
-
-/// The codes for an operation's `x-problems`.
-pub fn codes(types: &[&ProblemType]) -> Vec<&'static str> {
-    types.iter().map(|kind| kind.code).collect()
-}

@@ -18,38 +18,49 @@ pub use self::dto::{CreateUser, UpdateUser, describe_limits};
 use super::extract::client::Client;
 use super::extract::context::Context;
 use super::extract::json::Body;
+use super::layers::deadline::Deadline;
+use super::layers::head::HeadRules;
 use super::problem::Problem;
-use super::problem::types::{
-    BODY_TIMEOUT, DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, INVALID_QUERY,
-    MALFORMED_JSON, OVERLOADED, PAYLOAD_TOO_LARGE, ProblemType, TIME_LIMIT_EXCEEDED,
-    UNREADABLE_BODY, UNSUPPORTED_MEDIA_TYPE, USER_NOT_FOUND, VALIDATION_FAILED, codes,
-};
+use super::problem::responses::{Fallible, Problems};
+use super::problem::types::USER_NOT_FOUND;
 use super::state::AppState;
 use crate::domain::page::Page;
 use crate::domain::user::{User, UserId};
 
-/// Problems of every route of users.
-const ALWAYS: [&ProblemType; 4] = [
-    &INVALID_QUERY,
-    &DATABASE_UNAVAILABLE,
-    &INTERNAL_ERROR,
-    &TIME_LIMIT_EXCEEDED,
-];
-/// Problems of a route that reads a body.
-const OF_A_BODY: [&ProblemType; 6] = [
-    &MALFORMED_JSON,
-    &UNREADABLE_BODY,
-    &BODY_TIMEOUT,
-    &PAYLOAD_TOO_LARGE,
-    &UNSUPPORTED_MEDIA_TYPE,
-    &VALIDATION_FAILED,
-];
-
-/// Problems of a route that changes users.
-const OF_A_WRITE: [&ProblemType; 2] = [&OVERLOADED, &DATABASE_READ_ONLY];
-
 /// Number of all users, in a response with a page of them.
 pub const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
+
+type CreateProblems = Problems<(Context, Body<CreateUser>, Write, HeadRules)>;
+type ListProblems = Problems<(Context<Page>, Read, HeadRules)>;
+type GetProblems = Problems<(Context, UserPath, Read, HeadRules)>;
+type UpdateProblems = Problems<(Context, Body<UpdateUser>, UserPath, Write, HeadRules)>;
+type DeleteProblems = Problems<(Context, UserPath, Write, HeadRules)>;
+
+/// A use case that reads.
+struct Read;
+
+impl Fallible for Read {
+    fn problems() -> Vec<Problem> {
+        let mut problems = vec![
+            Problem::database_unavailable(),
+            Problem::overloaded(),
+            Problem::internal(),
+        ];
+        problems.extend(Deadline::problems());
+        problems
+    }
+}
+
+/// A use case that writes.
+struct Write;
+
+impl Fallible for Write {
+    fn problems() -> Vec<Problem> {
+        let mut problems = Read::problems();
+        problems.push(Problem::database_read_only());
+        problems
+    }
+}
 
 pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -62,10 +73,9 @@ pub fn router() -> OpenApiRouter<AppState> {
 /// Publishes `user.created`.
 #[utoipa::path(
     post, path = "/users", tag = "users", operation_id = "create_user",
-    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_BODY, &OF_A_WRITE].concat())))),
     request_body(content = CreateUser, example = json!({"name": "Иван", "surname": "Иванов", "password": "secret123"})),
     responses((status = 201, description = "The user as stored", body = UserBody, headers(("Location" = String, description = "Path \
-        of the new user"))))
+        of the new user"))), CreateProblems)
 )]
 async fn create(
     State(state): State<AppState>,
@@ -86,7 +96,6 @@ async fn create(
 /// In the order of their ids, a page at a time.
 #[utoipa::path(
     get, path = "/users", tag = "users", operation_id = "list_users",
-    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &[&OVERLOADED]].concat())))),
     params(
         ("limit" = Option<i64>, Query, description = "Users in a page", minimum = 1, maximum = 100, example = 100),
         ("offset" = Option<i64>, Query, minimum = 0, maximum = 100_000, example = 0,
@@ -98,7 +107,7 @@ async fn create(
             ("X-Total-Count" = i64, description = "Number of all users"),
             ("Link" = String, description = "Pages `first`, `prev`, `next`, `last` (RFC 8288)"),
         )
-    ))
+    ), ListProblems)
 )]
 async fn list(
     State(state): State<AppState>,
@@ -148,9 +157,8 @@ fn links(page: Page, total: i64) -> String {
 /// Get a user
 #[utoipa::path(
     get, path = "/users/{id}", tag = "users", operation_id = "get_user",
-    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &[&USER_NOT_FOUND, &OVERLOADED]].concat())))),
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
-    responses((status = 200, description = "The user", body = UserBody))
+    responses((status = 200, description = "The user", body = UserBody), GetProblems)
 )]
 async fn get(
     State(state): State<AppState>,
@@ -166,10 +174,9 @@ async fn get(
 /// changes; a password that is given always counts as a change.
 #[utoipa::path(
     put, path = "/users/{id}", tag = "users", operation_id = "update_user",
-    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_BODY, &OF_A_WRITE, &[&USER_NOT_FOUND]].concat())))),
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
     request_body(content = UpdateUser, example = json!({"name": "Петр", "surname": "Петров"})),
-    responses((status = 200, description = "The user as stored", body = UserBody))
+    responses((status = 200, description = "The user as stored", body = UserBody), UpdateProblems)
 )]
 async fn update(
     State(state): State<AppState>,
@@ -191,9 +198,8 @@ async fn update(
 /// Publishes `user.deleted`.
 #[utoipa::path(
     delete, path = "/users/{id}", tag = "users", operation_id = "delete_user",
-    extensions(("x-problems" = json!(codes(&[&ALWAYS[..], &OF_A_WRITE, &[&USER_NOT_FOUND]].concat())))),
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
-    responses((status = 204, description = "The user is gone"))
+    responses((status = 204, description = "The user is gone"), DeleteProblems)
 )]
 async fn delete(
     State(state): State<AppState>,
@@ -206,6 +212,12 @@ async fn delete(
 
 /// The id in the path. Anything that is not an id is a 404.
 struct UserPath(UserId);
+
+impl Fallible for UserPath {
+    fn problems() -> Vec<Problem> {
+        vec![Problem::user_not_found()]
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for UserPath {
     type Rejection = Problem;

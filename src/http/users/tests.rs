@@ -10,7 +10,12 @@ use crate::domain::password::PasswordPolicy;
 use crate::domain::user::UserChanges;
 use crate::http::extract::json::parse;
 use crate::http::extract::query::Parameters;
-use crate::http::problem::{MAX_FIELD_ERRORS, Problem};
+use crate::http::problem::Problem;
+use crate::http::problem::field_error::FieldErrorCode::{
+    Blank, DuplicateField, InvalidType, OutOfRange, Repeated, Required, TooShort, UnknownField,
+    UnknownParameter,
+};
+use crate::http::problem::field_error::{FieldErrorCode, MAX_FIELD_ERRORS};
 
 const POLICY: PasswordPolicy = PasswordPolicy { min_chars: 8 };
 
@@ -21,11 +26,11 @@ fn refused(body: &str) -> Problem {
     }
 }
 
-fn faults(problem: &Problem) -> Vec<(&str, &str)> {
+fn faults(problem: &Problem) -> Vec<(&str, FieldErrorCode)> {
     problem
         .errors
         .iter()
-        .map(|fault| (fault.pointer.as_deref().unwrap(), fault.code.as_ref()))
+        .map(|fault| (fault.pointer.as_deref().unwrap(), fault.code))
         .collect()
 }
 
@@ -35,11 +40,11 @@ fn every_fault_of_a_body_is_named_at_once() {
     assert_eq!(
         faults(&problem),
         [
-            ("/nmae", "unknown_field"),
-            ("/password", "duplicate_field"),
-            ("/name", "blank"),
-            ("/surname", "required"),
-            ("/password", "too_short")
+            ("/nmae", UnknownField),
+            ("/password", DuplicateField),
+            ("/name", Blank),
+            ("/surname", Required),
+            ("/password", TooShort)
         ]
     );
 }
@@ -52,9 +57,9 @@ fn unknown_and_repeated_fields_are_named_in_the_bodys_order() {
     assert_eq!(
         faults(&problem),
         [
-            ("/surname", "duplicate_field"),
-            ("/x", "unknown_field"),
-            ("/name", "duplicate_field")
+            ("/surname", DuplicateField),
+            ("/x", UnknownField),
+            ("/name", DuplicateField)
         ]
     );
 }
@@ -75,7 +80,7 @@ fn what_is_no_object_is_refused_as_such() {
         let problem = refused(body);
         assert_eq!(
             (problem.kind.code, faults(&problem)),
-            ("validation_failed", vec![("", "invalid_type")]),
+            ("validation_failed", vec![("", InvalidType)]),
             "{body}"
         );
     }
@@ -114,7 +119,7 @@ fn a_field_that_is_no_text_is_refused_however_deep_or_long() {
         let problem = refused(&format!(
             r#"{{"name":{value},"surname":"Ли","password":"12345678"}}"#
         ));
-        assert_eq!(faults(&problem), [("/name", "invalid_type")], "{value}");
+        assert_eq!(faults(&problem), [("/name", InvalidType)], "{value}");
     }
 }
 
@@ -156,21 +161,21 @@ async fn limits_and_offsets_in_range_are_taken() {
 #[tokio::test]
 async fn everything_else_is_named() {
     for (text, code) in [
-        ("limit=0", "out_of_range"),
-        ("limit=101", "out_of_range"),
-        ("limit=", "out_of_range"),
-        ("limit=+5", "out_of_range"),
-        ("limit=ten", "out_of_range"),
-        ("offset=-1", "out_of_range"),
-        ("offset=100001", "out_of_range"),
-        ("offset=99999999999999999999", "out_of_range"),
-        ("limit=1&limit=1", "repeated"),
-        ("page=1", "unknown_parameter"),
-        ("Limit=1", "unknown_parameter"),
+        ("limit=0", OutOfRange),
+        ("limit=101", OutOfRange),
+        ("limit=", OutOfRange),
+        ("limit=+5", OutOfRange),
+        ("limit=ten", OutOfRange),
+        ("offset=-1", OutOfRange),
+        ("offset=100001", OutOfRange),
+        ("offset=99999999999999999999", OutOfRange),
+        ("limit=1&limit=1", Repeated),
+        ("page=1", UnknownParameter),
+        ("Limit=1", UnknownParameter),
     ] {
         let problem = query(text).await.unwrap_err();
         assert_eq!(
-            (problem.kind.code, problem.errors[0].code.as_ref()),
+            (problem.kind.code, problem.errors[0].code),
             ("invalid_query", code),
             "{text}"
         );

@@ -1,0 +1,100 @@
+//! What can go wrong in a route, as a type: each part of a route says which problems it returns, and
+//! the document shows just those.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use utoipa::IntoResponses;
+use utoipa::openapi::example::{Example, ExampleBuilder};
+use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr};
+
+use super::body::{NOT_READY_SCHEMA, PROBLEM_SCHEMA};
+use super::{PROBLEM_JSON, Problem};
+
+/// Trace id of the examples.
+const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
+
+/// A part of a route that can refuse a request or fail: an extractor, a layer, a use case.
+pub trait Fallible {
+    /// One of each type, made by the code that makes it for a client. The first of a status is the
+    /// one that Swagger UI shows.
+    fn problems() -> Vec<Problem>;
+}
+
+/// The problems of a route that is made of these parts.
+pub struct Problems<Parts>(PhantomData<Parts>);
+
+macro_rules! fallible_together {
+    ($($part:ident)+) => {
+        impl<$($part: Fallible),+> Fallible for ($($part,)+) {
+            fn problems() -> Vec<Problem> {
+                let mut all = Vec::new();
+                $(all.extend($part::problems());)+
+                all
+            }
+        }
+    };
+}
+
+fallible_together!(A B);
+fallible_together!(A B C);
+fallible_together!(A B C D);
+fallible_together!(A B C D E);
+
+impl<Parts: Fallible> IntoResponses for Problems<Parts> {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let mut by_status: BTreeMap<_, Vec<Problem>> = BTreeMap::new();
+        for problem in Parts::problems() {
+            let same = by_status.entry(problem.kind.status).or_default();
+            if same.iter().all(|other| other.kind != problem.kind) {
+                same.push(problem);
+            }
+        }
+        by_status
+            .into_iter()
+            .map(|(status, problems)| (status.as_str().to_owned(), response(&problems).into()))
+            .collect()
+    }
+}
+
+/// The response of one status.
+fn response(problems: &[Problem]) -> Response {
+    let description: Vec<_> = problems
+        .iter()
+        .map(|problem| format!("{} (`{}`)", problem.kind.title, problem.kind.code))
+        .collect();
+    let schema = if problems.iter().any(|problem| problem.members.is_some()) {
+        NOT_READY_SCHEMA
+    } else {
+        PROBLEM_SCHEMA
+    };
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name(schema)))
+        .examples_from_iter(problems.iter().map(example))
+        .build();
+    let mut response = ResponseBuilder::new()
+        .description(description.join("; "))
+        .content(PROBLEM_JSON, content)
+        .build();
+    if problems
+        .iter()
+        .any(|problem| problem.kind.retry_after.is_some())
+    {
+        let header = Ref::new("#/components/headers/Retry-After");
+        response
+            .headers
+            .insert("Retry-After".to_owned(), RefOr::Ref(header));
+    }
+    response
+}
+
+/// The document sets `instance`, which is the path of the operation.
+fn example(problem: &Problem) -> (String, Example) {
+    let value = serde_json::to_value(problem.body(String::new(), TRACE_ID)).ok();
+    let example = ExampleBuilder::new()
+        .summary(problem.kind.title)
+        .value(value)
+        .build();
+    (problem.kind.code.to_owned(), example)
+}
