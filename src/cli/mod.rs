@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::runtime::Runtime;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
@@ -48,6 +48,12 @@ enum Command {
     Migrate,
     /// Print the OpenAPI document
     Openapi,
+    /// Print every setting: its default, its values and what it means
+    Settings {
+        /// How they are written: as a `.env` or as a table
+        #[arg(long, default_value = "env")]
+        format: SettingsFormat,
+    },
     /// Look at the events that wait, and decide what becomes of those in quarantine
     Outbox {
         #[command(flatten)]
@@ -90,6 +96,12 @@ struct Output {
     format: Format,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum SettingsFormat {
+    Env,
+    Markdown,
+}
+
 /// Exit code of a bad command line or setting.
 const BAD_USAGE: u8 = 2;
 /// Exit code of a process that a second signal ended.
@@ -120,6 +132,14 @@ async fn run(cli: Cli) -> Result<(), AnyError> {
         Command::Serve => serve().await,
         Command::Migrate => migrate().await,
         Command::Openapi => openapi(),
+        Command::Settings { format } => {
+            let text = match format {
+                SettingsFormat::Env => config::settings::env_example(),
+                SettingsFormat::Markdown => config::settings::table(),
+            };
+            print!("{text}");
+            Ok(())
+        }
         Command::Outbox { output, command } => {
             let (database, _log) = config::for_database(settings()?)?;
             print(

@@ -3,21 +3,23 @@
 
 mod env_file;
 mod reader;
+pub mod settings;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
 use listener::Limits;
 
 use self::env_file::EnvFile;
-use self::reader::{Reader, parse_bool, parse_count, parse_host, parse_hosts, parse_networks};
+use self::reader::{LOCALHOST, Reader, parse_host, parse_hosts, parse_networks};
+use self::settings::SETTINGS;
 use crate::database::{DatabaseUrl, Route};
-use crate::domain::password::{PASSWORD_MAX_BYTES, PasswordPolicy};
+use crate::domain::password::PasswordPolicy;
 use crate::http::HeadRules;
 use crate::messaging::broker::{Broker, BrokerUrl};
 use crate::messaging::topology::QueueType;
@@ -88,34 +90,6 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Every setting; `.env.example` explains each.
-const NAMES: [&str; 25] = [
-    "ALLOWED_HOSTS",
-    "ALLOW_ANONYMOUS",
-    "AMQP_QUEUE_TYPE",
-    "BODY_READ_TIMEOUT_MS",
-    "COALESCE_READS",
-    "DATABASE_DIRECT_URL",
-    "DATABASE_MAX_CONNECTIONS",
-    "DATABASE_URL",
-    "GROUP_COMMIT",
-    "HEADER_READ_TIMEOUT_MS",
-    "HOST",
-    "KEEP_ALIVE_TIMEOUT_MS",
-    "LOG_FORMAT",
-    "LOG_LEVEL",
-    "MAX_CONNECTIONS",
-    "MAX_CONNECTIONS_PER_ADDRESS",
-    "MIGRATE_ON_START",
-    "PASSWORD_HASH_WAIT_MS",
-    "PASSWORD_MIN_LENGTH",
-    "PORT",
-    "RABBITMQ_URL",
-    "REQUEST_TIMEOUT_MS",
-    "SHUTDOWN_DELAY_MS",
-    "TRUSTED_PROXIES",
-    "WRITE_TIMEOUT_MS",
-];
 /// Names that are at least this alike, from 0 to 1, are taken for misspelt.
 const ALIKE: f64 = 0.85;
 /// Shorter names are like many others.
@@ -138,12 +112,8 @@ pub fn environment() -> Result<Environment, ConfigError> {
     let file = match fs::read(".env") {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
-            env_file::parse(
-                &text,
-                |name| variables.get(name).cloned(),
-                |name| NAMES.contains(&name),
-            )
-            .map_err(ConfigError)?
+            env_file::parse(&text, |name| variables.get(name).cloned(), is_setting)
+                .map_err(ConfigError)?
         }
         Err(error) if error.kind() == ErrorKind::NotFound => EnvFile {
             entries: HashMap::new(),
@@ -169,15 +139,19 @@ pub fn environment() -> Result<Environment, ConfigError> {
     Ok(Environment { settings, warnings })
 }
 
+fn is_setting(name: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.name == name)
+}
+
 /// The setting whose misspelt name this seems to be.
 fn meant(name: &str) -> Option<&'static str> {
-    let alike = |known: &&&str| strsim::normalized_damerau_levenshtein(name, known) >= ALIKE;
-    let long_enough = |known: &&&str| known.len().min(name.len()) >= SHORTEST_ALIKE;
-    if NAMES.contains(&name) {
-        None
-    } else {
-        NAMES.iter().filter(long_enough).find(alike).copied()
+    let alike = |known: &&str| strsim::normalized_damerau_levenshtein(name, known) >= ALIKE;
+    let long_enough = |known: &&str| known.len().min(name.len()) >= SHORTEST_ALIKE;
+    if is_setting(name) {
+        return None;
     }
+    let known = SETTINGS.iter().map(|setting| setting.name);
+    known.filter(long_enough).find(alike)
 }
 
 impl Config {
@@ -190,10 +164,10 @@ impl Config {
             let broker = reader.broker();
             let passwords = PasswordConfig {
                 policy: reader.password_policy(),
-                hash_wait: reader.milliseconds("PASSWORD_HASH_WAIT_MS", 2_000, 1),
+                hash_wait: reader.milliseconds(&settings::PASSWORD_HASH_WAIT_MS),
             };
             let log = reader.log();
-            let shutdown_delay = reader.milliseconds("SHUTDOWN_DELAY_MS", 0, 0);
+            let shutdown_delay = reader.milliseconds(&settings::SHUTDOWN_DELAY_MS);
             Some(Self {
                 http,
                 database: database?,
@@ -257,12 +231,10 @@ fn read<T>(
 impl Reader {
     fn http(&mut self) -> HttpConfig {
         let host = self
-            .optional("HOST", parse_host)
-            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let port = self.number("PORT", 8000, 0, u16::MAX);
-        let allow_anonymous = self
-            .optional("ALLOW_ANONYMOUS", parse_bool)
-            .unwrap_or(false);
+            .optional(&settings::HOST, parse_host)
+            .unwrap_or(LOCALHOST);
+        let port = self.number(&settings::PORT);
+        let allow_anonymous = self.flag(&settings::ALLOW_ANONYMOUS);
         if !host.is_loopback() && !allow_anonymous {
             self.faults.push(format!(
                 "HOST: {host} can be reached from other machines, and there is no authentication \
@@ -270,24 +242,24 @@ impl Reader {
                  service keeps strangers out"
             ));
         }
-        let request_timeout = self.milliseconds("REQUEST_TIMEOUT_MS", 10_000, 1);
+        let request_timeout = self.milliseconds(&settings::REQUEST_TIMEOUT_MS);
         let trusted_proxies = self
-            .optional("TRUSTED_PROXIES", parse_networks)
+            .optional(&settings::TRUSTED_PROXIES, parse_networks)
             .unwrap_or_default();
-        let body_timeout = self.milliseconds("BODY_READ_TIMEOUT_MS", 5_000, 1);
+        let body_timeout = self.milliseconds(&settings::BODY_READ_TIMEOUT_MS);
         let limits = Limits {
-            header_read: self.milliseconds("HEADER_READ_TIMEOUT_MS", 10_000, 1),
-            keep_alive: self.milliseconds("KEEP_ALIVE_TIMEOUT_MS", 75_000, 1),
-            write: self.milliseconds("WRITE_TIMEOUT_MS", 30_000, 1),
-            max_connections: self.number("MAX_CONNECTIONS", 16_384, 1, 1_000_000),
-            max_per_address: self.optional("MAX_CONNECTIONS_PER_ADDRESS", parse_count),
+            header_read: self.milliseconds(&settings::HEADER_READ_TIMEOUT_MS),
+            keep_alive: self.milliseconds(&settings::KEEP_ALIVE_TIMEOUT_MS),
+            write: self.milliseconds(&settings::WRITE_TIMEOUT_MS),
+            max_connections: self.number(&settings::MAX_CONNECTIONS),
+            max_per_address: self.optional_number(&settings::MAX_CONNECTIONS_PER_ADDRESS),
             shared_addresses: trusted_proxies.clone(),
         };
         let head = HeadRules {
             // Where nobody has to log in, an unexpected host name belongs to a web page whose DNS
             // was rebound to this address.
             allowed_hosts: self
-                .optional("ALLOWED_HOSTS", parse_hosts)
+                .optional(&settings::ALLOWED_HOSTS, parse_hosts)
                 .unwrap_or(Some(Vec::new())),
             trusted_proxies,
         };
@@ -301,17 +273,15 @@ impl Reader {
     }
 
     fn database(&mut self) -> Option<DatabaseConfig> {
-        let url = self.required("DATABASE_URL", DatabaseUrl::from_str);
-        let direct_url = self.optional("DATABASE_DIRECT_URL", DatabaseUrl::from_str);
-        let max_connections = self.number("DATABASE_MAX_CONNECTIONS", 10, 1, 1_000);
-        let coalesce_reads = self.optional("COALESCE_READS", parse_bool).unwrap_or(true);
-        let group_commit = self.optional("GROUP_COMMIT", parse_bool).unwrap_or(true);
-        let migrate_on_start = self
-            .optional("MIGRATE_ON_START", parse_bool)
-            .unwrap_or(true);
+        let url = self.required(&settings::DATABASE_URL, DatabaseUrl::from_str);
+        let direct_url = self.optional(&settings::DATABASE_DIRECT_URL, DatabaseUrl::from_str);
+        let max_connections = self.number(&settings::DATABASE_MAX_CONNECTIONS);
+        let coalesce_reads = self.flag(&settings::COALESCE_READS);
+        let group_commit = self.flag(&settings::GROUP_COMMIT);
+        let migrate_on_start = self.flag(&settings::MIGRATE_ON_START);
         let url = url?;
         let is_pooled = direct_url.is_some()
-            && self.settings.get("DATABASE_DIRECT_URL") != self.settings.get("DATABASE_URL");
+            && self.given(&settings::DATABASE_DIRECT_URL) != self.given(&settings::DATABASE_URL);
         Some(DatabaseConfig {
             direct_url: direct_url.unwrap_or_else(|| url.clone()),
             url,
@@ -328,9 +298,9 @@ impl Reader {
     }
 
     fn broker(&mut self) -> Option<Broker> {
-        let url = self.required("RABBITMQ_URL", BrokerUrl::from_str);
+        let url = self.required(&settings::RABBITMQ_URL, BrokerUrl::from_str);
         let queue_type = self
-            .optional("AMQP_QUEUE_TYPE", QueueType::from_str)
+            .optional(&settings::AMQP_QUEUE_TYPE, QueueType::from_str)
             .unwrap_or_default();
         Some(Broker {
             url: url?,
@@ -340,17 +310,17 @@ impl Reader {
 
     fn password_policy(&mut self) -> PasswordPolicy {
         PasswordPolicy {
-            min_chars: self.number("PASSWORD_MIN_LENGTH", 8, 1, PASSWORD_MAX_BYTES),
+            min_chars: self.number(&settings::PASSWORD_MIN_LENGTH),
         }
     }
 
     fn log(&mut self) -> LogConfig {
         LogConfig {
             level: self
-                .optional("LOG_LEVEL", LogLevel::from_str)
+                .optional(&settings::LOG_LEVEL, LogLevel::from_str)
                 .unwrap_or_default(),
             format: self
-                .optional("LOG_FORMAT", LogFormat::from_str)
+                .optional(&settings::LOG_FORMAT, LogFormat::from_str)
                 .unwrap_or_default(),
         }
     }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use super::settings::{DefaultValue, Setting};
 
 /// Reads settings one by one and collects their errors.
 pub struct Reader {
@@ -15,72 +16,80 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// `None` if it is unset, empty or wrong; a wrong one is recorded as an error.
+    /// What it is set to, unless that is nothing.
+    pub fn given(&self, setting: &Setting) -> Option<&str> {
+        let value = self.settings.get(setting.name)?.trim();
+        Some(value).filter(|value| !value.is_empty())
+    }
+
+    /// Its default where it is unset; `None` if there is none, or if it is wrong, which is recorded
+    /// as an error.
     pub fn optional<T, E: fmt::Display>(
         &mut self,
-        name: &str,
+        setting: &Setting,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let value = self
-            .settings
-            .get(name)
-            .map(|value| value.trim())
-            .filter(|value| !value.is_empty())?;
+        let value = match (self.given(setting), &setting.default) {
+            (Some(given), _) => given,
+            (None, DefaultValue::Is(default)) => default,
+            (None, DefaultValue::Required(_) | DefaultValue::Other(_)) => return None,
+        };
         // Something with a password, pasted into the wrong place, is not repeated.
         let may_hold_a_secret = value.contains("://") || value.contains('@');
-        let shown = |fault: String| {
-            if may_hold_a_secret {
-                fault.replace(value, "…")
-            } else {
-                fault
-            }
+        let fault = match parse(value) {
+            Ok(value) => return Some(value),
+            Err(fault) if may_hold_a_secret => fault.to_string().replace(value, "…"),
+            Err(fault) => fault.to_string(),
         };
-        parse(value)
-            .map_err(|fault| {
-                self.faults
-                    .push(format!("{name}: {}", shown(fault.to_string())));
-            })
-            .ok()
+        self.faults.push(format!("{}: {fault}", setting.name));
+        None
     }
 
     pub fn required<T, E: fmt::Display>(
         &mut self,
-        name: &str,
+        setting: &Setting,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        if self
-            .settings
-            .get(name)
-            .is_none_or(|value| value.trim().is_empty())
-        {
+        if self.given(setting).is_none() {
+            let name = setting.name;
             self.faults
                 .push(format!("{name}: is not set (see .env.example)"));
         }
-        self.optional(name, parse)
+        self.optional(setting, parse)
     }
 
-    pub fn number<T>(&mut self, name: &str, default: T, least: T, most: T) -> T
-    where
-        T: FromStr + PartialOrd + fmt::Display + Copy,
-    {
-        let parse = |value: &str| match value.parse() {
-            Ok(number) if number >= least && number <= most => Ok(number),
-            _ => Err(format!(
-                "must be a whole number from {least} to {most}, not `{value}`"
-            )),
-        };
-        self.optional(name, parse).unwrap_or(default)
+    pub fn optional_number<T: TryFrom<u64>>(&mut self, setting: &Setting) -> Option<T> {
+        let (least, most) = setting.range();
+        self.optional(setting, |value| {
+            let number = value.parse().ok();
+            let in_range = number.filter(|number| (least..=most).contains(number));
+            in_range
+                .and_then(|number| T::try_from(number).ok())
+                .ok_or_else(|| {
+                    format!("must be a whole number from {least} to {most}, not `{value}`")
+                })
+        })
     }
 
-    pub fn milliseconds(&mut self, name: &str, default: u64, least: u64) -> Duration {
-        const TEN_MINUTES: u64 = 600_000;
-        Duration::from_millis(self.number(name, default, least, TEN_MINUTES))
+    /// One that has a default. Zero if it is wrong, which ends the start.
+    pub fn number<T: TryFrom<u64> + Default>(&mut self, setting: &Setting) -> T {
+        self.optional_number(setting).unwrap_or_default()
+    }
+
+    pub fn milliseconds(&mut self, setting: &Setting) -> Duration {
+        Duration::from_millis(self.number(setting))
+    }
+
+    pub fn flag(&mut self, setting: &Setting) -> bool {
+        self.optional(setting, parse_bool).unwrap_or_default()
     }
 }
 
+pub const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 pub fn parse_host(value: &str) -> Result<IpAddr, String> {
     match value {
-        "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        "localhost" => Ok(LOCALHOST),
         address => address
             .parse()
             .map_err(|_| format!("must be an IP address or `localhost`, not `{value}`")),
@@ -108,14 +117,6 @@ pub fn parse_hosts(value: &str) -> Result<Option<Vec<String>>, String> {
         .ok_or("must be host names without ports, separated by commas, or *".into())
 }
 
-pub fn parse_count(value: &str) -> Result<usize, String> {
-    value
-        .parse()
-        .ok()
-        .filter(|count| *count > 0)
-        .ok_or_else(|| format!("must be a whole number from 1, not `{value}`"))
-}
-
 pub fn parse_networks(value: &str) -> Result<Vec<IpNet>, String> {
     let network = |text: &str| {
         text.parse()
@@ -127,7 +128,7 @@ pub fn parse_networks(value: &str) -> Result<Vec<IpNet>, String> {
         .map_err(|_| format!("must be addresses or networks such as 10.0.0.0/8, not `{value}`"))
 }
 
-pub fn parse_bool(value: &str) -> Result<bool, String> {
+fn parse_bool(value: &str) -> Result<bool, String> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{Config, ConfigError, NAMES, meant};
+use super::settings::{self, DefaultValue, SETTINGS};
+use super::{Config, ConfigError, meant};
 use crate::database::Route;
+use crate::domain::password::PasswordPolicy;
+use crate::http::{DEFAULT_BODY_TIMEOUT, DEFAULT_REQUEST_TIMEOUT};
 
 const ORIGINAL: [(&str, &str); 3] = [
     (
@@ -156,19 +159,39 @@ fn an_address_that_others_can_reach_needs_allow_anonymous() {
 }
 
 #[test]
-fn the_names_are_those_that_the_example_explains() {
-    let example = include_str!("../../.env.example");
-    let mut explained: Vec<_> = example
-        .lines()
-        .filter_map(|line| line.strip_prefix('#')?.split_once('='))
-        .map(|(name, _)| name)
-        .filter(|name| {
-            name.bytes()
-                .all(|letter| letter.is_ascii_uppercase() || letter == b'_')
+fn the_example_and_the_table_of_settings_are_rendered_from_their_declaration() {
+    assert!(
+        include_str!("../../.env.example") == settings::env_example(),
+        "cargo run -- settings > .env.example"
+    );
+    assert!(
+        include_str!("../../docs/operations.md").contains(&settings::table()),
+        "put the output of `cargo run -- settings --format markdown` into docs/operations.md"
+    );
+}
+
+#[test]
+fn every_default_is_one_of_the_settings_own_values() {
+    let written: Vec<_> = SETTINGS
+        .iter()
+        .filter_map(|setting| match setting.default {
+            DefaultValue::Is(value) | DefaultValue::Required(value) => Some((setting.name, value)),
+            DefaultValue::Other(_) => None,
         })
         .collect();
-    explained.sort_unstable();
-    assert_eq!(explained, NAMES);
+    let unset = format!("{:?}", read(&[]).unwrap());
+    assert_eq!(format!("{:?}", read(&written).unwrap()), unset);
+}
+
+#[test]
+fn the_documents_examples_have_the_default_limits() {
+    let Config {
+        http, passwords, ..
+    } = read(&[]).unwrap();
+    assert_eq!(http.request_timeout, DEFAULT_REQUEST_TIMEOUT);
+    assert_eq!(http.body_timeout, DEFAULT_BODY_TIMEOUT);
+    let default = PasswordPolicy::default();
+    assert_eq!(passwords.policy.min_chars, default.min_chars);
 }
 
 #[test]

@@ -22,7 +22,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::extract::raw_body::BodyLimits;
+#[cfg(test)]
+pub use self::extract::raw_body::DEFAULT_TIMEOUT as DEFAULT_BODY_TIMEOUT;
 use self::layers::Layers;
+#[cfg(test)]
+pub use self::layers::deadline::DEFAULT_LIMIT as DEFAULT_REQUEST_TIMEOUT;
 pub use self::layers::head::HeadRules;
 pub use self::layers::slashes::trim as trim_slash;
 pub use self::state::AppState;

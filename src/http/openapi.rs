@@ -8,18 +8,12 @@ use super::problem::body::{NotReadyBody, ProblemBody};
 use super::problem::types::BAD_REQUEST;
 use super::users;
 use crate::domain::password::PasswordPolicy;
+use crate::trace_id::TraceId;
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "User Management API",
-        description = "A REST API over user records. Each change is committed together with its \
-                       event; events go to the RabbitMQ topic exchange `user_events` as \
-                       `user.created`, `user.updated`, `user.deleted`. Errors are problem documents \
-                       (RFC 9457), explained under [/docs/errors](/docs/errors). The header \
-                       `X-Request-Id` of any request, if it is 1 to 128 characters of `A-Z a-z 0-9 \
-                       . _ : / @ + = -`, becomes its trace id; else a UUID is made. `X-Trace-Id` of \
-                       every answer, the log lines and the event carry it.",
         license(name = "MIT OR Apache-2.0", url = "/docs/license")
     ),
     tags((name = "users", description = "User records"), (name = "health", description = "Probes")),
@@ -27,12 +21,25 @@ use crate::domain::password::PasswordPolicy;
 )]
 pub struct ApiDoc;
 
+fn description() -> String {
+    let form = TraceId::FORM;
+    format!(
+        "A REST API over user records. Each change is committed together with its event; events go \
+         to the RabbitMQ topic exchange `user_events` as `user.created`, `user.updated`, \
+         `user.deleted`. Errors are problem documents (RFC 9457), explained under \
+         [/docs/errors](/docs/errors). The header `X-Request-Id` of any request, if it is {form}, \
+         becomes its trace id; else a UUID is made. `X-Trace-Id` of every answer, the log lines \
+         and the event carry it."
+    )
+}
+
 /// The document as it is served, for a service with this policy.
 ///
 /// # Errors
 /// None, unless the document's types change.
 pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result<String> {
     let mut document = serde_json::to_value(document)?;
+    document["info"]["description"] = description().into();
     document["components"]["headers"] = headers();
     users::describe_limits(&mut document["components"]["schemas"], policy);
     for (path, operations) in members(&mut document["paths"]) {

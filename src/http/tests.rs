@@ -18,6 +18,9 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower::util::MapRequest;
 
+use super::extract::raw_body;
+use super::layers::head;
+use super::problem::types::{HEAD_TOO_LARGE, PAYLOAD_TOO_LARGE, URI_TOO_LONG};
 use super::{HeadRules, Layers, TaskTracker, api, layered, routes, trim_slash};
 use crate::telemetry::{self, LogFormat, LogLevel};
 
@@ -161,6 +164,19 @@ async fn a_trailing_slash_leads_to_the_same_route_and_is_named_as_it_was_sent() 
     let (response, body) = answer("/panics/").await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(body["instance"], "/panics/");
+}
+
+#[test]
+fn the_pages_of_errors_name_the_limits_that_hold() {
+    let thousands = |bytes: usize| format!("{},{:03} bytes", bytes / 1_000, bytes % 1_000);
+    for (kind, limit) in [
+        (&PAYLOAD_TOO_LARGE, raw_body::MAX_BYTES),
+        (&URI_TOO_LONG, head::MAX_TARGET_BYTES),
+        (&HEAD_TOO_LARGE, head::MAX_HEAD_BYTES),
+    ] {
+        let meaning = kind.meaning;
+        assert!(meaning.contains(&thousands(limit)), "{limit}: {meaning}");
+    }
 }
 
 #[test]

@@ -84,9 +84,7 @@ pub fn parse(body: &[u8]) -> Result<ReceivedEvent, String> {
         return Err("unknown event type".to_owned());
     }
     if TraceId::parse(event.trace_id.as_bytes()).is_none() {
-        return Err(
-            "its trace_id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -".to_owned(),
-        );
+        return Err(format!("its trace_id is not {}", TraceId::FORM));
     }
     Ok(event)
 }

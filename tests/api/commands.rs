@@ -221,3 +221,10 @@ async fn pretty_logs_are_for_people() {
         "{text}"
     );
 }
+
+#[tokio::test]
+async fn settings_prints_what_env_example_holds() {
+    let (output, text) = run(&["settings"], &[]).await;
+    assert!(output.status.success());
+    assert_eq!(text, include_str!("../../.env.example"));
+}

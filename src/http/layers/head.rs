@@ -16,10 +16,10 @@ use crate::http::problem::types::{
 };
 
 /// Longest path with query, in bytes.
-const MAX_TARGET_BYTES: usize = 8_192;
+pub const MAX_TARGET_BYTES: usize = 8_192;
 /// Largest request line and headers together, in bytes; hyper refuses those that are half as large
 /// again, without a problem document.
-const MAX_HEAD_BYTES: usize = 32 << 10;
+pub const MAX_HEAD_BYTES: usize = 32 << 10;
 /// Names the client, if a trusted proxy sends it.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 

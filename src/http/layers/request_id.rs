@@ -43,10 +43,7 @@ impl Assigned {
 
     pub fn warn_if_refused(&self) {
         if self.is_refused {
-            warn!(
-                "X-Request-Id is not 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -, made a \
-                 new trace id"
-            );
+            warn!("X-Request-Id is not {}, made a new trace id", TraceId::FORM);
         }
     }
 
