@@ -1,6 +1,10 @@
 //! The schema: applied by `migrate` or at the start, once, and never half.
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
+
+use sqlx::AssertSqlSafe;
+use sqlx::migrate::Migrator;
 
 use crate::harness::{App, World, command};
 
@@ -129,4 +133,54 @@ async fn the_database_refuses_a_password_that_is_no_argon2id_hash() {
     let world = World::new().await;
     let insert = "INSERT INTO users (name, surname, password) VALUES ('А', 'Б', 'secret123')";
     assert!(sqlx::query(insert).execute(&world.pool).await.is_err());
+}
+
+/// The rows for each step that has some, by its version.
+fn rows() -> BTreeMap<i64, String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/migrations");
+    let files = std::fs::read_dir(folder).unwrap();
+    files
+        .map(|file| {
+            let path = file.unwrap().path();
+            let version = path.file_stem().unwrap().to_str().unwrap().parse();
+            (version.unwrap(), std::fs::read_to_string(path).unwrap())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn rows_of_each_step_survive_all_later_ones() {
+    let world = World::empty().await;
+    let steps: Vec<_> = sqlx::migrate!().iter().cloned().collect();
+    let mut rows = rows();
+    for applied in 1..=steps.len() {
+        let migrator = Migrator::with_migrations(steps[..applied].to_vec());
+        migrator.run(&world.pool).await.unwrap();
+        if let Some(rows) = rows.remove(&steps[applied - 1].version) {
+            sqlx::raw_sql(AssertSqlSafe(rows))
+                .execute(&world.pool)
+                .await
+                .unwrap();
+        }
+    }
+    assert!(rows.is_empty(), "of no step: {rows:?}");
+    let app = App::start(&world).await;
+    let users = app.get("/users").await;
+    assert_eq!(users.header("x-total-count"), "2");
+    assert_eq!(
+        (&users.body[0]["name"], &users.body[1]["name"]),
+        (&"Анна".into(), &"Вера".into())
+    );
+    for trace_id in ["step-2", "step-10"] {
+        app.log
+            .wait_for("Event received", |line| line["trace_id"] == trace_id)
+            .await;
+    }
+    let quarantined: Vec<String> = sqlx::query_scalar(
+        "SELECT right(event_id::text, 2) FROM outbox_quarantine ORDER BY event_id",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    assert_eq!(quarantined, ["03", "05", "51", "52", "53"]);
 }
