@@ -6,12 +6,12 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use logline::LogWriter;
 use tracing::{error_span, info};
-use user_management_api::telemetry::{self, LogFormat, LogLevel};
+use user_management_api::testing::{LogFormat, LogLevel, subscriber};
 
 fn a_request_line(criterion: &mut Criterion) {
     let writer = LogWriter::to(std::io::sink()).expect("a thread for the writer");
     for (name, format) in [("json", LogFormat::Json), ("pretty", LogFormat::Pretty)] {
-        let subscriber = telemetry::subscriber(&LogLevel::default(), format, writer.clone());
+        let subscriber = subscriber(&LogLevel::default(), format, writer.clone());
         tracing::subscriber::with_default(subscriber, || {
             let span = error_span!("request", trace_id = "f47ac10b-58cc-4372-a567-0e02b2c3d479");
             let _entered = span.enter();

@@ -10,7 +10,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Doubling pauses with jitter, so that replicas do not reconnect in step.
 /// <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>
 #[derive(Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     ceiling: Duration,
 }
 
@@ -24,7 +24,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next pause: at least a tenth of the ceiling, so that immediate failures do not spin.
-    pub fn next_pause(&mut self) -> Duration {
+    pub(crate) fn next_pause(&mut self) -> Duration {
         let pause = self.ceiling.mul_f64(0.1 + 0.9 * fastrand::f64());
         self.ceiling = (self.ceiling * 2).min(LONGEST_PAUSE);
         pause

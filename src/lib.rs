@@ -6,9 +6,9 @@
 //! 1. `listener` accepts the connection and reads the head. `http::layers` take `X-Request-Id` or
 //!    make a trace id, and log `Request started`; `http::extract` parses the body into domain types
 //!    and reports every error at once.
-//! 2. `service`: the password is hashed on a thread of low priority ([`password`]). One use case is
+//! 2. `service`: the password is hashed on a thread of low priority (`password`). One use case is
 //!    one statement.
-//! 3. [`repository`]: the statement inserts the user **and** the event's row in `outbox`. The
+//! 3. `repository`: the statement inserts the user **and** the event's row in `outbox`. The
 //!    handler answers 201; it never waits for RabbitMQ.
 //! 4. `messaging::relay`, woken by the commit, reads the row, publishes it with the trace id, waits
 //!    for the broker's confirm, deletes the row, and logs `Event published`.
@@ -20,41 +20,61 @@
 //! repository, database, domain, password` · `batching → repository, database, monitoring, domain` ·
 //! `messaging → repository, database, monitoring, domain` · `monitoring → repository, database,
 //! domain, password` · `repository → database, domain` · `telemetry → monitoring, domain`. `config`
-//! fills the settings of all. [`trace_id`], `backoff`, `error_chain`, `server_url` and the other
+//! fills the settings of all. `trace_id`, `backoff`, `error_chain`, `server_url` and the other
 //! leaves import nothing of ours. `axum` lives in `http`, `app` and `cli`, `utoipa` in `http`,
-//! `lapin` in `messaging`, SQL in `repository` and [`database`], the names of metrics in
+//! `lapin` in `messaging`, SQL in `repository` and `database`, the names of metrics in
 //! `monitoring`. `tests/walls.rs` checks this, and that no file imports what imports it. Where a
 //! wall matters most, a crate is the wall: `listener` and `logline`.
 //!
-//! What is public is what the tests use.
+//! What is public is what the binary and the tests use.
 
-#![warn(clippy::unwrap_used, clippy::expect_used)]
+#![warn(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod app;
 mod backoff;
-pub mod batching;
-pub mod cli;
+mod batching;
+mod cli;
 mod config;
-pub mod database;
-pub mod domain;
+mod database;
+mod domain;
 mod error_chain;
 mod http;
 mod messaging;
 mod monitoring;
-pub mod password;
-pub mod repository;
+mod password;
+mod repository;
 mod server_url;
 mod service;
 mod shutdown;
-pub mod telemetry;
-pub mod trace_id;
+mod telemetry;
+mod trace_id;
 
-pub use database::schema::MIGRATOR;
+pub use cli::main;
 
-/// What tests use of the inner parts.
+/// What tests and benches use of the inner parts.
 #[doc(hidden)]
 pub mod testing {
+    pub use crate::batching::user_reads::UserReads;
+    pub use crate::batching::user_writes::UserWrites;
+    pub use crate::database::pool::{Database, Route};
+    pub use crate::database::schema::MIGRATOR;
+    pub use crate::database::{DatabaseError, DatabaseUrl};
+    pub use crate::domain::event::EventHeader;
+    pub use crate::domain::name::Name;
+    pub use crate::domain::password::{PasswordHash, PasswordPolicy};
+    pub use crate::domain::user::{User, UserId};
     pub use crate::messaging::broker::Broker;
     pub use crate::messaging::topology::QueueType;
-    pub use crate::messaging::transport::Returned;
+    pub use crate::messaging::transport::screen::Returned;
+    pub use crate::password::{Caller, PasswordHasher};
+    pub use crate::repository::users::change::{Change, Deletion, Outcome, Update};
+    pub use crate::telemetry::{LogFormat, LogLevel, subscriber};
+    pub use crate::trace_id::TraceId;
+
+    /// The statements of the relay.
+    pub mod outbox {
+        pub use crate::repository::outbox::{
+            Election, ReadFrom, connect_relay, has_its_settings, read, try_lead,
+        };
+    }
 }

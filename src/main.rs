@@ -1,7 +1,7 @@
-//! The service's binary; see [`user_management_api::cli`].
+//! The service's binary; see the library.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    user_management_api::cli::main()
+    user_management_api::main()
 }

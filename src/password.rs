@@ -101,8 +101,8 @@ impl PasswordHasher {
     }
 
     /// # Errors
-    /// [`HashError::Overloaded`] when too many wait, or no slot comes free in time;
-    /// [`HashError::CallerGone`].
+    /// `HashError::Overloaded` when too many wait, or no slot comes free in time;
+    /// `HashError::CallerGone`.
     pub async fn hash(
         &self,
         password: Password,

@@ -11,7 +11,7 @@ const SEVERAL_HOSTS: &str = "names several hosts: put one name before them, of a
                              DNS, that leads to the primary";
 
 /// Reads a URL; `expected` says what it should be. An empty host is `localhost`.
-pub fn parse(raw: &str, expected: &str) -> Result<Url, String> {
+pub(crate) fn parse(raw: &str, expected: &str) -> Result<Url, String> {
     let (scheme, rest) = raw.split_once("://").ok_or(expected)?;
     // Such as `u:pa` of `u:pa/ss@h`.
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -36,7 +36,7 @@ pub fn parse(raw: &str, expected: &str) -> Result<Url, String> {
 ///
 /// # Errors
 /// Names the first that is not.
-pub fn require_known(url: &Url, known: &[&str]) -> Result<(), String> {
+pub(crate) fn require_known(url: &Url, known: &[&str]) -> Result<(), String> {
     for (name, value) in url.query_pairs() {
         if known.contains(&&*name) || name.starts_with("options[") {
             if matches!(&*name, "host" | "hostaddr") && value.contains(',') {

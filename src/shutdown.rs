@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// What the signals ask for.
-pub struct Stop {
+pub(crate) struct Stop {
     /// Finish what is in flight.
     pub orderly: CancellationToken,
     /// End now.
@@ -18,10 +18,10 @@ pub struct Stop {
 /// The outcome of a process that a second signal ended.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped at once by a second signal")]
-pub struct StoppedAtOnce;
+pub(crate) struct StoppedAtOnce;
 
 /// Cancels the tokens at the first and the second SIGTERM or SIGINT.
-pub fn on_signal() -> io::Result<Stop> {
+pub(crate) fn on_signal() -> io::Result<Stop> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let orderly = CancellationToken::new();

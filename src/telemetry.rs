@@ -98,12 +98,12 @@ impl FromStr for LogFormat {
 }
 
 /// Writes what is buffered when dropped.
-pub struct Telemetry {
+pub(crate) struct Telemetry {
     writer: LogWriter,
 }
 
 /// Sends this process's log lines, including panics, to stdout.
-pub fn init(level: &LogLevel, format: LogFormat) -> io::Result<Telemetry> {
+pub(crate) fn init(level: &LogLevel, format: LogFormat) -> io::Result<Telemetry> {
     // Not through `io::stdout()`, which has its own buffer and lock.
     let writer = LogWriter::to(File::from(io::stdout().as_fd().try_clone_to_owned()?))?;
     subscriber(level, format, writer.clone()).init();
@@ -156,12 +156,12 @@ where
 
 impl Telemetry {
     /// Takes this process's lines.
-    pub fn writer(&self) -> LogWriter {
+    pub(crate) fn writer(&self) -> LogWriter {
         self.writer.clone()
     }
 
     /// Reports dropped lines and drains the metrics, forever.
-    pub fn run_upkeep(
+    pub(crate) fn run_upkeep(
         &self,
         collected: PrometheusHandle,
     ) -> impl Future<Output = ()> + Send + use<> {

@@ -4,8 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use user_management_api::domain::password::PasswordPolicy;
-use user_management_api::password::{Caller, PasswordHasher};
+use user_management_api::testing::{Caller, PasswordHasher, PasswordPolicy};
 
 use crate::stage::Sample;
 use crate::{Outcome, Plan};

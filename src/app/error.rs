@@ -8,7 +8,7 @@ use tokio::task::JoinError;
 use crate::database::schema::SchemaError;
 
 #[derive(Debug, thiserror::Error)]
-pub enum AppError {
+pub(crate) enum AppError {
     #[error("cannot listen on {address} (set PORT for another port)")]
     Listen {
         address: SocketAddr,

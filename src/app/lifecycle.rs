@@ -41,7 +41,7 @@ const FINISH_CONSUMER: Duration = Duration::from_secs(3);
 const CLOSE_POOL: Duration = Duration::from_secs(1);
 
 /// What runs, and what is closed at the end.
-pub struct Parts {
+pub(crate) struct Parts {
     pub listener: TcpListener,
     pub router: Router,
     pub limits: Limits,
@@ -64,7 +64,7 @@ pub struct Parts {
 ///
 /// # Errors
 /// If a migration fails, or a part stops unexpectedly.
-pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), AppError> {
+pub(crate) async fn run(parts: Parts, stop: CancellationToken) -> Result<(), AppError> {
     let [http_stop, relay_stop, consumer_stop] = std::array::from_fn(|_| CancellationToken::new());
     let service = TowerToHyperService::new(MapRequest::new(parts.router, http::trim_slash));
     let mut http = tokio::spawn(listener::serve(

@@ -15,7 +15,7 @@ const QUIET: u32 = 5;
 
 /// After a flood, glibc's allocator would keep what it took. While there is much to do, it is
 /// needed again at once.
-pub async fn give_back(hasher: PasswordHasher) {
+pub(crate) async fn give_back(hasher: PasswordHasher) {
     let mut tick = interval(GIVE_BACK_EVERY);
     let mut used_before = processor_time();
     loop {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-pub use self::error::AppError;
+pub(crate) use self::error::AppError;
 use self::lifecycle::Parts;
 use crate::batching::user_reads::UserReads;
 use crate::batching::user_writes::UserWrites;
@@ -36,12 +36,12 @@ use crate::service::users::UserService;
 /// Connections to PostgreSQL and RabbitMQ besides the requests' pool; a generous estimate.
 const OTHER_CONNECTIONS: u32 = 16;
 
-pub struct App(Parts);
+pub(crate) struct App(Parts);
 
 impl App {
     /// Binds the listener and builds the parts. Connects to nothing, so that the service starts
     /// without its dependencies.
-    pub async fn build(
+    pub(crate) async fn build(
         config: Config,
         collected: PrometheusHandle,
         log: LogWriter,
@@ -145,7 +145,7 @@ impl App {
     }
 
     /// The address it listens on; with `PORT=0` the system chose the port.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.listener.local_addr()
     }
 
@@ -153,7 +153,7 @@ impl App {
     ///
     /// # Errors
     /// As [`lifecycle::run`].
-    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
         lifecycle::run(self.0, stop).await
     }
 }

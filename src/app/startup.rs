@@ -14,7 +14,7 @@ use crate::error_chain::Chain;
 use crate::messaging::relay::Relay;
 
 /// Runs the relay once the schema is current.
-pub async fn relay_once_ready(
+pub(crate) async fn relay_once_ready(
     relay: Relay,
     database: DatabaseConfig,
     stop: CancellationToken,

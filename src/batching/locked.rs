@@ -17,7 +17,7 @@ use crate::repository::users::{self, Change, Outcome};
 const SLOTS: usize = 2;
 
 /// The locked writes of one lane.
-pub struct LockedWrites {
+pub(crate) struct LockedWrites {
     database: Database,
     tasks: JoinSet<UserId>,
     users: HashSet<UserId>,
@@ -26,7 +26,7 @@ pub struct LockedWrites {
 }
 
 impl LockedWrites {
-    pub fn on(database: &Database) -> Self {
+    pub(crate) fn on(database: &Database) -> Self {
         let tasks = JoinSet::new();
         let users = HashSet::new();
         let slots = Arc::new(Semaphore::new(SLOTS));
@@ -40,12 +40,12 @@ impl LockedWrites {
 
     /// Whether a change of the user is in progress. Later changes of the user wait for it, to keep
     /// their order.
-    pub fn holds(&self, user: UserId) -> bool {
+    pub(crate) fn holds(&self, user: UserId) -> bool {
         self.users.contains(&user)
     }
 
     /// Writes a change within its caller's deadline, unless the caller has gone before it is sent.
-    pub fn write(&mut self, change: Change, caller: ReplyTo<Outcome>) {
+    pub(crate) fn write(&mut self, change: Change, caller: ReplyTo<Outcome>) {
         let database = self.database.clone();
         let slots = self.slots.clone();
         let user = change.id();
@@ -70,7 +70,7 @@ impl LockedWrites {
     }
 
     /// Notes those that have ended.
-    pub fn take_done(&mut self) {
+    pub(crate) fn take_done(&mut self) {
         while let Some(done) = self.tasks.try_join_next() {
             if let Ok(user) = done {
                 self.users.remove(&user);
@@ -79,7 +79,7 @@ impl LockedWrites {
     }
 
     /// Waits for one to end; `None` if there is none.
-    pub async fn next_done(&mut self) -> Option<()> {
+    pub(crate) async fn next_done(&mut self) -> Option<()> {
         // None of them panics or is aborted.
         let user = self.tasks.join_next().await?.ok()?;
         self.users.remove(&user);

@@ -4,5 +4,5 @@
 mod locked;
 mod request;
 pub(crate) mod user_lists;
-pub mod user_reads;
-pub mod user_writes;
+pub(crate) mod user_reads;
+pub(crate) mod user_writes;

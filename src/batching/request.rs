@@ -7,18 +7,18 @@ use tokio::time::{Instant, timeout_at};
 use crate::database::{DatabaseError, OPERATION_TIMEOUT};
 
 /// Where to send the reply.
-pub struct ReplyTo<T> {
+pub(crate) struct ReplyTo<T> {
     pub deadline: Instant,
     answer: oneshot::Sender<Result<T, DatabaseError>>,
 }
 
 impl<T> ReplyTo<T> {
     /// Whether the caller has stopped waiting.
-    pub fn has_gone(&self) -> bool {
+    pub(crate) fn has_gone(&self) -> bool {
         self.answer.is_closed()
     }
 
-    pub fn send(self, answer: Result<T, DatabaseError>) {
+    pub(crate) fn send(self, answer: Result<T, DatabaseError>) {
         // The caller may be gone.
         _ = self.answer.send(answer);
     }
@@ -26,7 +26,7 @@ impl<T> ReplyTo<T> {
 
 /// Hands a [`ReplyTo`] over to a task and waits for its answer, within the time limit of an
 /// operation.
-pub async fn request<T>(
+pub(crate) async fn request<T>(
     hand_over: impl FnOnce(ReplyTo<T>) -> Result<(), DatabaseError>,
 ) -> Result<T, DatabaseError> {
     let deadline = Instant::now() + OPERATION_TIMEOUT;

@@ -47,7 +47,7 @@ type Callers = Vec<ReplyTo<Arc<SharedPage>>>;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct UserLists {
+pub(crate) struct UserLists {
     database: Database,
     /// The pages being read, and who waits for the next query of each.
     waiting: Arc<Mutex<HashMap<Page, Callers>>>,
@@ -57,7 +57,7 @@ pub struct UserLists {
 }
 
 impl UserLists {
-    pub fn new(database: Database) -> Self {
+    pub(crate) fn new(database: Database) -> Self {
         let slots = Arc::new(Semaphore::new(database.max_connections().div_ceil(SHARE)));
         Self {
             database,
@@ -66,7 +66,7 @@ impl UserLists {
         }
     }
 
-    pub async fn get(&self, page: Page) -> Answer {
+    pub(crate) async fn get(&self, page: Page) -> Answer {
         request(|caller| {
             match self.waiting.lock().entry(page) {
                 Entry::Occupied(mut callers) => callers.get_mut().push(caller),
@@ -81,7 +81,7 @@ impl UserLists {
     }
 
     /// By its own query.
-    pub async fn get_alone(&self, page: Page) -> Answer {
+    pub(crate) async fn get_alone(&self, page: Page) -> Answer {
         let slot = timeout(OPERATION_TIMEOUT, self.slots.acquire()).await;
         let _slot = slot
             .map_err(|_elapsed| DatabaseError::Overloaded)?

@@ -48,7 +48,7 @@ const LONG_QUERY: Duration = Duration::from_millis(1);
 const LARGEST_BATCH: usize = 128;
 /// Reads that may wait: a few hundred milliseconds of them at full speed. More is overload, not a
 /// burst.
-pub const QUEUE_CAPACITY: usize = 16_384;
+pub(crate) const QUEUE_CAPACITY: usize = 16_384;
 
 struct Read {
     id: UserId,

@@ -46,7 +46,7 @@ const LANES: usize = 2;
 /// Writes in one statement.
 const LARGEST_GROUP: usize = 128;
 /// Writes that may wait for each lane.
-pub const QUEUE_CAPACITY: usize = 8_192;
+pub(crate) const QUEUE_CAPACITY: usize = 8_192;
 /// Changes of one user that may wait: each waits for the one before, so more would only fill the
 /// lane.
 const MOST_PER_USER: u32 = 64;

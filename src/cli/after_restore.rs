@@ -15,7 +15,7 @@ use crate::repository::outbox::{self, Election};
 use crate::trace_id::TraceId;
 
 #[derive(Args)]
-pub struct HowFar {
+pub(crate) struct HowFar {
     /// How far to lift versions and ids: more than any user's changes, and more new users, than can
     /// have been lost
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(i64).range(1..=1_000_000_000_000))]
@@ -45,7 +45,7 @@ const AFTER_REPUBLISHING: &str = "start the service, which publishes the events;
 const WITHOUT_EVENTS: &str = "start the service; have each subscriber read the list again and \
                               delete the users that it does not have (docs/subscribers.md)";
 
-pub async fn run(asked: HowFar, database: &DatabaseUrl) -> Result<Report, CommandError> {
+pub(crate) async fn run(asked: HowFar, database: &DatabaseUrl) -> Result<Report, CommandError> {
     lift(asked, database).await.map_err(|error| match error {
         CommandError::Database(cause) if cause.is_not_allowed() => CommandError::NotAllowed(cause),
         other => other,

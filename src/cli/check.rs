@@ -61,7 +61,7 @@ impl Finding {
 
 /// Checks each address of PostgreSQL, and RabbitMQ. Changes nothing in PostgreSQL; declares the
 /// exchanges and queues in RabbitMQ, as the service does at its start.
-pub async fn run(
+pub(crate) async fn run(
     databases: &[(&'static str, &DatabaseUrl, Route)],
     migrate_on_start: bool,
     broker: &Broker,

@@ -9,7 +9,7 @@ use crate::messaging::broker::Broker;
 use crate::messaging::dead_letters::{self, Taken};
 
 #[derive(Subcommand)]
-pub enum DlqCommand {
+pub(crate) enum DlqCommand {
     /// Messages that the consumer could not read, and why; they stay where they are
     List {
         /// Messages to look at
@@ -30,7 +30,7 @@ pub enum DlqCommand {
     },
 }
 
-pub async fn run(command: DlqCommand, broker: &Broker) -> Result<Report, CommandError> {
+pub(crate) async fn run(command: DlqCommand, broker: &Broker) -> Result<Report, CommandError> {
     Ok(match command {
         DlqCommand::List { max } => Report::new(&dead_letters::list(broker, max).await?, true),
         DlqCommand::Redrive { max } => {

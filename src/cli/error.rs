@@ -4,7 +4,7 @@ use crate::database::DatabaseError;
 use crate::messaging::session::SessionError;
 
 #[derive(Debug, thiserror::Error)]
-pub enum CommandError {
+pub(crate) enum CommandError {
     #[error("PostgreSQL")]
     Database(#[from] DatabaseError),
     #[error("the login may not do this: run it as the owner of the tables")]

@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// # Errors
 /// When it is not ready, or silent for four seconds.
-pub async fn run(address: SocketAddr) -> Result<(), AnyError> {
+pub(crate) async fn run(address: SocketAddr) -> Result<(), AnyError> {
     let status = timeout(TIMEOUT, get_status(address, "/health/ready")).await??;
     if status.is_success() {
         Ok(())

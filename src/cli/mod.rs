@@ -107,7 +107,7 @@ const BAD_USAGE: u8 = 2;
 /// Exit code of a process that a second signal ended.
 const STOPPED_AT_ONCE: u8 = 130;
 
-pub type AnyError = Box<dyn Error + Send + Sync>;
+pub(crate) type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {

@@ -11,7 +11,7 @@ use crate::repository::outbox;
 use crate::repository::quarantine::{self, QuarantinedEvent};
 
 #[derive(Subcommand)]
-pub enum OutboxCommand {
+pub(crate) enum OutboxCommand {
     /// What waits to be published, who publishes it, and the room it takes
     Status,
     /// Events that RabbitMQ rejects: publishing them closed the channel again and again
@@ -20,7 +20,7 @@ pub enum OutboxCommand {
 }
 
 #[derive(Subcommand)]
-pub enum QuarantineCommand {
+pub(crate) enum QuarantineCommand {
     /// What they are, and what the broker said
     List,
     /// Put events back at the end of the outbox
@@ -31,7 +31,7 @@ pub enum QuarantineCommand {
 
 #[derive(Args)]
 #[group(required = true, multiple = false)]
-pub struct Which {
+pub(crate) struct Which {
     /// Event ids, as in `outbox quarantine list`
     #[arg(value_name = "ID")]
     ids: Option<Vec<Uuid>>,
@@ -55,7 +55,10 @@ struct Decided {
     not_found: Vec<Uuid>,
 }
 
-pub async fn run(command: OutboxCommand, database: &DatabaseUrl) -> Result<Report, CommandError> {
+pub(crate) async fn run(
+    command: OutboxCommand,
+    database: &DatabaseUrl,
+) -> Result<Report, CommandError> {
     let mut connection = connect(&database.options()).await?;
     if !schema::is_current(&mut connection).await? {
         return Err(CommandError::Migrations);

@@ -8,20 +8,20 @@ use serde::Serialize;
 use serde_json::Value;
 
 #[derive(Clone, Copy, Default, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     #[default]
     Table,
     Json,
 }
 
 /// What was done, and whether all that was asked for was done.
-pub struct Report {
+pub(crate) struct Report {
     value: Value,
     pub complete: bool,
 }
 
 impl Report {
-    pub fn new(report: &impl Serialize, complete: bool) -> Self {
+    pub(crate) fn new(report: &impl Serialize, complete: bool) -> Self {
         match serde_json::to_value(report) {
             Ok(value) => Self { value, complete },
             Err(error) => Self {
@@ -32,7 +32,7 @@ impl Report {
     }
 
     /// The report as text, with a line break at its end.
-    pub fn text(&self, format: Format) -> String {
+    pub(crate) fn text(&self, format: Format) -> String {
         match format {
             Format::Json => {
                 let json = self.value.to_string();

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-pub struct EnvFile {
+pub(crate) struct EnvFile {
     pub entries: HashMap<String, String>,
     /// Lines that are left out.
     pub warnings: Vec<String>,
@@ -19,7 +19,7 @@ pub struct EnvFile {
 ///
 /// # Errors
 /// Each line that holds a name of ours and cannot be read.
-pub fn parse(
+pub(crate) fn parse(
     text: &str,
     variable: impl Fn(&str) -> Option<String>,
     is_ours: impl Fn(&str) -> bool,

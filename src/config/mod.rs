@@ -3,7 +3,7 @@
 
 mod env_file;
 mod reader;
-pub mod settings;
+pub(crate) mod settings;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,7 +26,7 @@ use crate::messaging::topology::QueueType;
 use crate::telemetry::{LogFormat, LogLevel};
 
 #[derive(Clone, Debug)]
-pub struct Config {
+pub(crate) struct Config {
     pub http: HttpConfig,
     pub database: DatabaseConfig,
     pub broker: Broker,
@@ -37,7 +37,7 @@ pub struct Config {
 }
 
 #[derive(Clone, Debug)]
-pub struct HttpConfig {
+pub(crate) struct HttpConfig {
     /// Loopback, unless anonymous access is allowed.
     pub address: SocketAddr,
     /// For one request, including its body.
@@ -49,7 +49,7 @@ pub struct HttpConfig {
 }
 
 #[derive(Clone, Debug)]
-pub struct DatabaseConfig {
+pub(crate) struct DatabaseConfig {
     pub url: DatabaseUrl,
     /// For the relay's session lock. If it differs from `url`, that is taken to be a transaction
     /// pooler.
@@ -65,21 +65,21 @@ pub struct DatabaseConfig {
 }
 
 #[derive(Clone, Debug)]
-pub struct PasswordConfig {
+pub(crate) struct PasswordConfig {
     pub policy: PasswordPolicy,
     /// Longest wait for a hashing slot.
     pub hash_wait: Duration,
 }
 
 #[derive(Clone, Debug)]
-pub struct LogConfig {
+pub(crate) struct LogConfig {
     pub level: LogLevel,
     pub format: LogFormat,
 }
 
 /// Every bad setting, one line each; values that may hold a secret are not repeated.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ConfigError(Vec<String>);
+pub(crate) struct ConfigError(Vec<String>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,14 +96,14 @@ const ALIKE: f64 = 0.85;
 const SHORTEST_ALIKE: usize = 8;
 
 /// What the process was started with.
-pub struct Environment {
+pub(crate) struct Environment {
     pub settings: HashMap<String, String>,
     /// Of what was left out, or is not what somebody may think.
     pub warnings: Vec<String>,
 }
 
 /// The process's environment; `.env` in the working directory supplies what is unset.
-pub fn environment() -> Result<Environment, ConfigError> {
+pub(crate) fn environment() -> Result<Environment, ConfigError> {
     // Those that are not UTF-8 are none of ours.
     let variables: HashMap<_, _> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -157,7 +157,7 @@ fn meant(name: &str) -> Option<&'static str> {
 impl Config {
     /// # Errors
     /// Every bad setting at once.
-    pub fn from_settings(settings: HashMap<String, String>) -> Result<Self, ConfigError> {
+    pub(crate) fn from_settings(settings: HashMap<String, String>) -> Result<Self, ConfigError> {
         read(settings, |reader| {
             let http = reader.http();
             let database = reader.database();
@@ -181,7 +181,7 @@ impl Config {
 }
 
 /// What a command needs that speaks to PostgreSQL.
-pub fn for_database(
+pub(crate) fn for_database(
     settings: HashMap<String, String>,
 ) -> Result<(DatabaseConfig, LogConfig), ConfigError> {
     read(settings, |reader| {
@@ -192,12 +192,14 @@ pub fn for_database(
 }
 
 /// What a command needs that speaks to RabbitMQ.
-pub fn for_broker(settings: HashMap<String, String>) -> Result<Broker, ConfigError> {
+pub(crate) fn for_broker(settings: HashMap<String, String>) -> Result<Broker, ConfigError> {
     read(settings, Reader::broker)
 }
 
 /// Where a `healthcheck` finds the service of the same environment.
-pub fn for_healthcheck(settings: HashMap<String, String>) -> Result<SocketAddr, ConfigError> {
+pub(crate) fn for_healthcheck(
+    settings: HashMap<String, String>,
+) -> Result<SocketAddr, ConfigError> {
     let mut address = read(settings, |reader| Some(reader.http().address))?;
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {
@@ -210,7 +212,9 @@ pub fn for_healthcheck(settings: HashMap<String, String>) -> Result<SocketAddr, 
 }
 
 /// What `openapi` needs.
-pub fn for_openapi(settings: HashMap<String, String>) -> Result<PasswordPolicy, ConfigError> {
+pub(crate) fn for_openapi(
+    settings: HashMap<String, String>,
+) -> Result<PasswordPolicy, ConfigError> {
     read(settings, |reader| Some(reader.password_policy()))
 }
 

@@ -10,21 +10,21 @@ use ipnet::IpNet;
 use super::settings::{DefaultValue, Setting};
 
 /// Reads settings one by one and collects their errors.
-pub struct Reader {
+pub(crate) struct Reader {
     pub settings: HashMap<String, String>,
     pub faults: Vec<String>,
 }
 
 impl Reader {
     /// What it is set to, unless that is nothing.
-    pub fn given(&self, setting: &Setting) -> Option<&str> {
+    pub(crate) fn given(&self, setting: &Setting) -> Option<&str> {
         let value = self.settings.get(setting.name)?.trim();
         Some(value).filter(|value| !value.is_empty())
     }
 
     /// Its default where it is unset; `None` if there is none, or if it is wrong, which is recorded
     /// as an error.
-    pub fn optional<T, E: fmt::Display>(
+    pub(crate) fn optional<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -45,7 +45,7 @@ impl Reader {
         None
     }
 
-    pub fn required<T, E: fmt::Display>(
+    pub(crate) fn required<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -58,7 +58,7 @@ impl Reader {
         self.optional(setting, parse)
     }
 
-    pub fn optional_number<T: TryFrom<u64>>(&mut self, setting: &Setting) -> Option<T> {
+    pub(crate) fn optional_number<T: TryFrom<u64>>(&mut self, setting: &Setting) -> Option<T> {
         let (least, most) = setting.range();
         self.optional(setting, |value| {
             let number = value.parse().ok();
@@ -72,22 +72,22 @@ impl Reader {
     }
 
     /// One that has a default. Zero if it is wrong, which ends the start.
-    pub fn number<T: TryFrom<u64> + Default>(&mut self, setting: &Setting) -> T {
+    pub(crate) fn number<T: TryFrom<u64> + Default>(&mut self, setting: &Setting) -> T {
         self.optional_number(setting).unwrap_or_default()
     }
 
-    pub fn milliseconds(&mut self, setting: &Setting) -> Duration {
+    pub(crate) fn milliseconds(&mut self, setting: &Setting) -> Duration {
         Duration::from_millis(self.number(setting))
     }
 
-    pub fn flag(&mut self, setting: &Setting) -> bool {
+    pub(crate) fn flag(&mut self, setting: &Setting) -> bool {
         self.optional(setting, parse_bool).unwrap_or_default()
     }
 }
 
-pub const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-pub fn parse_host(value: &str) -> Result<IpAddr, String> {
+pub(crate) fn parse_host(value: &str) -> Result<IpAddr, String> {
     match value {
         "localhost" => Ok(LOCALHOST),
         address => address
@@ -97,7 +97,7 @@ pub fn parse_host(value: &str) -> Result<IpAddr, String> {
 }
 
 /// `None` for `*`, any name.
-pub fn parse_hosts(value: &str) -> Result<Option<Vec<String>>, String> {
+pub(crate) fn parse_hosts(value: &str) -> Result<Option<Vec<String>>, String> {
     if value == "*" {
         return Ok(None);
     }
@@ -117,7 +117,7 @@ pub fn parse_hosts(value: &str) -> Result<Option<Vec<String>>, String> {
         .ok_or("must be host names without ports, separated by commas, or *".into())
 }
 
-pub fn parse_networks(value: &str) -> Result<Vec<IpNet>, String> {
+pub(crate) fn parse_networks(value: &str) -> Result<Vec<IpNet>, String> {
     let network = |text: &str| {
         text.parse()
             .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::domain::password::PASSWORD_MAX_BYTES;
 
 /// One setting.
-pub struct Setting {
+pub(crate) struct Setting {
     pub name: &'static str,
     pub default: DefaultValue,
     pub values: Values,
@@ -15,7 +15,7 @@ pub struct Setting {
 }
 
 /// What holds where a setting is absent or empty.
-pub enum DefaultValue {
+pub(crate) enum DefaultValue {
     /// The service does not start without it. An example of it.
     Required(&'static str),
     Is(&'static str),
@@ -23,7 +23,7 @@ pub enum DefaultValue {
     Other(&'static str),
 }
 
-pub enum Values {
+pub(crate) enum Values {
     /// From and to.
     Number(u64, u64),
     /// From so many to ten minutes.
@@ -37,7 +37,7 @@ const TEN_MINUTES: u64 = 600_000;
 
 impl Setting {
     /// Least and greatest number.
-    pub const fn range(&self) -> (u64, u64) {
+    pub(crate) const fn range(&self) -> (u64, u64) {
         match self.values {
             Values::Number(least, most) => (least, most),
             Values::Milliseconds(least) => (least, TEN_MINUTES),
@@ -59,7 +59,7 @@ impl Setting {
 /// Defines the settings, and the list of all of them.
 macro_rules! settings {
     ($($name:ident = $default:expr, $values:expr, $doc:literal;)*) => {
-        $(pub const $name: Setting = Setting {
+        $(pub(crate) const $name: Setting = Setting {
             name: stringify!($name),
             default: $default,
             values: $values,
@@ -67,7 +67,7 @@ macro_rules! settings {
         };)*
 
         /// Every setting, in the order of the documentation.
-        pub static SETTINGS: &[Setting] = &[$($name),*];
+        pub(crate) static SETTINGS: &[Setting] = &[$($name),*];
     };
 }
 
@@ -154,7 +154,7 @@ settings! {
 }
 
 /// The text of `.env.example`.
-pub fn env_example() -> String {
+pub(crate) fn env_example() -> String {
     let mut text = String::from(
         "# cp .env.example .env\n\
          # The environment wins over this file. A bad setting ends the start with exit code 2, and every\n\
@@ -179,7 +179,7 @@ pub fn env_example() -> String {
 }
 
 /// The table of `docs/operations.md`.
-pub fn table() -> String {
+pub(crate) fn table() -> String {
     let mut text = String::from("| name | default | values | |\n|---|---|---|---|\n");
     for setting in SETTINGS {
         let default = match setting.default {

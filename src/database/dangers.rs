@@ -18,7 +18,11 @@ const MAY_LOSE_COMMITS: &str = "PostgreSQL may lose what it has committed, users
 type Found = Result<Option<&'static str>, DatabaseError>;
 
 /// A warning for each danger found. `url` and `route` are those of requests.
-pub async fn look(direct: &PgConnectOptions, url: &PgConnectOptions, route: Route) -> [Found; 2] {
+pub(crate) async fn look(
+    direct: &PgConnectOptions,
+    url: &PgConnectOptions,
+    route: Route,
+) -> [Found; 2] {
     let may_lose = run_once(url, route, |connection| {
         Box::pin(may_lose_commits(connection))
     })
@@ -72,7 +76,7 @@ async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
 }
 
 /// Whether a host, as it stands in a URL, is another machine.
-pub fn is_remote(host: &str) -> bool {
+pub(crate) fn is_remote(host: &str) -> bool {
     let address = host
         .trim_start_matches('[')
         .trim_end_matches(']')

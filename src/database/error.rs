@@ -90,12 +90,12 @@ impl DatabaseError {
 }
 
 /// Whether the login lacks a privilege.
-pub fn is_not_allowed(error: &sqlx::Error) -> bool {
+pub(crate) fn is_not_allowed(error: &sqlx::Error) -> bool {
     sqlstate::of(error).as_deref() == Some(sqlstate::INSUFFICIENT_PRIVILEGE)
 }
 
 /// Whether a table is missing.
-pub fn is_missing_table(error: &sqlx::Error) -> bool {
+pub(crate) fn is_missing_table(error: &sqlx::Error) -> bool {
     sqlstate::of(error).as_deref() == Some(sqlstate::UNDEFINED_TABLE)
 }
 
@@ -117,7 +117,7 @@ fn has_outdated_plan(error: &sqlx::Error) -> bool {
 }
 
 /// Whether an error is about the server or the network, not about the statement.
-pub fn is_transient(error: &sqlx::Error) -> bool {
+pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     match error {
         E::Io(_)
@@ -140,7 +140,7 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
 }
 
 /// Whether the connection broke. A refusal to open one does not count.
-pub fn is_dead_connection(error: &sqlx::Error) -> bool {
+pub(crate) fn is_dead_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() != std::io::ErrorKind::ConnectionRefused,
         error => matches!(
@@ -151,7 +151,7 @@ pub fn is_dead_connection(error: &sqlx::Error) -> bool {
 }
 
 /// Whether a server that refuses connections may just be starting.
-pub fn is_starting(error: &sqlx::Error) -> bool {
+pub(crate) fn is_starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(cause) => cause.kind() == std::io::ErrorKind::ConnectionRefused,
         error => sqlstate::of(error).as_deref() == Some(sqlstate::CANNOT_CONNECT_NOW),

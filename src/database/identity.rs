@@ -10,7 +10,7 @@ use super::pool::{Route, run_once};
 /// Whether the server is another one than at the last start, or was promoted or recovered since;
 /// remembers it. `false` where that cannot be known: at the first start, on a standby, or for a
 /// login without the rights.
-pub async fn has_changed(options: &PgConnectOptions) -> Result<bool, DatabaseError> {
+pub(crate) async fn has_changed(options: &PgConnectOptions) -> Result<bool, DatabaseError> {
     run_once(options, Route::Direct, |connection| {
         Box::pin(note(connection))
     })

@@ -21,7 +21,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// For a connection to close cleanly; it is dropped then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub struct Lane {
+pub(crate) struct Lane {
     options: PgConnectOptions,
     route: Route,
     trust: Trust,
@@ -37,7 +37,7 @@ struct Idle {
 
 impl Lane {
     /// To the same server as the pool of `database`, with the same limits. Connects on first use.
-    pub fn beside(database: &Database) -> Self {
+    pub(crate) fn beside(database: &Database) -> Self {
         let options = match database.route {
             // Plan statements over arrays once: PostgreSQL would consider a generic plan more
             // expensive, and plan every time. And use the index even if the table is small when the
@@ -65,7 +65,7 @@ impl Lane {
     /// # Errors
     /// [`DatabaseError::Timeout`] at the deadline, or if no connection can be opened in time; else
     /// what the driver reports.
-    pub async fn read<T>(
+    pub(crate) async fn read<T>(
         &mut self,
         deadline: Instant,
         operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
@@ -89,7 +89,7 @@ impl Lane {
     /// # Errors
     /// As [`Self::read`]. After a timeout or a broken connection, whether it was committed is not
     /// known.
-    pub async fn write<T>(
+    pub(crate) async fn write<T>(
         &mut self,
         deadline: Instant,
         operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
@@ -172,7 +172,7 @@ impl Lane {
         }
     }
 
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         if let Some(idle) = self.idle {
             _ = timeout(CLOSE_TIMEOUT, idle.connection.close()).await;
         }

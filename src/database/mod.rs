@@ -5,7 +5,7 @@ pub(crate) mod dangers;
 mod error;
 pub(crate) mod identity;
 pub(crate) mod lane;
-mod pool;
+pub(crate) mod pool;
 pub(crate) mod preflight;
 pub(crate) mod schema;
 pub(crate) mod sqlstate;
@@ -14,5 +14,5 @@ mod url;
 
 pub use self::error::DatabaseError;
 pub(crate) use self::pool::keeps_settings;
-pub use self::pool::{Database, OPERATION_TIMEOUT, Route, connect, run_once};
+pub(crate) use self::pool::{Database, OPERATION_TIMEOUT, Route, connect, run_once};
 pub use self::url::DatabaseUrl;

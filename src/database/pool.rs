@@ -15,15 +15,15 @@ use super::error::{DatabaseError, is_dead_connection};
 use super::trust::Trust;
 
 /// Longest wait for a free connection, including connecting.
-pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time for a whole operation, including waiting. A client hears of a lost database within
 /// 3 s, with half a second to spare for a hash before it and a busy machine.
-pub const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
+pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// A connection idle for longer than this is tested before use. So a dead connection fails no
 /// request, and a busy one costs no extra round trip.
-pub const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
+pub(crate) const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// Longest time for that test; the connection counts as dead then.
-pub const TEST_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Limits enforced by the server, in milliseconds. Below [`OPERATION_TIMEOUT`], so that the server
 /// gives up first and says why.
 const SERVER_LIMITS: [(&str, &str); 3] = [
@@ -32,13 +32,13 @@ const SERVER_LIMITS: [(&str, &str); 3] = [
     ("idle_in_transaction_session_timeout", "10000"),
 ];
 /// Time limit of one attempt to connect outside the pool.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens a connection outside any pool.
 ///
 /// # Errors
 /// When the server refuses it or does not answer within five seconds.
-pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
+pub(crate) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
     timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options))
         .await
         .map_err(|_elapsed| DatabaseError::Timeout)?
@@ -49,7 +49,7 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Databas
 ///
 /// # Errors
 /// As [`connect`]; [`DatabaseError::Timeout`] after 2.5 s more; else what the driver reports.
-pub async fn run_once<T>(
+pub(crate) async fn run_once<T>(
     options: &PgConnectOptions,
     route: Route,
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
@@ -63,7 +63,7 @@ pub async fn run_once<T>(
 
 /// Whether a session keeps the settings that requests need. A pooler that is not known to be one
 /// drops or refuses them, and mixes up prepared statements.
-pub async fn keeps_settings(options: &PgConnectOptions) -> Result<bool, DatabaseError> {
+pub(crate) async fn keeps_settings(options: &PgConnectOptions) -> Result<bool, DatabaseError> {
     let limited = options.clone().options(SERVER_LIMITS);
     match run_once(&limited, Route::Direct, |connection| {
         Box::pin(has_limits(connection))
@@ -253,7 +253,7 @@ impl Database {
     }
 }
 
-pub async fn run_on<T>(
+pub(crate) async fn run_on<T>(
     connection: &mut PgConnection,
     route: Route,
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,

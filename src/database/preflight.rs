@@ -43,7 +43,7 @@ const GRANTS: [(&str, &str, &[&str]); 16] = [
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Preflight {
+pub(crate) struct Preflight {
     /// PostgreSQL's version number: 170002 is 17.2.
     pub version: i32,
     pub is_standby: bool,
@@ -56,7 +56,7 @@ pub struct Preflight {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sequences {
+pub(crate) struct Sequences {
     /// Whether the next id of a user is one that is taken, or would be soon.
     pub ids_are_taken: bool,
     /// Whether the login may lift them.
@@ -66,7 +66,7 @@ pub struct Sequences {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Schema {
+pub(crate) enum Schema {
     /// Every migration is applied, and the login may do what the service does.
     Ready,
     /// The login lacks privileges: each as `SELECT (id, name) ON users`.
@@ -79,7 +79,7 @@ pub enum Schema {
     Foreign,
 }
 
-pub async fn look(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
+pub(crate) async fn look(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
     let found = sqlx::query!(
         r#"SELECT current_setting('server_version_num')::int AS "version!", pg_is_in_recovery() AS "is_standby!",
                   current_setting('transaction_read_only') = 'on' AS "is_read_only!",

@@ -19,7 +19,7 @@ const LOCK_TIMEOUT: &str = "5s";
 const STATEMENT_TIMEOUT: &str = "10min";
 
 #[derive(Debug, thiserror::Error)]
-pub enum SchemaError {
+pub(crate) enum SchemaError {
     #[error(transparent)]
     Connect(#[from] DatabaseError),
     #[error(transparent)]
@@ -33,14 +33,14 @@ pub enum SchemaError {
 
 impl SchemaError {
     /// Whether waiting may help: the database is away, and the migrations themselves did not fail.
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Connect(error) if !matches!(error, DatabaseError::Statement(_)))
     }
 }
 
 impl SchemaError {
     /// Whether the login lacks a privilege, or the server takes no writes.
-    pub fn is_not_allowed(&self) -> bool {
+    pub(crate) fn is_not_allowed(&self) -> bool {
         if matches!(self, Self::Connect(DatabaseError::ReadOnly(_))) {
             return true;
         }
@@ -62,7 +62,7 @@ impl SchemaError {
 /// # Errors
 /// [`SchemaError::Migrate`] if a migration fails, or if an applied one was edited;
 /// [`SchemaError::Encoding`].
-pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
+pub(crate) async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     require_utf8(options).await?;
     let connection = PgPoolOptions::new()
         .max_connections(1)
@@ -104,7 +104,7 @@ async fn require_utf8(options: &PgConnectOptions) -> Result<(), SchemaError> {
     }
 }
 
-pub const UTF8: &str = "UTF8";
+pub(crate) const UTF8: &str = "UTF8";
 
 /// How the database stores text.
 async fn encoding(connection: &mut PgConnection) -> sqlx::Result<String> {
@@ -114,7 +114,7 @@ async fn encoding(connection: &mut PgConnection) -> sqlx::Result<String> {
 }
 
 /// [`is_current`], on a new connection.
-pub async fn is_current_at(options: &PgConnectOptions) -> Result<bool, SchemaError> {
+pub(crate) async fn is_current_at(options: &PgConnectOptions) -> Result<bool, SchemaError> {
     require_utf8(options).await?;
     Ok(run_once(options, Route::Direct, |connection| {
         Box::pin(is_current(connection))
@@ -126,7 +126,7 @@ pub async fn is_current_at(options: &PgConnectOptions) -> Result<bool, SchemaErr
 ///
 /// # Errors
 /// Whatever the driver reports. A database that was never migrated is `Ok(false)`.
-pub async fn is_current(connection: &mut PgConnection) -> sqlx::Result<bool> {
+pub(crate) async fn is_current(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let applied = match sqlx::query_scalar!("SELECT version FROM _sqlx_migrations WHERE success")
         .fetch_all(connection)
         .await

@@ -12,17 +12,17 @@ const DOUBT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Shared by all that connect to one address; cheap to clone.
 #[derive(Clone, Default)]
-pub struct Trust(Arc<AtomicCell<Option<Instant>>>);
+pub(crate) struct Trust(Arc<AtomicCell<Option<Instant>>>);
 
 impl Trust {
     /// Whether a connection may be used that was opened then.
-    pub fn covers(&self, opened: Instant) -> bool {
+    pub(crate) fn covers(&self, opened: Instant) -> bool {
         self.0.load().is_none_or(|since| opened >= since)
     }
 
     /// For an operation that began then, on a session that could not do it. When this returns, the
     /// next connection is a newer one.
-    pub async fn doubt(&self, began: Instant) {
+    pub(crate) async fn doubt(&self, began: Instant) {
         while let Some(since) = self
             .0
             .load()

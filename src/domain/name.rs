@@ -9,9 +9,9 @@ use icu_properties::{CodePointMapData, CodePointSetData};
 use super::violation::{Rule, Violation};
 
 /// Longest name or surname, in characters, as it is stored.
-pub const NAME_MAX_CHARS: usize = 255;
+pub(crate) const NAME_MAX_CHARS: usize = 255;
 /// Longest raw text, in characters, before it is trimmed and composed: four of them can become one.
-pub const NAME_MAX_RAW_CHARS: usize = 1_024;
+pub(crate) const NAME_MAX_RAW_CHARS: usize = 1_024;
 
 /// A name or surname: trimmed, in Unicode's normal form C, 1 to 255 characters, at least one of
 /// them visible, none a control character or one that turns the direction of text. `Debug` does not

@@ -1,9 +1,9 @@
 //! A page of a list, and its neighbours.
 
 /// Most users in one page, and the default.
-pub const MAX_LIMIT: i64 = 100;
+pub(crate) const MAX_LIMIT: i64 = 100;
 /// Largest offset. The database reads all rows that it skips; this many take a few milliseconds.
-pub const MAX_OFFSET: i64 = 100_000;
+pub(crate) const MAX_OFFSET: i64 = 100_000;
 
 /// Which rows of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::violation::{Rule, Violation};
 
 /// Longest password, in bytes: limits the work of one request.
-pub const PASSWORD_MAX_BYTES: usize = 1024;
+pub(crate) const PASSWORD_MAX_BYTES: usize = 1024;
 
 /// A password that its policy has accepted; wiped from memory when dropped.
 #[derive(Debug)]

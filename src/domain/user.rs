@@ -37,7 +37,7 @@ impl fmt::Display for UserId {
 }
 
 #[derive(Debug)]
-pub struct NewUser {
+pub(crate) struct NewUser {
     pub name: Name,
     pub surname: Name,
     pub password: Password,
@@ -45,7 +45,7 @@ pub struct NewUser {
 
 /// What a partial update asks for; `None` leaves a field as it is.
 #[derive(Debug)]
-pub struct UserChanges {
+pub(crate) struct UserChanges {
     pub name: Option<Name>,
     pub surname: Option<Name>,
     pub password: Option<Password>,

@@ -19,9 +19,9 @@ use super::problem::{ERROR_PAGES, Problem};
 use super::state::AppState;
 
 /// Path of the page that shows the API; with its slash, so that the page's links are relative.
-pub const HOME: &str = "/docs/";
+pub(crate) const HOME: &str = "/docs/";
 /// Path of the OpenAPI document.
-pub const OPENAPI_PATH: &str = "/openapi.json";
+pub(crate) const OPENAPI_PATH: &str = "/openapi.json";
 /// Path of the licence that the document names.
 const LICENSE_PATH: &str = "/docs/license";
 /// The files of Swagger UI that `docs/index.html` loads. The package has others, such as a page of
@@ -42,7 +42,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
                                        base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// `openapi` is the document, as JSON.
-pub fn router(openapi: String) -> Router<AppState> {
+pub(crate) fn router(openapi: String) -> Router<AppState> {
     let openapi = Page::new("application/json", openapi);
     let errors = Page::new(HTML, all_errors());
     let each_error = PROBLEM_TYPES

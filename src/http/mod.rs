@@ -23,13 +23,13 @@ use utoipa_axum::router::OpenApiRouter;
 
 use self::extract::raw_body::BodyLimits;
 #[cfg(test)]
-pub use self::extract::raw_body::DEFAULT_TIMEOUT as DEFAULT_BODY_TIMEOUT;
+pub(crate) use self::extract::raw_body::DEFAULT_TIMEOUT as DEFAULT_BODY_TIMEOUT;
 use self::layers::Layers;
 #[cfg(test)]
-pub use self::layers::deadline::DEFAULT_LIMIT as DEFAULT_REQUEST_TIMEOUT;
-pub use self::layers::head::HeadRules;
-pub use self::layers::slashes::trim as trim_slash;
-pub use self::state::AppState;
+pub(crate) use self::layers::deadline::DEFAULT_LIMIT as DEFAULT_REQUEST_TIMEOUT;
+pub(crate) use self::layers::head::HeadRules;
+pub(crate) use self::layers::slashes::trim as trim_slash;
+pub(crate) use self::state::AppState;
 use self::state::Shared;
 use crate::domain::password::PasswordPolicy;
 use crate::monitoring::health::HealthService;
@@ -44,12 +44,12 @@ fn api() -> OpenApiRouter<AppState> {
 }
 
 /// The OpenAPI document of a service with this password policy, as JSON.
-pub fn openapi_document(policy: PasswordPolicy) -> serde_json::Result<String> {
+pub(crate) fn openapi_document(policy: PasswordPolicy) -> serde_json::Result<String> {
     openapi::render(&api().into_openapi(), policy)
 }
 
 /// What the routes and layers need.
-pub struct Dependencies {
+pub(crate) struct Dependencies {
     pub users: UserService,
     pub health: HealthService,
     pub metrics: MetricsService,
@@ -62,7 +62,7 @@ pub struct Dependencies {
 }
 
 /// All routes, under one stack of layers; [`trim_slash`] goes before it.
-pub fn router(needed: Dependencies) -> serde_json::Result<Router> {
+pub(crate) fn router(needed: Dependencies) -> serde_json::Result<Router> {
     let Dependencies {
         users,
         health,

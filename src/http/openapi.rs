@@ -19,7 +19,7 @@ use crate::trace_id::TraceId;
     tags((name = "users", description = "User records"), (name = "health", description = "Probes")),
     components(schemas(ProblemBody, NotReadyBody))
 )]
-pub struct ApiDoc;
+pub(crate) struct ApiDoc;
 
 fn description() -> String {
     let form = TraceId::FORM;
@@ -37,7 +37,7 @@ fn description() -> String {
 ///
 /// # Errors
 /// None, unless the document's types change.
-pub fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result<String> {
+pub(crate) fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result<String> {
     let mut document = serde_json::to_value(document)?;
     document["info"]["description"] = description().into();
     document["components"]["headers"] = headers();

@@ -4,7 +4,7 @@ use axum::http::HeaderValue;
 
 /// Properties of a route, by its template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Traits {
+pub(crate) struct Traits {
     /// Asked every few seconds by machines: its successes say nothing new.
     pub is_probe: bool,
     /// `Cache-Control` of its responses, if the handler gives none.
@@ -12,7 +12,7 @@ pub struct Traits {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cache {
+pub(crate) enum Cache {
     /// Nobody stores it.
     Never,
     /// The client may, and asks each time whether it is still so. Shared caches do not.
@@ -20,7 +20,7 @@ pub enum Cache {
 }
 
 impl Cache {
-    pub const fn header(self) -> HeaderValue {
+    pub(crate) const fn header(self) -> HeaderValue {
         match self {
             Self::Never => HeaderValue::from_static("no-store"),
             Self::Private => HeaderValue::from_static("private, no-cache"),
@@ -43,7 +43,7 @@ const OTHER: Traits = Traits {
 };
 
 /// Every route that the document describes. `tests` compares the two.
-pub const DOCUMENTED: [(&str, Traits); 5] = [
+pub(crate) const DOCUMENTED: [(&str, Traits); 5] = [
     ("/users", USERS),
     ("/users/{id}", USERS),
     ("/health/live", PROBE),
@@ -52,7 +52,7 @@ pub const DOCUMENTED: [(&str, Traits); 5] = [
 ];
 
 /// Those of a route, or of none. A scan of so few is quicker than a hash.
-pub fn traits(template: Option<&str>) -> Traits {
+pub(crate) fn traits(template: Option<&str>) -> Traits {
     let documented = DOCUMENTED
         .iter()
         .find(|(documented, _)| Some(*documented) == template);

@@ -10,9 +10,9 @@ use crate::monitoring::metrics::MetricsService;
 use crate::service::users::UserService;
 
 /// One pointer, because it is cloned for each request.
-pub type AppState = Arc<Shared>;
+pub(crate) type AppState = Arc<Shared>;
 
-pub struct Shared {
+pub(crate) struct Shared {
     pub users: UserService,
     pub health: HealthService,
     pub metrics: MetricsService,

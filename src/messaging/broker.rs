@@ -23,7 +23,7 @@ use crate::server_url;
 /// of this). Short, because a leader that is cut off from the broker stops all events.
 const HEARTBEAT: u16 = 4;
 /// For TCP, TLS, login and each declaration.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// For five answers, which nobody waits for.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// In bytes, where no message is large: lapin's buffers hold 64 frames.
@@ -285,7 +285,7 @@ impl Broker {
 }
 
 /// Closes a channel cleanly.
-pub async fn close_channel(channel: Channel) -> Result<(), SessionError> {
+pub(crate) async fn close_channel(channel: Channel) -> Result<(), SessionError> {
     with_timeout(
         ANSWER_TIMEOUT,
         "close a channel",
@@ -295,7 +295,7 @@ pub async fn close_channel(channel: Channel) -> Result<(), SessionError> {
 }
 
 /// Closes cleanly if the broker allows it. Dropping the connection is just as safe.
-pub async fn close(connection: Connection) {
+pub(crate) async fn close(connection: Connection) {
     match timeout(CLOSE_TIMEOUT, connection.close(REPLY_SUCCESS, "bye".into())).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, "RabbitMQ did not close the connection cleanly"),

@@ -17,7 +17,7 @@ use super::transport::MARK;
 use crate::error_chain::Chain;
 
 /// Why the message is a dead letter.
-pub const REASON_HEADER: &str = "x-reason";
+pub(crate) const REASON_HEADER: &str = "x-reason";
 /// Headers that describe a dead letter: ours, and those that the broker's own dead-lettering adds.
 const DEATH_HEADERS: [&str; 5] = [
     REASON_HEADER,
@@ -29,7 +29,7 @@ const DEATH_HEADERS: [&str; 5] = [
 /// The default exchange: delivers to the queue named by the routing key.
 const DEFAULT_EXCHANGE: &str = "";
 /// For the broker to confirm a dead letter.
-pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn count(channel: &Channel) -> Result<u32, SessionError> {
     let options = QueueDeclareOptions {
@@ -44,7 +44,7 @@ async fn count(channel: &Channel) -> Result<u32, SessionError> {
 
 /// What a dead letter keeps of its message.
 #[derive(Clone, Copy, Debug)]
-pub enum Keep {
+pub(crate) enum Keep {
     Properties,
     /// If its properties make the broker close the channel.
     BodyAlone,
@@ -52,15 +52,18 @@ pub enum Keep {
 
 /// A channel in confirm mode. The broker's own dead-lettering may lose a message; a confirmed
 /// publish does not.
-pub struct DeadLetters(Channel);
+pub(crate) struct DeadLetters(Channel);
 
 impl DeadLetters {
-    pub async fn open(broker: &Broker, connection: &Connection) -> Result<Self, SessionError> {
+    pub(crate) async fn open(
+        broker: &Broker,
+        connection: &Connection,
+    ) -> Result<Self, SessionError> {
         broker.confirming_channel(connection).await.map(Self)
     }
 
     /// Publishes the original body, with the reason in the header `x-reason`. Has no time limit.
-    pub async fn put(
+    pub(crate) async fn put(
         &self,
         delivery: &Delivery,
         reason: &str,
@@ -165,7 +168,7 @@ fn copy(original: &BasicProperties) -> BasicProperties {
 
 /// A dead letter as an operator sees it: its identity and reason, without its content.
 #[derive(Debug, Serialize)]
-pub struct DeadLetter {
+pub(crate) struct DeadLetter {
     message_id: Option<String>,
     r#type: Option<String>,
     trace_id: Option<String>,
@@ -197,14 +200,14 @@ impl From<&Delivery> for DeadLetter {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// All messages in the queue, shown or not.
     total: u32,
     messages: Vec<DeadLetter>,
 }
 
 /// Looks at the oldest `max` messages; they stay in the queue, in their order.
-pub async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
+pub(crate) async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
     let connection = broker.connect("dlq list").await?;
     let letters = DeadLetters::open(broker, &connection).await?;
     let total = count(&letters.0).await?;
@@ -220,7 +223,7 @@ pub async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
 }
 
 /// Result of a command on the oldest messages.
-pub struct Taken {
+pub(crate) struct Taken {
     /// Messages redriven or deleted.
     pub count: u32,
     pub left: u32,
@@ -230,7 +233,7 @@ pub struct Taken {
 
 /// Moves the oldest `max` messages back to the service's queue. Those that are still unreadable
 /// come back.
-pub async fn redrive(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
+pub(crate) async fn redrive(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
     // Acknowledged only afterwards: an interruption leaves a message twice, and never loses it.
     take_out(broker, "dlq redrive", max, async |letters, delivery| {
         letters.hand_back(delivery).await
@@ -239,7 +242,7 @@ pub async fn redrive(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
 }
 
 /// Deletes the oldest `max` messages.
-pub async fn drop(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
+pub(crate) async fn drop(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
     take_out(broker, "dlq drop", max, async |_, _| Ok(())).await
 }
 

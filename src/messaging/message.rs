@@ -12,9 +12,9 @@ use crate::repository::outbox_event::OutboxEvent;
 use crate::trace_id::TraceId;
 
 /// AMQP delivery mode of messages that survive a restart of the broker.
-pub const PERSISTENT: u8 = 2;
+pub(crate) const PERSISTENT: u8 = 2;
 /// Also in the body; as a header it can be seen without reading that.
-pub const TRACE_ID_HEADER: &str = "trace_id";
+pub(crate) const TRACE_ID_HEADER: &str = "trace_id";
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -28,7 +28,7 @@ struct Body<'a> {
 }
 
 /// The body of an event's message, as JSON.
-pub fn body(event: &OutboxEvent) -> serde_json::Result<Vec<u8>> {
+pub(crate) fn body(event: &OutboxEvent) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&Body {
         event_type: &event.event_type,
         user_id: event.user_id,
@@ -40,7 +40,7 @@ pub fn body(event: &OutboxEvent) -> serde_json::Result<Vec<u8>> {
     })
 }
 
-pub fn properties(event: &OutboxEvent) -> BasicProperties {
+pub(crate) fn properties(event: &OutboxEvent) -> BasicProperties {
     let mut headers = FieldTable::default();
     headers.insert(
         TRACE_ID_HEADER.into(),
@@ -58,7 +58,7 @@ pub fn properties(event: &OutboxEvent) -> BasicProperties {
 
 /// The part of a message that the consumer reads. It ignores other fields.
 #[derive(Debug, Deserialize)]
-pub struct ReceivedEvent {
+pub(crate) struct ReceivedEvent {
     pub event_type: String,
     pub user_id: i64,
     pub trace_id: String,
@@ -70,7 +70,7 @@ pub struct ReceivedEvent {
 ///
 /// # Errors
 /// Why it is not an event, without repeating its content.
-pub fn parse(body: &[u8]) -> Result<ReceivedEvent, String> {
+pub(crate) fn parse(body: &[u8]) -> Result<ReceivedEvent, String> {
     // serde_json reports the position and what it expected. It repeats the content only for values
     // of a wrong type.
     let event: ReceivedEvent =

@@ -14,7 +14,7 @@ use super::topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, EXCHANGE, QUEUE};
 
 /// What the login may not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// Something is missing, and the login may not declare it.
     Declare,
     Write(&'static str),
@@ -41,7 +41,7 @@ impl fmt::Display for Refused {
 ///
 /// # Errors
 /// A failure of another kind.
-pub async fn permissions(
+pub(crate) async fn permissions(
     broker: &Broker,
     connection: &Connection,
     routing_keys: &[&str],

@@ -149,7 +149,7 @@ impl From<DatabaseError> for SessionError {
 
 /// Limits the time of one step of a session. Neither lapin nor sqlx does, and a vanished peer never
 /// answers.
-pub async fn with_timeout<T, E: Into<SessionError>>(
+pub(crate) async fn with_timeout<T, E: Into<SessionError>>(
     limit: Duration,
     step: &'static str,
     work: impl Future<Output = Result<T, E>>,
@@ -162,7 +162,7 @@ pub async fn with_timeout<T, E: Into<SessionError>>(
 
 /// Runs `session` again and again until `stop` or until it returns `Ok`, passing `lasting`, which
 /// outlives the sessions.
-pub async fn supervise<T>(
+pub(crate) async fn supervise<T>(
     name: &'static str,
     stop: &CancellationToken,
     lasting: &mut T,

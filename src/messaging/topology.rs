@@ -16,17 +16,17 @@ use tracing::warn;
 use crate::monitoring::catalogue;
 
 /// A topic exchange, so that subscribers can choose event types.
-pub const EXCHANGE: &str = "user_events";
+pub(crate) const EXCHANGE: &str = "user_events";
 /// The service's own queue.
-pub const QUEUE: &str = "user_events_queue";
+pub(crate) const QUEUE: &str = "user_events_queue";
 /// Which routing keys it takes: all event types.
 const BINDING: &str = "user.*";
 /// A fanout exchange, so that every bound queue gets all dead letters, whatever their routing keys.
-pub const DEAD_LETTER_EXCHANGE: &str = "user_events.dlx";
+pub(crate) const DEAD_LETTER_EXCHANGE: &str = "user_events.dlx";
 /// What the consumer cannot read.
-pub const DEAD_LETTER_QUEUE: &str = "user_events_queue.dlq";
+pub(crate) const DEAD_LETTER_QUEUE: &str = "user_events_queue.dlq";
 /// Names the service's subscription.
-pub const CONSUMER_TAG: &str = env!("CARGO_PKG_NAME");
+pub(crate) const CONSUMER_TAG: &str = env!("CARGO_PKG_NAME");
 
 /// Deliveries of one message before the broker dead-letters it. The consumer itself dead-letters
 /// unreadable messages at the first delivery, so only a consumer that keeps crashing reaches this
@@ -38,7 +38,7 @@ const LOOKS_LIMIT: i64 = 1_000_000_000;
 
 /// AMQP's reply code for a clean close.
 /// <https://www.rabbitmq.com/amqp-0-9-1-reference#constants>
-pub const REPLY_SUCCESS: u16 = 200;
+pub(crate) const REPLY_SUCCESS: u16 = 200;
 
 /// The type of the service's queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl QueueType {
 
 /// Declares all exchanges, queues and bindings. Those that exist with other arguments, or that the
 /// login may not declare, are used as they are.
-pub async fn declare(connection: &Connection, queue_type: QueueType) -> lapin::Result<()> {
+pub(crate) async fn declare(connection: &Connection, queue_type: QueueType) -> lapin::Result<()> {
     declare_one(connection, EXCHANGE, &Entity::Exchange(ExchangeKind::Topic)).await?;
     declare_one(
         connection,
@@ -145,7 +145,7 @@ pub struct Queues {
 }
 
 /// Counts, and binds the service's queue again, in case somebody has removed the binding.
-pub async fn look_after(connection: &Connection) -> lapin::Result<Queues> {
+pub(crate) async fn look_after(connection: &Connection) -> lapin::Result<Queues> {
     // A channel of its own, because asking about a missing queue closes it.
     let channel = connection.create_channel().await?;
     let ask = async |queue: &str| {
@@ -197,7 +197,7 @@ pub async fn look_after(connection: &Connection) -> lapin::Result<Queues> {
 
 /// Subscribes to the service's queue on a new channel, with at most `prefetch` unacknowledged
 /// messages.
-pub async fn subscribe(
+pub(crate) async fn subscribe(
     connection: &Connection,
     prefetch: u16,
 ) -> lapin::Result<(Channel, Consumer)> {

@@ -78,7 +78,7 @@ macro_rules! declare {
     )*) => {
         $(
             $(#[doc = $description])+
-            pub fn $function($($parameter: $type),*) -> declare!(@ $kind) {
+            pub(crate) fn $function($($parameter: $type),*) -> declare!(@ $kind) {
                 metrics::$kind!($name $(, $label => $parameter)*)
             }
         )*
@@ -198,7 +198,7 @@ declare! {
 }
 
 /// Starts collecting.
-pub fn install() -> Result<PrometheusHandle, BuildError> {
+pub(crate) fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets(&BUCKETS)?
         .install_recorder()?;

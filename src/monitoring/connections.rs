@@ -5,7 +5,7 @@ use listener::{Closed, Event};
 use super::catalogue;
 
 /// Counts what the listener tells of.
-pub fn record(event: Event) {
+pub(crate) fn record(event: Event) {
     match event {
         Event::Opened => catalogue::client_connections().increment(1.0),
         Event::Ended => catalogue::client_connections().decrement(1.0),

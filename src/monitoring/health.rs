@@ -14,7 +14,7 @@ use crate::database::{Database, DatabaseError, schema};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
+pub(crate) enum Readiness {
     Ready,
     /// Reads work. Writes too, unless the database is read-only; their events wait in the outbox
     /// until the broker is back.
@@ -24,7 +24,7 @@ pub enum Readiness {
 
 /// What is known of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DatabaseState {
+pub(crate) enum DatabaseState {
     Down,
     MigrationsPending,
     /// It takes no writes: a standby, or set to read-only.
@@ -34,7 +34,7 @@ pub enum DatabaseState {
 
 /// The state of each dependency.
 #[derive(Clone, Copy, Debug)]
-pub struct Health {
+pub(crate) struct Health {
     pub database: DatabaseState,
     /// The connection that publishes.
     pub publisher: Link,
@@ -47,7 +47,7 @@ pub struct Health {
 }
 
 impl Health {
-    pub fn readiness(self) -> Readiness {
+    pub(crate) fn readiness(self) -> Readiness {
         let takes_writes = match self.database {
             DatabaseState::Down | DatabaseState::MigrationsPending => {
                 return Readiness::Unavailable;
@@ -66,7 +66,7 @@ impl Health {
 }
 
 #[derive(Clone)]
-pub struct HealthService {
+pub(crate) struct HealthService {
     database: Database,
     status: Arc<Status>,
     seen: Arc<InTurn<DatabaseState>>,
@@ -74,7 +74,7 @@ pub struct HealthService {
 
 impl HealthService {
     /// `database` is not the requests' pool, so that probes are answered when that is exhausted.
-    pub fn new(database: Database, status: Arc<Status>) -> Self {
+    pub(crate) fn new(database: Database, status: Arc<Status>) -> Self {
         Self {
             database,
             status,
@@ -82,7 +82,7 @@ impl HealthService {
         }
     }
 
-    pub async fn look(&self) -> Health {
+    pub(crate) async fn look(&self) -> Health {
         Health {
             database: self.database().await,
             publisher: self.status.publisher.load(),
@@ -93,7 +93,7 @@ impl HealthService {
     }
 
     /// The state of the database alone.
-    pub async fn database(&self) -> DatabaseState {
+    pub(crate) async fn database(&self) -> DatabaseState {
         self.seen.look(self.look_at_database().boxed()).await
     }
 

@@ -4,7 +4,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 /// The last result, and when its check began.
-pub struct InTurn<T>(Mutex<Option<(Instant, T)>>);
+pub(crate) struct InTurn<T>(Mutex<Option<(Instant, T)>>);
 
 impl<T> Default for InTurn<T> {
     fn default() -> Self {
@@ -15,7 +15,7 @@ impl<T> Default for InTurn<T> {
 impl<T: Clone> InTurn<T> {
     /// Waits for a running check to end, then runs `look`, or shares the result of one that began
     /// after the call.
-    pub async fn look(&self, look: impl Future<Output = T>) -> T {
+    pub(crate) async fn look(&self, look: impl Future<Output = T>) -> T {
         let asked = Instant::now();
         let mut last = self.0.lock().await;
         if let Some((began, seen)) = &*last

@@ -22,7 +22,7 @@ use crate::repository::outbox::{self, Backlog};
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
-pub struct MetricsService {
+pub(crate) struct MetricsService {
     pub collected: PrometheusHandle,
     /// The requests' pool.
     pub database: Database,
@@ -36,7 +36,7 @@ pub struct MetricsService {
 
 impl MetricsService {
     /// Prometheus' text format.
-    pub async fn render(&self) -> Bytes {
+    pub(crate) async fn render(&self) -> Bytes {
         self.rendered
             .look(async { self.measure().await.into() }.boxed())
             .await

@@ -1,8 +1,8 @@
 //! The process's state, health and metrics.
 
-pub mod catalogue;
-pub mod connections;
-pub mod health;
+pub(crate) mod catalogue;
+pub(crate) mod connections;
+pub(crate) mod health;
 mod in_turn;
-pub mod metrics;
-pub mod state;
+pub(crate) mod metrics;
+pub(crate) mod state;

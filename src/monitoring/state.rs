@@ -6,7 +6,7 @@ use crate::domain::timestamp::Timestamp;
 
 /// The state of one connection to the broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Link {
+pub(crate) enum Link {
     /// Not connected; tried again with growing pauses, for ever.
     #[default]
     Down,
@@ -17,7 +17,7 @@ pub enum Link {
 
 /// Shared by all parts of one process.
 #[derive(Debug, Default)]
-pub struct Status {
+pub(crate) struct Status {
     pub is_draining: AtomicCell<bool>,
     pub relay_leads: AtomicCell<bool>,
     /// Of the leader: when the oldest event occurred that is not confirmed; `None` if there is
@@ -32,7 +32,7 @@ pub struct Status {
 
 impl Status {
     /// The consumer's connection, or that of its dead letters if it is blocked.
-    pub fn consumer_link(&self) -> Link {
+    pub(crate) fn consumer_link(&self) -> Link {
         match self.consumer.load() {
             Link::Up if self.dead_letters_blocked.load() => Link::Blocked,
             link => link,

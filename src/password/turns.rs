@@ -15,7 +15,7 @@ const MAX_WAITING: usize = 1_024;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Turns(Arc<Mutex<State>>);
+pub(crate) struct Turns(Arc<Mutex<State>>);
 
 struct State {
     free: usize,
@@ -27,10 +27,10 @@ struct State {
 }
 
 /// A slot; goes to the next one when it is dropped.
-pub struct Turn(Option<Turns>);
+pub(crate) struct Turn(Option<Turns>);
 
 impl Turns {
-    pub fn new(slots: usize) -> Self {
+    pub(crate) fn new(slots: usize) -> Self {
         let state = State {
             free: slots,
             queues: HashMap::new(),
@@ -40,13 +40,13 @@ impl Turns {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    pub fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.0.lock().free
     }
 
     /// Waits for a slot; `None` at once if too many wait. One who is dropped while it waits is
     /// passed over.
-    pub async fn wait(&self, caller: Option<IpAddr>) -> Option<Turn> {
+    pub(crate) async fn wait(&self, caller: Option<IpAddr>) -> Option<Turn> {
         let turn = {
             let mut state = self.0.lock();
             if state.free > 0 {

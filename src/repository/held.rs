@@ -15,7 +15,7 @@ use super::stored_time::StoredTime;
 
 /// Moves new events here. One whose position is taken stays where it is: somebody has set the
 /// sequence back.
-pub async fn hold(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<()> {
+pub(crate) async fn hold(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<()> {
     table_query!(query!(
         "WITH event AS (
              DELETE FROM ONLY outbox WHERE seq = ANY($1) AND seq NOT IN (SELECT seq FROM outbox_held WHERE seq = ANY($1))
@@ -32,7 +32,7 @@ pub async fn hold(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<(
 
 /// Reads at most `limit` events of a lane in order, after this position and without those in
 /// `known`. Of the `holders`, earlier ones are in memory.
-pub async fn read(
+pub(crate) async fn read(
     connection: &mut PgConnection,
     lane: &str,
     after: i64,
@@ -65,7 +65,7 @@ pub async fn read(
 }
 
 /// Reads the first events of each of these users, at most `limit` of one, in order.
-pub async fn read_of(
+pub(crate) async fn read_of(
     connection: &mut PgConnection,
     users: &[i64],
     limit: i64,

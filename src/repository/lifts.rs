@@ -12,7 +12,7 @@ const BATCH: i64 = 5_000;
 
 /// A run that has not ended.
 #[derive(Clone, Debug, Serialize)]
-pub struct Lift {
+pub(crate) struct Lift {
     #[serde(skip)]
     pub id: i64,
     /// Added to each version, and to the highest id.
@@ -40,7 +40,7 @@ async fn server(connection: &mut PgConnection) -> sqlx::Result<String> {
 }
 
 /// The run that was begun here and has not ended.
-pub async fn unfinished(connection: &mut PgConnection) -> sqlx::Result<Option<Lift>> {
+pub(crate) async fn unfinished(connection: &mut PgConnection) -> sqlx::Result<Option<Lift>> {
     let server = server(connection).await?;
     sqlx::query_as!(
         Lift,
@@ -53,7 +53,7 @@ pub async fn unfinished(connection: &mut PgConnection) -> sqlx::Result<Option<Li
 }
 
 /// Decides what is lifted, and how far.
-pub async fn begin(
+pub(crate) async fn begin(
     connection: &mut PgConnection,
     step: i64,
     republish: bool,
@@ -77,7 +77,7 @@ pub async fn begin(
 }
 
 /// Lifts the sequence of ids, unless it was lifted before.
-pub async fn lift_ids(connection: &mut PgConnection, lift: &Lift) -> sqlx::Result<()> {
+pub(crate) async fn lift_ids(connection: &mut PgConnection, lift: &Lift) -> sqlx::Result<()> {
     sqlx::query_scalar!(
         "SELECT setval(ids, $1) FROM CAST(pg_get_serial_sequence('users', 'id') AS regclass) AS ids
          WHERE coalesce(pg_sequence_last_value(ids), 0) < $1",
@@ -90,7 +90,10 @@ pub async fn lift_ids(connection: &mut PgConnection, lift: &Lift) -> sqlx::Resul
 
 /// Lifts the next users, and notes it in the same transaction. `false` if there were no more, and
 /// the run has ended.
-pub async fn lift_some(connection: &mut PgConnection, lift: &mut Lift) -> sqlx::Result<bool> {
+pub(crate) async fn lift_some(
+    connection: &mut PgConnection,
+    lift: &mut Lift,
+) -> sqlx::Result<bool> {
     let progress = table_query!(query!(
         r#"WITH batch AS (
                SELECT id FROM users WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3 FOR NO KEY UPDATE

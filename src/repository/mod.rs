@@ -34,10 +34,10 @@ macro_rules! table_query {
     };
 }
 
-pub mod held;
+pub(crate) mod held;
 pub(crate) mod lifts;
-pub mod outbox;
+pub(crate) mod outbox;
 pub(crate) mod outbox_event;
 pub(crate) mod quarantine;
 mod stored_time;
-pub mod users;
+pub(crate) mod users;

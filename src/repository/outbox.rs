@@ -68,7 +68,10 @@ pub async fn has_its_settings(connection: &mut PgConnection) -> sqlx::Result<boo
 }
 
 /// Changes the time limit of the session's statements.
-pub async fn limit_statements(connection: &mut PgConnection, limit: Duration) -> sqlx::Result<()> {
+pub(crate) async fn limit_statements(
+    connection: &mut PgConnection,
+    limit: Duration,
+) -> sqlx::Result<()> {
     let limit = format!("{}ms", limit.as_millis());
     sqlx::query_scalar!("SELECT set_config('statement_timeout', $1, false)", limit)
         .fetch_one(connection)
@@ -78,7 +81,7 @@ pub async fn limit_statements(connection: &mut PgConnection, limit: Duration) ->
 
 /// When the server started. Another server, or a restored one, numbers rows and transactions
 /// differently.
-pub async fn server_started(connection: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
+pub(crate) async fn server_started(connection: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar!(r#"SELECT pg_postmaster_start_time() AS "started!""#)
         .fetch_one(connection)
         .await
@@ -124,7 +127,7 @@ pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<Election> {
 
 /// How many values of the outbox's sequence a session takes at a time. More than one would put
 /// events of a user out of order.
-pub async fn sequence_cache(connection: &mut PgConnection) -> sqlx::Result<i64> {
+pub(crate) async fn sequence_cache(connection: &mut PgConnection) -> sqlx::Result<i64> {
     let cache = sqlx::query_scalar!(
         r#"SELECT seqcache AS "cache!" FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence('outbox', 'seq')::regclass"#
     );
@@ -134,7 +137,7 @@ pub async fn sequence_cache(connection: &mut PgConnection) -> sqlx::Result<i64> 
 /// Lifts the outbox's sequence above the rows that wait, if a restore or somebody else has left it
 /// below: events yet to come would be read before them. Returns where it is then. Does nothing if
 /// the login may not change it.
-pub async fn lift_sequence(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
+pub(crate) async fn lift_sequence(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
     let lifted = sqlx::query_scalar!(
         r#"WITH sequence AS (
                SELECT id, coalesce(pg_sequence_last_value(id), 0) AS last
@@ -169,7 +172,7 @@ impl ReadFrom {
 
 /// Which of these transactions still run, and have written nothing to the outbox: who writes to it
 /// locks it until the end.
-pub async fn idle(connection: &mut PgConnection, numbers: &[i64]) -> sqlx::Result<Vec<i64>> {
+pub(crate) async fn idle(connection: &mut PgConnection, numbers: &[i64]) -> sqlx::Result<Vec<i64>> {
     sqlx::query_scalar!(
         r#"WITH locks AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
            SELECT number AS "number!" FROM unnest($1::bigint[]) AS number
@@ -342,7 +345,11 @@ fn fault(event_type: &str, trace_id: &str, occurred_at: StoredTime) -> Option<&'
 
 /// Deletes events that the broker has confirmed, held or not: positions and ids. If somebody has
 /// set the sequence back, a position may be that of two events.
-pub async fn delete(connection: &mut PgConnection, seqs: &[i64], ids: &[Uuid]) -> sqlx::Result<()> {
+pub(crate) async fn delete(
+    connection: &mut PgConnection,
+    seqs: &[i64],
+    ids: &[Uuid],
+) -> sqlx::Result<()> {
     sqlx::query!(
         "DELETE FROM outbox USING unnest($1::bigint[], $2::uuid[]) AS done (seq, id)
          WHERE outbox.seq = done.seq AND event_id = id",
@@ -355,10 +362,10 @@ pub async fn delete(connection: &mut PgConnection, seqs: &[i64], ids: &[Uuid]) -
 }
 
 /// Counting stops here, because a scrape must not read an outbox that has grown for hours.
-pub const COUNTED: i64 = 100_000;
+pub(crate) const COUNTED: i64 = 100_000;
 
 /// What waits in the outbox, for metrics.
-pub struct Backlog {
+pub(crate) struct Backlog {
     /// At most [`COUNTED`].
     pub pending: f64,
     /// 0 if nothing waits.
@@ -370,7 +377,7 @@ pub struct Backlog {
 }
 
 /// Counts what waits, as far as [`COUNTED`].
-pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
+pub(crate) async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
     sqlx::query_as!(
         Backlog,
         r#"SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS counted)::float8 AS "pending!",
@@ -386,7 +393,7 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
 
 /// The outbox, for operators.
 #[derive(Debug, Serialize)]
-pub struct OutboxState {
+pub(crate) struct OutboxState {
     pub pending: i64,
     pub oldest_age_seconds: f64,
     /// Of those that are pending, how many were moved out of the way of others.
@@ -401,7 +408,7 @@ pub struct OutboxState {
 }
 
 /// What waits, what is in quarantine, the room it takes, and who leads.
-pub async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
+pub(crate) async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
     let lock = relay_lock(connection).await?;
     sqlx::query_as!(
         OutboxState,
@@ -425,7 +432,7 @@ pub async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
 }
 
 /// Renews the lease when no other statement is due.
-pub async fn keep_lease(connection: &mut PgConnection) -> sqlx::Result<()> {
+pub(crate) async fn keep_lease(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query_scalar!(r#"SELECT 1 AS "one!""#)
         .fetch_one(connection)
         .await

@@ -9,7 +9,7 @@ use super::stored_time::StoredTime;
 use crate::domain::timestamp::Timestamp;
 
 /// Moves an event out of the outbox. One with an id that is there already is the same event.
-pub async fn quarantine(
+pub(crate) async fn quarantine(
     connection: &mut PgConnection,
     seq: i64,
     id: Uuid,
@@ -31,7 +31,7 @@ pub async fn quarantine(
 
 /// An event in quarantine, without the user's name.
 #[derive(Debug, Serialize)]
-pub struct QuarantinedEvent {
+pub(crate) struct QuarantinedEvent {
     pub event_id: Uuid,
     pub event_type: String,
     pub user_id: i64,
@@ -43,7 +43,7 @@ pub struct QuarantinedEvent {
 }
 
 /// All of them, the oldest first.
-pub async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<QuarantinedEvent>> {
+pub(crate) async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<QuarantinedEvent>> {
     sqlx::query_as!(
         QuarantinedEvent,
         r#"SELECT event_id, event_type, user_id, user_version, trace_id, occurred_at AS "occurred_at: StoredTime",
@@ -56,7 +56,7 @@ pub async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<Quarantined
 
 /// Puts events back at the end of the outbox, each user's in order: those with these ids, if given,
 /// and of this type, if given. Returns their ids.
-pub async fn retry(
+pub(crate) async fn retry(
     connection: &mut PgConnection,
     ids: Option<&[Uuid]>,
     event_type: Option<&str>,
@@ -79,7 +79,7 @@ pub async fn retry(
 }
 
 /// Deletes events for good, chosen as by [`retry`]. Returns their ids.
-pub async fn drop(
+pub(crate) async fn drop(
     connection: &mut PgConnection,
     ids: Option<&[Uuid]>,
     event_type: Option<&str>,

@@ -9,7 +9,7 @@ use tracing::{Instrument, Span};
 
 /// Runs in place, and goes on as one of `tasks` if it is dropped before its end. A task for each
 /// write would be simpler, and take a tenth more of a write's CPU time.
-pub fn run_to_completion<F>(tasks: &TaskTracker, work: F) -> impl Future<Output = F::Output>
+pub(crate) fn run_to_completion<F>(tasks: &TaskTracker, work: F) -> impl Future<Output = F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {

@@ -6,7 +6,7 @@ use crate::database::DatabaseError;
 use crate::password::HashError;
 
 #[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
+pub(crate) enum ServiceError {
     #[error("there is no such user")]
     UserNotFound,
     /// A write may have been committed or not; user and event always go together.

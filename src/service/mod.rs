@@ -1,5 +1,5 @@
 //! The use cases: each is one statement or transaction, and knows neither HTTP nor RabbitMQ.
 
 mod completion;
-pub mod error;
-pub mod users;
+pub(crate) mod error;
+pub(crate) mod users;

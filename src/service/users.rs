@@ -20,7 +20,7 @@ use crate::domain::name::Name;
 use crate::domain::page::Page;
 use crate::domain::password::PasswordHash;
 use crate::domain::user::{NewUser, User, UserChanges, UserId};
-pub use crate::password::Caller;
+pub(crate) use crate::password::Caller;
 use crate::password::PasswordHasher;
 use crate::repository::users::{self, Change, Deletion, Outcome, Update};
 use crate::trace_id::TraceId;
@@ -34,7 +34,7 @@ const TOO_SHORT: Duration = Duration::from_millis(50);
 const ATTEMPTS_TO_INSERT: u32 = 3;
 
 #[derive(Clone)]
-pub struct UserService {
+pub(crate) struct UserService {
     pub database: Database,
     pub reads: UserReads,
     pub writes: UserWrites,
@@ -49,7 +49,7 @@ impl UserService {
     /// # Errors
     /// [`ServiceError::Overloaded`] if no core becomes free in time to hash;
     /// [`ServiceError::DatabaseUnavailable`].
-    pub async fn create(
+    pub(crate) async fn create(
         &self,
         new: NewUser,
         trace_id: TraceId,
@@ -104,17 +104,17 @@ impl UserService {
     }
 
     /// One page of users by id, and the number of all users.
-    pub async fn list(&self, page: Page) -> Result<Arc<SharedPage>, ServiceError> {
+    pub(crate) async fn list(&self, page: Page) -> Result<Arc<SharedPage>, ServiceError> {
         Ok(self.reads.list(page).await?)
     }
 
-    pub async fn get(&self, id: UserId) -> Result<User, ServiceError> {
+    pub(crate) async fn get(&self, id: UserId) -> Result<User, ServiceError> {
         self.reads.get(id).await?.ok_or(ServiceError::UserNotFound)
     }
 
     /// Changes the given fields. If none differs, nothing is written and there is no event. A given
     /// password always counts as a change.
-    pub async fn update(
+    pub(crate) async fn update(
         &self,
         id: UserId,
         changes: UserChanges,
@@ -148,7 +148,7 @@ impl UserService {
         self.write(began, change).await
     }
 
-    pub async fn delete(&self, id: UserId, trace_id: TraceId) -> Result<(), ServiceError> {
+    pub(crate) async fn delete(&self, id: UserId, trace_id: TraceId) -> Result<(), ServiceError> {
         let event = EventHeader::new(trace_id);
         let deletion = Change::Deletion(Deletion { id, event });
         self.write(Instant::now(), deletion).await?;

@@ -10,9 +10,7 @@ use futures_util::future::join_all;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sqlx::Connection;
-use user_management_api::batching::user_reads::UserReads;
-use user_management_api::database::{DatabaseError, Route};
-use user_management_api::domain::user::User;
+use user_management_api::testing::{DatabaseError, Route, User, UserReads};
 
 use crate::harness::library::{add_users, check, database, id, key, runtime};
 use crate::harness::{World, start_with, until};

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::Migrator;
 use tokio::time::{Instant, interval};
-use user_management_api::MIGRATOR;
+use user_management_api::testing::MIGRATOR;
 
 use super::poison::outbox;
 use crate::harness::{

@@ -8,14 +8,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
-use user_management_api::batching::user_writes::UserWrites;
-use user_management_api::database::{DatabaseError, Route};
-use user_management_api::domain::event::EventHeader;
-use user_management_api::domain::name::Name;
-use user_management_api::domain::password::PasswordHash;
-use user_management_api::domain::user::User;
-use user_management_api::repository::users::{Change, Deletion, Outcome, Update};
-use user_management_api::trace_id::TraceId;
+use user_management_api::testing::{
+    Change, DatabaseError, Deletion, EventHeader, Name, Outcome, PasswordHash, Route, TraceId,
+    Update, User, UserWrites,
+};
 use uuid::Uuid;
 
 use crate::harness::library::{add_users, check, database, id, key, runtime};

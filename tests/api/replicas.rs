@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use user_management_api::database::DatabaseUrl;
-use user_management_api::repository::outbox::{self, Election};
+use user_management_api::testing::outbox::Election;
+use user_management_api::testing::{DatabaseUrl, outbox};
 use uuid::Uuid;
 
 use crate::harness::{

@@ -4,8 +4,7 @@
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
-use user_management_api::database::{Database, DatabaseUrl, Route};
-use user_management_api::domain::user::UserId;
+use user_management_api::testing::{Database, DatabaseUrl, Route, UserId};
 
 use super::World;
 

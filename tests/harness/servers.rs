@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use sqlx::postgres::{PgPoolOptions, PgRow};
 use sqlx::{Connection, Executor, FromRow, PgConnection, PgPool};
 use tokio::sync::OnceCell;
-use user_management_api::MIGRATOR;
+use user_management_api::testing::MIGRATOR;
 use uuid::Uuid;
 
 use super::until;

@@ -10,7 +10,7 @@ use crate::http::state::AppState;
 use crate::service::users::Caller;
 
 /// The client of a request.
-pub struct Client {
+pub(crate) struct Client {
     address: Option<IpAddr>,
     peer: Option<Peer>,
 }
@@ -31,7 +31,7 @@ impl FromRequestParts<AppState> for Client {
 }
 
 impl Client {
-    pub fn into_caller(self) -> Caller<impl Future<Output = ()>> {
+    pub(crate) fn into_caller(self) -> Caller<impl Future<Output = ()>> {
         let Self { address, peer } = self;
         let gone = async move {
             match peer {

@@ -9,7 +9,7 @@ use crate::http::problem::responses::Fallible;
 use crate::trace_id::TraceId;
 
 /// Of a route that takes no query, unless it says which.
-pub struct Context<Q = NoQuery> {
+pub(crate) struct Context<Q = NoQuery> {
     pub trace_id: TraceId,
     pub query: Q,
 }

@@ -25,13 +25,13 @@ use crate::http::problem::types::{
 use crate::http::state::AppState;
 
 /// A request body. It takes its fields by name; a field left over is an error.
-pub trait FromFields: Sized {
+pub(crate) trait FromFields: Sized {
     /// `None` if a field is wrong; `fields` records why.
     fn from_fields(fields: &mut Fields, policy: PasswordPolicy) -> Option<Self>;
 }
 
 /// The body of a request, read as `T`.
-pub struct Body<T>(pub T);
+pub(crate) struct Body<T>(pub T);
 
 impl<T: FromFields> FromRequest<AppState> for Body<T> {
     type Rejection = Problem;
@@ -109,7 +109,7 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
 ///
 /// # Errors
 /// `malformed_json`; or `validation_failed`, naming every error.
-pub fn parse<T: FromFields>(body: &[u8], policy: PasswordPolicy) -> Result<T, Problem> {
+pub(crate) fn parse<T: FromFields>(body: &[u8], policy: PasswordPolicy) -> Result<T, Problem> {
     let malformed = |error: &dyn fmt::Display| {
         Problem::new(&MALFORMED_JSON, format!("The body is not JSON: {error}."))
     };
@@ -149,7 +149,7 @@ fn invalid(errors: Vec<FieldError>) -> Problem {
 }
 
 /// The fields not taken yet, in the body's order, and the errors of those taken.
-pub struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     given: Vec<Given<'a>>,
     /// Position and name of each repeated field.
     duplicates: Vec<(usize, &'static str)>,
@@ -166,7 +166,7 @@ struct Given<'a> {
 
 impl<'a> Fields<'a> {
     /// `None` if the field is absent, null or wrong; a wrong one is recorded as an error.
-    pub fn optional<T>(
+    pub(crate) fn optional<T>(
         &mut self,
         name: &'static str,
         parse: impl FnOnce(SecretString) -> Result<T, Violation>,
@@ -197,7 +197,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Like [`Self::optional`], but absent or null is an error.
-    pub fn required<T>(
+    pub(crate) fn required<T>(
         &mut self,
         name: &'static str,
         parse: impl FnOnce(SecretString) -> Result<T, Violation>,

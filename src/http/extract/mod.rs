@@ -1,7 +1,7 @@
 //! What requests are read from: JSON bodies and query strings.
 
-pub mod client;
-pub mod context;
-pub mod json;
-pub mod query;
-pub mod raw_body;
+pub(crate) mod client;
+pub(crate) mod context;
+pub(crate) mod json;
+pub(crate) mod query;
+pub(crate) mod raw_body;

@@ -13,13 +13,13 @@ use crate::http::problem::responses::Fallible;
 use crate::http::problem::types::INVALID_QUERY;
 
 /// The query of a route. It takes its parameters by name; one left over is an error.
-pub trait FromQuery: Sized {
+pub(crate) trait FromQuery: Sized {
     /// `None` if a parameter is wrong; `query` records why.
     fn from_query(query: &mut Query) -> Option<Self>;
 }
 
 /// The query of a request, read as `T`.
-pub struct Parameters<T>(pub T);
+pub(crate) struct Parameters<T>(pub T);
 
 impl<T: FromQuery, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;
@@ -49,7 +49,7 @@ fn parse<T: FromQuery>(raw: &str) -> Result<T, Problem> {
 }
 
 /// For routes that take no query parameter.
-pub struct NoQuery;
+pub(crate) struct NoQuery;
 
 impl FromQuery for NoQuery {
     fn from_query(_query: &mut Query) -> Option<Self> {
@@ -58,7 +58,7 @@ impl FromQuery for NoQuery {
 }
 
 /// The parameters not taken yet, and the errors of those taken.
-pub struct Query {
+pub(crate) struct Query {
     parameters: Vec<(String, String)>,
     errors: Vec<FieldError>,
 }
@@ -75,7 +75,7 @@ impl Query {
 
     /// `default` if it is absent; `None` if it is wrong. `hint` is appended to the error for a number
     /// out of range.
-    pub fn integer(
+    pub(crate) fn integer(
         &mut self,
         name: &str,
         range: RangeInclusive<i64>,

@@ -21,9 +21,9 @@ use crate::http::problem::responses::Fallible;
 use crate::http::problem::types::{BODY_TIMEOUT, OVERLOADED, PAYLOAD_TOO_LARGE, UNREADABLE_BODY};
 
 /// Largest body, in bytes.
-pub const MAX_BYTES: usize = 65_536;
+pub(crate) const MAX_BYTES: usize = 65_536;
 /// Time limit for the next bytes of a body, unless a setting says otherwise.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of memory for bodies of which a part has come.
 const MAX_UNFINISHED: usize = 64 << 20;
 /// The same for those of one client.
@@ -32,7 +32,7 @@ const MAX_UNFINISHED_OF_CLIENT: usize = 8 << 20;
 const FIRST_SIZE: usize = 1 << 10;
 
 /// Limits of bodies; shared by all requests.
-pub struct BodyLimits {
+pub(crate) struct BodyLimits {
     /// For the next bytes of a body.
     timeout: Duration,
     unfinished: Mutex<Taken>,
@@ -46,7 +46,7 @@ struct Taken {
 }
 
 impl BodyLimits {
-    pub fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(timeout: Duration) -> Self {
         Self {
             timeout,
             unfinished: Mutex::default(),
@@ -58,7 +58,7 @@ impl BodyLimits {
     /// # Errors
     /// `payload_too_large`, `body_timeout`, `unreadable_body`, or `overloaded` if too many bodies
     /// are unfinished.
-    pub async fn read(&self, request: Request, head: &HeadRules) -> Result<Bytes, Problem> {
+    pub(crate) async fn read(&self, request: Request, head: &HeadRules) -> Result<Bytes, Problem> {
         let (parts, mut body) = request.into_parts();
         let declared = parts
             .headers

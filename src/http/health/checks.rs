@@ -8,7 +8,7 @@ use crate::monitoring::state;
 
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum DatabaseState {
+pub(crate) enum DatabaseState {
     Up,
     /// It takes no writes: a standby, or set to read-only
     ReadOnly,
@@ -17,7 +17,7 @@ pub enum DatabaseState {
 
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum SchemaState {
+pub(crate) enum SchemaState {
     Current,
     /// Migrations wait to be applied
     Pending,
@@ -28,7 +28,7 @@ pub enum SchemaState {
 /// The state of one connection to the broker.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Link {
+pub(crate) enum Link {
     /// Not connected; tried again with growing pauses, for ever.
     Down,
     Up,
@@ -48,7 +48,7 @@ impl From<state::Link> for Link {
 
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum RelayState {
+pub(crate) enum RelayState {
     Leading,
     /// Another replica publishes, or this one is not connected
     Standby,
@@ -56,7 +56,7 @@ pub enum RelayState {
 
 /// The state of each dependency
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-pub struct Checks {
+pub(crate) struct Checks {
     database: DatabaseState,
     schema: SchemaState,
     /// The connection that publishes

@@ -1,6 +1,6 @@
 //! Liveness, readiness and metrics.
 
-pub mod checks;
+pub(crate) mod checks;
 
 use axum::Json;
 use axum::extract::State;
@@ -22,7 +22,7 @@ use super::state::AppState;
 use crate::monitoring::health::{self, Health};
 use crate::monitoring::state;
 
-pub fn router() -> OpenApiRouter<AppState> {
+pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(live))
         .routes(routes!(ready))

@@ -65,7 +65,7 @@ impl Drop for LoggedBody {
 
 /// Writes the two log lines of a request. If the request is dropped before its end, the second line
 /// says so.
-pub struct RequestLog {
+pub(crate) struct RequestLog {
     method: Method,
     uri: Uri,
     client_address: Option<IpAddr>,
@@ -77,7 +77,7 @@ pub struct RequestLog {
 }
 
 impl RequestLog {
-    pub fn start(
+    pub(crate) fn start(
         request: &Request,
         matched: Option<MatchedPath>,
         of_route: Traits,
@@ -113,7 +113,7 @@ impl RequestLog {
     }
 
     /// Shortened if long: it appears in two log lines and in an error's body.
-    pub fn path(&self) -> Cow<'_, str> {
+    pub(crate) fn path(&self) -> Cow<'_, str> {
         let path = self.uri.path();
         if path.len() <= MAX_PATH_SHOWN {
             return path.into();
@@ -135,7 +135,7 @@ impl RequestLog {
     }
 
     /// The request has ended: now, if the response's body is there already, else with that.
-    pub fn end(self, response: Response, problem: Option<Problem>) -> Response {
+    pub(crate) fn end(self, response: Response, problem: Option<Problem>) -> Response {
         let status = response.status();
         if response.body().size_hint().exact().is_some() {
             self.note_end(status, problem);

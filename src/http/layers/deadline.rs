@@ -9,10 +9,10 @@ use crate::http::problem::Problem;
 use crate::http::problem::responses::Fallible;
 
 /// Time limit of a request unless a setting says otherwise.
-pub const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a route does that waits for something.
-pub struct Deadline;
+pub(crate) struct Deadline;
 
 impl Fallible for Deadline {
     fn problems() -> Vec<Problem> {
@@ -21,7 +21,7 @@ impl Fallible for Deadline {
 }
 
 /// The response, or that it took too long. What the request has begun to write goes on.
-pub async fn limit(limit: Duration, response: impl Future<Output = Response>) -> Response {
+pub(crate) async fn limit(limit: Duration, response: impl Future<Output = Response>) -> Response {
     timeout(limit, response)
         .await
         .unwrap_or_else(|_elapsed| Problem::too_slow(limit).into_response())

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// The request, with a body that is drained if it is dropped before its end.
-pub fn on_drop(request: Request, tasks: &TaskTracker) -> Request {
+pub(crate) fn on_drop(request: Request, tasks: &TaskTracker) -> Request {
     if request.body().is_end_stream() {
         return request;
     }

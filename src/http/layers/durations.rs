@@ -14,11 +14,11 @@ use crate::monitoring::catalogue;
 type Handles = HashMap<(&'static str, StatusCode), HashMap<String, Histogram>>;
 
 #[derive(Default)]
-pub struct RequestDurations(RwLock<Handles>);
+pub(crate) struct RequestDurations(RwLock<Handles>);
 
 impl RequestDurations {
     /// `route` is a template, not a path, to keep the number of label values small.
-    pub fn record(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
+    pub(crate) fn record(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
         let key = (known(method), status);
         let handles = self.0.read();
         if let Some(handle) = handles.get(&key).and_then(|routes| routes.get(route)) {

@@ -16,16 +16,16 @@ use crate::http::problem::types::{
 };
 
 /// Longest path with query, in bytes.
-pub const MAX_TARGET_BYTES: usize = 8_192;
+pub(crate) const MAX_TARGET_BYTES: usize = 8_192;
 /// Largest request line and headers together, in bytes; hyper refuses those that are half as large
 /// again, without a problem document.
-pub const MAX_HEAD_BYTES: usize = 32 << 10;
+pub(crate) const MAX_HEAD_BYTES: usize = 32 << 10;
 /// Names the client, if a trusted proxy sends it.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Which hosts are accepted, and which proxies are trusted about the client's address.
 #[derive(Clone, Debug)]
-pub struct HeadRules {
+pub(crate) struct HeadRules {
     /// Accepted host names, in lower case, besides IP addresses and `localhost`. `None` accepts
     /// any.
     pub allowed_hosts: Option<Vec<String>>,
@@ -45,7 +45,7 @@ impl Default for HeadRules {
 impl HeadRules {
     /// # Errors
     /// 400, 414, 417, 421 or 431, with the reason.
-    pub fn check(&self, request: &Request) -> Result<(), Problem> {
+    pub(crate) fn check(&self, request: &Request) -> Result<(), Problem> {
         let target = request
             .uri()
             .path_and_query()
@@ -103,7 +103,11 @@ impl HeadRules {
     }
 
     /// The peer's address; behind trusted proxies, the address that the outermost of them saw.
-    pub fn client_address(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
+    pub(crate) fn client_address(
+        &self,
+        extensions: &Extensions,
+        headers: &HeaderMap,
+    ) -> Option<IpAddr> {
         let peer = extensions.get::<Peer>()?.address.ip().to_canonical();
         Some(if self.trusts(peer) {
             self.forwarded_for(headers).unwrap_or(peer)
@@ -113,7 +117,7 @@ impl HeadRules {
     }
 
     /// Who counts as one client in the limits for one.
-    pub fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
+    pub(crate) fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         self.client_address(extensions, headers).map(client_of)
     }
 

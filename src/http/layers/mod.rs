@@ -2,15 +2,15 @@
 //! [`handle`]. One function, because each layer of tower costs a request an allocation or two.
 
 mod access_log;
-pub mod deadline;
+pub(crate) mod deadline;
 mod drain;
 mod durations;
-pub mod head;
-pub mod problems;
-pub mod request_id;
+pub(crate) mod head;
+pub(crate) mod problems;
+pub(crate) mod request_id;
 mod response_headers;
 mod shared;
-pub mod slashes;
+pub(crate) mod slashes;
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use self::access_log::RequestLog;
-pub use self::shared::Layers;
+pub(crate) use self::shared::Layers;
 use super::routes;
 
 /// Outermost: sees every response, those to panics and timeouts too.
-pub async fn handle(
+pub(crate) async fn handle(
     State(layers): State<Arc<Layers>>,
     mut request: Request,
     next: Next,

@@ -10,7 +10,7 @@ use crate::http::problem::{PROBLEM_JSON, Problem};
 use crate::trace_id::TraceId;
 
 /// Turns an error response into a problem document; keeps headers such as `Allow`.
-pub fn write(response: &mut Response, path: &str, trace_id: &TraceId) -> Option<Problem> {
+pub(crate) fn write(response: &mut Response, path: &str, trace_id: &TraceId) -> Option<Problem> {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return None;
@@ -30,6 +30,6 @@ pub fn write(response: &mut Response, path: &str, trace_id: &TraceId) -> Option<
 }
 
 /// Responds to a panic. The panic hook has logged its message and location.
-pub fn on_panic(_message: Box<dyn Any + Send>) -> Response {
+pub(crate) fn on_panic(_message: Box<dyn Any + Send>) -> Response {
     Problem::internal().into_response()
 }

@@ -9,17 +9,17 @@ use tracing::{Span, error_span, warn};
 use crate::trace_id::TraceId;
 
 /// The client's own trace id, in a request.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The trace id, in every response.
-pub const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+pub(crate) const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
-pub struct Assigned {
+pub(crate) struct Assigned {
     pub trace_id: TraceId,
     /// The client gave one that cannot be used.
     is_refused: bool,
 }
 
-pub fn assign(request: &mut Request) -> Assigned {
+pub(crate) fn assign(request: &mut Request) -> Assigned {
     let mut given = request.headers().get_all(REQUEST_ID).iter();
     let first = given.next();
     let second = given.next();
@@ -37,17 +37,17 @@ pub fn assign(request: &mut Request) -> Assigned {
 
 impl Assigned {
     /// At ERROR, so that lines have the trace id at every log level.
-    pub fn span(&self) -> Span {
+    pub(crate) fn span(&self) -> Span {
         error_span!("request", trace_id = self.trace_id.as_str())
     }
 
-    pub fn warn_if_refused(&self) {
+    pub(crate) fn warn_if_refused(&self) {
         if self.is_refused {
             warn!("X-Request-Id is not {}, made a new trace id", TraceId::FORM);
         }
     }
 
-    pub fn name(&self, response: &mut Response) {
+    pub(crate) fn name(&self, response: &mut Response) {
         if let Ok(value) = HeaderValue::from_str(self.trace_id.as_str()) {
             response.headers_mut().insert(TRACE_ID, value);
         }

@@ -9,7 +9,7 @@ use crate::http::routes::Traits;
 /// <https://fetch.spec.whatwg.org/#cross-origin-resource-policy-header>
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-pub fn add(response: &mut Response, of_route: Traits) {
+pub(crate) fn add(response: &mut Response, of_route: Traits) {
     let headers = response.headers_mut();
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,

@@ -8,7 +8,7 @@ use super::durations::RequestDurations;
 use super::head::HeadRules;
 
 /// Shared by all requests.
-pub struct Layers {
+pub(crate) struct Layers {
     /// For the whole request, its body included.
     pub time_limit: Duration,
     pub head: HeadRules,
@@ -18,7 +18,7 @@ pub struct Layers {
 }
 
 impl Layers {
-    pub fn new(time_limit: Duration, head: HeadRules, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(time_limit: Duration, head: HeadRules, tasks: TaskTracker) -> Self {
         Self {
             time_limit,
             head,

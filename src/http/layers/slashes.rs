@@ -12,7 +12,7 @@ use crate::http::docs;
 struct Sent(Uri);
 
 /// Takes the slash off. For before the router, because it changes what is routed.
-pub fn trim<B>(mut request: Request<B>) -> Request<B> {
+pub(crate) fn trim<B>(mut request: Request<B>) -> Request<B> {
     if let Some(trimmed) = trimmed(request.uri()) {
         let sent = std::mem::replace(request.uri_mut(), trimmed);
         request.extensions_mut().insert(Sent(sent));
@@ -21,7 +21,7 @@ pub fn trim<B>(mut request: Request<B>) -> Request<B> {
 }
 
 /// The target as it was sent.
-pub fn sent(request: &Request) -> &Uri {
+pub(crate) fn sent(request: &Request) -> &Uri {
     let sent = request.extensions().get::<Sent>();
     sent.map_or(request.uri(), |Sent(uri)| uri)
 }

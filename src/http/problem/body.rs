@@ -11,14 +11,14 @@ use super::types::PROBLEM_TYPES;
 use crate::http::health::checks::Checks;
 
 /// Name of the schema of most errors.
-pub const PROBLEM_SCHEMA: &str = "Problem";
+pub(crate) const PROBLEM_SCHEMA: &str = "Problem";
 /// Name of the schema of the error that lists the state of each dependency.
-pub const NOT_READY_SCHEMA: &str = "NotReady";
+pub(crate) const NOT_READY_SCHEMA: &str = "NotReady";
 
 /// An error (RFC 9457)
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
-pub struct ProblemBody<'a> {
+pub(crate) struct ProblemBody<'a> {
     /// Leads to a page that explains this kind of error
     #[serde(rename = "type")]
     #[schema(example = "/docs/errors/validation_failed")]
@@ -45,7 +45,7 @@ pub struct ProblemBody<'a> {
 /// Members that only one type of problem has.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
-pub enum Members {
+pub(crate) enum Members {
     NotReady { checks: Checks },
 }
 
@@ -53,7 +53,7 @@ pub enum Members {
 #[derive(ToSchema)]
 #[schema(as = NotReady)]
 #[expect(dead_code, reason = "it is the schema of `Members::NotReady`")]
-pub struct NotReadyBody<'a> {
+pub(crate) struct NotReadyBody<'a> {
     #[serde(flatten)]
     problem: ProblemBody<'a>,
     checks: Checks,

@@ -6,13 +6,13 @@ use utoipa::ToSchema;
 use crate::domain::violation::{Rule, Violation};
 
 /// Most errors listed in one response.
-pub const MAX_FIELD_ERRORS: usize = 32;
+pub(crate) const MAX_FIELD_ERRORS: usize = 32;
 /// Characters of an unknown field's or parameter's name that a response repeats.
-pub const MAX_NAME_SHOWN: usize = 64;
+pub(crate) const MAX_NAME_SHOWN: usize = 64;
 
 /// One wrong part of a request.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct FieldError {
+pub(crate) struct FieldError {
     /// JSON pointer (RFC 6901) to the wrong field of the body; empty for the body itself
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "/name")]
@@ -29,7 +29,7 @@ pub struct FieldError {
 /// What is wrong. A later version may add codes
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum FieldErrorCode {
+pub(crate) enum FieldErrorCode {
     // Of a body
     InvalidType,
     Required,
@@ -61,7 +61,7 @@ impl From<Rule> for FieldErrorCode {
 
 impl FieldError {
     /// Of the body as a whole.
-    pub fn body(code: FieldErrorCode, detail: &str) -> Self {
+    pub(crate) fn body(code: FieldErrorCode, detail: &str) -> Self {
         Self {
             pointer: Some(String::new()),
             parameter: None,
@@ -71,7 +71,7 @@ impl FieldError {
     }
 
     /// Of a field of the body; `field` is unescaped.
-    pub fn field(field: &str, code: FieldErrorCode, detail: impl Into<String>) -> Self {
+    pub(crate) fn field(field: &str, code: FieldErrorCode, detail: impl Into<String>) -> Self {
         let pointer = format!("/{}", field.replace('~', "~0").replace('/', "~1"));
         Self {
             pointer: Some(pointer),
@@ -82,11 +82,11 @@ impl FieldError {
     }
 
     /// Of a field whose value breaks a rule.
-    pub fn violation(field: &str, violation: Violation) -> Self {
+    pub(crate) fn violation(field: &str, violation: Violation) -> Self {
         Self::field(field, violation.rule.into(), violation.detail)
     }
 
-    pub fn parameter(name: &str, code: FieldErrorCode, detail: impl Into<String>) -> Self {
+    pub(crate) fn parameter(name: &str, code: FieldErrorCode, detail: impl Into<String>) -> Self {
         Self {
             pointer: None,
             parameter: Some(name.to_owned()),

@@ -3,10 +3,10 @@
 //! A handler returns a [`Problem`]; the trace layer, which knows the trace id and the path, writes
 //! its body.
 
-pub mod body;
-pub mod field_error;
-pub mod responses;
-pub mod types;
+pub(crate) mod body;
+pub(crate) mod field_error;
+pub(crate) mod responses;
+pub(crate) mod types;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -25,13 +25,13 @@ use crate::service::error::ServiceError;
 
 /// Media type of problem documents.
 /// <https://www.rfc-editor.org/rfc/rfc9457#section-3>
-pub const PROBLEM_JSON: &str = "application/problem+json";
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 /// Path of the error pages. A problem's `type` is the URI of its page.
-pub const ERROR_PAGES: &str = "/docs/errors";
+pub(crate) const ERROR_PAGES: &str = "/docs/errors";
 
 /// An error on its way to the client.
 #[derive(Clone, Debug)]
-pub struct Problem {
+pub(crate) struct Problem {
     pub kind: &'static ProblemType,
     pub detail: Cow<'static, str>,
     pub errors: Vec<FieldError>,
@@ -43,7 +43,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub fn new(kind: &'static ProblemType, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(kind: &'static ProblemType, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind,
             detail: detail.into(),
@@ -54,72 +54,72 @@ impl Problem {
         }
     }
 
-    pub fn with_errors(self, errors: Vec<FieldError>) -> Self {
+    pub(crate) fn with_errors(self, errors: Vec<FieldError>) -> Self {
         Self { errors, ..self }
     }
 
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.get_or_insert_default().insert(name, value);
         self
     }
 
-    pub fn with_members(self, members: Members) -> Self {
+    pub(crate) fn with_members(self, members: Members) -> Self {
         Self {
             members: Some(members),
             ..self
         }
     }
 
-    pub fn with_cause(self, cause: &(dyn std::error::Error + 'static)) -> Self {
+    pub(crate) fn with_cause(self, cause: &(dyn std::error::Error + 'static)) -> Self {
         Self {
             cause: Some(Chain(cause).to_string()),
             ..self
         }
     }
 
-    pub fn user_not_found() -> Self {
+    pub(crate) fn user_not_found() -> Self {
         Self::new(&USER_NOT_FOUND, "No user has this id.")
     }
 
-    pub fn database_unavailable() -> Self {
+    pub(crate) fn database_unavailable() -> Self {
         let detail = "The database did not answer. A write may have been committed: read the user \
                       before you repeat it. A read can be repeated a little later.";
         Self::new(&DATABASE_UNAVAILABLE, detail)
     }
 
-    pub fn database_read_only() -> Self {
+    pub(crate) fn database_read_only() -> Self {
         let detail = "The database takes no writes: it is a standby, or it was set to read-only. \
                       Nothing was changed. Reads work; repeat a write a little later.";
         Self::new(&DATABASE_READ_ONLY, detail)
     }
 
-    pub fn id_taken() -> Self {
+    pub(crate) fn id_taken() -> Self {
         let detail = "The database's sequence of ids is behind the ids that are taken, and the \
                       service may not lift it: `user-management-api check` gives the statement. \
                       Nothing was changed.";
         Self::new(&DATABASE_UNAVAILABLE, detail)
     }
 
-    pub fn schema_not_current() -> Self {
+    pub(crate) fn schema_not_current() -> Self {
         let detail = "The database's schema is not current: migrations are pending. \
                       `user-management-api migrate` applies them. Nothing was changed.";
         Self::new(&DATABASE_UNAVAILABLE, detail)
     }
 
-    pub fn overloaded() -> Self {
+    pub(crate) fn overloaded() -> Self {
         let detail = "The service has more to do than it can in time. Nothing was changed: repeat \
                       the request a little later.";
         Self::new(&OVERLOADED, detail)
     }
 
-    pub fn internal() -> Self {
+    pub(crate) fn internal() -> Self {
         Self::new(
             &INTERNAL_ERROR,
             "The service's log has the cause under this trace_id.",
         )
     }
 
-    pub fn too_slow(limit: Duration) -> Self {
+    pub(crate) fn too_slow(limit: Duration) -> Self {
         let limit = limit.as_millis();
         let detail = format!(
             "The request did not finish within {limit} ms. A write may have been committed: read \
@@ -129,7 +129,7 @@ impl Problem {
     }
 
     /// For an error response that did not come from a [`Problem`], but from axum's router.
-    pub fn from_status(status: StatusCode) -> Self {
+    pub(crate) fn from_status(status: StatusCode) -> Self {
         let kind = match status {
             StatusCode::NOT_FOUND => &NOT_FOUND,
             StatusCode::METHOD_NOT_ALLOWED => &METHOD_NOT_ALLOWED,
@@ -139,7 +139,7 @@ impl Problem {
     }
 
     /// The body.
-    pub fn body(&self, instance: String, trace_id: &str) -> ProblemBody<'_> {
+    pub(crate) fn body(&self, instance: String, trace_id: &str) -> ProblemBody<'_> {
         ProblemBody {
             problem_type: format!("{ERROR_PAGES}/{}", self.kind.code),
             title: self.kind.title.into(),

@@ -16,14 +16,14 @@ use super::{PROBLEM_JSON, Problem};
 const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
 
 /// A part of a route that can refuse a request or fail: an extractor, a layer, a use case.
-pub trait Fallible {
+pub(crate) trait Fallible {
     /// One of each type, made by the code that makes it for a client. The first of a status is the
     /// one that Swagger UI shows.
     fn problems() -> Vec<Problem>;
 }
 
 /// The problems of a route that is made of these parts.
-pub struct Problems<Parts>(PhantomData<Parts>);
+pub(crate) struct Problems<Parts>(PhantomData<Parts>);
 
 macro_rules! fallible_together {
     ($($part:ident)+) => {

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 
 /// One type of problem.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ProblemType {
+pub(crate) struct ProblemType {
     /// Stable `snake_case` word; also the last segment of the type's URI.
     pub code: &'static str,
     pub status: StatusCode,
@@ -48,10 +48,10 @@ const fn transient(
 /// Defines the types, and the list of all of them.
 macro_rules! problem_types {
     ($($name:ident = $problem_type:expr;)*) => {
-        $(pub static $name: ProblemType = $problem_type;)*
+        $(pub(crate) static $name: ProblemType = $problem_type;)*
 
         /// Every type, for the documentation.
-        pub static PROBLEM_TYPES: &[&ProblemType] = &[$(&$name),*];
+        pub(crate) static PROBLEM_TYPES: &[&ProblemType] = &[$(&$name),*];
     };
 }
 

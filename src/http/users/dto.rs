@@ -15,7 +15,7 @@ use crate::http::extract::query::{FromQuery, Query};
 
 /// A new user
 #[derive(ToSchema)]
-pub struct CreateUser {
+pub(crate) struct CreateUser {
     #[schema(value_type = String, example = "Иван")]
     name: Name,
     #[schema(value_type = String, example = "Иванов")]
@@ -57,7 +57,7 @@ impl From<CreateUser> for NewUser {
 
 /// Fields to change; one that is absent or null stays as it is
 #[derive(ToSchema)]
-pub struct UpdateUser {
+pub(crate) struct UpdateUser {
     #[schema(value_type = Option<String>, example = "Петр")]
     name: Option<Name>,
     #[schema(value_type = Option<String>, example = "Петров")]
@@ -113,7 +113,7 @@ impl FromQuery for Page {
 /// A user as it is stored, less the password's hash.
 #[derive(Serialize, ToSchema)]
 #[schema(as = User)]
-pub struct UserBody<'a> {
+pub(crate) struct UserBody<'a> {
     #[schema(minimum = 1, example = 1)]
     id: i64,
     #[schema(example = "Иван", min_length = 1)]
@@ -162,7 +162,7 @@ const NAME_PATTERN: &str = concat!(
 );
 
 /// Adds what schema attributes cannot express: limits that are constants or settings.
-pub fn describe_limits(schemas: &mut Value, policy: PasswordPolicy) {
+pub(crate) fn describe_limits(schemas: &mut Value, policy: PasswordPolicy) {
     let about_names = format!(
         "Trimmed and stored in Unicode's normal form C; then 1 to {NAME_MAX_CHARS} characters, at \
          least one of them visible, none a control\ncharacter or one that turns the direction of \

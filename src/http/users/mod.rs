@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::dto::UserBody;
-pub use self::dto::{CreateUser, UpdateUser, describe_limits};
+pub(crate) use self::dto::{CreateUser, UpdateUser, describe_limits};
 use super::extract::client::Client;
 use super::extract::context::Context;
 use super::extract::json::Body;
@@ -28,7 +28,7 @@ use crate::domain::page::Page;
 use crate::domain::user::{User, UserId};
 
 /// Number of all users, in a response with a page of them.
-pub const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
+pub(crate) const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 type CreateProblems = Problems<(Context, Body<CreateUser>, Write, HeadRules)>;
 type ListProblems = Problems<(Context<Page>, Read, HeadRules)>;
@@ -62,7 +62,7 @@ impl Fallible for Write {
     }
 }
 
-pub fn router() -> OpenApiRouter<AppState> {
+pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(create, list))
         .routes(routes!(get, update, delete))

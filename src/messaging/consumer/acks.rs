@@ -21,7 +21,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them
 /// is held or its line is not written. A message is acknowledged once its line has left the
 /// process, so that no line is lost with it.
-pub struct Acks<'a> {
+pub(crate) struct Acks<'a> {
     channel: &'a Channel,
     log: &'a LogWriter,
     /// Tags, and where each one's line ends in the log.
@@ -32,7 +32,7 @@ pub struct Acks<'a> {
 }
 
 impl<'a> Acks<'a> {
-    pub fn new(channel: &'a Channel, log: &'a LogWriter) -> Self {
+    pub(crate) fn new(channel: &'a Channel, log: &'a LogWriter) -> Self {
         Self {
             channel,
             log,
@@ -43,7 +43,7 @@ impl<'a> Acks<'a> {
     }
 
     /// Takes the tag of a message whose line is logged, perhaps not written yet.
-    pub fn add(&mut self, tag: u64) {
+    pub(crate) fn add(&mut self, tag: u64) {
         let now = Instant::now();
         if self.waiting.is_empty() {
             self.due = now + ACK_WITHIN;
@@ -54,26 +54,26 @@ impl<'a> Acks<'a> {
         }
     }
 
-    pub fn hold(&mut self, tag: u64) {
+    pub(crate) fn hold(&mut self, tag: u64) {
         self.held.insert(tag);
     }
 
-    pub fn holds_any(&self) -> bool {
+    pub(crate) fn holds_any(&self) -> bool {
         !self.held.is_empty()
     }
 
-    pub fn release(&mut self, tag: u64) {
+    pub(crate) fn release(&mut self, tag: u64) {
         self.held.remove(&tag);
         self.add(tag);
     }
 
     /// When to flush; `None` if nothing waits.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         (!self.waiting.is_empty()).then_some(self.due)
     }
 
     /// Acknowledges what is written.
-    pub async fn flush(&mut self) -> Result<(), SessionError> {
+    pub(crate) async fn flush(&mut self) -> Result<(), SessionError> {
         let written = self.log.written();
         let written = self.waiting.partition_point(|(_, end)| *end <= written);
         // One that was held has a lower tag than others, and a later line.
@@ -99,7 +99,7 @@ impl<'a> Acks<'a> {
     }
 
     /// Acknowledges all, or what is written by `end`.
-    pub async fn finish(&mut self, end: Instant) -> Result<(), SessionError> {
+    pub(crate) async fn finish(&mut self, end: Instant) -> Result<(), SessionError> {
         loop {
             self.flush().await?;
             if self.waiting.is_empty() || Instant::now() >= end {

@@ -26,14 +26,14 @@ use crate::monitoring::state::Status;
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Its queues hold at most the consumer's prefetch.
-pub struct DeadLetterWriter {
+pub(crate) struct DeadLetterWriter {
     unread: UnboundedSender<(Delivery, String)>,
     written: UnboundedReceiver<u64>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl DeadLetterWriter {
-    pub fn start(broker: Broker, status: Arc<Status>) -> Self {
+    pub(crate) fn start(broker: Broker, status: Arc<Status>) -> Self {
         let (unread, letters) = unbounded_channel();
         let (done, written) = unbounded_channel();
         let writing = Writing {
@@ -50,14 +50,14 @@ impl DeadLetterWriter {
     }
 
     /// Takes a message, and the reason why it cannot be read.
-    pub fn put(&self, delivery: Delivery, reason: String) {
+    pub(crate) fn put(&self, delivery: Delivery, reason: String) {
         // The task does not end before this handle does.
         _ = self.unread.send((delivery, reason));
     }
 
     /// The delivery tag of the next message that has reached the dead-letter queue and can be
     /// acknowledged. Cancel safe.
-    pub async fn written(&mut self) -> Option<u64> {
+    pub(crate) async fn written(&mut self) -> Option<u64> {
         self.written.recv().await
     }
 }

@@ -13,14 +13,14 @@ const STALE_WITHIN: i64 = 1_000;
 
 /// Deduplicates all deliveries by event id. AMQP's `redelivered` flag is not enough: a publisher
 /// that repeats an event after a lost confirm does not set it.
-pub struct Deduplicator {
+pub(crate) struct Deduplicator {
     events: LruCache<Uuid, ()>,
     versions: LruCache<i64, i64>,
 }
 
 /// How a message relates to those before it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Freshness {
+pub(crate) struct Freshness {
     /// The same event was received before.
     pub duplicate: bool,
     /// A change of this user with the same or a later version was received before.
@@ -38,7 +38,7 @@ impl Default for Deduplicator {
 }
 
 impl Deduplicator {
-    pub fn note(&mut self, event: &ReceivedEvent) -> Freshness {
+    pub(crate) fn note(&mut self, event: &ReceivedEvent) -> Freshness {
         let duplicate = self.events.put(event.event_id, ()).is_some();
         let behind = self
             .versions

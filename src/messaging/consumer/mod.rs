@@ -80,7 +80,7 @@ enum Ended {
     Calm,
 }
 
-pub struct Consumer {
+pub(crate) struct Consumer {
     broker: Broker,
     status: Arc<Status>,
     log: LogWriter,
@@ -91,7 +91,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub fn new(broker: Broker, status: Arc<Status>, log: LogWriter) -> Self {
+    pub(crate) fn new(broker: Broker, status: Arc<Status>, log: LogWriter) -> Self {
         Self {
             broker,
             status,
@@ -103,7 +103,7 @@ impl Consumer {
 
     /// Consumes until `stop`, then acknowledges what it has logged or dead-lettered. The broker
     /// delivers the rest again.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         supervise("consumer", &stop, &mut self, |consumer, stop| {
             Box::pin(consumer.session(stop))
         })

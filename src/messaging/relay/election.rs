@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_millis(400);
 const READ_ONLY_FOR: Duration = Duration::from_secs(4);
 
 /// Waits until this replica leads, for as long as the connection lives.
-pub async fn win(database: &PgConnectOptions) -> Result<PgConnection, SessionError> {
+pub(crate) async fn win(database: &PgConnectOptions) -> Result<PgConnection, SessionError> {
     loop {
         if let Some(connection) = win_on_one_connection(database).await? {
             return Ok(connection);

@@ -38,7 +38,7 @@ const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(3);
 /// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     Goes,
     /// Stopped, and nothing is in flight.
     Done,
@@ -73,7 +73,7 @@ impl Future for InFlight {
     }
 }
 
-pub struct Leader<'a> {
+pub(crate) struct Leader<'a> {
     watermark: &'a mut Watermark,
     outbox_filled: &'a Notify,
     status: &'a Status,
@@ -96,7 +96,7 @@ pub struct Leader<'a> {
 }
 
 impl<'a> Leader<'a> {
-    pub fn new(
+    pub(crate) fn new(
         watermark: &'a mut Watermark,
         outbox_filled: &'a Notify,
         status: &'a Status,
@@ -126,7 +126,7 @@ impl<'a> Leader<'a> {
     }
 
     /// Publishes until `stop`, then what is left, for up to three seconds. Returns the connection.
-    pub async fn run(&mut self) -> Result<PgConnection, SessionError> {
+    pub(crate) async fn run(&mut self) -> Result<PgConnection, SessionError> {
         loop {
             if self.step().await? == Step::Done
                 && let Some(Store::Idle(store)) = self.store.take()
@@ -137,12 +137,12 @@ impl<'a> Leader<'a> {
     }
 
     /// Whether anything was confirmed.
-    pub const fn has_published(&self) -> bool {
+    pub(crate) const fn has_published(&self) -> bool {
         self.schedule.confirmed() > 0
     }
 
     /// Publishes what may go now, then waits for the next thing to happen.
-    pub async fn step(&mut self) -> Result<Step, SessionError> {
+    pub(crate) async fn step(&mut self) -> Result<Step, SessionError> {
         self.watch(Instant::now())?;
         let now = Instant::now();
         self.publish(now);

@@ -23,7 +23,7 @@ const REOPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Opened = (usize, Result<Publisher, SessionError>);
 
-pub struct Lines {
+pub(crate) struct Lines {
     /// `None` while it is opened.
     open: [Option<Publisher>; LANES],
     opening: FuturesUnordered<BoxFuture<'static, Opened>>,
@@ -33,7 +33,7 @@ pub struct Lines {
 
 impl Lines {
     /// Begins to open those that are missing.
-    pub fn new(first: Publisher, broker: &Broker, now: Instant) -> Self {
+    pub(crate) fn new(first: Publisher, broker: &Broker, now: Instant) -> Self {
         let mut lines = Self {
             open: Default::default(),
             opening: FuturesUnordered::new(),
@@ -66,7 +66,7 @@ impl Lines {
     }
 
     /// Begins to open those that were lost. Returns the state of all: blocked, if one of them is.
-    pub fn watch(&mut self, now: Instant) -> Link {
+    pub(crate) fn watch(&mut self, now: Instant) -> Link {
         for lane in 0..LANES {
             match self.open[lane].as_ref().map(Publisher::link) {
                 Some(Link::Down) => self.renew(lane),
@@ -83,20 +83,20 @@ impl Lines {
     }
 
     /// Which can be published on now.
-    pub fn usable(&self) -> [bool; LANES] {
+    pub(crate) fn usable(&self) -> [bool; LANES] {
         self.open
             .each_ref()
             .map(|publisher| publisher.as_ref().is_some_and(|it| it.link() == Link::Up))
     }
 
     /// `None` while it is opened.
-    pub fn publisher(&self, lane: usize) -> Option<&Publisher> {
+    pub(crate) fn publisher(&self, lane: usize) -> Option<&Publisher> {
         self.open[lane].as_ref()
     }
 
     /// Begins to open a new channel, and a new connection if need be. Does nothing while it is
     /// opened.
-    pub fn renew(&mut self, lane: usize) {
+    pub(crate) fn renew(&mut self, lane: usize) {
         if let Some(publisher) = self.open[lane].take() {
             let limit = if publisher.link() == Link::Down {
                 REOPEN_TIMEOUT
@@ -107,7 +107,7 @@ impl Lines {
         }
     }
 
-    pub fn is_opening(&self) -> bool {
+    pub(crate) fn is_opening(&self) -> bool {
         !self.opening.is_empty()
     }
 
@@ -115,7 +115,7 @@ impl Lines {
     ///
     /// # Errors
     /// If one cannot be opened: who cannot connect should not lead.
-    pub async fn opened(&mut self) -> Option<Result<usize, SessionError>> {
+    pub(crate) async fn opened(&mut self) -> Option<Result<usize, SessionError>> {
         let (lane, opened) = self.opening.next().await?;
         Some(opened.map(|publisher| {
             self.open[lane] = Some(publisher);
@@ -123,7 +123,7 @@ impl Lines {
         }))
     }
 
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         join_all(self.open.into_iter().flatten().map(Publisher::close)).await;
     }
 }

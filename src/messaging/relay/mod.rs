@@ -83,7 +83,7 @@ const MOST_STUCK: u32 = 4;
 /// How often a standby replica checks its connection to the broker.
 const LOOK_INTERVAL: Duration = Duration::from_millis(400);
 
-pub struct Relay {
+pub(crate) struct Relay {
     broker: Broker,
     /// Connects directly to PostgreSQL, not through a transaction pooler.
     database: PgConnectOptions,
@@ -118,7 +118,7 @@ async fn require_order(connection: &mut PgConnection) -> Result<(), SessionError
 }
 
 impl Relay {
-    pub fn new(
+    pub(crate) fn new(
         broker: Broker,
         database: PgConnectOptions,
         outbox_filled: Arc<Notify>,
@@ -135,7 +135,7 @@ impl Relay {
     }
 
     /// Leads or stands by until `stop`; then drains for up to three seconds.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let give_up = async {
             stop.cancelled().await;
             sleep(ABANDON).await;

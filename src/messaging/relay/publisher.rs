@@ -17,7 +17,7 @@ use crate::monitoring::catalogue;
 use crate::monitoring::state::Link;
 use crate::repository::outbox_event::OutboxEvent;
 
-pub struct Publisher {
+pub(crate) struct Publisher {
     broker: Broker,
     /// In RabbitMQ's management.
     name: String,
@@ -28,7 +28,7 @@ pub struct Publisher {
 
 /// What became of a publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Confirmed,
     Nacked,
     /// No queue takes it.
@@ -42,7 +42,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    pub const fn outcome(&self) -> Outcome {
+    pub(crate) const fn outcome(&self) -> Outcome {
         match self {
             Self::Confirmed => Outcome::Confirmed,
             Self::Nacked | Self::Returned | Self::NoExchange => Outcome::Rejected,
@@ -52,7 +52,7 @@ impl Answer {
     }
 
     /// Why it is not confirmed, for the log and the quarantine.
-    pub fn reason(self) -> String {
+    pub(crate) fn reason(self) -> String {
         match self {
             Self::Confirmed => String::new(),
             Self::Nacked => "nacked".to_owned(),
@@ -68,7 +68,7 @@ impl Publisher {
     ///
     /// # Errors
     /// If RabbitMQ refuses one of the steps, or is silent for five seconds at one of them.
-    pub async fn open(broker: Broker, name: String) -> Result<Self, SessionError> {
+    pub(crate) async fn open(broker: Broker, name: String) -> Result<Self, SessionError> {
         let returned = Returned::default();
         let connection = broker.connect_publisher(&name, returned.clone()).await?;
         broker.declare_topology(&connection).await?;
@@ -82,7 +82,7 @@ impl Publisher {
         })
     }
 
-    pub fn link(&self) -> Link {
+    pub(crate) fn link(&self) -> Link {
         let status = self.connection.status();
         match (status.connected(), status.blocked()) {
             (false, _) => Link::Down,
@@ -96,7 +96,7 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub async fn renew(mut self) -> Result<Self, SessionError> {
+    pub(crate) async fn renew(mut self) -> Result<Self, SessionError> {
         if self.link() != Link::Down && self.renew_channel().await.is_ok() {
             return Ok(self);
         }
@@ -111,7 +111,10 @@ impl Publisher {
 
     /// Publishes an event and waits for the broker's answer. Has no time limit. A future that is
     /// dropped leaves a little memory behind until its channel closes.
-    pub fn publish(&self, event: Arc<OutboxEvent>) -> impl Future<Output = Answer> + Send + use<> {
+    pub(crate) fn publish(
+        &self,
+        event: Arc<OutboxEvent>,
+    ) -> impl Future<Output = Answer> + Send + use<> {
         let channel = self.channel.clone();
         let returned = self.returned.clone();
         async move {
@@ -137,7 +140,7 @@ impl Publisher {
         }
     }
 
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         // Keep the channel until the connection has closed: dropping it starts another close, and
         // lapin does not handle two.
         broker::close(self.connection).await;

@@ -15,7 +15,7 @@ use crate::repository::outbox_event::OutboxEvent;
 const BATCH: usize = 2_000;
 /// How often an idle leader polls for rows from other replicas; this process's own commits wake it
 /// at once. Polling an empty outbox costs the database about 50 µs.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often all held rows are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(15);
@@ -24,7 +24,7 @@ const FEWEST_HELD: usize = 200;
 /// After so long without room for new rows, the lane that takes it is limited.
 const NO_ROOM_FOR: Duration = Duration::from_millis(300);
 
-pub struct Reads {
+pub(crate) struct Reads {
     /// There may be new rows.
     pub are_due: bool,
     began: Instant,
@@ -36,7 +36,7 @@ pub struct Reads {
 }
 
 impl Reads {
-    pub fn starting(now: Instant) -> Self {
+    pub(crate) fn starting(now: Instant) -> Self {
         Self {
             are_due: true,
             began: now,
@@ -49,7 +49,7 @@ impl Reads {
 
     /// Alternates between new rows and held ones, and of these, between those of a lane and of some
     /// users.
-    pub fn next(
+    pub(crate) fn next(
         &mut self,
         schedule: &mut Schedule,
         watermark: &mut Watermark,
@@ -129,7 +129,7 @@ impl Reads {
     }
 
     /// Hands the rows to the schedule, and returns those that cannot be published.
-    pub fn finish(
+    pub(crate) fn finish(
         &mut self,
         done: ReadDone,
         schedule: &mut Schedule,

@@ -19,7 +19,7 @@ use crate::repository::{held, quarantine};
 
 /// For one statement. As long as the lease: a leader that PostgreSQL does not hear from has lost it
 /// by then.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// For a patient read, which may scan hours of dead rows that vacuum cannot remove because of an
 /// old snapshot.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -29,7 +29,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// What to do next.
 #[derive(Debug, Default)]
-pub struct Work {
+pub(crate) struct Work {
     /// Positions and ids of events that the broker has confirmed, to be deleted.
     pub published: Vec<(i64, Uuid)>,
     /// Events to be quarantined, and the broker's reason.
@@ -41,7 +41,7 @@ pub struct Work {
 
 impl Work {
     /// Of the rows that it takes away.
-    pub fn lowest_position(&self) -> Option<i64> {
+    pub(crate) fn lowest_position(&self) -> Option<i64> {
         let published = self.published.iter().map(|(position, _)| position);
         let quarantined = self.quarantined.iter().map(|(event, _)| &event.seq);
         published
@@ -54,7 +54,7 @@ impl Work {
 
 /// Which rows to read, at most `limit`, without those that are `known`.
 #[derive(Debug)]
-pub enum Read {
+pub(crate) enum Read {
     New {
         from: ReadFrom,
         known: Vec<i64>,
@@ -81,7 +81,7 @@ pub enum Read {
 }
 
 #[derive(Debug)]
-pub struct ReadDone {
+pub(crate) struct ReadDone {
     pub read: Read,
     pub events: Vec<OutboxEvent>,
     /// Of a read of new rows.
@@ -93,7 +93,7 @@ pub struct ReadDone {
 
 impl ReadDone {
     /// Whether there were more rows than it read.
-    pub const fn is_cut(&self) -> bool {
+    pub(crate) const fn is_cut(&self) -> bool {
         match self.read {
             Read::New { limit, .. } | Read::Held { limit, .. } => self.events.len() == limit,
             Read::Followers { .. } => false,
@@ -102,10 +102,10 @@ impl ReadDone {
 }
 
 /// The connection, and what was read.
-pub type Done = Result<(PgConnection, Option<ReadDone>), SessionError>;
+pub(crate) type Done = Result<(PgConnection, Option<ReadDone>), SessionError>;
 
 /// Does the work, and returns the connection.
-pub fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Done> {
+pub(crate) fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let Work {
             published,

@@ -30,7 +30,7 @@ const LONG: Duration = Duration::from_secs(10);
 const MOST_RUNNING: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub struct Watermark {
+pub(crate) struct Watermark {
     /// Start time of the server that this describes.
     server: Option<DateTime<Utc>>,
     /// Rows after this position are new.
@@ -66,7 +66,7 @@ struct Running {
 
 impl Watermark {
     /// Forgets everything if the server is another one, or has restarted.
-    pub fn begin_on(&mut self, server: DateTime<Utc>) {
+    pub(crate) fn begin_on(&mut self, server: DateTime<Utc>) {
         if self.server != Some(server) {
             *self = Self {
                 server: Some(server),
@@ -77,7 +77,7 @@ impl Watermark {
 
     /// Where new rows are: after the watermark, or further back where an earlier transaction has
     /// ended.
-    pub fn start(&self) -> ReadFrom {
+    pub(crate) fn start(&self) -> ReadFrom {
         let (running, starts) = self
             .running
             .iter()
@@ -93,7 +93,7 @@ impl Watermark {
     /// Transactions of which to ask whether they have written to the outbox, before the next read.
     /// An hour of dead rows, which vacuum cannot remove while they run, may lie between where they
     /// began and the new ones.
-    pub fn long_running(&mut self, now: Instant) -> Vec<i64> {
+    pub(crate) fn long_running(&mut self, now: Instant) -> Vec<i64> {
         if self.looked_at.is_some_and(|at| now - at < LONG) {
             return Vec::new();
         }
@@ -107,7 +107,7 @@ impl Watermark {
 
     /// Whether to read the whole table: at the start, and from time to time. Rows written by hand
     /// may have drawn their positions before their transaction had a number.
-    pub fn whole_read_is_due(&self, now: Instant) -> bool {
+    pub(crate) fn whole_read_is_due(&self, now: Instant) -> bool {
         self.whole_read
             .as_ref()
             .is_none_or(|read| !self.is_slow && now - read.began >= read.cost * WHOLE_READS)
@@ -115,25 +115,25 @@ impl Watermark {
 
     /// Whether the next read may take long: it is the first, or the last one timed out, or a
     /// transaction that wrote long ago may have ended.
-    pub fn needs_patience(&self, now: Instant) -> bool {
+    pub(crate) fn needs_patience(&self, now: Instant) -> bool {
         let mut running = self.running.values();
         self.is_slow || self.whole_read.is_none() || running.any(|it| now - it.since >= 2 * LONG)
     }
 
-    pub const fn note_slow_read(&mut self) {
+    pub(crate) const fn note_slow_read(&mut self) {
         self.is_slow = true;
     }
 
     /// One has begun, and may end its session because it takes longer than `limit`: then it counts as
     /// one that took so long.
-    pub const fn begin_whole_read(&mut self, now: Instant, limit: Duration) {
+    pub(crate) const fn begin_whole_read(&mut self, now: Instant, limit: Duration) {
         if let Some(read) = &mut self.whole_read {
             read.began = now;
             read.cost = limit;
         }
     }
 
-    pub fn note_whole_read(&mut self, began: Instant, took: Duration) {
+    pub(crate) fn note_whole_read(&mut self, began: Instant, took: Duration) {
         let before = self
             .whole_read
             .as_ref()
@@ -147,7 +147,7 @@ impl Watermark {
     }
 
     /// The lowest position from which [`Self::start`] may read.
-    pub fn lowest_start(&self) -> i64 {
+    pub(crate) fn lowest_start(&self) -> i64 {
         self.running
             .values()
             .map(|it| it.start)
@@ -159,7 +159,7 @@ impl Watermark {
     /// Records what a read saw, up to its `last` row; `cut` if there were more, `whole` if it began
     /// at the first row. Before it, the `idle` of the transactions that run for long had written
     /// nothing to the outbox.
-    pub fn note_read(
+    pub(crate) fn note_read(
         &mut self,
         now: Instant,
         idle: &[i64],
@@ -209,13 +209,13 @@ impl Watermark {
     }
 
     /// Records that rows were removed, from this position on.
-    pub fn note_removed(&mut self, now: Instant, lowest: i64) {
+    pub(crate) fn note_removed(&mut self, now: Instant, lowest: i64) {
         self.removed.retain(|(at, _)| now - *at < FORGOTTEN);
         self.removed.push_back((now, lowest));
     }
 
     /// The session is over: rows after `settled`, and those removed recently, must be read again.
-    pub fn rewind(&mut self, settled: Option<i64>) {
+    pub(crate) fn rewind(&mut self, settled: Option<i64>) {
         let removed = self.removed.drain(..).map(|(_, lowest)| lowest - 1);
         self.position = removed
             .chain(settled)

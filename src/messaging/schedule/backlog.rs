@@ -22,7 +22,7 @@ const MOST_OF_A_USER: usize = if cfg!(test) { 6 } else { 64 };
 const MOST_FOLLOWERS: usize = 500;
 
 #[derive(Debug)]
-pub struct Backlog {
+pub(crate) struct Backlog {
     users: HashMap<i64, User>,
     /// The positions of all events in memory, and their users.
     known: BTreeMap<i64, i64>,
@@ -70,7 +70,7 @@ impl Default for Backlog {
 
 impl Backlog {
     /// Takes a new event, or has it held. Ignores a known one.
-    pub fn add(&mut self, event: OutboxEvent, lanes: &mut [Lane; LANES]) {
+    pub(crate) fn add(&mut self, event: OutboxEvent, lanes: &mut [Lane; LANES]) {
         if self.known.contains_key(&event.seq) {
             return;
         }
@@ -89,13 +89,13 @@ impl Backlog {
     }
 
     /// A read found no more new events.
-    pub const fn catch_up(&mut self) {
+    pub(crate) const fn catch_up(&mut self) {
         self.is_caught_up = true;
     }
 
     /// Takes events of a lane that [`Self::wanted`] asked for; there may be more after this
     /// position.
-    pub fn add_held(
+    pub(crate) fn add_held(
         &mut self,
         of: usize,
         events: Vec<OutboxEvent>,
@@ -117,7 +117,7 @@ impl Backlog {
     }
 
     /// Takes the next events of users whom [`Self::take_followers`] named.
-    pub fn add_followers(&mut self, events: Vec<OutboxEvent>, lanes: &mut [Lane; LANES]) {
+    pub(crate) fn add_followers(&mut self, events: Vec<OutboxEvent>, lanes: &mut [Lane; LANES]) {
         let mut left = HashSet::new();
         for event in events {
             if !left.contains(&event.user_id) && self.has_room(&event, lanes) {
@@ -161,7 +161,7 @@ impl Backlog {
     }
 
     /// The first event of its user is done; the next may go. Ignores one that was never in memory.
-    pub fn forget(&mut self, event: &OutboxEvent, lanes: &mut [Lane; LANES]) {
+    pub(crate) fn forget(&mut self, event: &OutboxEvent, lanes: &mut [Lane; LANES]) {
         if self.known.remove(&event.seq).is_none() {
             return;
         }
@@ -186,7 +186,7 @@ impl Backlog {
 
     /// An event was rejected. What follows it has its user's next events held: in memory they would
     /// leave no room for those that pass.
-    pub fn reject(&mut self, event: &OutboxEvent) {
+    pub(crate) fn reject(&mut self, event: &OutboxEvent) {
         let Some(user) = self.users.get_mut(&event.user_id) else {
             return;
         };
@@ -212,12 +212,12 @@ impl Backlog {
     }
 
     /// The next held events of this user are to be read.
-    pub fn follow(&mut self, user: i64) {
+    pub(crate) fn follow(&mut self, user: i64) {
         self.followers.insert(user);
     }
 
     /// Users of whom to read the first held events, and how many of each; `None` if there is none.
-    pub fn take_followers(&mut self) -> Option<(Vec<i64>, usize)> {
+    pub(crate) fn take_followers(&mut self) -> Option<(Vec<i64>, usize)> {
         if !self.is_caught_up {
             return None;
         }
@@ -236,7 +236,7 @@ impl Backlog {
     }
 
     /// A lane whose held events may be read now, the position after which they are, and how many.
-    pub fn wanted(&self, lanes: &[Lane; LANES]) -> Option<(usize, i64, usize)> {
+    pub(crate) fn wanted(&self, lanes: &[Lane; LANES]) -> Option<(usize, i64, usize)> {
         let wanted = |lane: usize| {
             Some((
                 lane,
@@ -251,13 +251,13 @@ impl Backlog {
     }
 
     /// Whether events were read that must be held, or others that are held may be read.
-    pub fn has_work(&self, lanes: &[Lane; LANES]) -> bool {
+    pub(crate) fn has_work(&self, lanes: &[Lane; LANES]) -> bool {
         let has_followers = self.is_caught_up && !self.followers.is_empty();
         !self.to_hold.is_empty() || has_followers || self.wanted(lanes).is_some()
     }
 
     /// Users of whom others may be held than those in memory.
-    pub fn holders(&self) -> Vec<i64> {
+    pub(crate) fn holders(&self) -> Vec<i64> {
         let in_memory = self
             .users
             .iter()
@@ -268,12 +268,12 @@ impl Backlog {
 
     /// All held events are looked through again: somebody may have deleted some by hand, behind
     /// which others wait.
-    pub const fn sweep(&mut self) {
+    pub(crate) const fn sweep(&mut self) {
         self.held_after = [Some(0); LANES];
     }
 
     /// Events to be held, before anything else is read.
-    pub fn take_to_hold(&mut self) -> Vec<i64> {
+    pub(crate) fn take_to_hold(&mut self) -> Vec<i64> {
         self.held_of.clear();
         mem::take(&mut self.to_hold)
     }
@@ -283,21 +283,21 @@ impl Backlog {
     }
 
     /// The event at a position, if it is the first of its user.
-    pub fn event(&self, position: i64) -> Option<&Arc<OutboxEvent>> {
+    pub(crate) fn event(&self, position: i64) -> Option<&Arc<OutboxEvent>> {
         self.first(*self.known.get(&position)?)
     }
 
-    pub const fn buffered(&self, lane: usize) -> usize {
+    pub(crate) const fn buffered(&self, lane: usize) -> usize {
         self.buffered[lane]
     }
 
     /// Whether held events of a lane may wait that are not in memory.
-    pub const fn has_held(&self, lane: usize) -> bool {
+    pub(crate) const fn has_held(&self, lane: usize) -> bool {
         self.held_after[lane].is_some()
     }
 
     /// The oldest event, if it is in memory.
-    pub fn oldest(&self) -> Option<&OutboxEvent> {
+    pub(crate) fn oldest(&self) -> Option<&OutboxEvent> {
         let position = *self.known.first_key_value()?.0;
         let is_oldest = self
             .held_after
@@ -308,7 +308,7 @@ impl Backlog {
     }
 
     /// The positions in memory after `position`, in order.
-    pub fn known_after(&self, position: i64) -> Vec<i64> {
+    pub(crate) fn known_after(&self, position: i64) -> Vec<i64> {
         self.known
             .range(position + 1..)
             .map(|(position, _)| *position)
@@ -316,7 +316,7 @@ impl Backlog {
     }
 
     /// What was read up to this position is done, or held; `None` if all is.
-    pub fn settled(&self) -> Option<i64> {
+    pub(crate) fn settled(&self) -> Option<i64> {
         self.known
             .keys()
             .next()
@@ -327,7 +327,7 @@ impl Backlog {
     }
 
     /// Nothing waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let is_read = self.held_after.iter().all(Option::is_none) && self.followers.is_empty();
         self.known.is_empty() && self.to_hold.is_empty() && is_read
     }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 
 /// Most events of a type in flight.
-pub const WINDOW: usize = if cfg!(test) { 16 } else { 2_000 };
+pub(crate) const WINDOW: usize = if cfg!(test) { 16 } else { 2_000 };
 /// This many rejections without a confirm in between open the breaker. Fewer say that one queue of
 /// several is full.
 const IN_A_ROW: usize = if cfg!(test) { 4 } else { 8 };
@@ -30,7 +30,7 @@ const SLOW: Duration = Duration::from_secs(2);
 const AFTER_A_FAILURE: u32 = 16;
 
 #[derive(Debug)]
-pub struct Breaker {
+pub(crate) struct Breaker {
     state: State,
     pause: Backoff,
     not_before: Option<Instant>,
@@ -62,17 +62,17 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    pub const fn is_probing(&self) -> bool {
+    pub(crate) const fn is_probing(&self) -> bool {
         matches!(self.state, State::Probing(_))
     }
 
     /// Whether it is slow, or was in trouble and has not recovered.
-    pub const fn is_troubled(&self) -> bool {
+    pub(crate) const fn is_troubled(&self) -> bool {
         self.is_troubled
     }
 
     /// How many events may be in flight.
-    pub const fn window(&self) -> usize {
+    pub(crate) const fn window(&self) -> usize {
         match self.state {
             State::Probing(_) => 1,
             State::Ramping(window) => window,
@@ -81,17 +81,17 @@ impl Breaker {
     }
 
     /// No probe may go before this.
-    pub const fn not_before(&self) -> Option<Instant> {
+    pub(crate) const fn not_before(&self) -> Option<Instant> {
         self.not_before
     }
 
-    pub fn is_due(&self, now: Instant) -> bool {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.not_before.is_none_or(|at| at <= now)
     }
 
     /// An event was confirmed, so long after it was published. While probing, only that of a probe
     /// counts.
-    pub fn pass(&mut self, latency: Duration) {
+    pub(crate) fn pass(&mut self, latency: Duration) {
         self.rejected_in_a_row = 0;
         self.not_before = None;
         self.pause = Backoff::default();
@@ -114,7 +114,7 @@ impl Breaker {
 
     /// An event among others was rejected. Returns whether that opens the breaker; a burst does so
     /// once.
-    pub fn reject(&mut self, now: Instant) -> bool {
+    pub(crate) fn reject(&mut self, now: Instant) -> bool {
         self.rejected_in_a_row += 1;
         let opens = !self.is_probing() && self.rejected_in_a_row >= IN_A_ROW.min(self.window());
         if opens {
@@ -124,7 +124,7 @@ impl Breaker {
     }
 
     /// A probe was rejected.
-    pub fn open(&mut self, now: Instant) {
+    pub(crate) fn open(&mut self, now: Instant) {
         if self.is_due(now) {
             self.not_before = Some(now + self.pause.next_pause());
         }
@@ -132,18 +132,18 @@ impl Breaker {
     }
 
     /// An event closed its channel, alone on it.
-    pub fn fail(&mut self, now: Instant) {
+    pub(crate) fn fail(&mut self, now: Instant) {
         self.open(now);
         self.probe(AFTER_A_FAILURE);
     }
 
     /// The channel closed with several in flight: one of them may be the cause.
-    pub fn interrupt(&mut self) {
+    pub(crate) fn interrupt(&mut self) {
         self.probe(1);
     }
 
     /// An event is quarantined. The next one is tried without a pause.
-    pub fn pass_over(&mut self) {
+    pub(crate) fn pass_over(&mut self) {
         self.not_before = None;
         self.probe(AFTER_A_FAILURE);
     }

@@ -11,11 +11,11 @@ use super::breaker::Breaker;
 use crate::domain::event::EventType;
 
 /// One for each type of event, and the last for whatever else appears.
-pub const LANES: usize = EventType::ALL.len() + 1;
+pub(crate) const LANES: usize = EventType::ALL.len() + 1;
 /// The lane of whatever else appears.
-pub const OTHERS: usize = LANES - 1;
+pub(crate) const OTHERS: usize = LANES - 1;
 /// Most events in memory of all healthy lanes together. The largest event takes about 3 kB.
-pub const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
+pub(crate) const CAPACITY: usize = if cfg!(test) { 64 } else { 8_000 };
 /// Most events in memory of one lane in trouble, besides those that were rejected. The rest are
 /// held.
 const CAPACITY_IN_TROUBLE: usize = if cfg!(test) { 4 } else { 1_000 };
@@ -34,7 +34,7 @@ const PATIENCE: u32 = 5;
 
 /// How an event is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attempt {
+pub(crate) enum Attempt {
     /// With others.
     Usual,
     /// Again, after it was rejected, with others that pass.
@@ -45,7 +45,7 @@ pub enum Attempt {
 
 /// What follows from a closed channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closed {
+pub(crate) enum Closed {
     Waits,
     /// This event may be the cause: it was alone on the channel, for the first time.
     Suspect,
@@ -76,7 +76,7 @@ impl Failed {
 
 /// Events are known by their position. Each is the first of its user.
 #[derive(Debug, Default)]
-pub struct Lane {
+pub(crate) struct Lane {
     breaker: Breaker,
     /// How many rejected ones may be tried beside those that pass.
     retries: Breaker,
@@ -106,7 +106,7 @@ pub struct Lane {
 }
 
 /// The lane of a type.
-pub fn lane(event_type: &str) -> usize {
+pub(crate) fn lane(event_type: &str) -> usize {
     EventType::ALL
         .iter()
         .position(|known| known.as_str() == event_type)
@@ -114,7 +114,7 @@ pub fn lane(event_type: &str) -> usize {
 }
 
 /// The name of a lane, as held events have it.
-pub fn name(lane: usize) -> &'static str {
+pub(crate) fn name(lane: usize) -> &'static str {
     EventType::ALL
         .get(lane)
         .map_or("others", |event_type| event_type.as_str())
@@ -122,7 +122,7 @@ pub fn name(lane: usize) -> &'static str {
 
 impl Lane {
     /// Whether it must not take memory from others.
-    pub fn is_limited(&self) -> bool {
+    pub(crate) fn is_limited(&self) -> bool {
         self.is_troubled() || self.is_crowded
     }
 
@@ -131,12 +131,12 @@ impl Lane {
     }
 
     /// Whether it takes no more events, if it has so many in memory.
-    pub fn is_full(&self, buffered: usize) -> bool {
+    pub(crate) fn is_full(&self, buffered: usize) -> bool {
         self.is_limited() && buffered >= self.capacity()
     }
 
     /// How many held events may be read, if it has so many in memory.
-    pub fn held_room(&self, buffered: usize) -> usize {
+    pub(crate) fn held_room(&self, buffered: usize) -> usize {
         let room = self.capacity().saturating_sub(buffered);
         // A lane that probes needs something to try that was not rejected.
         let is_enough =
@@ -155,17 +155,17 @@ impl Lane {
     }
 
     /// Keeps it from taking more memory, or no longer.
-    pub const fn limit(&mut self, is_crowded: bool) {
+    pub(crate) const fn limit(&mut self, is_crowded: bool) {
         self.is_crowded = is_crowded;
     }
 
     /// Whether its channel must be replaced now.
-    pub fn needs_channel(&self, now: Instant) -> bool {
+    pub(crate) fn needs_channel(&self, now: Instant) -> bool {
         self.needs_channel && self.breaker.is_due(now)
     }
 
     /// The channel was replaced; the next publish has this number.
-    pub const fn channel_is_new(&mut self, next: u64) {
+    pub(crate) const fn channel_is_new(&mut self, next: u64) {
         self.needs_channel = false;
         self.channel_begins = next;
         self.unanswered = 0;
@@ -173,31 +173,31 @@ impl Lane {
 
     /// RabbitMQ remembers for a while what a channel may do, so only a new one shows what is
     /// allowed now.
-    pub const fn doubt(&mut self) {
+    pub(crate) const fn doubt(&mut self) {
         self.needs_channel = true;
     }
 
     /// Whether the confirm of a publish shows that the broker takes events now.
-    pub const fn is_evidence(&self, number: u64) -> bool {
+    pub(crate) const fn is_evidence(&self, number: u64) -> bool {
         !self.needs_channel && number >= self.channel_begins
     }
 
-    pub fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
 
     /// Whether its answer matters: it was not given up.
-    pub fn awaits(&self, number: u64) -> bool {
+    pub(crate) fn awaits(&self, number: u64) -> bool {
         self.in_flight.contains_key(&number)
     }
 
     /// Takes an event that is the first of its user now.
-    pub fn push(&mut self, position: i64) {
+    pub(crate) fn push(&mut self, position: i64) {
         self.ready.insert(position);
     }
 
     /// Whether something waits, and may only go later; when.
-    pub fn next_try(&self) -> Option<Instant> {
+    pub(crate) fn next_try(&self) -> Option<Instant> {
         let is_idle = self.ready.is_empty() && self.rejected.is_empty() && self.failed.is_empty();
         match self.breaker.is_probing() {
             true if !is_idle && self.probe.is_none() => self.breaker.not_before(),
@@ -207,7 +207,7 @@ impl Lane {
     }
 
     /// The event that may go now, and how. `evidence` is that of all lanes.
-    pub fn next(&self, now: Instant, evidence: u64) -> Option<(i64, Attempt)> {
+    pub(crate) fn next(&self, now: Instant, evidence: u64) -> Option<(i64, Attempt)> {
         let ready = self.ready.first().copied();
         let rejected = self.rejected.front().copied();
         if self.needs_channel {
@@ -237,7 +237,7 @@ impl Lane {
     }
 
     /// The event goes, as [`Self::next`] said.
-    pub fn begin(&mut self, number: u64, (position, attempt): (i64, Attempt), now: Instant) {
+    pub(crate) fn begin(&mut self, number: u64, (position, attempt): (i64, Attempt), now: Instant) {
         if !self.ready.remove(&position) {
             self.rejected.pop_front_if(|next| *next == position);
         }
@@ -265,7 +265,7 @@ impl Lane {
     }
 
     /// Returns whether it was in flight.
-    pub fn confirm(&mut self, number: u64, now: Instant) -> bool {
+    pub(crate) fn confirm(&mut self, number: u64, now: Instant) -> bool {
         let Some(InFlight {
             position,
             attempt,
@@ -290,7 +290,7 @@ impl Lane {
     }
 
     /// Rejected, or without an answer.
-    pub fn reject(&mut self, number: u64, now: Instant) {
+    pub(crate) fn reject(&mut self, number: u64, now: Instant) {
         let Some(InFlight {
             position, attempt, ..
         }) = self.end(number)
@@ -313,7 +313,7 @@ impl Lane {
 
     /// The connection was lost while it was in flight, or its channel closed, for no reason that a
     /// message could give.
-    pub fn lose(&mut self, number: u64, now: Instant) {
+    pub(crate) fn lose(&mut self, number: u64, now: Instant) {
         self.needs_channel = true;
         if self.probe == Some(number) {
             self.reject(number, now);
@@ -325,7 +325,7 @@ impl Lane {
 
     /// The broker closed the channel while it was in flight. `evidence` is that of all lanes;
     /// `others_pass` says whether there was any lately.
-    pub fn close(
+    pub(crate) fn close(
         &mut self,
         number: u64,
         code: u16,
@@ -364,7 +364,7 @@ impl Lane {
 
     /// Gives up publishes that have waited too long for an answer. Time until `blocked_at`, when
     /// the broker last blocked us, does not count. Returns their positions.
-    pub fn give_up(&mut self, now: Instant, blocked_at: Instant) -> Vec<i64> {
+    pub(crate) fn give_up(&mut self, now: Instant, blocked_at: Instant) -> Vec<i64> {
         let limit = (self.latency * PATIENCE).clamp(ANSWER_TIMEOUT, LONGEST_ANSWER_TIMEOUT);
         let mut given_up = Vec::new();
         while let Some((number, oldest)) = self.in_flight.first_key_value()

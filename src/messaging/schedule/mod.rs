@@ -5,9 +5,9 @@
 //! Queues are bound by type, so each type has a [`lane`]: a full or forbidden queue stops one type
 //! and the others pass it. Each lane has a [`breaker`]. The [`backlog`] is what waits.
 
-pub mod backlog;
-pub mod breaker;
-pub mod lane;
+pub(crate) mod backlog;
+pub(crate) mod breaker;
+pub(crate) mod lane;
 #[cfg(test)]
 mod simulation;
 
@@ -25,7 +25,7 @@ const EVIDENCE: Duration = Duration::from_mins(1);
 
 /// An event on its way to the broker, to be settled.
 #[derive(Clone, Debug)]
-pub struct Publish {
+pub(crate) struct Publish {
     pub event: Arc<OutboxEvent>,
     pub lane: usize,
     /// Unique to this attempt.
@@ -34,7 +34,7 @@ pub struct Publish {
 
 /// How a publish ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Confirmed,
     /// Returned, nacked, published to a missing exchange, or without an answer.
     Rejected,
@@ -46,7 +46,7 @@ pub enum Outcome {
 
 /// What became of a settled event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub(crate) enum Settled {
     /// Its row can be deleted.
     Done,
     /// Its row must be moved to quarantine. Then [`Schedule::quarantined`] lets the next event of
@@ -57,7 +57,7 @@ pub enum Settled {
 }
 
 #[derive(Debug, Default)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     pub backlog: Backlog,
     lanes: [Lane; LANES],
     publishes: u64,
@@ -70,12 +70,12 @@ pub struct Schedule {
 
 impl Schedule {
     /// Takes a new event, or has it held.
-    pub fn add(&mut self, event: OutboxEvent) {
+    pub(crate) fn add(&mut self, event: OutboxEvent) {
         self.backlog.add(event, &mut self.lanes);
     }
 
     /// Takes held events of a lane; there may be more after this position.
-    pub fn add_held(&mut self, lane: usize, events: Vec<OutboxEvent>, after: Option<i64>) {
+    pub(crate) fn add_held(&mut self, lane: usize, events: Vec<OutboxEvent>, after: Option<i64>) {
         self.backlog.add_held(lane, events, after, &mut self.lanes);
         if !self.backlog.has_held(lane) {
             self.lanes[lane].limit(false);
@@ -83,27 +83,27 @@ impl Schedule {
     }
 
     /// Takes held events that follow others of their users.
-    pub fn add_followers(&mut self, events: Vec<OutboxEvent>) {
+    pub(crate) fn add_followers(&mut self, events: Vec<OutboxEvent>) {
         self.backlog.add_followers(events, &mut self.lanes);
     }
 
     /// A lane whose held events may be read now, the position after which they are, and how many.
-    pub fn wanted(&self) -> Option<(usize, i64, usize)> {
+    pub(crate) fn wanted(&self) -> Option<(usize, i64, usize)> {
         self.backlog.wanted(&self.lanes)
     }
 
     /// Whether events are to be held, or may be read that are.
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         self.backlog.has_work(&self.lanes)
     }
 
     /// How many new rows may be read.
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         CAPACITY.saturating_sub(self.healthy().map(|lane| self.backlog.buffered(lane)).sum())
     }
 
     /// Makes room for new rows if a slow lane has taken all of it: from now on, its own are held.
-    pub fn make_room(&mut self) {
+    pub(crate) fn make_room(&mut self) {
         if let Some(fullest) = self
             .healthy()
             .max_by_key(|lane| self.backlog.buffered(*lane))
@@ -117,7 +117,7 @@ impl Schedule {
     }
 
     /// The next event to publish, if one may go now in a lane that is `open`: the oldest.
-    pub fn next(&mut self, now: Instant, open: [bool; LANES]) -> Option<Publish> {
+    pub(crate) fn next(&mut self, now: Instant, open: [bool; LANES]) -> Option<Publish> {
         let lanes = (0..LANES).filter(|lane| open[*lane]);
         let next =
             lanes.filter_map(|lane| Some((lane, self.lanes[lane].next(now, self.evidence)?)));
@@ -136,7 +136,7 @@ impl Schedule {
 
     /// Ends a publish. Ignores one that was given up before, whose event waits or is on its way
     /// again.
-    pub fn settle(&mut self, publish: &Publish, outcome: Outcome, now: Instant) -> Settled {
+    pub(crate) fn settle(&mut self, publish: &Publish, outcome: Outcome, now: Instant) -> Settled {
         let others_pass = self.evidence_at.is_some_and(|at| now - at < EVIDENCE);
         let lane = &mut self.lanes[publish.lane];
         match outcome {
@@ -168,7 +168,7 @@ impl Schedule {
 
     /// The event's row is in quarantine. Not earlier, or it could come after the next one of its
     /// user in another session.
-    pub fn quarantined(&mut self, event: &OutboxEvent) {
+    pub(crate) fn quarantined(&mut self, event: &OutboxEvent) {
         self.backlog.forget(event, &mut self.lanes);
         // Of an event that could not be published, and was never in memory.
         self.backlog.follow(event.user_id);
@@ -176,7 +176,7 @@ impl Schedule {
 
     /// Gives up publishes that have waited too long for an answer; their events will be published
     /// again. Time until the broker last blocked a lane does not count. Returns how many.
-    pub fn give_up(&mut self, now: Instant, blocked_at: &[Instant; LANES]) -> usize {
+    pub(crate) fn give_up(&mut self, now: Instant, blocked_at: &[Instant; LANES]) -> usize {
         let lanes = self.lanes.iter_mut().zip(blocked_at);
         let given_up: Vec<i64> = lanes
             .flat_map(|(lane, blocked_at)| lane.give_up(now, *blocked_at))
@@ -190,32 +190,32 @@ impl Schedule {
     }
 
     /// Whether the publish was not given up.
-    pub fn awaits(&self, publish: &Publish) -> bool {
+    pub(crate) fn awaits(&self, publish: &Publish) -> bool {
         self.lanes[publish.lane].awaits(publish.number)
     }
 
-    pub fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.lanes.iter().map(Lane::in_flight).sum()
     }
 
     /// How many events were confirmed.
-    pub const fn confirmed(&self) -> u64 {
+    pub(crate) const fn confirmed(&self) -> u64 {
         self.confirmed
     }
 
     /// When the next pause ends.
-    pub fn next_try(&self) -> Option<Instant> {
+    pub(crate) fn next_try(&self) -> Option<Instant> {
         self.lanes.iter().filter_map(Lane::next_try).min()
     }
 
     /// Lanes whose channel must be replaced before anything else is published there.
-    pub fn lanes_without_channel(&self, now: Instant) -> Vec<usize> {
+    pub(crate) fn lanes_without_channel(&self, now: Instant) -> Vec<usize> {
         (0..LANES)
             .filter(|lane| self.lanes[*lane].needs_channel(now))
             .collect()
     }
 
-    pub const fn channel_is_new(&mut self, lane: usize) {
+    pub(crate) const fn channel_is_new(&mut self, lane: usize) {
         self.lanes[lane].channel_is_new(self.publishes + 1);
     }
 }

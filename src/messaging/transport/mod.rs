@@ -1,7 +1,7 @@
 //! The connection below lapin: TCP and TLS as lapin would open them, and a [`Screen`] for what
 //! comes in.
 
-mod screen;
+pub(crate) mod screen;
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use self::screen::Screen;
-pub use self::screen::{MARK, Mark, NO_LIMIT, Returned, mark};
+pub(crate) use self::screen::{MARK, Mark, NO_LIMIT, Returned, mark};
 
 /// Bytes read from the socket at a time.
 const READ_SIZE: usize = 64 << 10;
@@ -29,7 +29,7 @@ const READ_SIZE: usize = 64 << 10;
 /// and the ids of messages that come back are put into `returned`. If the caller gives up first,
 /// the socket comes to its end: lapin's thread would otherwise wait for as long as a silent peer
 /// keeps it open.
-pub async fn connect(
+pub(crate) async fn connect(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
     properties: ConnectionProperties,

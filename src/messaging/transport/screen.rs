@@ -22,7 +22,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use parking_lot::Mutex;
 
 /// Begins the names of the headers that the screen adds.
-pub const MARK: &str = "x-unreadable";
+pub(crate) const MARK: &str = "x-unreadable";
 /// Why the head was replaced.
 const REASON: &str = MARK;
 /// The original property list, flags included, if it is not too long.
@@ -39,11 +39,11 @@ const MAX_VALUES: u32 = 256;
 const MAX_PROPERTIES: usize = 32 << 10;
 
 /// As the largest body, in bytes.
-pub const NO_LIMIT: u64 = u64::MAX;
+pub(crate) const NO_LIMIT: u64 = u64::MAX;
 
 /// What the screen says of a message.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Mark {
+pub(crate) enum Mark {
     /// Its body is here, its properties are not.
     Unreadable(String),
     /// Neither its body, of so many bytes, nor its properties are here.
@@ -51,7 +51,7 @@ pub enum Mark {
 }
 
 /// The mark of a message, if the screen left one.
-pub fn mark(properties: &BasicProperties) -> Option<Mark> {
+pub(crate) fn mark(properties: &BasicProperties) -> Option<Mark> {
     let headers = properties.headers().as_ref().map(FieldTable::inner)?;
     if let Some(AMQPValue::LongLongInt(size)) = headers.get(BODY_SIZE) {
         return Some(Mark::TooLarge(u64::try_from(*size).unwrap_or_default()));
@@ -90,7 +90,7 @@ const HEAD_FIXED: usize = 12;
 const HEARTBEAT: [u8; 8] = [8, 0, 0, 0, 0, 0, 0, 0xCE];
 
 #[derive(Default)]
-pub struct Screen {
+pub(crate) struct Screen {
     /// What has come of the current frame, unless it is passed on as it comes.
     frame: Vec<u8>,
     /// Bytes left of a frame that is not looked into, and whether they are passed on.
@@ -106,7 +106,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    pub fn new(returned: Returned) -> Self {
+    pub(crate) fn new(returned: Returned) -> Self {
         Self {
             returned,
             ..Self::default()
@@ -115,7 +115,7 @@ impl Screen {
 
     /// Takes what has come, and appends to `out` what is passed on. Larger bodies than `limit` are
     /// left out.
-    pub fn pass(&mut self, mut bytes: &[u8], limit: u64, out: &mut Vec<u8>) {
+    pub(crate) fn pass(&mut self, mut bytes: &[u8], limit: u64, out: &mut Vec<u8>) {
         while !bytes.is_empty() {
             if self.rest > 0 {
                 let (now, later) = bytes.split_at(self.rest.min(bytes.len()));
@@ -137,7 +137,7 @@ impl Screen {
     }
 
     /// What is left of a frame when no more bytes come.
-    pub fn end(&mut self, out: &mut Vec<u8>) {
+    pub(crate) fn end(&mut self, out: &mut Vec<u8>) {
         out.append(&mut self.frame);
     }
 

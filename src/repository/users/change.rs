@@ -47,14 +47,14 @@ impl Change {
 }
 
 /// Changes of different users that one statement can write.
-pub enum Group {
+pub(crate) enum Group {
     Updates(Vec<Update>),
     UpdatesWithPasswords(Vec<(Update, PasswordHash)>),
     Deletions(Vec<Deletion>),
 }
 
 impl Group {
-    pub fn of(change: Change) -> Self {
+    pub(crate) fn of(change: Change) -> Self {
         match change {
             Change::Update(update) => Self::Updates(vec![update]),
             Change::UpdateWithPassword(update, hash) => {
@@ -65,7 +65,7 @@ impl Group {
     }
 
     /// Takes one more change, of another user, or hands it back if it is of another kind.
-    pub fn push(&mut self, change: Change) -> Result<(), Change> {
+    pub(crate) fn push(&mut self, change: Change) -> Result<(), Change> {
         match (self, change) {
             (Self::Updates(updates), Change::Update(update)) => updates.push(update),
             (Self::UpdatesWithPasswords(updates), Change::UpdateWithPassword(update, hash)) => {
@@ -78,7 +78,7 @@ impl Group {
     }
 
     /// A copy of the change at `place`, counted from 0.
-    pub fn change(&self, place: usize) -> Change {
+    pub(crate) fn change(&self, place: usize) -> Change {
         match self {
             Self::Updates(updates) => Change::Update(updates[place].clone()),
             Self::UpdatesWithPasswords(updates) => {
@@ -113,7 +113,7 @@ pub enum Outcome {
 
 /// Result of a change in a group.
 #[derive(Debug)]
-pub enum GroupOutcome {
+pub(crate) enum GroupOutcome {
     Settled(Outcome),
     /// Nothing was written: somebody else has locked the user's row.
     Locked,

@@ -10,7 +10,7 @@ use crate::repository::stored_time::StoredTime;
 
 /// What the statement says of a row.
 #[derive(Clone, Copy)]
-pub enum RowOutcome {
+pub(crate) enum RowOutcome {
     Changed,
     Unchanged,
     Locked,
@@ -34,7 +34,7 @@ impl<'r> Decode<'r, Postgres> for RowOutcome {
 }
 
 /// A row per requested user who exists.
-pub struct ChangedRow {
+pub(crate) struct ChangedRow {
     pub outcome: RowOutcome,
     pub id: i64,
     pub name: String,
@@ -45,7 +45,7 @@ pub struct ChangedRow {
 }
 
 impl ChangedRow {
-    pub fn outcome(self) -> sqlx::Result<GroupOutcome> {
+    pub(crate) fn outcome(self) -> sqlx::Result<GroupOutcome> {
         let user = UserRow {
             id: self.id,
             name: self.name,

@@ -8,7 +8,7 @@ use super::changed_row::{ChangedRow, RowOutcome};
 use crate::domain::event::EventType;
 use crate::repository::stored_time::StoredTime;
 
-pub async fn one(
+pub(crate) async fn one(
     connection: &mut PgConnection,
     deletion: &Deletion,
 ) -> sqlx::Result<Option<ChangedRow>> {
@@ -32,7 +32,7 @@ pub async fn one(
 }
 
 /// The statement of [`one`] over arrays. Users who exist and are not deleted are locked.
-pub async fn many(
+pub(crate) async fn many(
     connection: &mut PgConnection,
     deletions: &[Deletion],
 ) -> sqlx::Result<Vec<ChangedRow>> {

@@ -6,7 +6,7 @@ use super::row::UserRow;
 use crate::domain::user::{User, UserId};
 use crate::repository::stored_time::StoredTime;
 
-pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Option<User>> {
+pub(crate) async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Option<User>> {
     let query = table_query!(query_as!(
         UserRow,
         "SELECT " read_user " FROM users WHERE id = $1",
@@ -19,7 +19,7 @@ pub async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Result<Opti
 }
 
 /// Those that exist, in no order, each once.
-pub async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<User>> {
+pub(crate) async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<User>> {
     let query = table_query!(query_as!(
         UserRow,
         "SELECT " read_user " FROM users WHERE id = ANY($1)",

@@ -9,7 +9,7 @@ use crate::domain::password::PasswordHash;
 use crate::domain::user::User;
 use crate::repository::stored_time::StoredTime;
 
-pub async fn insert(
+pub(crate) async fn insert(
     connection: &mut PgConnection,
     name: &Name,
     surname: &Name,
@@ -41,7 +41,7 @@ pub async fn insert(
 }
 
 /// Lifts the sequence of ids past those that are taken. `false` if the login may not.
-pub async fn draw_past_taken_ids(connection: &mut PgConnection) -> sqlx::Result<bool> {
+pub(crate) async fn draw_past_taken_ids(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let lifted = sqlx::query_scalar!(
         r#"SELECT setval(sequence, greatest((SELECT max(id) FROM users),
                                             pg_sequence_last_value(sequence))) AS "to!"

@@ -8,7 +8,7 @@ use crate::domain::user::{User, UserPage};
 use crate::repository::stored_time::StoredTime;
 
 /// One page and the number of all users, from one snapshot.
-pub async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<UserPage> {
+pub(crate) async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<UserPage> {
     // No path leads to a user whose id, written by hand, is not positive. The total is on every
     // row, and on a row of its own if the page is empty.
     let rows = table_query!(query!(

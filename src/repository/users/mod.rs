@@ -1,7 +1,7 @@
 //! The `users` table. A user and its event are written by one statement: both are committed, or
 //! neither is. Where to find the SQL: a file a verb.
 
-mod change;
+pub(crate) mod change;
 mod changed_row;
 mod delete;
 mod get;
@@ -11,8 +11,8 @@ mod row;
 mod update;
 mod write;
 
-pub use self::change::{Change, Deletion, Group, GroupOutcome, Outcome, Update};
-pub use self::get::{get, get_all};
-pub use self::insert::{draw_past_taken_ids, insert};
-pub use self::list::list;
-pub use self::write::{write, write_group};
+pub(crate) use self::change::{Change, Deletion, Group, GroupOutcome, Outcome, Update};
+pub(crate) use self::get::{get, get_all};
+pub(crate) use self::insert::{draw_past_taken_ids, insert};
+pub(crate) use self::list::list;
+pub(crate) use self::write::{write, write_group};

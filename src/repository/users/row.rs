@@ -37,6 +37,6 @@ impl TryFrom<UserRow> for User {
     }
 }
 
-pub fn stored_id(id: i64) -> sqlx::Result<UserId> {
+pub(crate) fn stored_id(id: i64) -> sqlx::Result<UserId> {
     UserId::new(id).ok_or_else(|| sqlx::Error::Decode(format!("a user's id is {id}").into()))
 }

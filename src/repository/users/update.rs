@@ -54,7 +54,7 @@ macro_rules! update_one {
     };
 }
 
-pub async fn one(
+pub(crate) async fn one(
     connection: &mut PgConnection,
     update: &Update,
 ) -> sqlx::Result<Option<ChangedRow>> {
@@ -67,7 +67,7 @@ pub async fn one(
     .await
 }
 
-pub async fn one_with_password(
+pub(crate) async fn one_with_password(
     connection: &mut PgConnection,
     update: &Update,
     hash: &PasswordHash,
@@ -157,7 +157,7 @@ impl<'u> Columns<'u> {
     }
 }
 
-pub async fn many(
+pub(crate) async fn many(
     connection: &mut PgConnection,
     updates: &[Update],
 ) -> sqlx::Result<Vec<ChangedRow>> {
@@ -173,7 +173,7 @@ pub async fn many(
     .await
 }
 
-pub async fn many_with_passwords(
+pub(crate) async fn many_with_passwords(
     connection: &mut PgConnection,
     updates: &[(Update, PasswordHash)],
 ) -> sqlx::Result<Vec<ChangedRow>> {

@@ -11,7 +11,7 @@ use super::{delete, update};
 use crate::domain::user::UserId;
 
 /// Writes one change. Waits if somebody else has locked the row.
-pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Outcome> {
+pub(crate) async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Outcome> {
     let row = match change {
         Change::Update(change) => update::one(connection, change).await?,
         Change::UpdateWithPassword(change, hash) => {
@@ -28,7 +28,7 @@ pub async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Resu
 
 /// Writes a group by one statement, and returns the outcomes in its order. Never waits for row
 /// locks, so that no change holds the others up and no two statements wait for each other.
-pub async fn write_group(
+pub(crate) async fn write_group(
     connection: &mut PgConnection,
     group: &Group,
 ) -> sqlx::Result<Vec<GroupOutcome>> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::json;
 use tokio::time::{Instant, interval, sleep};
-use user_management_api::database::DatabaseUrl;
-use user_management_api::repository::outbox::{self, Election};
+use user_management_api::testing::outbox::Election;
+use user_management_api::testing::{DatabaseUrl, outbox};
 
 use crate::chaos::trial::Trial;
 use crate::harness::{

@@ -14,13 +14,13 @@ use crate::messaging::schedule::lane::{LANES, lane as lane_of};
 use crate::messaging::schedule::{Outcome, Publish, Schedule, Settled};
 use crate::repository::outbox_event::OutboxEvent;
 
-pub const TYPES: [&str; 3] = ["user.created", "user.updated", "user.deleted"];
-pub const FORBIDDEN: u16 = 403;
+pub(crate) const TYPES: [&str; 3] = ["user.created", "user.updated", "user.deleted"];
+pub(crate) const FORBIDDEN: u16 = 403;
 const BATCH: usize = 8;
 /// How long a round of [`World::run`] takes.
-pub const ROUND: Duration = Duration::from_millis(500);
+pub(crate) const ROUND: Duration = Duration::from_millis(500);
 
-pub fn event(seq: i64, user_id: i64, event_type: &str) -> OutboxEvent {
+pub(crate) fn event(seq: i64, user_id: i64, event_type: &str) -> OutboxEvent {
     OutboxEvent {
         seq,
         is_behind: false,
@@ -37,7 +37,7 @@ pub fn event(seq: i64, user_id: i64, event_type: &str) -> OutboxEvent {
 
 /// What the broker does with the events of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     Passes,
     Rejected,
     /// The channel closes.
@@ -52,7 +52,7 @@ pub enum Fate {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Action {
+pub(crate) enum Action {
     Write {
         user: i64,
         event_type: usize,
@@ -77,7 +77,7 @@ pub enum Action {
     Restart,
 }
 
-pub struct InFlight {
+pub(crate) struct InFlight {
     pub publish: Publish,
     channel: u32,
 }
@@ -95,7 +95,7 @@ enum Of {
     Followers,
 }
 
-pub struct World {
+pub(crate) struct World {
     pub schedule: Schedule,
     /// New rows.
     pub table: BTreeMap<i64, OutboxEvent>,
@@ -124,7 +124,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let began = Instant::now();
         Self {
             schedule: Schedule::default(),
@@ -147,7 +147,7 @@ impl World {
         }
     }
 
-    pub fn write(&mut self, user: i64, event_type: &str) {
+    pub(crate) fn write(&mut self, user: i64, event_type: &str) {
         self.table.insert(
             self.next_position,
             event(self.next_position, user, event_type),
@@ -157,11 +157,11 @@ impl World {
     }
 
     /// All rows, held or not.
-    pub fn rows(&self) -> impl Iterator<Item = &OutboxEvent> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &OutboxEvent> {
         self.table.values().chain(self.held.values())
     }
 
-    pub fn begin_work(&mut self, new: bool) {
+    pub(crate) fn begin_work(&mut self, new: bool) {
         if self.work.is_some() {
             return;
         }
@@ -273,7 +273,7 @@ impl World {
         })
     }
 
-    pub fn finish_work(&mut self) {
+    pub(crate) fn finish_work(&mut self) {
         let Some((quarantined, reading)) = self.work.take() else {
             return;
         };
@@ -301,24 +301,24 @@ impl World {
         }
     }
 
-    pub fn read(&mut self) {
+    pub(crate) fn read(&mut self) {
         self.begin_work(true);
         self.finish_work();
     }
 
-    pub fn read_what_is_held(&mut self) {
+    pub(crate) fn read_what_is_held(&mut self) {
         self.begin_work(false);
         self.finish_work();
     }
 
-    pub fn renew(&mut self) {
+    pub(crate) fn renew(&mut self) {
         for lane in self.schedule.lanes_without_channel(self.now) {
             self.channels[lane] += 1;
             self.schedule.channel_is_new(lane);
         }
     }
 
-    pub fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         while let Some(publish) = self.schedule.next(self.now, [true; LANES]) {
             let event = &publish.event;
             let mut others = self.in_flight.iter().map(|it| &it.publish.event);
@@ -334,7 +334,7 @@ impl World {
         }
     }
 
-    pub fn fate(&self, event: &OutboxEvent) -> Fate {
+    pub(crate) fn fate(&self, event: &OutboxEvent) -> Fate {
         match self.fates[TYPES
             .iter()
             .position(|name| *name == event.event_type)
@@ -347,7 +347,7 @@ impl World {
         }
     }
 
-    pub fn answer(&mut self, index: usize) {
+    pub(crate) fn answer(&mut self, index: usize) {
         match self.fate(&self.in_flight[index].publish.event) {
             // It goes to the end, so that a round sees each once.
             Fate::Silent => {
@@ -427,7 +427,7 @@ impl World {
     }
 
     /// What was not deleted is read again.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let undone = self.done.drain(..).map(|position| position - 1);
         let first = undone.chain(self.schedule.backlog.settled()).min();
         self.frontier = first.map_or(self.frontier, |first| first.min(self.frontier));
@@ -437,7 +437,7 @@ impl World {
         self.schedule = Schedule::default();
     }
 
-    pub fn act(&mut self, action: Action) {
+    pub(crate) fn act(&mut self, action: Action) {
         match action {
             Action::Write { user, event_type } => self.write(user, TYPES[event_type]),
             Action::BeginWork { new } => self.begin_work(new),
@@ -459,7 +459,7 @@ impl World {
     }
 
     /// Everything that can be done is done, some time.
-    pub fn run(&mut self, rounds: usize) {
+    pub(crate) fn run(&mut self, rounds: usize) {
         for _ in 0..rounds {
             self.read();
             self.read_what_is_held();
