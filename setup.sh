@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one entrance: servers, service, tests. `./setup.sh --help` explains.
+# The entry point for servers, service and tests. `./setup.sh --help` explains it.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for `sh setup.sh`
 set +o posix
 set -euo pipefail
@@ -22,31 +22,31 @@ usage() {
   cat <<'HELP'
 Usage: ./setup.sh [COMMAND]
 
-  run            run the service in the foreground, on servers that are started if need be [default]
-  up             start the servers alone and leave them running; prints their settings, for `eval "$(./setup.sh up)"`
-  down [--purge] stop what was started from this checkout; --purge also deletes its data and packages
-  status         what was started from here: where it is and whether it is up; exits with 0 if all of it is, else with 3
-  exec COMMAND…  a command of the service, such as `outbox status` or `check`, with the settings that `run` uses
+  run            run the service in the foreground, and start its servers if needed [default]
+  up             start only the servers and leave them running; print their settings, for `eval "$(./setup.sh up)"`
+  down [--purge] stop everything started from this checkout; --purge also deletes its data and packages
+  status         show what was started from this checkout, its address and state; exit with 0 if all of it is up, else 3
+  exec COMMAND…  run a command of the service, such as `outbox status` or `check`, with the settings that `run` uses
   test [--postgres 17|18] [--rabbitmq 4] [-- ARGUMENTS]
-                 run every test on throw-away servers, whatever .env says; ARGUMENTS go to `cargo test`
+                 run all tests on throw-away servers and ignore .env; ARGUMENTS go to `cargo test`
   test-servers [--postgres 17|18] [--rabbitmq 4]
-                 keep such servers until standard input ends, and print their TEST_… settings
+                 start throw-away servers, print their TEST_… settings, and keep them until standard input ends
   chaos [--minutes N] [--seed S] [--replicas R] [--rate W] [--pgbouncer] [--rabbitmq 4] [--no-matrix]
-                 inject faults: each fault of the matrix as a test, then random faults for N minutes (10)
-                 under W writes a second (1000) on R replicas (3), with a table at the end; S repeats a schedule;
-                 --pgbouncer puts one, in transaction mode, before PostgreSQL; AMQP_QUEUE_TYPE is obeyed
+                 inject faults: first each row of the fault matrix as a test, then random faults for N minutes (10)
+                 at W writes a second (1000) on R replicas (3), with a table at the end; seed S repeats a schedule;
+                 --pgbouncer puts pgbouncer in transaction mode in front of PostgreSQL; AMQP_QUEUE_TYPE sets the queue type
   siege [--seconds N]
-                 hostile clients of all kinds at once for N seconds (60), and honest ones beside them, who must hardly notice
+                 run all kinds of hostile clients for N seconds (60), and check that honest clients hardly notice
   bench [--quick] [--only TEXT]
-                 measure the service beside what bounds it, in turns (twelve minutes; --quick: two, one short round;
-                 --only: what has TEXT in its name, such as PUT or backlog)
+                 measure the service next to its limits, in turns (sixteen minutes; --quick: one short round, two minutes;
+                 --only: comparisons with TEXT in their name, such as PUT or backlog)
   --help         this text
 
-Which servers: those of DATABASE_URL and RABBITMQ_URL, from the environment or .env, if they are set; none are started then.
-Else private ones, with their data under .local/, of the system's packages or of apt's, unpacked there; or, on a system
-that has neither, those of docker-compose.yml. SETUP_BACKEND=url, local or compose takes one and no other.
-The service's own settings are in .env.example. The tests use TEST_DATABASE_URL, TEST_RABBITMQ_URL and
-TEST_RABBITMQ_MANAGEMENT_URL, if all are set, in place of servers of their own.
+Servers: if DATABASE_URL and RABBITMQ_URL are set, in the environment or .env, those servers are used and none are started.
+Otherwise private ones are started, with their data under .local/, from the system's packages or from apt's, unpacked there.
+On a system with neither, Docker Compose starts those of docker-compose.yml. SETUP_BACKEND=url, local or compose forces one.
+The service's own settings are in .env.example. If TEST_DATABASE_URL, TEST_RABBITMQ_URL and TEST_RABBITMQ_MANAGEMENT_URL are
+all set, the tests use those servers and start none.
 HELP
 }
 
@@ -77,12 +77,12 @@ run() {
   [ "$backend" != local ] || need_servers
   need_compiler
   build
-  # Names every bad setting. The servers' own are not known yet where they are ours.
+  # Names every bad setting. The URLs of private servers are not known yet, so placeholders stand in for them.
   DATABASE_URL=${DATABASE_URL:-postgresql://localhost} RABBITMQ_URL=${RABBITMQ_URL:-amqp://localhost} \
     "$binary" check --settings >/dev/null || exit
   start_servers
   if [ "$backend" = url ]; then
-    "$binary" check >&2 || fail "these servers cannot be used as they are: what to do is above"
+    "$binary" check >&2 || fail "these servers cannot be used as they are: see above how to fix it"
   fi
   say "API       $url/users"
   say "Docs      $url/docs"
@@ -99,7 +99,7 @@ run() {
 up() {
   choose_servers
   if [ "$backend" = url ]; then
-    say "nothing to start: they are not ours"
+    say "nothing to start: these servers are your own"
     return
   fi
   [ "$backend" != local ] || need_servers
@@ -123,7 +123,7 @@ test_settings() {
   printf 'TEST_RABBITMQ_MANAGEMENT_URL=http://guest:%s@127.0.0.1:%s/\n' "$AMQP_PASSWORD" "$MANAGEMENT_PORT"
 }
 
-# start_test_servers test|chaos|bench [POSTGRES_VERSION]: throw-away ones, for what cargo runs here.
+# start_test_servers test|chaos|bench [POSTGRES_VERSION]: starts throw-away servers and exports their TEST_… settings.
 start_test_servers() {
   local line
   start_throw_away_pair "$@"
@@ -152,7 +152,7 @@ test_servers() {
   start_throw_away_pair test "$1"
   test_settings
   echo ready
-  # In the background, for a signal to be handled at once.
+  # In the background, so that bash handles a signal immediately.
   cat <&0 >/dev/null 2>&1 &
   reader=$!
   wait "$reader" || true
@@ -178,7 +178,7 @@ chaos() {
     esac
     shift
   done
-  ((replicas >= 1 && rate >= 1)) || bad_usage "chaos needs a replica and a write"
+  ((replicas >= 1 && rate >= 1)) || bad_usage "chaos needs at least one replica and one write a second"
   need_cargo
   need_compiler
   need_faketime
@@ -191,7 +191,7 @@ chaos() {
   run_child cargo test --profile chaos --locked --test api --test chaos --no-run >&2 || fail "cargo build failed: see above"
   finish built
   if [ $matrix = yes ]; then
-    say "the matrix: each fault by itself"
+    say "fault matrix: one test for each fault"
     run_child cargo test --profile chaos --locked --test api -- fault database_states replicas poison events:: lifecycle:: dead_letters:: fairness:: || status=1
     [ -n "$interrupted" ] || run_child cargo test --profile chaos --locked --test chaos -- --nocapture --test-threads=1 matrix || status=1
   fi
@@ -219,11 +219,11 @@ siege() {
   SQLX_OFFLINE=true run_child cargo test --profile chaos --locked --test chaos --no-run >&2 || fail "cargo build failed: see above"
   finish built
   SQLX_OFFLINE=true SIEGE_SECONDS=$seconds run_child cargo test --profile chaos --locked --test chaos -- --nocapture --exact \
-    chaos::siege::siege || fail "the siege: FAILED, see above"
-  say "the siege: passed"
+    chaos::siege::siege || fail "siege: FAILED, see above"
+  say "siege: passed"
 }
 
-# bench [--quick]
+# bench [--quick] [--only TEXT]
 bench() {
   need_cargo
   need_compiler

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # variables are shared among the sourced parts
 # Which PostgreSQL and RabbitMQ the service gets, and the record of what was started for it. Sourced by setup.sh.
 #
-# Two locks of the checkout: fd 9, held while servers are started or stopped, and fd 8, shared by all that use them: who
-# gets it alone is the last. A third, fd 7, belongs to each port that a service of this checkout listens on.
+# The checkout has two locks: fd 9, held while servers start or stop, and fd 8, shared by all that use them; a process that
+# can take fd 8 exclusively is the last user. A third, fd 7, is held for each port that a service of this checkout listens on.
 
 backend=''
 MANAGEMENT_URL=''
@@ -35,14 +35,14 @@ choose_servers() {
   case $backend in
     url) use_settings ;;
     local) say "using private servers under .local/" ;;
-    compose) say "using docker compose" && { docker_answers || fail "no Docker engine answers: start it, or leave out SETUP_BACKEND=compose"; } ;;
+    compose) say "using docker compose" && { docker_answers || fail "the Docker engine does not answer: start it, or unset SETUP_BACKEND"; } ;;
   esac
 }
 
 use_settings() {
   local name url default address
   for name in DATABASE_URL RABBITMQ_URL; do
-    [ -n "$(setting $name)" ] || fail "$name is not set, and the other of DATABASE_URL and RABBITMQ_URL is: set both, or neither for private servers"
+    [ -n "$(setting $name)" ] || fail "$name is not set: set both DATABASE_URL and RABBITMQ_URL, or neither for private servers"
   done
   say "using DATABASE_URL of $(origin DATABASE_URL) ($(masked "$(setting DATABASE_URL)")) and RABBITMQ_URL of $(origin RABBITMQ_URL) ($(masked "$(setting RABBITMQ_URL)"))"
   for name in DATABASE_URL RABBITMQ_URL; do
@@ -62,12 +62,12 @@ Start that server, or correct $name, or have others started:
 
 origin() { if [ -n "${!1+set}" ]; then echo 'the environment'; else echo .env; fi; }
 
-# Ours are for copying; the user's own are masked.
+# Prints our servers' URLs as they are, for copying, and masks passwords of the user's own.
 shown_url() { if [ "$backend" = url ]; then masked "$1"; else printf '%s' "$1"; fi; }
 
 # use_servers DATABASE_URL RABBITMQ_URL MANAGEMENT_URL
 use_servers() {
-  # One for another server must not come from .env.
+  # Empty, so that a DATABASE_DIRECT_URL in .env, which is for another server, is not used.
   export DATABASE_URL=$1 RABBITMQ_URL=$2 DATABASE_DIRECT_URL=''
   MANAGEMENT_URL=$3
 }
@@ -103,7 +103,7 @@ use_local() {
 
 docker_answers() { command -v docker >/dev/null && timeout 5 docker info >/dev/null 2>&1; }
 
-# A project of this checkout alone: whatever is in it was started by us.
+# Uses a Compose project for this checkout only: everything in it was started from here.
 compose() {
   local project
   project=user-management-api-$(printf %s "$state" | cksum | cut -d ' ' -f 1)
@@ -127,7 +127,7 @@ use_compose() {
       >"$record/compose"
     if ! compose up -d postgres rabbitmq >&2 || ! patience=120 await compose_is_healthy; then
       [ -n "$interrupted" ] || compose logs --tail 20 >&2 || true
-      fail "Docker Compose did not start the servers: see above. Ports that are taken: choose others, as in
+      fail "Docker Compose did not start the servers: see above. If a port is taken, choose others, as in
     POSTGRES_PORT=5433 RABBITMQ_PORT=5673 RABBITMQ_MANAGEMENT_PORT=15673 ./setup.sh"
     fi
     finish "PostgreSQL and RabbitMQ, in Docker"
@@ -142,7 +142,7 @@ use_compose_ports() {
     "http://127.0.0.1:${ports[2]}"
 }
 
-# For a command that looks at what is there: the settings' servers, or those that were started from here.
+# Selects the servers for a command that starts none: those of the settings, or those started from here.
 use_started_servers() {
   local wanted
   wanted=$(wanted_backend)
@@ -155,13 +155,13 @@ use_started_servers() {
   fi
 }
 
-# Those of `up` stay when their last user goes.
+# Keeps the servers of `up` running after their last user ends.
 keep_servers() {
   touch "$record/keep"
   in_use=no
 }
 
-# At the end of a user of the servers: the last one stops them.
+# Gives up our share of the servers; the last user stops them.
 release_servers() {
   exec 9>"$state/start.lock"
   flock 9
@@ -177,7 +177,7 @@ stop_servers() {
   if [ -f "$record/compose" ]; then compose stop >&2; fi
 }
 
-# need_address HOST PORT: what the service would refuse, said before anything is started or built.
+# need_address HOST PORT: fails for an address that the service would refuse, before anything is started or built.
 need_address() {
   case $1 in
     localhost | 127.* | ::1) ;;
@@ -193,7 +193,7 @@ ALLOW_ANONYMOUS=true if something in front of the service keeps strangers out" ;
   if ! [[ $2 =~ ^[0-9]{1,5}$ ]] || ((10#$2 > 65535)); then bad_setting "PORT must be a number up to 65535, not '$2'"; fi
 }
 
-# hold_port HOST PORT URL: one service of this checkout on one port.
+# hold_port HOST PORT URL: locks the port, so that only one service of this checkout uses it.
 hold_port() {
   local host=$1
   case $host in 0.0.0.0 | ::) host=127.0.0.1 ;; esac
@@ -203,7 +203,7 @@ or choose another port, as in PORT=8001 ./setup.sh"
   [ "$2" = 0 ] || ! port_answers "$host" "$2" || fail "port $2 is taken: stop what listens there, or choose another, as in PORT=8001 ./setup.sh"
 }
 
-# A record of a service has its URL, and its process once that runs.
+# service_pid RECORD: prints the id of the service if it runs. The record has its URL, and on the second line its process id.
 service_pid() {
   local pid
   pid=$(sed -n 2p "$1")
@@ -234,7 +234,7 @@ down() {
   flock 9
   rm -f "$record/keep"
   if [ -f "$record/compose" ]; then
-    docker_answers || fail "the Docker engine does not answer: its containers are still to be stopped"
+    docker_answers || fail "the Docker engine does not answer, so its containers could not be stopped"
     # shellcheck disable=SC2046 # perhaps none
     compose down $([ $# = 0 ] || echo --volumes) >&2
     rm -f "$record/compose"

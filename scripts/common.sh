@@ -1,20 +1,20 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # variables are shared among the sourced parts
-# What every part of setup.sh uses: said steps, settings, ports, children, and cleaning up. Sourced by setup.sh.
+# What every part of setup.sh uses: messages, settings, ports, child processes, clean-up. Sourced by setup.sh.
 
 state=$PWD/.local
 record=$state/record  # what this checkout has started, and nothing else
 child=''              # the process group in the foreground
-starting=''           # set while a child is started and not yet known
-reader=''             # what waits for the end of standard input
-interrupted=''        # the exit code that a signal asks for
-throw_away=''         # a pair that must not outlive us
+starting=''           # set while a child is starting and its id is not known yet
+reader=''             # the process that waits for the end of standard input
+interrupted=''        # the exit code after a signal
+throw_away=''         # a pair of servers that must not outlive us
 in_use=no             # whether we hold a share of the servers' lock
 service_record=''     # where run_child notes its child
 begun=$EPOCHREALTIME
 arrow='==>'
 [ ! -t 2 ] || arrow=$'\e[1;32m==>\e[0m'
 
-# Whoever read our output may be gone: that must not stop the cleaning up.
+# The reader of our output may be gone, which must not stop the clean-up.
 say() { printf '%s %s\n' "$arrow" "$*" >&2 || true; }
 
 fail() {
@@ -38,8 +38,8 @@ finish() {
   say "$1  ($((tenths / 10)).$((tenths % 10)) s)"
 }
 
-# A setting of the environment or of ./.env, which is read and never run; else the default. As in the service, the
-# environment wins even where it is empty, and of two entries in .env the last.
+# Prints a setting from the environment or from ./.env, which is parsed and never executed; otherwise the default. As in the
+# service, an empty variable of the environment overrides .env, and the last of two entries in .env counts.
 setting() {
   local name=$1 value=''
   if [ -n "${!name+set}" ]; then
@@ -54,7 +54,7 @@ setting() {
 declare -A env_file=() variables=()
 env_file_is_read=no
 
-# The environment as we were given it: our own variables are nobody's settings.
+# Reads the environment that we were started with: our own shell variables are not settings.
 read_environment() {
   local entry
   while IFS= read -r -d '' entry; do
@@ -63,12 +63,12 @@ read_environment() {
 }
 read_environment
 
-# By the rules of src/config/env_file.rs; lines that are not well formed are the service's to name.
+# Follows the rules of src/config/env_file.rs. The service reports malformed lines, so this skips them.
 read_env_file() {
   local line name number=0
   [ $env_file_is_read = no ] && [ -e .env ] || return 0
   env_file_is_read=yes
-  [ ! -d .env ] || bad_setting '.env is a directory, and should be a file'
+  [ ! -d .env ] || bad_setting '.env is a directory, but should be a file'
   while IFS= read -r line || [ -n "$line" ]; do
     number=$((number + 1))
     [ $number != 1 ] || line=${line#$'\xef\xbb\xbf'}
@@ -78,7 +78,7 @@ read_env_file() {
   done <.env
 }
 
-# env_value TEXT: sets REPLY to the value that a line's text stands for; fails if its quote is not closed, or if something follows it.
+# env_value TEXT: sets REPLY to the value of a line's text; fails if a quote is not closed or text follows the closing one.
 env_value() {
   local text=${1%"${1##*[![:space:]]}"} quote='' letter name rest
   REPLY=''
@@ -117,21 +117,21 @@ env_value() {
 # shellcheck disable=SC2016 # expands in the inner shell
 port_answers() { timeout 2 bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$1" "$2" 2>/dev/null; }
 
-# address_of URL PORT: host and port, the port its scheme's unless it names one.
+# address_of URL DEFAULT_PORT: prints host and port.
 address_of() {
   local authority=${1#*://}
   authority=${authority%%[/?#]*} authority=${authority##*@}
-  # A socket, or another host in the query: for the service alone to know.
+  # A Unix socket, or a host in the query: only the service interprets these.
   case $1 in *[?\&]host=* | *[?\&]hostaddr=* | *%2[Ff]*) return ;; esac
   if [[ $authority =~ ^\[([^]]+)\](:([0-9]+))?$ || $authority =~ ^([^:]+)(:([0-9]+))?$ ]]; then
     printf '%s %s' "${BASH_REMATCH[1]}" "${BASH_REMATCH[3]:-$2}"
   fi
 }
 
-# A URL without its password.
+# Prints a URL with its password masked.
 masked() { sed -E 's#(://[^:/?]*):.*@#\1:***@#; s#([?&]password=)[^&]*#\1***#' <<<"$1"; }
 
-# Sets the named variable to a port below the ephemeral range that nobody listens on.
+# Sets the named variable to a free port below the ephemeral range.
 free_port() {
   local port
   while :; do
@@ -143,7 +143,7 @@ free_port() {
   printf -v "$1" %s "$port"
 }
 
-# Polls a condition ten times a second, for $patience seconds; a condition that can no longer come about sets hopeless=yes.
+# Polls a condition ten times a second, for $patience seconds. A condition that can no longer become true sets hopeless=yes.
 await() {
   local deadline=$((SECONDS + ${patience:-60})) hopeless=no
   until "$@"; do
@@ -152,14 +152,14 @@ await() {
   done
 }
 
-# A zombie is gone: what runs us may never reap it.
+# A zombie counts as gone, because our parent may never reap it.
 alive() {
   local stat
   [ -n "${1:-}" ] && { read -r stat <"/proc/$1/stat"; } 2>/dev/null && [[ ${stat##*) } != [ZX]* ]]
 }
 gone() { ! alive "$1"; }
 
-# Runs a command in a process group of its own, so that a signal to us reaches all of it, once.
+# Runs a command in its own process group, so that each of its processes gets a signal exactly once.
 run_child() {
   local status=0
   set -m
@@ -202,5 +202,5 @@ clean_up() {
 
 trap 'on_signal 130' INT
 trap 'on_signal 143' TERM HUP
-trap : PIPE # unlike an ignored signal, this one is back to normal in our children
+trap : PIPE # unlike an ignored signal, a trapped one is reset to its default in child processes
 trap clean_up EXIT

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts the service on a throw-away PostgreSQL and RabbitMQ, and looks at it from outside: with the guide's subscriber, with a
-# browser, and with clients generated from its document.
+# Starts the service on a throw-away PostgreSQL and RabbitMQ and tests it from outside: with the guide's subscriber, a browser,
+# and requests generated from its OpenAPI document.
 #   scripts/live-checks.sh FOLDER   where FOLDER/bin has schemathesis, Playwright and pika
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,7 +37,7 @@ start_service() {
 SQLX_OFFLINE=true cargo build --quiet --locked
 start_service
 
-# The subscriber's guide: its program starts from more than a page, and keeps up with a user who is created, changed and
+# The guide's subscriber: it starts with more users than fit on a page, and follows a user that is created, changed and
 # deleted.
 sql "INSERT INTO users (name, surname, password) SELECT 'Иван', 'Иванов', '\$argon2id\$' FROM generate_series(1, 250)"
 "$tools/bin/python" docs/examples/subscriber.py "$TEST_RABBITMQ_URL" "http://$address" 256 >"$heard" &
@@ -50,7 +50,7 @@ json=(-sf -H 'Content-Type: application/json' -H 'X-Request-Id: guide-1')
 user=$(curl "${json[@]}" "http://$address/users" -d '{"name": "Анна", "surname": "Орлова", "password": "secret123"}' | sed 's/.*"id":\([0-9]*\).*/\1/')
 curl "${json[@]}" -X PUT "http://$address/users/$user" -d '{"name": "Яна"}' >/dev/null
 curl "${json[@]}" -X DELETE "http://$address/users/$user"
-# Three changes that a restore takes back. The backup is a table of the same database.
+# Three changes that a restore undoes. The backup is a table in the same database.
 sql "CREATE TABLE backup AS SELECT * FROM users"
 for name in А Б В; do
   curl "${json[@]}" -X PUT "http://$address/users/1" -d "{\"name\": \"$name\"}" >/dev/null

@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # variables are shared among the sourced parts
-# Finding what the machine has, and getting what it lacks. Packages with servers in them are not installed: they are
-# unpacked under .local/, which takes no root, starts nothing, and leaves the system as it is. Sourced by setup.sh.
+# Finds the programs that the machine has, and fetches those it lacks. Packages with servers are not installed but unpacked
+# under .local/, which needs no root, starts nothing, and does not change the system. Sourced by setup.sh.
 
 need_cargo() {
   local have want
-  # Where rustup puts it, in a shell that was opened before.
+  # rustup's folder, for a shell that was opened before rustup was installed.
   command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
   want=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' Cargo.toml)
   if ! command -v cargo >/dev/null; then
@@ -20,7 +20,7 @@ and run this again in a new shell"
 
 need_compiler() { command -v cc >/dev/null || install_packages gcc libc6-dev; }
 
-# For what cannot be unpacked. None of it starts a server.
+# Installs packages that cannot be unpacked. None of them starts a server.
 install_packages() {
   local -a root=()
   [ "$(id -u)" = 0 ] || root=(sudo -n)
@@ -40,18 +40,18 @@ and run this again"
 
 fail_with() {
   tail -n 15 "$1" >&2
-  fail "$2: all it said is in $1"
+  fail "$2: its full output is in $1"
 }
 
 can_unpack() { command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; }
 
-# unpack PACKAGE [NAME [APT_OPTION…]]: it and what it needs and the system lacks, into packages/NAME.
+# unpack PACKAGE [NAME [APT_OPTION…]]: unpacks the package and its missing dependencies into packages/NAME.
 unpack() {
   local package=$1 name=${2:-$1} root log=$state/apt.log work archive script
   shift $(($# > 1 ? 2 : 1))
   root=$(data_root)/packages
-  can_unpack || fail "missing: $package, and there is no apt-get to get it by. Install it
-    dnf install postgresql-server rabbitmq-server     or what else installs packages here,
+  can_unpack || fail "missing: $package, and there is no apt-get to fetch it. Install it with
+    dnf install postgresql-server rabbitmq-server     or this system's package manager,
 or start Docker (docker-compose.yml), or set DATABASE_URL and RABBITMQ_URL (.env.example); then run this again"
   begin "fetch the package $package"
   work=$root/$name.new
@@ -64,11 +64,11 @@ or start Docker (docker-compose.yml), or set DATABASE_URL and RABBITMQ_URL (.env
       "${apt[@]}" install --yes --no-install-recommends --download-only "$package"
   } </dev/null >"$log" 2>&1 || fail_with "$log" "apt could not fetch $package"
   for archive in "$work"/apt/archives/*.deb; do
-    [ -e "$archive" ] || fail "the system has the package $package, but not a version that serves: PostgreSQL 15 to 18, RabbitMQ 3.10 or later"
+    [ -e "$archive" ] || fail "the system has the package $package, but not in a supported version: PostgreSQL 15 to 18, RabbitMQ 3.10 or later"
     dpkg-deb --extract "$archive" "$work"
   done
   rm -rf "$work/apt"
-  # Erlang's scripts have its place written into them.
+  # Erlang's scripts contain its absolute path.
   for script in "$work"/usr/lib/erlang/bin/* "$work"/usr/lib/erlang/erts-*/bin/*; do
     [ ! -f "$script" ] || ! grep -qI /usr/lib/erlang "$script" || sed -i "s|/usr/lib/erlang|$root/$name/usr/lib/erlang|" "$script"
   done
@@ -76,14 +76,15 @@ or start Docker (docker-compose.yml), or set DATABASE_URL and RABBITMQ_URL (.env
   finish "fetched $package"
 }
 
-# Debian 13's RabbitMQ 4, whose Erlang needs a newer C library than others have: with all that it needs beside it, in packages/rabbitmq-4.
+# Unpacks Debian 13's RabbitMQ 4 into packages/rabbitmq-4, with all its dependencies: its Erlang needs a newer C library than
+# other releases have.
 unpack_rabbitmq_4() {
   local root sources mirror keys=/usr/share/keyrings/debian-archive-keyring.gpg
   root=$(data_root)/packages
   can_unpack || fail "RabbitMQ 4 for the tests is unpacked from Debian's packages, and there is no apt-get and dpkg-deb here"
   [ -f $keys ] || fail "RabbitMQ 4 for the tests is unpacked from Debian's packages, whose keys are not here: install debian-archive-keyring"
   need_tool patchelf
-  # Where the system gets its packages from, if it is a Debian.
+  # The system's own mirror, if it is a Debian.
   mirror=$(sed -n 's/^URIs: *\(http[^ ]*\/debian\)\/*\( .*\)*$/\1/p; s/^deb .*\(http[^ ]*\/debian\)\/* .*/\1/p' \
     /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1 || true)
   sources=$state/trixie.list
@@ -93,13 +94,13 @@ unpack_rabbitmq_4() {
   unpack rabbitmq-server rabbitmq-4.bare -o "Dir::Etc::SourceList=$sources" -o Dir::Etc::SourceParts=/dev/null \
     -o "Dir::State::status=$state/nothing-installed"
   bind_to_own_libraries "$root/rabbitmq-4.bare" "$root/rabbitmq-4"
-  # Their place is written into the scripts.
+  # The scripts contain their absolute path.
   grep -rlI "$root/rabbitmq-4.bare" "$root/rabbitmq-4.bare/usr/lib/erlang" | xargs -r sed -i "s|$root/rabbitmq-4.bare|$root/rabbitmq-4|g"
   : >"$root/rabbitmq-4.bare/own-libraries"
   mv "$root/rabbitmq-4.bare" "$root/rabbitmq-4"
 }
 
-# bind_to_own_libraries FOLDER LATER: Erlang's programs in FOLDER, which will be LATER, use the libraries in it.
+# bind_to_own_libraries FOLDER FINAL: makes Erlang's programs in FOLDER, later moved to FINAL, use the libraries in it.
 bind_to_own_libraries() {
   local loader program
   loader=$(find "$1"/usr/lib/*-linux-gnu* -maxdepth 1 -name 'ld-linux*.so.*' -print -quit)
@@ -123,7 +124,7 @@ export_package() {
   done
 }
 
-# A program that the package of the same name has.
+# need_tool NAME: makes a program available, from the package of the same name if needed.
 need_tool() {
   PATH=$PATH:/usr/sbin
   command -v "$1" >/dev/null || [ -d "$(data_root)/packages/$1" ] || unpack "$1"
@@ -134,14 +135,14 @@ find_faketime() {
   find /usr/lib "$(data_root)/packages/libfaketime" -name libfaketimeMT.so.1 -print -quit 2>/dev/null || true
 }
 
-# A clock to set wrong.
+# Finds or fetches libfaketime, with which the tests set clocks wrong.
 need_faketime() {
   [ -n "$(find_faketime)" ] || unpack libfaketime
   TEST_FAKETIME=$(find_faketime)
   export TEST_FAKETIME
 }
 
-# The folder with initdb and postgres: of a version from PyPI, or the newest of the system, or the unpacked one.
+# Prints the folder with initdb and postgres: of the given version from PyPI, or the newest installed or unpacked one.
 postgres_bin() {
   local version=${1:-} root candidate newest=''
   root=$(data_root)
@@ -158,7 +159,7 @@ postgres_bin() {
   [ -z "$newest" ] || dirname "$(readlink -f "$newest")"
 }
 
-# rabbitmq_bin [rabbitmq-4]: the scripts themselves: the wrappers in /usr/sbin switch to the system's user, or refuse.
+# rabbitmq_bin [rabbitmq-4]: prints the folder of the scripts; the wrappers in /usr/sbin switch to the system's user, or refuse.
 rabbitmq_bin() {
   local candidate
   if [ "${1:-}" = rabbitmq-4 ]; then
@@ -191,10 +192,10 @@ fetch_postgres() {
 # The package of RabbitMQ for the servers to be started, if not the system's or apt's: rabbitmq-4.
 rabbitmq=''
 
-# need_servers [POSTGRES_VERSION]: what private servers are made of.
+# need_servers [POSTGRES_VERSION]: fetches the programs of private servers that are missing.
 need_servers() {
   local version=${1:-}
-  # Two at once would be in each other's way.
+  # Two runs must not unpack at the same time.
   exec 6>"$state/packages.lock"
   flock 6
   if [ -n "$(postgres_bin "$version")" ]; then :; elif [ -n "$version" ]; then fetch_postgres "$version"; else unpack postgresql; fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What the fault tests do to a pair's servers. FOLDER is the pair's, as in TEST_SERVERS, or a cluster node's.
-#   scripts/server.sh FOLDER signal postgres|rabbitmq SIGNAL   and waits for the end of it, if it is that kind of signal
-#   scripts/server.sh FOLDER start postgres|rabbitmq           and waits until it answers
+# The fault tests' operations on a pair of servers. FOLDER is the pair's, as in TEST_SERVERS, or a cluster node's.
+#   scripts/server.sh FOLDER signal postgres|rabbitmq SIGNAL   sends it, and waits for the end unless it is STOP or CONT
+#   scripts/server.sh FOLDER start postgres|rabbitmq           starts it, and waits until it answers
 #   scripts/server.sh FOLDER rabbitmqctl ARGUMENTS…
 #   scripts/server.sh FOLDER standby                           starts a standby of the PostgreSQL; prints folder and port
 #   scripts/server.sh FOLDER pooler [LINE]                     starts pgbouncer in transaction mode, with a line of

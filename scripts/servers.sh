@@ -1,20 +1,20 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # variables are shared among the sourced parts
 # A private pair of PostgreSQL and RabbitMQ: a folder with `ports`, `postgres/` and `rabbitmq/`, on ports of its own, out of
-# the way of whatever the system runs. Each of its processes carries SETUP_PAIR=folder in its environment, and is found by
-# that: a process id in a stale file may be somebody else's by now. Sourced by setup.sh.
+# the way of the system's servers. Each of its processes has SETUP_PAIR=folder in its environment and is identified by
+# that: a process id in a stale file may belong to another process. Sourced by setup.sh.
 
-# As root, PostgreSQL runs as a user of its own, as it refuses root.
+# PostgreSQL refuses to run as root, so for root it runs as another user.
 postgres_user() {
   if [ "$(id -u)" != 0 ]; then id -un; elif id postgres >/dev/null 2>&1; then echo postgres; else echo nobody; fi
 }
 
-# as_postgres FOLDER COMMAND…: by setpriv, for runuser and su stay in between as a process of their own.
+# as_postgres FOLDER COMMAND…: runs a command as PostgreSQL's user. Uses setpriv, because runuser and su stay as a process in between.
 as_postgres() {
   local user home=$1
   shift
   if [ "$(id -u)" = 0 ]; then
     user=$(postgres_user)
-    # Not with root's environment: whoever is a superuser of PostgreSQL can read it.
+    # Without root's environment, which any superuser of PostgreSQL could read.
     setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups env -i HOME="$home" PATH="$PATH" LANG="${LANG:-C}" \
       ${LD_LIBRARY_PATH:+LD_LIBRARY_PATH="$LD_LIBRARY_PATH"} ${SETUP_PAIR:+SETUP_PAIR="$SETUP_PAIR"} \
       ${PGPASSWORD:+PGPASSWORD="$PGPASSWORD"} "$@"
@@ -29,7 +29,7 @@ data_root() {
   local root=$state
   if [[ $state == *[!A-Za-z0-9._/@+-]* ]] || ! as_postgres / test -x "$state"; then
     if [ "$(id -u)" = 0 ]; then root=/var/lib; else root=${XDG_DATA_HOME:-$HOME/.local/share}; fi
-    [[ $root != *[!A-Za-z0-9._/@+-]* ]] || fail "neither this folder nor $root has a name that RabbitMQ copes with: move this folder"
+    [[ $root != *[!A-Za-z0-9._/@+-]* ]] || fail "neither this folder nor $root has a name that RabbitMQ's scripts can handle: move this folder"
     root=$root/user-management-api/$(printf %s "$state" | cksum | cut -d ' ' -f 1)
     mkdir -p "$root"
     ln -sfn "$root" "$state/data"
@@ -39,10 +39,10 @@ data_root() {
 
 random_word() { od -An -N 16 -t x1 /dev/urandom | tr -d ' \n'; }
 
-# need_secrets FOLDER: the pair's passwords, made once. Whoever logs in to PostgreSQL as a superuser runs programs as its user.
+# need_secrets FOLDER: creates the pair's passwords once. They matter: a superuser of PostgreSQL can run programs as its user.
 need_secrets() {
   if [ ! -f "$1/secrets" ]; then
-    # Before, all pairs had the same.
+    # Earlier versions gave all pairs the same passwords.
     if [ -f "$1/postgres/initialised" ] || [ -d "$1/rabbitmq/mnesia" ]; then : >"$1/known-passwords"; fi
     local postgres rabbitmq
     postgres=$(random_word)
@@ -87,8 +87,8 @@ ports_are_free() {
   done
 }
 
-# processes_of FOLDER [PROCESS_ID]: those of the pair, or of the one whether it is the pair's. Only ours and PostgreSQL's: anybody
-# can give a process of theirs the same environment.
+# processes_of FOLDER [PROCESS_ID]: prints the pair's processes, or the given one if it is the pair's. Only those of our user and
+# PostgreSQL's count: any user can give a process the same environment.
 processes_of() {
   local pid owners
   owners=" $(id -u) $(id -u "$(postgres_user)") "
@@ -98,8 +98,8 @@ processes_of() {
   done < <(grep -lzxF "SETUP_PAIR=$1" /proc/${2:-[0-9]*}/environ 2>/dev/null | cut -d / -f 3)
 }
 
-# first_word_of FOLDER FILE: the number in the first line of a file of PostgreSQL's data. Read as its user, who could have put a link
-# there, or a pipe.
+# first_word_of FOLDER FILE: prints the number in the first line of a file of PostgreSQL's data. Reads it as PostgreSQL's user, who
+# could have replaced it by a link or a pipe.
 first_word_of() {
   local word
   word=$(as_postgres "$1" timeout 2 head -c 20 "$1/data/$2" 2>/dev/null | head -n 1 | tr -d '[:space:]') || true
@@ -111,7 +111,7 @@ postgres_pid() { processes_of "$1" "$(or_none "$(first_word_of "$1/postgres" pos
 rabbitmq_pid() { processes_of "$1" "$(or_none "$(tr -d '[:space:]' 2>/dev/null <"$1/rabbitmq/pid" || true)")"; }
 
 pair_is_up() {
-  # One with passwords that all know is started again, which changes them.
+  # A pair with the old, known passwords counts as down: its restart changes them.
   [ -f "$1/ports" ] && [ -f "$1/secrets" ] && [ ! -f "$1/known-passwords" ] || return 1
   read_ports "$1"
   [ -n "$(postgres_pid "$1")" ] && [ -n "$(rabbitmq_pid "$1")" ] &&
@@ -126,7 +126,7 @@ start_pair() {
   need_secrets "$pair"
   [ ! -f "$pair/ports" ] || chmod 600 "$pair/ports"
   for attempt in 1 2 3; do
-    # Stable ports are convenient, as long as nobody took them meanwhile.
+    # Keep the last ports, unless they have been taken meanwhile.
     if [ "$attempt" = 1 ] && [ -f "$pair/ports" ] && read_ports "$pair" && ports_are_free; then :; else choose_ports "$pair"; fi
     start_rabbitmq "$pair"
     if start_postgres "$pair" "$kind" "$version" && await rabbitmq_answers "$pair" && change_known_passwords "$pair"; then
@@ -137,7 +137,7 @@ start_pair() {
   done
   tail -n 20 "$pair/postgres/log" "$pair/rabbitmq/out" >&2 || true
   stop_pair "$pair" quietly
-  fail "PostgreSQL and RabbitMQ did not start: their last words are above"
+  fail "PostgreSQL and RabbitMQ did not start: the ends of their logs are above"
 }
 
 # start_postgres FOLDER KIND [POSTGRES_VERSION]: and waits until it answers.
@@ -164,7 +164,7 @@ start_postgres() {
     : >"$folder/initialised"
   fi
   options="-p $PG_PORT -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300 -c log_timezone=UTC"
-  # Nothing in a throw-away server is worth a wait for the disk, unless it is to be killed.
+  # A throw-away server need not wait for the disk, unless the tests kill it.
   [ "$kind" != test ] || options+=' -c fsync=off -c synchronous_commit=off -c full_page_writes=off'
   postgres_program pg_ctl start --wait --silent -D "$folder/data" -l "$folder/log" -o "$options" || return
   if [ "$kind" = dev ] && [ ! -f "$folder/created" ]; then
@@ -173,19 +173,19 @@ start_postgres() {
   fi
 }
 
-# prepare_postgres_folder FOLDER: ours, with a log that is PostgreSQL's.
+# prepare_postgres_folder FOLDER: makes the folder ours, and the log in it PostgreSQL's.
 prepare_postgres_folder() {
   mkdir -p "$1"
   [ "$(id -u)" != 0 ] || chown 0:0 "$1"
   chmod 711 "$1"
-  # It was PostgreSQL's user's once, who may have left links.
+  # Earlier versions gave the folder to PostgreSQL's user, who may have left links.
   find "$1" -maxdepth 1 -type l -delete
   rm -f "$1/log" "$1/password"
   : >"$1/log"
   give_to_postgres "$1/log"
 }
 
-# change_known_passwords FOLDER: of a pair from before they were made at random. May be run again after a crash in the middle.
+# change_known_passwords FOLDER: changes the passwords of a pair from before they were random. Safe to repeat after a crash.
 change_known_passwords() {
   local pair=$1 folder=$1/postgres bin
   [ -f "$pair/known-passwords" ] || return 0
@@ -198,17 +198,18 @@ change_known_passwords() {
   rm -f "$pair/known-passwords"
 }
 
-# as_superuser ARGUMENTS…: psql, with the password of before if there is one: with the caller's $pair, $folder and $bin.
+# as_superuser ARGUMENTS…: runs psql, also with the old password if the pair may still have it. Uses the caller's $pair, $folder
+# and $bin.
 as_superuser() {
   local -a psql=(psql -X -q -h 127.0.0.1 -p "$PG_PORT" -U postgres -d postgres)
   PGPASSWORD=$PG_PASSWORD postgres_program "${psql[@]}" "$@" ||
     { [ -f "$pair/known-passwords" ] && PGPASSWORD=postgres postgres_program "${psql[@]}" "$@"; }
 }
 
-# A program of PostgreSQL, as its user: with the caller's $pair, $folder and $bin.
+# Runs a program of PostgreSQL as its user. Uses the caller's $pair, $folder and $bin.
 postgres_program() {
   (
-    # In here, so that what a signal has to say meanwhile does not go to the log.
+    # Redirects inside the subshell, so that messages of our signal traps do not go to the log.
     exec </dev/null >>"$folder/log" 2>&1 7>&- 8>&- 9>&-
     local program=$bin/$1
     shift
@@ -248,7 +249,7 @@ RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}
 ENVIRONMENT
 }
 
-# rabbitmq_program FOLDER PROGRAM ARGUMENTS…: takes the place of the shell that calls it.
+# rabbitmq_program FOLDER PROGRAM ARGUMENTS…: replaces the calling shell (exec).
 rabbitmq_program() {
   local pair=$1 program=$2 package
   local -a environment
@@ -259,22 +260,22 @@ rabbitmq_program() {
   exec env "${environment[@]}" setsid --wait "$(rabbitmq_bin "$package")/$program" "$@"
 }
 
-# The package that a pair's RabbitMQ is of, if not the system's or apt's.
+# Prints the package of a pair's RabbitMQ, if it is not the system's or apt's.
 rabbitmq_package() { cat "$1/rabbitmq-package" 2>/dev/null || true; }
 
 start_rabbitmq() {
   local pair=$1 folder=$1/rabbitmq
   mkdir -p "$folder"
   chmod -R go= "$folder"
-  # Anew, for somebody may have them open from before.
+  # Recreated, because another user may still have the old files open.
   rm -f "$folder/pid" "$folder/rabbitmq.conf"
-  # Erlang's own cookie is made of little more than the time.
+  # Erlang generates its own cookie from little more than the time.
   if [ "$(stat -c %s "$folder/.erlang.cookie" 2>/dev/null)" != 32 ]; then
     rm -f "$folder/.erlang.cookie"
     (umask 077 && random_word >"$folder/.erlang.cookie")
     chmod 400 "$folder/.erlang.cookie"
   fi
-  : >"$folder/out" # else the last start's success is taken for this one's
+  : >"$folder/out" # otherwise the last start's success would be taken for this one's
   echo '[rabbitmq_management].' >"$folder/enabled_plugins"
   # The node is at localhost, which not every container's /etc/hosts knows.
   echo '{host, {127,0,0,1}, ["localhost"]}. {lookup, [file, native]}.' >"$folder/inetrc"
@@ -286,15 +287,15 @@ start_rabbitmq() {
   disown
 }
 
-# It says so after the listeners, those of its plugins too, are open.
+# RabbitMQ prints this once all listeners are open, including those of its plugins.
 rabbitmq_answers() {
   ! grep -qs 'completed with' "$1/rabbitmq/out" || return 0
   alive "$rabbitmq_launcher" || hopeless=yes
   return 1
 }
 
-# start_pgbouncer FOLDER [LINE]: in transaction mode before the pair's PostgreSQL, with a further line of configuration; exports
-# TEST_POOLER_URL.
+# start_pgbouncer FOLDER [LINE]: starts pgbouncer in transaction mode in front of the pair's PostgreSQL, with an extra line of
+# configuration; exports TEST_POOLER_URL.
 start_pgbouncer() {
   local pair=$1 folder pooler_port
   free_port pooler_port
@@ -328,7 +329,7 @@ CONFIGURATION
   export TEST_POOLER_URL=postgresql://postgres:$PG_PASSWORD@127.0.0.1:$pooler_port/postgres
 }
 
-# stop_pair FOLDER [quietly]: cleanly, with what was left behind.
+# stop_pair FOLDER [quietly]: stops the pair cleanly and ends processes left behind.
 stop_pair() {
   local pair=$1 quietly=${2:-} postgres rabbitmq
   # One substitution a command: bash 5.2 misreads the trap of a signal that comes between two.
@@ -346,7 +347,7 @@ stop_pair() {
   rm -f "$pair/rabbitmq/pid" "$pair/postgres/data/postmaster.pid"
 }
 
-# At once, and the data with it.
+# discard_pair FOLDER: kills the pair and deletes its data.
 discard_pair() {
   local postgres node
   for node in "$1"/cluster/*/; do
@@ -362,7 +363,7 @@ discard_pair() {
   rm -rf "$1"
 }
 
-# Ends whatever of the pair is still there: epmd, which outlives RabbitMQ, and the children of a server that was killed.
+# Kills the pair's remaining processes: epmd, which outlives RabbitMQ, and children of a killed server.
 sweep() {
   local processes turn
   for turn in 1 2 3 4 5; do # what forks meanwhile is seen in the next turn
@@ -374,7 +375,7 @@ sweep() {
   done
 }
 
-# discard_abandoned: the throw-away pairs of runs that were killed.
+# discard_abandoned ROOT: discards the throw-away pairs of killed runs.
 discard_abandoned() {
   local abandoned
   for abandoned in "$1"/test-*/; do
@@ -383,8 +384,7 @@ discard_abandoned() {
   done
 }
 
-# start_throw_away_pair test|chaos|bench [POSTGRES_VERSION]: in a folder of its own; the exit trap stops it and deletes it, however
-# this script ends.
+# start_throw_away_pair test|chaos|bench [POSTGRES_VERSION]: starts a pair in its own folder; the exit trap stops and deletes it.
 start_throw_away_pair() {
   local root
   root=$(data_root)

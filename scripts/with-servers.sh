@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2034 # the TEST_… variables are for who sources this
-# A throw-away PostgreSQL and RabbitMQ for the script that sources this: sets the TEST_… variables; they live as long as it.
+# Starts a throw-away PostgreSQL and RabbitMQ for the script that sources this, and sets the TEST_… variables. The servers stop
+# when that script ends.
 
 coproc SERVERS { ./setup.sh test-servers; }
 while read -r line <&"${SERVERS[0]}" && [ "$line" != ready ]; do

@@ -1,10 +1,10 @@
-//! Pauses between attempts. A leaf: imports nothing of ours.
+//! Pauses between attempts. A leaf: imports no other module of the crate.
 
 use std::time::Duration;
 
-/// Before the second attempt.
+/// Longest pause before the second attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// No pause is longer.
+/// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Doubling pauses with jitter, so that replicas do not reconnect in step.

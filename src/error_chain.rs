@@ -1,5 +1,5 @@
-//! Shows an error with its sources on one line, where it is handled. An error's own text never
-//! repeats its source. A leaf.
+//! Formats an error and its sources on one line, for the place that handles it. Our errors' own
+//! texts never repeat their sources. A leaf: imports no other module of the crate.
 
 use std::error::Error;
 use std::fmt;
@@ -13,7 +13,7 @@ impl fmt::Display for Chain<'_> {
         let mut next = self.0.source();
         while let Some(source) = next {
             let text = source.to_string();
-            // Errors of some libraries do repeat it.
+            // Some libraries' errors repeat it.
             if !last.ends_with(&text) {
                 write!(f, ": {text}")?;
                 last = text;

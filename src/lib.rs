@@ -6,8 +6,8 @@
 //! 1. `listener` accepts the connection and reads the head. `http::layers` take `X-Request-Id` or
 //!    make a trace id, and log `Request started`; `http::extract` parses the body into domain types
 //!    and reports every error at once.
-//! 2. `service`: the password is hashed on a thread of low priority (`password`). One use case is
-//!    one statement.
+//! 2. `service` has the password hashed on a low-priority thread (`password`). Each use case is one
+//!    statement.
 //! 3. `repository`: the statement inserts the user **and** the event's row in `outbox`. The
 //!    handler answers 201; it never waits for RabbitMQ.
 //! 4. `messaging::relay`, woken by the commit, reads the row, publishes it with the trace id, waits
@@ -19,14 +19,14 @@
 //! `main → cli → app → all` · `http → service, monitoring, domain` · `service → batching,
 //! repository, database, domain, password` · `batching → repository, database, monitoring, domain` ·
 //! `messaging → repository, database, monitoring, domain` · `monitoring → repository, database,
-//! domain, password` · `repository → database, domain` · `telemetry → monitoring, domain`. `config`
-//! fills the settings of all. `trace_id`, `backoff`, `error_chain`, `server_url` and the other
-//! leaves import nothing of ours. `axum` lives in `http`, `app` and `cli`, `utoipa` in `http`,
-//! `lapin` in `messaging`, SQL in `repository` and `database`, the names of metrics in
-//! `monitoring`. `tests/walls.rs` checks this, and that no file imports what imports it. Where a
-//! wall matters most, a crate is the wall: `listener` and `logline`.
+//! domain, password` · `repository → database, domain` · `telemetry → monitoring, domain` ·
+//! `password → domain`. `config` fills the settings of every module. `trace_id`, `backoff`,
+//! `error_chain`, `server_url` and the other leaves import no other module of the crate. `axum` is
+//! used in `http`, `app` and `cli`, `utoipa` in `http`, `lapin` in `messaging`, SQL in `repository`
+//! and `database`, metric names in `monitoring`. `tests/walls.rs` checks this, and that there are
+//! no import cycles. Where a wall matters most, it is a crate: `listener` and `logline`.
 //!
-//! What is public is what the binary and the tests use.
+//! Only what the binary and the tests use is public.
 
 #![warn(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
@@ -51,7 +51,7 @@ mod trace_id;
 
 pub use cli::main;
 
-/// What tests and benches use of the inner parts.
+/// Internals that tests and benches use.
 #[doc(hidden)]
 pub mod testing {
     pub use crate::batching::user_reads::UserReads;
@@ -71,7 +71,7 @@ pub mod testing {
     pub use crate::telemetry::{LogFormat, LogLevel, subscriber};
     pub use crate::trace_id::TraceId;
 
-    /// The statements of the relay.
+    /// The relay's statements.
     pub mod outbox {
         pub use crate::repository::outbox::{
             Election, ReadFrom, connect_relay, has_its_settings, read, try_lead,

@@ -1,6 +1,5 @@
 //! Password hashing: argon2id, on at most one thread per core, at low priority, so that other
-//! requests hardly notice. Callers who wait are served in turn (`turns`). A leaf: imports nothing
-//! of ours.
+//! requests hardly notice. Waiting callers are served in turn (`turns`). Imports only `domain`.
 
 mod turns;
 
@@ -33,7 +32,7 @@ const LANES: u32 = 1;
 /// busy core, and all of an idle one.
 const NICENESS: i32 = 19;
 
-/// How long working memory is kept that no hash uses.
+/// How long idle working memory is kept.
 const KEPT_IDLE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +49,9 @@ pub enum HashError {
 
 /// Who asks for a hash.
 pub struct Caller<G> {
-    /// Those of one address share its turns.
+    /// Callers from one address share its turns.
     pub address: Option<IpAddr>,
-    /// Resolves when nobody waits for the result any more.
+    /// Resolves when the caller no longer waits for the result.
     pub gone: G,
 }
 
@@ -85,7 +84,7 @@ impl PasswordHasher {
         self.longest_wait
     }
 
-    /// How many slots are free, and how many busy.
+    /// The numbers of free and of busy slots.
     pub fn slots(&self) -> (f64, f64) {
         let of = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         let free = self.turns.free();
@@ -100,9 +99,12 @@ impl PasswordHasher {
             .retain(|idle| idle.since.elapsed() < KEPT_IDLE);
     }
 
+    /// Hashes a password as soon as it is the caller's turn.
+    ///
     /// # Errors
-    /// `HashError::Overloaded` when too many wait, or no slot comes free in time;
-    /// `HashError::CallerGone`.
+    /// `HashError::Overloaded` if too many callers wait, or no slot is free in time;
+    /// `HashError::CallerGone` if the caller hangs up while it waits; `HashError::Argon2` or
+    /// `HashError::Task` if the hashing itself fails.
     pub async fn hash(
         &self,
         password: Password,
@@ -117,8 +119,7 @@ impl PasswordHasher {
         let workspaces = self.workspaces.clone();
         let hashed = self.threads.handle.spawn_blocking(move || {
             let hash = workspaces.with(|memory| hash(&password, memory));
-            // The slot stays with the work: a caller that gives up does not free it while the core
-            // is still busy.
+            // Released here, not by the caller: if the caller gives up, the core is still busy.
             drop(turn);
             hash.map_err(HashError::Argon2)
         });
@@ -126,8 +127,8 @@ impl PasswordHasher {
     }
 }
 
-/// The blocking threads of a separate runtime: the service's own are not only for hashing, and a
-/// lowered priority cannot be raised again.
+/// The blocking threads of a separate runtime: the main runtime's threads also do other work, and
+/// a lowered priority cannot be raised again.
 struct Threads {
     handle: Handle,
     runtime: Option<Runtime>,
@@ -150,28 +151,28 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // A task may drop it, and must not wait for a hash.
+            // May run in an async task, which must not block until a hash ends.
             runtime.shutdown_background();
         }
     }
 }
 
-/// Lowers the calling thread's priority. Only on Linux: elsewhere it would be the whole process's.
+/// Lowers the calling thread's priority. Linux only: elsewhere this would affect the whole process.
 fn lower_priority() {
     if cfg!(target_os = "linux")
         && let Err(error) = rustix::process::setpriority_process(None, NICENESS)
     {
-        warn!(%error, "Hashing threads have the priority of all others");
+        warn!(%error, "Cannot lower the priority of the hashing threads");
     }
 }
 
-/// Reusable working memory of hashes, 19 MiB each. If it were freed after each, the allocator would
-/// keep it once for every thread that ever hashed. There are as many workspaces as hashes ran at
-/// once of late.
+/// Reusable working memory, 19 MiB per hash. If it were freed after each hash, the allocator would
+/// keep a copy for every thread that ever hashed. There are as many workspaces as hashes recently
+/// ran at the same time.
 #[derive(Clone, Default)]
 struct Workspaces(Arc<Mutex<Vec<Idle>>>);
 
-/// A workspace, and since when nothing uses it.
+/// A workspace, and the time since which it is unused.
 struct Idle {
     memory: Vec<Block>,
     since: Instant,

@@ -1,19 +1,19 @@
-//! URLs of servers, as people write them. A leaf: imports nothing of ours. No error repeats a part
-//! that may hold a password.
+//! Parses server URLs as people write them. No error repeats a part that may hold a password. A
+//! leaf: imports no other module of the crate.
 
 use url::Url;
 
-/// What to do about characters that cannot stand in a URL as they are.
+/// Advice for a URL with characters that must be percent-encoded.
 const PERCENT_ENCODE: &str = "percent-encode what is special in user, password and path (/ as %2F, \
                               ? as %3F, # as %23, @ as %40)";
-/// What to do about a URL for several servers.
-const SEVERAL_HOSTS: &str = "names several hosts: put one name before them, of a balancer or in \
-                             DNS, that leads to the primary";
+/// Advice for a URL that names several servers.
+const SEVERAL_HOSTS: &str = "names several hosts: put one name before them, such as a load \
+                             balancer's or a DNS name, that leads to the primary";
 
 /// Reads a URL; `expected` says what it should be. An empty host is `localhost`.
 pub(crate) fn parse(raw: &str, expected: &str) -> Result<Url, String> {
     let (scheme, rest) = raw.split_once("://").ok_or(expected)?;
-    // Such as `u:pa` of `u:pa/ss@h`.
+    // A raw `/` cuts a password: `u:pa/ss@h` has the authority `u:pa`.
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let path = tail.split('?').next().unwrap_or_default();
     // What comes before an `@` is user and password.
@@ -32,10 +32,10 @@ pub(crate) fn parse(raw: &str, expected: &str) -> Result<Url, String> {
     )
 }
 
-/// Each parameter must be one of those that are obeyed.
+/// Checks that the service supports every parameter.
 ///
 /// # Errors
-/// Names the first that is not.
+/// Names the first parameter that it does not support; also refuses several hosts.
 pub(crate) fn require_known(url: &Url, known: &[&str]) -> Result<(), String> {
     for (name, value) in url.query_pairs() {
         if known.contains(&&*name) || name.starts_with("options[") {
@@ -53,7 +53,7 @@ pub(crate) fn require_known(url: &Url, known: &[&str]) -> Result<(), String> {
             return Err(PERCENT_ENCODE.to_owned());
         }
         return Err(format!(
-            "the parameter `{name}` is not obeyed; those that are: {}",
+            "the parameter `{name}` is not supported; supported are: {}",
             known.join(", ")
         ));
     }

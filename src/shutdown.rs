@@ -1,5 +1,5 @@
-//! Signals: the first asks for an orderly stop, the second ends the process at once. That is always
-//! safe, because all state is in PostgreSQL.
+//! Signals: the first asks for an orderly stop, the second ends the process immediately. That is
+//! always safe, because all state is in PostgreSQL.
 
 use std::io;
 

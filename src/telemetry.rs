@@ -1,5 +1,5 @@
-//! Logs: one line per event on stdout, written by a separate thread behind a bounded buffer. A
-//! reader that stalls costs lines, never requests.
+//! Logs: one line per event on stdout, written by a separate thread behind a bounded buffer. If the
+//! reader of stdout stalls, lines are dropped; requests never wait.
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -21,9 +21,9 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::domain::timestamp::Timestamp;
 use crate::monitoring::catalogue;
 
-/// How long the process waits for its last lines to be written when it ends.
+/// How long the process waits at its end for the last lines to be written.
 const FLUSH_AT_EXIT: Duration = Duration::from_secs(1);
-/// The same after a panic, which may be the end.
+/// The same after a panic, which may end the process.
 const FLUSH_AT_PANIC: Duration = Duration::from_millis(100);
 /// How often dropped lines are reported and metrics drained. Until then, each request's duration
 /// takes 24 bytes.
@@ -40,9 +40,9 @@ impl Default for LogLevel {
 }
 
 impl LogLevel {
-    /// Levels for libraries and for ourselves. Without lapin, because we log lost connections
-    /// ourselves, and without PostgreSQL's notices, because it says at each start that the table of
-    /// migrations exists.
+    /// Levels for libraries and for our own lines. lapin is off, because we log lost connections
+    /// ourselves; so are PostgreSQL's notices, because each start would log that the migrations
+    /// table exists.
     fn of(libraries: &str, ours: &str) -> Self {
         Self(format!(
             "{libraries},lapin=off,sqlx::postgres::notice=off,{}={ours},listener={ours},\
@@ -132,8 +132,8 @@ where
         .with(lines(writer, format))
 }
 
-/// Leaves out all TRACE lines of libraries, because lapin logs whole frames, including the broker's
-/// password; and lapin's returned messages, which include names.
+/// Drops the libraries' TRACE lines, because lapin logs whole frames, including the broker's
+/// password; and lapin's returned messages, which hold users' names.
 fn holds_no_secret(line: &Metadata<'_>) -> bool {
     let ours = line.target().starts_with(env!("CARGO_CRATE_NAME"));
     ours || (*line.level() != Level::TRACE && line.target() != "lapin::returned_messages")
@@ -155,12 +155,12 @@ where
 }
 
 impl Telemetry {
-    /// Takes this process's lines.
+    /// Returns the writer of this process's log.
     pub(crate) fn writer(&self) -> LogWriter {
         self.writer.clone()
     }
 
-    /// Reports dropped lines and drains the metrics, forever.
+    /// Reports dropped lines and drains the metrics, in an endless loop.
     pub(crate) fn run_upkeep(
         &self,
         collected: PrometheusHandle,

@@ -1,5 +1,5 @@
-//! The identifier that connects a request's log lines, outbox row, message and the consumer's log.
-//! A leaf: imports nothing of ours.
+//! The identifier that connects a request's log lines, outbox row and message, and the consumer's
+//! log lines. A leaf: imports no other module of the crate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use uuid::Uuid;
 /// Longest identifier taken from a client, in characters.
 const MAX_LENGTH: usize = 128;
 
-/// Cheap to clone.
+/// A trace id; cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceId(Arc<str>);
 
 impl TraceId {
-    /// What it looks like, for people.
+    /// Its format, for messages and the documentation.
     pub const FORM: &str = "1 to 128 characters of A-Z a-z 0-9 . _ : / @ + = -";
 
-    /// Takes a client's identifier; `None` if it is not safe to repeat in headers and logs.
+    /// Parses a client's identifier; `None` if it is not safe to repeat in headers and logs.
     pub fn parse(raw: &[u8]) -> Option<Self> {
         let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:/@+=-".contains(byte);
         if raw.is_empty() || raw.len() > MAX_LENGTH || !raw.iter().all(allowed) {

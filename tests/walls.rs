@@ -128,7 +128,7 @@ fn uses(source: &str) -> Vec<String> {
     paths.filter(|path| !path.ends_with("::")).collect()
 }
 
-/// The name of a file's module: `a::b` of `a/b.rs` and of `a/b/mod.rs`.
+/// The name of a file's module: `a::b` for `a/b.rs` and `a/b/mod.rs`.
 fn module(file: &str) -> String {
     let path = file.trim_end_matches(".rs").trim_end_matches("/mod");
     if path == "lib" {
@@ -171,7 +171,7 @@ fn imports(file: &str, source: &str, modules: &BTreeSet<String>) -> BTreeSet<Str
     imports
 }
 
-/// The module that a path leads into.
+/// The innermost module of a path.
 fn innermost(path: &str, modules: &BTreeSet<String>) -> Option<String> {
     let path = path.trim_start_matches("::");
     if modules.contains(path) {

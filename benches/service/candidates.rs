@@ -1,4 +1,4 @@
-//! What the service is held against that has to be served: two plain axum services.
+//! The candidates that run as servers of their own: two plain axum services.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -14,14 +14,14 @@ use crate::Outcome;
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub enum Plain {
-    /// Answers 200 to the path of a user and does nothing for it.
+    /// Answers 200 on a user's path and does nothing else.
     Empty,
-    /// One query a request on a pool of ten, which asks its connections for no sign of life first;
-    /// no log, no limits.
+    /// One query per request on a pool of ten that does not test connections before use; no log, no
+    /// limits.
     Sqlx,
 }
 
-/// What the service's pool has too.
+/// The same number as in the service's pool.
 const CONNECTIONS: u32 = 10;
 
 #[derive(Serialize, FromRow)]

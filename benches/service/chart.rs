@@ -1,4 +1,4 @@
-//! The throughputs as horizontal bars, one group a load, in SVG.
+//! The throughputs as horizontal bars in SVG, one group per load.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ const SERVICE: RGBColor = RGBColor(183, 65, 14);
 const OTHERS: RGBColor = RGBColor(150, 160, 170);
 const INK: RGBColor = RGBColor(60, 60, 60);
 
-/// Each group has its own scale: its longest bar fills the room.
+/// Draws the chart. Each group has its own scale: its longest bar has the full width.
 pub fn draw(path: &Path, rows: &[Row]) -> Outcome<()> {
     let compared = rows
         .chunk_by(|one, next| one.load == next.load)

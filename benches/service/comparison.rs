@@ -21,7 +21,7 @@ pub enum Candidate {
     Million,
     /// An axum handler that does nothing.
     Empty,
-    /// axum and sqlx, one query a request, no log.
+    /// axum and sqlx, one query per request, no log.
     Sqlx,
     /// `pgbench -M prepared` with the service's statement.
     Pgbench,
@@ -29,11 +29,11 @@ pub enum Candidate {
     PgbenchThousand,
     /// The same, with a million users.
     PgbenchMillion,
-    /// The hash alone, on every core at once.
+    /// The hash alone, on all cores simultaneously.
     Hashes,
     /// A lapin channel with confirms, and nothing else.
     Publisher,
-    /// The same, and another that reads and acknowledges what it publishes.
+    /// The same, with a consumer on another channel that reads and acknowledges the messages.
     PublisherAndConsumer,
 }
 
@@ -68,11 +68,11 @@ pub enum Call {
     List,
     /// A backlog of events, from the outbox to the broker's confirm.
     Backlog,
-    /// Now and then a PUT; the time from its commit to the consumer's log line.
+    /// A light load of PUTs; the time from each commit to the consumer's log line.
     Delivery,
 }
 
-/// One kind of request, from so many connections at once.
+/// One type of request, from a number of concurrent connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
     pub call: Call,
@@ -156,7 +156,7 @@ const fn load(call: Call, connections: u32) -> Load {
     Load { call, connections }
 }
 
-/// What a comparison has unless it says otherwise.
+/// The defaults of a comparison.
 const COMPARISON: Comparison = Comparison {
     load: load(Call::Live, 1),
     candidates: &[],

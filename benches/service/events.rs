@@ -21,14 +21,14 @@ use crate::harness::{QUEUE_TYPE, World, eventually};
 use crate::stage::{Place, Sample};
 use crate::{Outcome, Plan};
 
-/// Events of a backlog per second of measurement.
+/// Number of events in a backlog, per second of measurement.
 const BACKLOG_PER_SECOND: u32 = 6_000;
-/// Unconfirmed messages of the bare publisher, and unacknowledged ones of the bare consumer and how
-/// many it acknowledges at once: the same numbers as the service's.
+/// The bare publisher's unconfirmed messages; the bare consumer's unacknowledged messages, and how
+/// many of them it acknowledges together: the same numbers as the service's.
 const UNCONFIRMED: usize = 2_000;
 const PREFETCH: u16 = 200;
 const ACK_EVERY: u64 = 100;
-/// PUTs a second: few enough that none waits for another.
+/// PUTs per second: few enough that none waits for another.
 const LIGHT_LOAD: u64 = 100;
 
 fn backlog(plan: Plan) -> u32 {
@@ -45,8 +45,8 @@ fn at(throughput: f64) -> Sample {
     }
 }
 
-/// The relay on a backlog, from the first published event to the last, while the service's consumer
-/// reads them.
+/// Measures the relay on a backlog, from the first published event to the last, while the service's
+/// consumer reads them.
 pub async fn drain(place: &Place, plan: Plan) -> Outcome<Sample> {
     let events = backlog(plan);
     let pool = &place.world.pool;
@@ -89,8 +89,9 @@ pub async fn drain(place: &Place, plan: Plan) -> Outcome<Sample> {
     })
 }
 
-/// As many messages with as many properties of the same size, by an exchange of the same type to a
-/// queue of the same type, which nobody reads, or only a bare consumer.
+/// Measures a bare publisher: the same number of messages, of the same size and with the same
+/// properties, through the same types of exchange and queue. A bare consumer reads them if
+/// `is_read`.
 pub async fn publish(world: &World, plan: Plan, is_read: bool) -> Outcome<Sample> {
     let messages = backlog(plan);
     let connection =
@@ -205,7 +206,8 @@ async fn consume(broker_url: String) -> Outcome<()> {
     Ok(())
 }
 
-/// Measured between the log lines `User updated`, which follows the commit, and `Event received`.
+/// Measures the time between the log lines `User updated`, which follows the commit, and `Event
+/// received`.
 pub async fn deliver(place: &Place, plan: Plan) -> Outcome<Sample> {
     place.service.start_anew()?;
     let client = reqwest::Client::new();
@@ -238,7 +240,7 @@ pub async fn deliver(place: &Place, plan: Plan) -> Outcome<Sample> {
     })
 }
 
-/// For each received event, in microseconds, sorted.
+/// Returns the delay of each received event, in microseconds, sorted.
 fn delays(log: &str) -> Vec<f64> {
     let mut committed = HashMap::new();
     let mut delays = Vec::new();
@@ -258,8 +260,8 @@ fn delays(log: &str) -> Vec<f64> {
         };
         match line["event"].as_str() {
             Some("User updated") => _ = committed.insert(trace_id, time),
-            // Another thread may have written this line before that of the commit, within the same
-            // millisecond.
+            // Collected first, because another thread may have written this line before the
+            // commit's line, within the same millisecond.
             Some("Event received") => delays.push((trace_id, time)),
             _ => {}
         }

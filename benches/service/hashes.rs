@@ -1,5 +1,5 @@
-//! What the machine can hash: each of its cores, one hash after the other, with the service's own
-//! function.
+//! How many hashes the machine can compute: one after the other on every core, with the service's
+//! own function.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ pub fn measure(plan: Plan) -> Outcome<Sample> {
     })
 }
 
-/// The time that each took.
+/// Hashes for `time`. Returns how long each hash took.
 fn hash_for(time: Duration) -> Outcome<Vec<Duration>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

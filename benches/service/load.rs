@@ -1,4 +1,4 @@
-//! The load generators: `wrk` for whatever speaks HTTP, `pgbench` for PostgreSQL.
+//! The load generators: `wrk` for HTTP, `pgbench` for PostgreSQL.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use tokio::process::Command;
 use crate::Outcome;
 use crate::comparison::{Call, Load};
 
-/// Clients of `pgbench`: where its throughput is at its best on two cores.
+/// Number of `pgbench` clients: the one with its highest throughput on two cores.
 const PGBENCH_CLIENTS: u32 = 64;
-/// Transactions of each client before a measurement: a number and not a time, so that there are
-/// some on a slow machine too.
+/// Transactions per client before a measurement. A count, not a time, so that a slow machine runs
+/// some too.
 const WARM_UP: &str = "100";
 
-/// What a run of a load generator came to. Latencies are in microseconds.
+/// The result of a load generator's run. Latencies are in microseconds.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Run {
     pub requests: f64,
@@ -26,7 +26,7 @@ pub struct Run {
     errors: f64,
 }
 
-/// Threads of a load generator: half of the cores, for the other half is the candidates'.
+/// Threads of a load generator: half of the cores. The other half is left to the candidates.
 fn threads() -> String {
     std::thread::available_parallelism()
         .map_or(1, |cores| cores.get().div_ceil(2))
@@ -49,8 +49,8 @@ async fn output_of(command: &mut Command) -> Outcome<String> {
     }
 }
 
-/// Sends `load`, on so many users, to `address`; an error if a request was not answered with
-/// success.
+/// Sends `load` to `address`, whose database has `users` users. Fails if any request did not
+/// succeed.
 pub async fn wrk(address: &str, load: Load, users: u32, time: Duration) -> Outcome<Run> {
     let call = match load.call {
         Call::Live => "live",
@@ -63,7 +63,7 @@ pub async fn wrk(address: &str, load: Load, users: u32, time: Duration) -> Outco
     let threads = threads();
     let text = output_of(
         Command::new("wrk")
-            // A thread has no less than one connection.
+            // Each thread needs at least one connection.
             .args([
                 "--threads",
                 if load.connections == 1 { "1" } else { &threads },
@@ -87,8 +87,8 @@ pub async fn wrk(address: &str, load: Load, users: u32, time: Duration) -> Outco
     Ok(run)
 }
 
-/// Runs the statement of `call` again and again, prepared, for `time` after its clients have logged
-/// in; `scratch` takes its log.
+/// Runs the prepared statement of `call` repeatedly for `time`, after the clients have logged in;
+/// `scratch` takes its log.
 pub async fn pgbench(
     url: &str,
     call: Call,
@@ -128,7 +128,7 @@ pub async fn pgbench(
     })
 }
 
-/// The number in the report's line that begins so.
+/// Returns the number that follows `beginning` in the report's line that starts with it.
 fn after(report: &str, beginning: &str) -> Outcome<f64> {
     let number = report.lines().find_map(|line| {
         line.strip_prefix(beginning)?
@@ -183,7 +183,7 @@ async fn run_pgbench(
     .await
 }
 
-/// The third field of each line of its logs is a transaction's time.
+/// Reads and deletes the logs of `pgbench`; the third field of each line is a transaction's time.
 fn take_latencies(scratch: &Path) -> Outcome<Vec<f64>> {
     let mut latencies = Vec::new();
     for entry in std::fs::read_dir(scratch)? {

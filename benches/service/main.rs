@@ -33,21 +33,21 @@ pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 #[derive(Parser)]
 struct Cli {
-    /// One round of two seconds each, in place of five of five
+    /// One round of two seconds per measurement instead of five rounds of five seconds
     #[arg(long)]
     quick: bool,
-    /// Only what has this text in its name, such as `PUT` or `backlog`
+    /// Run only comparisons with this text in their name, such as `PUT` or `backlog`
     #[arg(long, default_value = "")]
     only: String,
     /// Where `report.json`, `report.md` and `report.svg` are written
     #[arg(long, default_value = ".local/bench")]
     output: PathBuf,
-    /// Serve as one of the candidates; the bench calls itself with this
+    /// Serve as one of the candidates; the bench starts itself with this option
     #[arg(long, hide = true)]
     serve: Option<candidates::Plain>,
     #[arg(long, hide = true, default_value = "")]
     database: String,
-    /// Cargo says this to every bench
+    /// Cargo passes this to every bench
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -57,7 +57,7 @@ struct Cli {
 pub struct Plan {
     pub rounds: u32,
     pub measured: Duration,
-    /// Before each measurement, thrown away.
+    /// Load before each measurement, not counted.
     pub warm_up: Duration,
 }
 
@@ -94,7 +94,7 @@ async fn main() -> Outcome<()> {
         .sum::<usize>();
     for round in 1..=plan.rounds {
         for comparison in chosen().filter(|comparison| round <= comparison.rounds) {
-            // In a different order each time, because a measurement may affect the next one.
+            // Start with another candidate each round, because a measurement may affect the next.
             let candidates = comparison
                 .candidates
                 .iter()

@@ -16,22 +16,23 @@ use crate::harness::{self, PATIENCE, eventually};
 /// `USER_HZ`, the unit of `/proc/PID/stat`; 100 on every architecture that Linux has today.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A candidate that serves; killed when dropped.
+/// A running candidate; killed when dropped.
 pub struct Served {
     pub address: String,
-    /// Its log, where it has one.
+    /// Its log file, if it has one.
     pub log: Option<PathBuf>,
     pid: u32,
     _process: Child,
 }
 
 impl Served {
-    /// The service, its log in a file; ready for everything, as far as it has a broker.
+    /// Starts the service with its log in a file, and waits until it is ready, or degraded if it
+    /// has no broker.
     pub async fn service(settings: &[(&str, &str)], log: &Path, has_broker: bool) -> Outcome<Self> {
         let address = free_address()?;
         let port = address.port().to_string();
         fs::write(log, "")?;
-        // Appending, so that the file can be emptied meanwhile.
+        // Append, so that the file can be truncated while the service writes to it.
         let output = fs::File::options().append(true).open(log)?;
         let mut command = harness::command(&[settings, &[("PORT", &port)]].concat());
         let process = command.stdout(output).spawn()?;
@@ -55,7 +56,7 @@ impl Served {
         })
     }
 
-    /// Started with its address as its first line.
+    /// Starts a candidate that prints its address as its first line.
     pub async fn saying_where(mut command: Command) -> Outcome<Self> {
         let mut process = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut lines = BufReader::new(process.stdout.take().ok_or("no standard output")?).lines();
@@ -85,7 +86,7 @@ impl Served {
         Ok((user + system) / TICKS_PER_SECOND)
     }
 
-    /// Waits until it uses next to no processor time.
+    /// Waits until the process uses almost no CPU time.
     pub async fn until_idle(&self) -> Outcome<()> {
         let mut tick = interval(Duration::from_millis(200));
         tick.tick().await;
@@ -108,7 +109,7 @@ impl Served {
         Ok(peak.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 
-    /// Forgets the peak of its memory, and empties its log.
+    /// Resets its peak memory and truncates its log.
     pub fn start_anew(&self) -> Outcome<()> {
         fs::write(format!("/proc/{}/clear_refs", self.pid), "5")?;
         if let Some(log) = &self.log {

@@ -11,7 +11,7 @@ use crate::comparison::{Aim, COMPARISONS, Candidate, Comparison, Figure, Limit, 
 use crate::stage::{Sample, Stage, USERS};
 use crate::{Outcome, Plan, chart, harness};
 
-/// Where and with what it was measured.
+/// The machine, the versions and the plan of the measurement.
 #[derive(Serialize)]
 struct Setting {
     date: String,
@@ -32,7 +32,7 @@ struct Setting {
 struct Measured {
     load: Load,
     candidate: Candidate,
-    /// Or why there is none.
+    /// The sample, or why there is none.
     sample: Result<Sample, String>,
 }
 
@@ -54,8 +54,8 @@ pub struct Row {
     pub failure: Option<String>,
 }
 
-/// One candidate held against another, the median of the rounds' ratios; or against a limit, the
-/// median of the rounds.
+/// One candidate compared with another (the median of the rounds' ratios) or with a limit (the
+/// median of the rounds).
 #[derive(Serialize)]
 struct Verdict {
     load: String,
@@ -123,7 +123,7 @@ impl Report {
         found.map(|one| &one.sample)
     }
 
-    /// One a round; not a number where it failed.
+    /// Returns one sample per round; NaN where the measurement failed.
     fn of(&self, load: Load, candidate: Candidate) -> Vec<Sample> {
         self.all_of(load, candidate)
             .map(|sample| *sample.as_ref().unwrap_or(&Sample::NONE))
@@ -144,7 +144,7 @@ impl Report {
                     .cloned(),
             })
         });
-        // Of what was not chosen there is none.
+        // What was not selected has no samples.
         rows.filter(|row| row.failure.is_some() || !row.median.throughput.is_nan())
             .collect()
     }
@@ -373,7 +373,7 @@ fn processor() -> Outcome<String> {
         .to_owned())
 }
 
-/// Its numbers, without what a distribution adds.
+/// Returns the kernel's version number, without the distribution's suffix.
 fn kernel() -> Outcome<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     Ok(release

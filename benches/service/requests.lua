@@ -10,7 +10,7 @@ end
 function init(arguments)
   call, users = arguments[1], tonumber(arguments[2])
   math.randomseed(os.time() * 1000 + number)
-  -- Made beforehand, so that making them costs the candidates no processor time.
+  -- Built in advance, so that building them takes no CPU time from the candidates.
   if call == "live" then
     requests[1] = wrk.format("GET", "/health/live")
   elseif call == "list" then
@@ -31,7 +31,7 @@ function request()
   elseif call ~= "put" then
     return requests[1]
   end
-  -- A value that nobody had before, so that each PUT is a change.
+  -- A new value each time, so that each PUT is a change.
   sent = sent + 1
   local value = string.format("%08d%08d", sent, math.random(99999999))
   local body = '{"name":"Имя' .. value .. '","surname":"Фамилия' .. value .. '"}'

@@ -1,4 +1,4 @@
-//! The candidates, started and filled with users, and one measurement of one of them.
+//! Starts the candidates, fills their databases with users, and takes single measurements.
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +12,11 @@ use crate::load::{self, Run};
 use crate::process::Served;
 use crate::{Outcome, Plan, events, hashes};
 
-/// Where nothing else is said.
+/// Number of users unless stated otherwise.
 pub const USERS: u32 = 100_000;
 const THOUSAND: u32 = 1_000;
 const MILLION: u32 = 1_000_000;
-/// POSTs at once, which are more hashes than the machine has cores for.
+/// Concurrent POSTs: more hashes than the machine has cores.
 const POSTS: Load = Load {
     call: Call::Post,
     connections: 8,
@@ -25,19 +25,19 @@ const POSTS: Load = Load {
 /// One measurement.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Sample {
-    /// Requests a second.
+    /// Requests per second.
     pub throughput: f64,
     /// Microseconds.
     pub p50: f64,
     pub p99: f64,
-    /// Processor time of the candidate's own process for a request, in microseconds.
+    /// CPU time per request of the candidate's own process, in microseconds.
     pub cpu: Option<f64>,
     /// Largest resident memory of that process, in bytes.
     pub peak_memory: Option<u64>,
 }
 
 impl Sample {
-    /// Of a measurement that failed.
+    /// The sample of a failed measurement.
     pub const NONE: Self = Self {
         throughput: f64::NAN,
         p50: f64::NAN,
@@ -52,7 +52,7 @@ pub struct Place {
     pub world: World,
     pub service: Served,
     users: u32,
-    /// Whether somebody publishes its events.
+    /// Whether its events can be published.
     has_broker: bool,
 }
 
@@ -72,7 +72,7 @@ impl Place {
         })
     }
 
-    /// Waits until nothing is left of a measurement that would be the next one's burden.
+    /// Waits until no work remains that would burden the next measurement.
     async fn clear_away(&self) -> Outcome<()> {
         if self.has_broker {
             until("an empty outbox", async || {
@@ -99,7 +99,7 @@ pub struct Stage {
     brokerless: Place,
     thousand: Place,
     million: Place,
-    /// Nobody publishes the events that `pgbench` writes.
+    /// The events that `pgbench` writes are not published.
     pgbench_world: World,
     empty: Served,
     sqlx: Served,
@@ -107,12 +107,12 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Everything started, on databases of its own; logs go to `folder`.
+    /// Starts everything, on separate databases; logs go to `folder`.
     pub async fn set(folder: &Path) -> Outcome<Self> {
         let pgbench_world = World::new().await;
         fill(&pgbench_world, USERS).await?;
-        // With the lines of probes too, which would be left out: the price of a line is measured by
-        // them.
+        // Also logs probes, which the service does not log by default: their lines measure the cost
+        // of a line.
         let settings = [("LOG_LEVEL", "info,lapin=off,probes=debug")];
         let service = Place::set("service", USERS, &settings, folder).await?;
         let plain = |candidate: &str| -> Outcome<Command> {
@@ -166,7 +166,7 @@ impl Stage {
             Candidate::Million => self.of_service(&self.million, load, plan).await,
             Candidate::AmidPosts => {
                 let address = &self.service.service.address;
-                // From before the warm-up to after the end.
+                // Runs from the start of the warm-up until after the end of the measurement.
                 let posts = load::wrk(
                     address,
                     POSTS,
@@ -226,7 +226,7 @@ impl Stage {
         Ok(sample(run, None, None))
     }
 
-    /// The service's settings that the environment changes, as `NAME=value`.
+    /// Returns the service's settings that the environment overrides, as `NAME=value`.
     pub fn changed_settings(&self) -> Vec<String> {
         let settings = self.service.world.settings();
         let changed = settings.iter().filter(|(name, value)| {
@@ -237,7 +237,7 @@ impl Stage {
             .collect()
     }
 
-    /// What `SHOW name` says.
+    /// Returns the result of `SHOW name`.
     pub async fn database_setting(&self, name: &str) -> Outcome<String> {
         let pool = &self.service.world.pool;
         let shown = sqlx::query_scalar(AssertSqlSafe(format!("SHOW {name}")))

@@ -3,8 +3,8 @@
     pip install pika==1.3.2
     subscriber.py AMQP_URL USERS_URL [EVENTS]
 
-USERS_URL is the service's, as http://127.0.0.1:8000. Ends after EVENTS new events, if that is given. Each line that it
-prints is one change of its copy.
+USERS_URL is the service's address, such as http://127.0.0.1:8000. Ends after EVENTS new events, if given. Prints one line
+for each change of its copy.
 """
 
 import json
@@ -16,8 +16,8 @@ import pika
 AMQP_URL, USERS_URL = sys.argv[1], sys.argv[2].rstrip("/")
 REMAINING = int(sys.argv[3]) if len(sys.argv) > 3 else None
 
-# In a real subscriber these two are tables, written in one transaction: then a crash between the change and the
-# acknowledgement repeats an event, and the version says that it is known.
+# A real subscriber keeps these two in tables and writes both in one transaction. After a crash between the change and the
+# acknowledgement, the event is delivered again, and its version shows that it was applied.
 users = {}
 versions = {}
 
@@ -37,11 +37,11 @@ def apply(event):
 
 
 def load_what_is_there():
-    """Starts from nothing: the queue is bound already, so that no change falls between the list and the first event."""
+    """Loads all users. The queue must be bound already, so that no change is missed between the list and the first event."""
     last, count = None, 0
     while True:
-        # Each page begins with the last user of the one before: if it does not, somebody was deleted or added meanwhile,
-        # and the pages have moved.
+        # Each page must begin with the last user of the page before. If not, a user was deleted or added meanwhile,
+        # and the pages have shifted.
         with urllib.request.urlopen(f"{USERS_URL}/users?limit=100&offset={max(count - 1, 0)}") as answer:
             page = json.load(answer)
         if last is not None and (not page or page[0]["id"] != last):
@@ -50,7 +50,7 @@ def load_what_is_there():
             continue
         new = page if last is None else page[1:]
         for user in new:
-            # The list has no versions: an event that is known to the list is applied again, to the same effect.
+            # The list has no versions: an event that the list already includes is applied again, with the same result.
             users[user["id"]] = {"name": user["name"], "surname": user["surname"]}
         count += len(new)
         if len(page) < 100:
@@ -61,7 +61,7 @@ def load_what_is_there():
 connection = pika.BlockingConnection(pika.URLParameters(AMQP_URL))
 channel = connection.channel()
 channel.exchange_declare("user_events", exchange_type="topic", durable=True)
-# Durable, so that nothing is missed while this program is away, and one reader at a time, or a user's order is lost.
+# Durable, so that nothing is missed while this program is down. One active consumer, to keep each user's events in order.
 arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
 channel.queue_declare("example_subscriber", durable=True, arguments=arguments)
 channel.queue_bind("example_subscriber", "user_events", "user.*")

@@ -1,4 +1,4 @@
-//! Why the service cannot start, or ends by itself.
+//! Why the service cannot start, or stops unexpectedly.
 
 use std::io;
 use std::net::SocketAddr;

@@ -28,19 +28,19 @@ use crate::monitoring::connections;
 use crate::monitoring::state::Status;
 use crate::password::PasswordHasher;
 
-// In all, a stop takes 25 s at most, plus `SHUTDOWN_DELAY_MS`.
-/// Longest time for requests in flight to finish.
+// In all, a stop takes at most 25 s, plus `SHUTDOWN_DELAY_MS`.
+/// Time limit for requests in flight to finish.
 const FINISH_REQUESTS: Duration = Duration::from_secs(11);
-/// For the lanes of reads and writes to close.
+/// Time limit for the connections of coalesced reads and grouped writes to close.
 const CLOSE_LANES: Duration = Duration::from_secs(1);
-/// For the relay to publish what is left.
+/// Time limit for the relay to publish what is left.
 const FINISH_RELAY: Duration = Duration::from_secs(7);
-/// For the consumer to acknowledge what it has logged.
+/// Time limit for the consumer to acknowledge what it has logged.
 const FINISH_CONSUMER: Duration = Duration::from_secs(3);
-/// For each of the three pools to close.
+/// Time limit for each of the three pools to close.
 const CLOSE_POOL: Duration = Duration::from_secs(1);
 
-/// What runs, and what is closed at the end.
+/// The parts to run, and to close at the end.
 pub(crate) struct Parts {
     pub listener: TcpListener,
     pub router: Router,
@@ -53,14 +53,14 @@ pub(crate) struct Parts {
     pub consumer: Consumer,
     pub hasher: PasswordHasher,
     pub status: Arc<Status>,
-    /// Between "not ready" and the end of accepting, for load balancers to notice.
+    /// Pause between "not ready" and closing the listener, for load balancers to notice.
     pub shutdown_delay: Duration,
-    /// Work of requests that goes on when the client has gone away.
+    /// Work of requests that continues after the client has gone.
     pub tasks: TaskTracker,
 }
 
-/// Serves until `stop`, then stops in order: not ready, no new connections, requests in flight,
-/// outbox, consumer.
+/// Serves until `stop`, then stops in this order: reports "not ready", accepts no more connections,
+/// finishes requests in flight, stops the relay, stops the consumer, closes the pools.
 ///
 /// # Errors
 /// If a migration fails, or a part stops unexpectedly.
@@ -101,7 +101,7 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) -> Result<(), App
         .await
         .is_err()
     {
-        warn!("What requests had begun did not finish in time");
+        warn!("Work begun by requests did not finish in time");
     }
     if timeout(CLOSE_LANES, join(parts.reads.close(), parts.writes.close()))
         .await
@@ -132,7 +132,7 @@ fn ended_early(task: &'static str, ended: Result<Result<(), AppError>, JoinError
 
 async fn finish<T>(name: &'static str, mut task: JoinHandle<T>, limit: Duration) {
     if !task.is_finished() && timeout(limit, &mut task).await.is_err() {
-        warn!(task = name, "Did not finish in time, gave it up");
+        warn!(task = name, "Did not finish in time, aborted it");
         task.abort();
     }
 }

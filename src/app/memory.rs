@@ -1,4 +1,4 @@
-//! Gives memory back to the system that a flood of requests has taken.
+//! Returns memory to the system after a flood of requests.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::time::interval;
 
 use crate::password::PasswordHasher;
 
-/// How often free memory is given back to the system, if there is little to do.
+/// How often free memory is returned to the system while the service is quiet.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(5);
-/// There is little to do while the service uses less than one part in this many of a core.
+/// The service is quiet while it uses less than one part in this many of a core.
 const QUIET: u32 = 5;
 
-/// After a flood, glibc's allocator would keep what it took. While there is much to do, it is
-/// needed again at once.
+/// Returns free memory whenever the service is quiet: glibc's allocator would keep it. While the
+/// service is busy, it would need the memory again immediately.
 pub(crate) async fn give_back(hasher: PasswordHasher) {
     let mut tick = interval(GIVE_BACK_EVERY);
     let mut used_before = processor_time();
@@ -23,14 +23,14 @@ pub(crate) async fn give_back(hasher: PasswordHasher) {
         hasher.free_idle_memory();
         let used = processor_time();
         if used.saturating_sub(used_before) < GIVE_BACK_EVERY / QUIET {
-            // It takes a few milliseconds. A panic there costs one turn.
+            // This blocks for a few milliseconds. A panic there only skips this round.
             _ = spawn_blocking(trim::give_memory_back).await;
         }
         used_before = used;
     }
 }
 
-/// That of all threads since the start.
+/// Processor time of all threads since the start.
 fn processor_time() -> Duration {
     let used = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(

@@ -33,7 +33,7 @@ use crate::monitoring::state::Status;
 use crate::password::PasswordHasher;
 use crate::service::users::UserService;
 
-/// Connections to PostgreSQL and RabbitMQ besides the requests' pool; a generous estimate.
+/// Connections to PostgreSQL and RabbitMQ outside the requests' pool; a generous estimate.
 const OTHER_CONNECTIONS: u32 = 16;
 
 pub(crate) struct App(Parts);
@@ -144,7 +144,7 @@ impl App {
         }))
     }
 
-    /// The address it listens on; with `PORT=0` the system chose the port.
+    /// The address that the listener is bound to; with `PORT=0`, the system chooses the port.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.listener.local_addr()
     }

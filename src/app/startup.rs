@@ -1,4 +1,4 @@
-//! Until the schema is there, the relay does not start; the service answers all the same.
+//! Starts the relay once the schema is current. The service answers requests meanwhile.
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::sleep;
@@ -26,7 +26,7 @@ pub(crate) async fn relay_once_ready(
     Ok(())
 }
 
-/// Waits until the schema is current: applies the migrations, or waits for somebody else to.
+/// Waits until the schema is current: applies the migrations, or waits until they are applied.
 async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
     let options = database.direct_url.options();
     let mut backoff = Backoff::default();
@@ -47,15 +47,15 @@ async fn schema_ready(database: &DatabaseConfig) -> Result<(), SchemaError> {
     }
 }
 
-/// Whether the schema is current, perhaps after migrating.
+/// Returns whether the schema is current; migrates first if `migrate` is set.
 async fn bring_up_to_date(options: &PgConnectOptions, migrate: bool) -> Result<bool, SchemaError> {
     if !migrate {
         return schema::is_current_at(options).await;
     }
     match schema::migrate(options).await {
         Ok(()) => Ok(true),
-        // A login that owns nothing may not even look for what to do, and a standby does not let
-        // anybody.
+        // A login that owns no tables may not even check for pending migrations; on a standby, no
+        // login may.
         Err(error) if error.is_not_allowed() => match schema::is_current_at(options).await {
             Ok(true) => Ok(true),
             _pending_or_unknown => Err(error),
@@ -73,7 +73,7 @@ async fn warn_of_another_server(options: &PgConnectOptions) {
              `user-management-api after-restore`"
         ),
         Err(error) => {
-            warn!(error = %Chain(&error), "Whether the database was restored is not known");
+            warn!(error = %Chain(&error), "Cannot tell whether the database was restored");
         }
     }
 }
@@ -92,7 +92,7 @@ async fn warn_of_dangers(database: &DatabaseConfig) {
             Err(error) => {
                 warn!(
                     error = %Chain(&error),
-                    "Whether PostgreSQL encrypts, or keeps what it commits, is not known"
+                    "Cannot tell whether PostgreSQL encrypts, or keeps what it commits"
                 );
             }
         }

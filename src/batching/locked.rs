@@ -1,5 +1,5 @@
-//! Writes of users whose rows somebody has locked. Each runs as a task on the pool and may wait for a lock without
-//! holding up its lane.
+//! Writes of users whose rows another transaction has locked. Each runs as a task on the pool and
+//! may wait for the lock without delaying its lane.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::database::{Database, DatabaseError};
 use crate::domain::user::UserId;
 use crate::repository::users::{self, Change, Outcome};
 
-/// Most connections of the pool for one lane's locked writes: requests need them too.
+/// Most connections of the pool that one lane's locked writes may use: requests need them too.
 const SLOTS: usize = 2;
 
 /// The locked writes of one lane.
@@ -69,7 +69,7 @@ impl LockedWrites {
         });
     }
 
-    /// Notes those that have ended.
+    /// Removes the writes that have ended.
     pub(crate) fn take_done(&mut self) {
         while let Some(done) = self.tasks.try_join_next() {
             if let Ok(user) = done {
@@ -78,7 +78,7 @@ impl LockedWrites {
         }
     }
 
-    /// Waits for one to end; `None` if there is none.
+    /// Waits until a write ends; `None` if none is running.
     pub(crate) async fn next_done(&mut self) -> Option<()> {
         // None of them panics or is aborted.
         let user = self.tasks.join_next().await?.ok()?;

@@ -1,5 +1,5 @@
-//! What combines waiting requests, so that many share a query or a commit. Knows when and with whom;
-//! the SQL is in `repository`, connections are in `database`.
+//! Combines waiting requests, so that many share a query or a commit. Decides which requests and
+//! when; the SQL is in `repository`, connections are in `database`.
 
 mod locked;
 mod request;

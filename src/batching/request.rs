@@ -41,7 +41,7 @@ pub(crate) async fn request<T>(
 }
 
 impl<T> From<TrySendError<T>> for DatabaseError {
-    /// For a task's queue that is full, or closed for good.
+    /// Converts the error of a task's queue that is full, or closed permanently.
     fn from(refused: TrySendError<T>) -> Self {
         match refused {
             TrySendError::Full(_) => Self::Overloaded,

@@ -1,8 +1,8 @@
 //! Pages of the list of users. Waiting requests for the same page share one query.
 //!
-//! One query per page runs at a time, on the pool, and a few in all. A request joins only a query
-//! that has not been sent yet, so it sees everything committed before it began, and only its own
-//! query's error.
+//! At most one query per page and a few in total run at a time, on the pool. A request joins only a
+//! query that has not been sent yet, so it sees everything committed before the request began, and
+//! only its own query's error.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,10 +19,10 @@ use crate::domain::page::Page;
 use crate::domain::user::{User, UserPage};
 use crate::repository::users;
 
-/// One in so many of the pool's connections may read lists at a time.
+/// At most one in this many of the pool's connections reads lists at a time.
 const SHARE: usize = 4;
 
-/// A page that several requests may share, and their response's body once one of them has made it.
+/// A page that several requests may share, and the response body once one of them has rendered it.
 pub struct SharedPage {
     pub page: UserPage,
     body: OnceLock<Bytes>,
@@ -51,8 +51,8 @@ pub(crate) struct UserLists {
     database: Database,
     /// The pages being read, and who waits for the next query of each.
     waiting: Arc<Mutex<HashMap<Page, Callers>>>,
-    /// For queries that run: a page far from the start takes long, and others need the pool's
-    /// connections too.
+    /// Limits the running queries: a page far from the start takes long, and other requests need
+    /// the pool's connections too.
     slots: Arc<Semaphore>,
 }
 
@@ -80,7 +80,7 @@ impl UserLists {
         .await
     }
 
-    /// By its own query.
+    /// Reads a page with a query of its own.
     pub(crate) async fn get_alone(&self, page: Page) -> Answer {
         let slot = timeout(OPERATION_TIMEOUT, self.slots.acquire()).await;
         let _slot = slot
@@ -98,7 +98,8 @@ impl UserLists {
 
     async fn read_while_wanted(self, page: Page) {
         loop {
-            // Before the callers are taken: those who have gone by then cost no query.
+            // Wait for the slot before taking the callers: callers who leave meanwhile cost no
+            // query.
             let slot = self.slots.clone().acquire_owned().await;
             let Some(callers) = self.take_callers(page) else {
                 return;
@@ -111,7 +112,7 @@ impl UserLists {
         }
     }
 
-    /// Takes all who wait for the page. If nobody does, it is no longer being read.
+    /// Takes all callers that wait for the page. If there are none, reading it ends.
     fn take_callers(&self, page: Page) -> Option<Callers> {
         let mut waiting = self.waiting.lock();
         let callers = waiting.get_mut(&page)?;

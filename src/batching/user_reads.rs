@@ -8,13 +8,13 @@
 //! A shared read differs from a single one only in speed:
 //! - **Fresh.** A read joins only a query that has not been sent yet, so it sees everything
 //!   committed before it began.
-//! - **Failures stay apart.** If the server or the decoding of a row refuses a batch, it runs again
-//!   user by user. Only a failure that no read would survive, such as a lost server, reaches all of
-//!   them.
-//! - **Cancellation stays apart.** Batches run in the lanes' tasks. A caller that goes away takes
-//!   no other with it.
-//! - **Bounded.** Every caller gets an answer within [`crate::database::OPERATION_TIMEOUT`]. Beyond
-//!   [`QUEUE_CAPACITY`] reads are refused.
+//! - **Failures stay apart.** If the server refuses a batch or a row cannot be decoded, the batch
+//!   runs again user by user. Only a failure that would affect every read, such as a lost server,
+//!   reaches all of them.
+//! - **Cancellation stays apart.** Batches run in the lanes' tasks. A caller that goes away affects
+//!   no other.
+//! - **Bounded.** Every caller gets an answer within [`crate::database::OPERATION_TIMEOUT`]. Reads
+//!   beyond [`QUEUE_CAPACITY`] are refused.
 //!
 //! `tests/api/coalesced_reads.rs` compares them with single reads; `tests/api/read_faults.rs` tests
 //! them with a database in trouble.
@@ -41,13 +41,13 @@ use crate::repository::users;
 
 /// Number of lanes; each has a connection.
 const LANES: usize = 2;
-/// How long a lane waits for the other's query while its own batch grows. A local database answers
-/// sooner.
+/// How long a lane waits for the other lane's query while its own batch grows. A local database
+/// answers sooner.
 const LONG_QUERY: Duration = Duration::from_millis(1);
 /// Most reads in one query.
 const LARGEST_BATCH: usize = 128;
-/// Reads that may wait: a few hundred milliseconds of them at full speed. More is overload, not a
-/// burst.
+/// Maximum number of waiting reads: a few hundred milliseconds' worth at full speed. More is
+/// overload, not a burst.
 pub(crate) const QUEUE_CAPACITY: usize = 16_384;
 
 struct Read {
@@ -55,7 +55,7 @@ struct Read {
     caller: ReplyTo<Option<User>>,
 }
 
-/// Cheap to clone.
+/// Reads users, one by one or in batches; cheap to clone.
 #[derive(Clone)]
 pub struct UserReads {
     mode: Mode,
@@ -108,14 +108,15 @@ impl UserReads {
         }
     }
 
-    /// `None` when there is no such user.
+    /// Reads a user; `None` when there is no such user.
     ///
     /// # Errors
     /// [`DatabaseError::Overloaded`] when too many reads wait; else as [`Database::read`].
     pub async fn get(&self, id: UserId) -> Result<Option<User>, DatabaseError> {
         let queue = match &self.mode {
             Mode::OneByOne(database) => {
-                // Boxed, because coalesced reads would carry its size through every layer too.
+                // Boxed, so that the future of a coalesced read does not carry its size through
+                // every layer.
                 return database
                     .read(|connection| Box::pin(users::get(connection, id)))
                     .boxed()
@@ -126,7 +127,7 @@ impl UserReads {
         request(|caller| Ok(queue.try_send(Read { id, caller })?)).await
     }
 
-    /// One page of users, and the number of all of them.
+    /// Reads one page of users, and the number of all users.
     pub async fn list(&self, page: Page) -> Result<Arc<SharedPage>, DatabaseError> {
         match &self.mode {
             Mode::OneByOne(_) => self.lists.get_alone(page).await,
@@ -152,8 +153,8 @@ struct Queue {
 }
 
 impl Queue {
-    /// Waits for reads, and for the other lane's query unless that takes long. Takes all that wait
-    /// by then.
+    /// Waits for reads, and for the other lane's query up to [`LONG_QUERY`]. Takes all reads that
+    /// wait by then, up to [`LARGEST_BATCH`].
     async fn take(&self, batch: &mut Vec<Read>) -> Option<MutexGuard<'_, ()>> {
         let mut waiting = self.waiting.lock().await;
         waiting.recv_many(batch, LARGEST_BATCH).await;
@@ -167,7 +168,7 @@ impl Queue {
     }
 }
 
-/// What a lane does until `stop`.
+/// Runs a lane until `stop`: takes a batch, answers it, repeats.
 async fn answer_what_waits(mut lane: Lane, queue: Arc<Queue>, stop: CancellationToken) {
     let reads = catalogue::coalesced_reads();
     let queries = catalogue::coalesced_queries();

@@ -1,23 +1,23 @@
 //! Updates and deletions of users. Under load, those that wait share one statement and one commit,
 //! each with its event.
 //!
-//! Each lane, a task with its own connection, writes everything that waits for it. No write waits
-//! for others to come: groups grow while a lane is busy.
+//! Each lane is a task with its own connection and writes everything that waits for it. No write
+//! waits for others to arrive: groups grow while a lane is busy.
 //!
 //! A grouped write differs from a single one only in speed:
 //! - **One change per user at a time.** A user belongs to one lane, and two changes of a user never
 //!   share a statement. Each gets its version and its event, in the order of arrival.
 //! - **The newest row is changed.** The statement locks its rows, in the order of their ids, before
-//!   it decides whether anything changes and before it draws an event's place in the outbox.
+//!   it decides whether anything changes and before it draws an event's position in the outbox.
 //! - **No waiting for locks.** A user whose row is locked is left out and written on the pool, by a
 //!   statement that waits. Later changes of that user wait for it.
 //! - **Failures stay apart.** A group that the server refuses is rolled back and written one by
-//!   one. Only a failure that no write would survive reaches all; as with any write, the outcome is
-//!   then unknown.
+//!   one. Only a failure that would affect every write, such as a lost server, reaches all; as with
+//!   any write, the outcome is then unknown.
 //! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not
 //!   been sent, it is dropped.
 //! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by
-//!   [`QUEUE_CAPACITY`], and 64 changes of one user.
+//!   [`QUEUE_CAPACITY`] per lane and 64 changes per user.
 //!
 //! `tests/api/grouped_writes.rs` compares them with single writes.
 
@@ -50,12 +50,12 @@ pub(crate) const QUEUE_CAPACITY: usize = 8_192;
 /// Changes of one user that may wait: each waits for the one before, so more would only fill the
 /// lane.
 const MOST_PER_USER: u32 = 64;
-/// Waiting writes from which a lane chooses its next group.
+/// Number of waiting writes from which a lane chooses its next group.
 const WINDOW: usize = 1_024;
 
 type Answer = Result<Outcome, DatabaseError>;
 
-/// Cheap to clone.
+/// Writes users, one by one or in groups; cheap to clone.
 #[derive(Clone)]
 pub struct UserWrites(Mode);
 
@@ -119,7 +119,7 @@ impl UserWrites {
                     let change = change.clone();
                     Box::pin(async move { users::write(connection, &change).await })
                 });
-                // Boxed, because grouped writes would carry its size too.
+                // Boxed, so that the future of a grouped write does not carry its size.
                 return alone.boxed().await;
             }
             Mode::Grouped {
@@ -133,7 +133,7 @@ impl UserWrites {
         request(|caller| Ok(queue.try_send(Pending { change, caller })?)).await
     }
 
-    /// Writes what still waits, then closes the lanes' connections. Later writes are refused.
+    /// Writes what still waits, then closes the lanes' connections. Refuses later writes.
     pub async fn close(&self) {
         if let Mode::Grouped { stop, tasks, .. } = &self.0 {
             stop.cancel();
@@ -148,7 +148,7 @@ impl UserWrites {
 struct PerUser(Mutex<HashMap<UserId, u32>>);
 
 impl PerUser {
-    /// Counts one more until the guard is dropped; `None` if there are as many as may be.
+    /// Counts one more until the guard is dropped; `None` at [`MOST_PER_USER`].
     fn count(self: &Arc<Self>, id: UserId) -> Option<Counted> {
         let mut counts = self.0.lock();
         let count = counts.entry(id).or_default();

@@ -1,4 +1,4 @@
-//! `after-restore`: makes a database that has lost changes agree with subscribers who have seen
+//! `after-restore`: reconciles a database that has lost changes with subscribers that have seen
 //! them.
 
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::trace_id::TraceId;
 
 #[derive(Args)]
 pub(crate) struct HowFar {
-    /// How far to lift versions and ids: more than any user's changes, and more new users, than can
-    /// have been lost
+    /// How far to lift versions and ids: more than the changes of any one user, and more than the
+    /// new users, that can have been lost
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(i64).range(1..=1_000_000_000_000))]
     step: i64,
     /// Publish a `user.updated` for each user, so that subscribers take over the restored values
@@ -29,15 +29,15 @@ pub(crate) struct HowFar {
 struct Done {
     #[serde(flatten)]
     lift: Lift,
-    /// The next user's.
+    /// Id of the next new user.
     next_id: i64,
     remains: &'static str,
 }
 
-/// Between two lines of progress.
+/// Pause between two progress reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What remains to be done after users were published again.
+/// What remains to be done after the users were republished.
 const AFTER_REPUBLISHING: &str = "start the service, which publishes the events; have each \
                                   subscriber delete the users that the list does not have \
                                   (docs/subscribers.md)";
@@ -53,7 +53,7 @@ pub(crate) async fn run(asked: HowFar, database: &DatabaseUrl) -> Result<Report,
 }
 
 async fn lift(asked: HowFar, database: &DatabaseUrl) -> Result<Report, CommandError> {
-    // The lock of a session that others share would keep nobody out.
+    // A lock in a session that other clients share would exclude no one.
     if !keeps_settings(&database.options()).await? {
         return Err(CommandError::Shared);
     }
@@ -61,7 +61,7 @@ async fn lift(asked: HowFar, database: &DatabaseUrl) -> Result<Report, CommandEr
     if !schema::is_current(&mut connection).await? {
         return Err(CommandError::Migrations);
     }
-    // Held to the end: no relay publishes meanwhile.
+    // Holds the lock until the end, so that no relay publishes meanwhile.
     match outbox::try_lead(&mut connection).await? {
         Election::Won => {}
         Election::Lost => return Err(CommandError::Running),
@@ -73,9 +73,7 @@ async fn lift(asked: HowFar, database: &DatabaseUrl) -> Result<Report, CommandEr
             let Lift {
                 step, republish, ..
             } = lift;
-            eprintln!(
-                "Goes on where an earlier run ended, with --step {step} and republish: {republish}."
-            );
+            eprintln!("Resuming an earlier run, with --step {step} and republish: {republish}.");
             lift
         }
         None => {
@@ -99,7 +97,7 @@ async fn lift(asked: HowFar, database: &DatabaseUrl) -> Result<Report, CommandEr
             next_report = Instant::now() + REPORT_INTERVAL;
         }
     }
-    // Or the next start would warn of what has been seen to.
+    // Records this server: otherwise the next start would warn about it again.
     identity::has_changed(&database.options()).await?;
     let remains = if lift.republish {
         AFTER_REPUBLISHING

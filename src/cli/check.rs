@@ -1,4 +1,4 @@
-//! `check`: whether the service could run with these settings. Each finding says what to do.
+//! `check`: tests whether the service can run with these settings. Each finding says what to do.
 
 use std::error::Error;
 
@@ -283,12 +283,12 @@ fn no_database(setting: &str, url: &DatabaseUrl, error: &DatabaseError) -> Findi
     )
 }
 
-/// One that the URL names; a socket is none.
+/// Whether a file that the URL names is missing. A missing socket does not count.
 fn is_file_missing(error: &DatabaseError, is_by_socket: bool) -> bool {
     !is_by_socket && Chain(error).to_string().contains("No such file")
 }
 
-/// rustls says what is wrong with a certificate in words alone.
+/// Whether a certificate is to blame. rustls says what is wrong with one only in words.
 fn blames_a_certificate(error: &(dyn Error + 'static)) -> bool {
     let text = Chain(error).to_string().to_ascii_lowercase();
     ["certificate", "fatal alert"]
@@ -356,8 +356,8 @@ async fn check_broker(broker: &Broker, findings: &mut Vec<Finding>) {
     broker::close(connection).await;
 }
 
-/// A command for each kind of permission that is missing. Each sets all permissions of its kind
-/// anew.
+/// A command for each kind of permission that is missing. Each replaces all permissions of its
+/// kind.
 fn permissions_to_grant(broker: &Broker, refused: &[Refused]) -> String {
     let vhost = broker.url.vhost();
     let user = broker.url.user();

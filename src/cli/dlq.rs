@@ -22,7 +22,7 @@ pub(crate) enum DlqCommand {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         max: u32,
     },
-    /// Delete messages for ever, the oldest first
+    /// Delete messages permanently, the oldest first
     Drop {
         /// Messages to delete
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]

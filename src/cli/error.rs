@@ -1,4 +1,4 @@
-//! Why a command could not do its work.
+//! Why a command failed.
 
 use crate::database::DatabaseError;
 use crate::messaging::session::SessionError;
@@ -7,7 +7,7 @@ use crate::messaging::session::SessionError;
 pub(crate) enum CommandError {
     #[error("PostgreSQL")]
     Database(#[from] DatabaseError),
-    #[error("the login may not do this: run it as the owner of the tables")]
+    #[error("the login may not do this: run the command as the owner of the tables")]
     NotAllowed(#[source] DatabaseError),
     #[error("migrations are pending: run `user-management-api migrate`")]
     Migrations,

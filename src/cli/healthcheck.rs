@@ -1,5 +1,5 @@
-//! `healthcheck`: asks the service of the same environment whether it is ready, for containers that
-//! have no curl.
+//! `healthcheck`: asks the service that has the same settings whether it is ready, for containers
+//! without curl.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,11 +12,13 @@ use tokio::time::timeout;
 
 use super::AnyError;
 
-/// For the whole check; Docker gives it 5 s.
+/// Time limit for the whole check; Docker allows 5 s.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Checks readiness.
+///
 /// # Errors
-/// When it is not ready, or silent for four seconds.
+/// If the service is not ready, unreachable, or silent for four seconds.
 pub(crate) async fn run(address: SocketAddr) -> Result<(), AnyError> {
     let status = timeout(TIMEOUT, get_status(address, "/health/ready")).await??;
     if status.is_success() {

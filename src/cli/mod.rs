@@ -1,5 +1,4 @@
-//! The command line: read the settings, start what was asked for, turn the outcome into an exit
-//! code.
+//! The command line: reads the settings, runs the command, turns the outcome into an exit code.
 
 mod after_restore;
 mod check;
@@ -50,11 +49,11 @@ enum Command {
     Openapi,
     /// Print every setting: its default, its values and what it means
     Settings {
-        /// How they are written: as a `.env` or as a table
+        /// Output format: a `.env` file or a Markdown table
         #[arg(long, default_value = "env")]
         format: SettingsFormat,
     },
-    /// Look at the events that wait, and decide what becomes of those in quarantine
+    /// Show waiting events; list, retry or drop quarantined ones
     Outbox {
         #[command(flatten)]
         output: Output,
@@ -69,29 +68,28 @@ enum Command {
         #[command(flatten)]
         command: HowFar,
     },
-    /// Look at the messages that the consumer could not read, and hand them back to it
+    /// Show, redrive or drop messages that the consumer could not read
     Dlq {
         #[command(flatten)]
         output: Output,
         #[command(subcommand)]
         command: DlqCommand,
     },
-    /// Look whether the service could do its work: settings, logins, migrations, permissions; each
-    /// with what to do
+    /// Test settings, logins, migrations and permissions, and say what to do about each problem
     Check {
         #[command(flatten)]
         output: Output,
-        /// Look at the settings alone
+        /// Check only the settings
         #[arg(long)]
         settings: bool,
     },
-    /// Exit with 0 if the service of the same environment is ready
+    /// Exit with 0 if the service that has the same settings is ready
     Healthcheck,
 }
 
 #[derive(Args)]
 struct Output {
-    /// How the report is written
+    /// Output format of the report
     #[arg(long, global = true, default_value = "table")]
     format: Format,
 }
@@ -102,9 +100,9 @@ enum SettingsFormat {
     Markdown,
 }
 
-/// Exit code of a bad command line or setting.
+/// Exit code for a bad command line or setting.
 const BAD_USAGE: u8 = 2;
-/// Exit code of a process that a second signal ended.
+/// Exit code after a second signal.
 const STOPPED_AT_ONCE: u8 = 130;
 
 pub(crate) type AnyError = Box<dyn Error + Send + Sync>;
@@ -114,7 +112,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = Runtime::new().map_err(AnyError::from).and_then(|runtime| {
         let outcome = runtime.block_on(run(cli));
-        // Do not wait for threads that hash or look up a name.
+        // Do not wait for blocking threads, which may hash passwords or look up host names.
         runtime.shutdown_background();
         outcome
     });
@@ -173,7 +171,7 @@ fn exit_code(error: &AnyError) -> u8 {
     }
 }
 
-/// Those of the environment; says on standard error what is odd about them.
+/// Reads the environment and `.env`, and prints their warnings to stderr.
 fn settings() -> Result<HashMap<String, String>, ConfigError> {
     let Environment { settings, warnings } = config::environment()?;
     for warning in warnings {
@@ -205,7 +203,7 @@ async fn serve() -> Result<(), AnyError> {
             warn!(
                 %address,
                 "Anybody who can reach this address can read and change all users: there is no \
-                 authentication yet. Let something in front of the service keep strangers out"
+                 authentication yet. Restrict access in front of the service"
             );
         }
         Ok(app.run(stop.orderly).await?)
@@ -255,6 +253,6 @@ fn print(format: Format, report: &Report) -> Result<(), AnyError> {
     if report.complete {
         Ok(())
     } else {
-        Err("not all of it was done".into())
+        Err("completed only in part".into())
     }
 }

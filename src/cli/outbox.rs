@@ -1,4 +1,4 @@
-//! `outbox`: look at the events that wait, and decide what becomes of those in quarantine.
+//! `outbox`: shows waiting events, and lists, retries or drops quarantined ones.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::repository::quarantine::{self, QuarantinedEvent};
 
 #[derive(Subcommand)]
 pub(crate) enum OutboxCommand {
-    /// What waits to be published, who publishes it, and the room it takes
+    /// Show what waits to be published, which replica publishes it, and the disk space used
     Status,
     /// Events that RabbitMQ rejects: publishing them closed the channel again and again
     #[command(subcommand, alias = "dead")]
@@ -21,11 +21,11 @@ pub(crate) enum OutboxCommand {
 
 #[derive(Subcommand)]
 pub(crate) enum QuarantineCommand {
-    /// What they are, and what the broker said
+    /// List the events, and why the broker rejected them
     List,
     /// Put events back at the end of the outbox
     Retry(Which),
-    /// Delete events for ever: no subscriber will hear of these changes
+    /// Delete events permanently: no subscriber will learn of these changes
     Drop(Which),
 }
 

@@ -14,7 +14,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// What was done, and whether all that was asked for was done.
+/// The result of a command, and whether the command did everything that was asked for.
 pub(crate) struct Report {
     value: Value,
     pub complete: bool,
@@ -43,7 +43,7 @@ impl Report {
     }
 }
 
-/// Single values as lines, then each list of objects as columns.
+/// Renders single values as lines, then each list of objects as columns.
 fn table(report: &Value) -> String {
     let Value::Object(fields) = report else {
         return format!("{report}\n");
@@ -81,7 +81,7 @@ fn aligned(rows: Vec<Vec<String>>) -> String {
     table.trim_fmt() + "\n"
 }
 
-/// Foreign text is shown without characters that could control the terminal.
+/// Renders a value. Text may be foreign: characters that could control the terminal become `?`.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),

@@ -1,24 +1,25 @@
-//! Reads `.env`, which other tools may read too, and hold what they alone understand. `setup.sh`
-//! reads it by the same rules; dotenvy would silently take `$word` out of a password, and give the
-//! whole file up at another tool's line.
+//! Reads `.env`. Other tools may share it, so it may hold lines that only they understand.
+//! `setup.sh` reads it by the same rules. dotenvy would silently remove `$word` from a password,
+//! and reject the whole file because of another tool's line.
 //!
-//! `NAME=value`, perhaps after `export`. A value in single quotes is taken as it is; in double
-//! quotes, `\"`, `\\`, `\$` and `\n` stand for what they name; without quotes, it ends at ` #` or
-//! the end of the line. `$NAME` and `${NAME}` stand for a variable, except in single quotes; where
-//! there is no such variable, they stay as they are.
+//! A line is `NAME=value`, optionally after `export`. A value in single quotes is literal; in
+//! double quotes, `\"`, `\\`, `\$` and `\n` are escapes; without quotes, it ends at ` #` or the
+//! end of the line, and `\$` is the only escape. `$NAME` and `${NAME}` expand to a variable,
+//! except in single quotes; if there is no such variable, they stay as they are.
 
 use std::collections::HashMap;
 
 pub(crate) struct EnvFile {
     pub entries: HashMap<String, String>,
-    /// Lines that are left out.
+    /// One for each line that was skipped.
     pub warnings: Vec<String>,
 }
 
-/// `variable` looks one up in the environment; `is_ours` tells whose a line is.
+/// Parses the file. `variable` looks up a variable of the environment; `is_ours` tells whether a
+/// name is one of our settings.
 ///
 /// # Errors
-/// Each line that holds a name of ours and cannot be read.
+/// One for each line that sets one of ours and cannot be read.
 pub(crate) fn parse(
     text: &str,
     variable: impl Fn(&str) -> Option<String>,
@@ -103,8 +104,7 @@ fn nothing_behind(rest: &str) -> Result<(), &'static str> {
     }
 }
 
-/// What the text stands for, and what follows its closing quote, if it is in double quotes and has
-/// one.
+/// Returns the expanded text, and what follows its closing double quote, if there is one.
 fn expand(
     text: &str,
     is_quoted: bool,
@@ -137,7 +137,7 @@ fn expand(
     (expanded, None)
 }
 
-/// The value of the variable that stands there, and how long its name is with its signs.
+/// The value of the variable that `text` begins with, and the length of `$NAME` or `${NAME}`.
 fn variable_at(text: &str, known: impl Fn(&str) -> Option<String>) -> Option<(String, usize)> {
     let is_braced = text.starts_with("${");
     let start = if is_braced { 2 } else { 1 };

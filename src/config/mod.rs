@@ -40,9 +40,9 @@ pub(crate) struct Config {
 pub(crate) struct HttpConfig {
     /// Loopback, unless anonymous access is allowed.
     pub address: SocketAddr,
-    /// For one request, including its body.
+    /// Time limit for one request, including its body.
     pub request_timeout: Duration,
-    /// For more bytes of a body.
+    /// Time limit for the next bytes of a body.
     pub body_timeout: Duration,
     pub limits: Limits,
     pub head: HeadRules,
@@ -51,13 +51,13 @@ pub(crate) struct HttpConfig {
 #[derive(Clone, Debug)]
 pub(crate) struct DatabaseConfig {
     pub url: DatabaseUrl,
-    /// For the relay's session lock. If it differs from `url`, that is taken to be a transaction
-    /// pooler.
+    /// For migrations and the relay's session lock. If it differs from `url`, `url` is assumed to
+    /// lead through a transaction pooler.
     pub direct_url: DatabaseUrl,
     /// How `url` reaches the server.
     pub route: Route,
     pub max_connections: u32,
-    /// Whether waiting reads of users by id, and of the same page, share queries.
+    /// Whether waiting reads, of users by id or of the same page, share queries.
     pub coalesce_reads: bool,
     /// Whether waiting updates share a statement, and likewise waiting deletions.
     pub group_commit: bool,
@@ -90,25 +90,25 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Names that are at least this alike, from 0 to 1, are taken for misspelt.
+/// A name at least this similar to a setting's, from 0 to 1, counts as misspelt.
 const ALIKE: f64 = 0.85;
-/// Shorter names are like many others.
+/// Shortest name to compare: shorter ones resemble too many others.
 const SHORTEST_ALIKE: usize = 8;
 
-/// What the process was started with.
+/// The settings that the process was started with.
 pub(crate) struct Environment {
     pub settings: HashMap<String, String>,
-    /// Of what was left out, or is not what somebody may think.
+    /// Lines of `.env` that were skipped, and names that look like misspelt settings.
     pub warnings: Vec<String>,
 }
 
 /// The process's environment; `.env` in the working directory supplies what is unset.
 pub(crate) fn environment() -> Result<Environment, ConfigError> {
-    // Those that are not UTF-8 are none of ours.
+    // Variables that are not UTF-8 are not settings.
     let variables: HashMap<_, _> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    // In the working directory alone: a parent folder's is another project's.
+    // Only in the working directory: a parent directory's belongs to another project.
     let file = match fs::read(".env") {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
@@ -121,7 +121,7 @@ pub(crate) fn environment() -> Result<Environment, ConfigError> {
         },
         Err(error) if error.kind() == ErrorKind::IsADirectory => {
             return Err(ConfigError(vec![
-                ".env: is a directory, and should be a file".to_owned(),
+                ".env: is a directory, not a file".to_owned(),
             ]));
         }
         Err(error) => return Err(ConfigError(vec![format!(".env: {error}")])),
@@ -155,8 +155,10 @@ fn meant(name: &str) -> Option<&'static str> {
 }
 
 impl Config {
+    /// Parses all settings.
+    ///
     /// # Errors
-    /// Every bad setting at once.
+    /// Names every bad setting.
     pub(crate) fn from_settings(settings: HashMap<String, String>) -> Result<Self, ConfigError> {
         read(settings, |reader| {
             let http = reader.http();
@@ -180,7 +182,7 @@ impl Config {
     }
 }
 
-/// What a command needs that speaks to PostgreSQL.
+/// The settings of commands that use only PostgreSQL.
 pub(crate) fn for_database(
     settings: HashMap<String, String>,
 ) -> Result<(DatabaseConfig, LogConfig), ConfigError> {
@@ -191,12 +193,12 @@ pub(crate) fn for_database(
     })
 }
 
-/// What a command needs that speaks to RabbitMQ.
+/// The settings of commands that use only RabbitMQ.
 pub(crate) fn for_broker(settings: HashMap<String, String>) -> Result<Broker, ConfigError> {
     read(settings, Reader::broker)
 }
 
-/// Where a `healthcheck` finds the service of the same environment.
+/// The address where `healthcheck` finds the service that has the same settings.
 pub(crate) fn for_healthcheck(
     settings: HashMap<String, String>,
 ) -> Result<SocketAddr, ConfigError> {
@@ -211,7 +213,7 @@ pub(crate) fn for_healthcheck(
     Ok(address)
 }
 
-/// What `openapi` needs.
+/// The settings of `openapi`.
 pub(crate) fn for_openapi(
     settings: HashMap<String, String>,
 ) -> Result<PasswordPolicy, ConfigError> {
@@ -260,7 +262,7 @@ impl Reader {
             shared_addresses: trusted_proxies.clone(),
         };
         let head = HeadRules {
-            // Where nobody has to log in, an unexpected host name belongs to a web page whose DNS
+            // There is no authentication, so an unexpected host name may be a web page's whose DNS
             // was rebound to this address.
             allowed_hosts: self
                 .optional(&settings::ALLOWED_HOSTS, parse_hosts)

@@ -1,4 +1,4 @@
-//! Reads settings one by one, and parses those that no other module parses.
+//! Reads single settings, and parses the types that no other module parses.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,14 +16,14 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// What it is set to, unless that is nothing.
+    /// The value that it is set to; `None` if it is unset or empty.
     pub(crate) fn given(&self, setting: &Setting) -> Option<&str> {
         let value = self.settings.get(setting.name)?.trim();
         Some(value).filter(|value| !value.is_empty())
     }
 
-    /// Its default where it is unset; `None` if there is none, or if it is wrong, which is recorded
-    /// as an error.
+    /// Its parsed value, or else its default. `None` if it has neither, or if it is wrong: that is
+    /// recorded as an error.
     pub(crate) fn optional<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
@@ -34,7 +34,7 @@ impl Reader {
             (None, DefaultValue::Is(default)) => default,
             (None, DefaultValue::Required(_) | DefaultValue::Other(_)) => return None,
         };
-        // Something with a password, pasted into the wrong place, is not repeated.
+        // A URL with a password may have been pasted into the wrong setting: do not repeat it.
         let may_hold_a_secret = value.contains("://") || value.contains('@');
         let fault = match parse(value) {
             Ok(value) => return Some(value),
@@ -71,7 +71,7 @@ impl Reader {
         })
     }
 
-    /// One that has a default. Zero if it is wrong, which ends the start.
+    /// A number that has a default. Zero if it is wrong; the recorded error then stops the start.
     pub(crate) fn number<T: TryFrom<u64> + Default>(&mut self, setting: &Setting) -> T {
         self.optional_number(setting).unwrap_or_default()
     }
@@ -96,7 +96,7 @@ pub(crate) fn parse_host(value: &str) -> Result<IpAddr, String> {
     }
 }
 
-/// `None` for `*`, any name.
+/// `None` for `*`, which allows any name.
 pub(crate) fn parse_hosts(value: &str) -> Result<Option<Vec<String>>, String> {
     if value == "*" {
         return Ok(None);

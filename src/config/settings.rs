@@ -14,22 +14,23 @@ pub(crate) struct Setting {
     pub doc: &'static str,
 }
 
-/// What holds where a setting is absent or empty.
+/// What applies if a setting is absent or empty.
 pub(crate) enum DefaultValue {
-    /// The service does not start without it. An example of it.
+    /// None: the service does not start without a value. Holds an example.
     Required(&'static str),
+    /// This value.
     Is(&'static str),
-    /// There is no value for it: what holds instead.
+    /// No single value: a description of what applies.
     Other(&'static str),
 }
 
 pub(crate) enum Values {
-    /// From and to.
+    /// Least and greatest value.
     Number(u64, u64),
-    /// From so many to ten minutes.
+    /// Least value; the greatest is ten minutes.
     Milliseconds(u64),
     Flag,
-    /// What they look like.
+    /// A description of their form.
     Text(&'static str),
 }
 
@@ -97,7 +98,7 @@ settings! {
         "Where to listen. An address that other machines can reach needs `ALLOW_ANONYMOUS=true`:\n\
          there is no authentication yet.";
     PORT = Is("8000"), Number(0, 65_535),
-        "0 takes a free one, which the log names.";
+        "0 picks a free port; the log names it.";
     ALLOW_ANONYMOUS = Is("false"), Flag,
         "Whether anyone who reaches the port may read and write users.";
     ALLOWED_HOSTS = Other("none"),
@@ -124,18 +125,17 @@ settings! {
          Beyond it, those that have waited longest for their client (for a request, its head or its\n\
          body) are closed; when all are busy, new ones are.";
     MAX_CONNECTIONS_PER_ADDRESS = Other("half of all"), Number(1, 1_000_000),
-        "Of these, for one client's address (of IPv6, its /64). `TRUSTED_PROXIES` may have all.";
+        "Of these, for one client's address (for IPv6, its /64). `TRUSTED_PROXIES` may use all.";
     SHUTDOWN_DELAY_MS = Is("0"), Milliseconds(0),
         "Between \"not ready\" and closing the listener, for load balancers to notice.";
     DATABASE_MAX_CONNECTIONS = Is("10"), Number(1, 1_000),
         "Connections that requests share. In addition, probe, metrics and relay have one each,\n\
          coalesced reads two, and grouped writes two.";
     COALESCE_READS = Is("true"), Flag,
-        "Whether waiting reads of users by id are answered by one query together. If false, each is a\n\
-         query of its own.";
+        "Whether waiting reads of users by id share one query. If false, each is a query of its own.";
     GROUP_COMMIT = Is("true"), Flag,
-        "Whether waiting updates and deletions are written by one statement together. If false, each\n\
-         is a statement of its own.";
+        "Whether waiting updates share one statement, and likewise waiting deletions. If false, each is\n\
+         a statement of its own.";
     DATABASE_DIRECT_URL = Other("`DATABASE_URL`"),
         Text("a URL"),
         "For migrations and the relay's session lock, where `DATABASE_URL` leads through a transaction\n\
@@ -157,8 +157,8 @@ settings! {
 pub(crate) fn env_example() -> String {
     let mut text = String::from(
         "# cp .env.example .env\n\
-         # The environment wins over this file. A bad setting ends the start with exit code 2, and every\n\
-         # bad one is named. `user-management-api check` tells whether the service could run with these.\n\
+         # The environment wins over this file. A bad setting stops the start with exit code 2; the error\n\
+         # names every bad one. `user-management-api check` tests whether the service can run with these.\n\
          #\n\
          # Without DATABASE_URL and RABBITMQ_URL, ./setup.sh starts servers of its own; with them it uses\n\
          # these and starts none. The service needs both.\n",

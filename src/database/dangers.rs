@@ -1,4 +1,4 @@
-//! Risky configurations of a working database, to warn of at the start.
+//! Warns at startup about risky configurations of a database that otherwise works.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,8 @@ const MAY_LOSE_COMMITS: &str = "PostgreSQL may lose what it has committed, users
 
 type Found = Result<Option<&'static str>, DatabaseError>;
 
-/// A warning for each danger found. `url` and `route` are those of requests.
+/// Returns a warning for each danger found. Requests connect by `url` and `route`; `direct` leads
+/// to PostgreSQL itself.
 pub(crate) async fn look(
     direct: &PgConnectOptions,
     url: &PgConnectOptions,
@@ -54,8 +55,8 @@ async fn is_encrypted(connection: &mut PgConnection) -> sqlx::Result<bool> {
     encrypted.fetch_one(connection).await
 }
 
-/// Whether the session, the login or the database is configured to lose commits. A setting of the
-/// whole server is its administrator's decision. A pooler's session may be older than the
+/// Whether `synchronous_commit` is off for the session, the login or the database. A server-wide
+/// setting is the administrator's decision. A pooler's session may be older than the
 /// configuration, so the catalogue is checked too.
 /// <https://www.postgresql.org/docs/current/catalog-pg-db-role-setting.html>
 async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
@@ -75,7 +76,7 @@ async fn may_lose_commits(connection: &mut PgConnection) -> sqlx::Result<bool> {
     off.fetch_one(connection).await
 }
 
-/// Whether a host, as it stands in a URL, is another machine.
+/// Whether a host, as written in a URL, is another machine.
 pub(crate) fn is_remote(host: &str) -> bool {
     let address = host
         .trim_start_matches('[')

@@ -6,18 +6,18 @@ use sqlx::postgres::PgDatabaseError;
 
 use super::sqlstate;
 
-/// `Clone`, because every caller of a batch gets a copy.
+/// Why a database operation failed. `Clone`, because every caller of a batch gets a copy.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// Away, too busy, or not ready for us: the same request may succeed later.
+    /// The database is away, too busy, or not ready: the same request may succeed later.
     #[error("the database did not answer within the time limit")]
     Timeout,
     /// Like [`Self::Timeout`], with the cause from the driver or the server.
     #[error(transparent)]
     Unavailable(Arc<sqlx::Error>),
-    /// As a pooler causes it that is not known to be one: others' statements are in the session, or
-    /// its settings are refused.
-    #[error("{0}. A pooler in between? Set DATABASE_DIRECT_URL to PostgreSQL itself")]
+    /// Typical of a pooler that the service takes for PostgreSQL: the session holds other clients'
+    /// statements, or refuses our settings.
+    #[error("{0}. Is a pooler in between? Set DATABASE_DIRECT_URL to PostgreSQL itself")]
     Pooled(Arc<sqlx::Error>),
     /// The server takes no writes: a standby, or set to read-only. Nothing was changed.
     #[error(transparent)]
@@ -25,12 +25,12 @@ pub enum DatabaseError {
     /// A table is missing: migrations are pending. Nothing was changed.
     #[error(transparent)]
     NotMigrated(Arc<sqlx::Error>),
-    /// The next id is taken: somebody has written users without drawing their ids. Nothing was
-    /// changed.
+    /// The next id is taken, or the sequence is exhausted: users were inserted without drawing
+    /// their ids from it. Nothing was changed.
     #[error(transparent)]
     IdTaken(Arc<sqlx::Error>),
-    /// Too many operations wait for the database, or too little time is left. This one was not
-    /// sent.
+    /// Too many operations wait for the database, or too little time is left. The operation was
+    /// not sent.
     #[error("too many operations wait for the database")]
     Overloaded,
     /// The statement itself failed: a bug in the service.
@@ -49,7 +49,7 @@ impl From<sqlx::Error> for DatabaseError {
             ) => Self::Pooled(shared),
             Some(sqlstate::READ_ONLY_TRANSACTION) => Self::ReadOnly(shared),
             Some(sqlstate::UNIQUE_VIOLATION) if is_taken_id(&shared) => Self::IdTaken(shared),
-            // Ids up to the largest that there can be.
+            // The sequence is exhausted: ids up to the largest possible one are taken.
             Some(sqlstate::SEQUENCE_GENERATOR_LIMIT_EXCEEDED) => Self::IdTaken(shared),
             Some(sqlstate::UNDEFINED_TABLE) => Self::NotMigrated(shared),
             _ if is_transient(&shared) => Self::Unavailable(shared),
@@ -59,7 +59,7 @@ impl From<sqlx::Error> for DatabaseError {
 }
 
 impl DatabaseError {
-    /// For an error of connecting: whatever it is, the statement was not at fault.
+    /// Converts an error from connecting. No statement was sent, so none is at fault.
     pub fn of_connecting(error: sqlx::Error) -> Self {
         match Self::from(error) {
             Self::Statement(error) => Self::Unavailable(error),
@@ -78,8 +78,9 @@ impl DatabaseError {
             if sqlstate::of(error).as_deref() == Some(sqlstate::QUERY_CANCELED))
     }
 
-    /// Whether the server refused before it did anything, and because of the session: it leads to a
-    /// standby, or has planned for tables that have changed since. Another session may do better.
+    /// Whether the server refused before it did anything, and because of the session: the session
+    /// leads to a standby, or its cached plans predate a change of the tables. A new session may
+    /// succeed.
     pub fn blames_the_session(&self) -> bool {
         match self {
             Self::ReadOnly(_) => true,
@@ -105,7 +106,7 @@ fn is_taken_id(error: &sqlx::Error) -> bool {
         .is_some_and(|refusal| refusal.constraint() == Some("users_pkey"))
 }
 
-/// "cached plan must not change result type", in whatever language the server says it.
+/// Recognizes "cached plan must not change result type" in any language of the server.
 fn has_outdated_plan(error: &sqlx::Error) -> bool {
     let refusal = error
         .as_database_error()
@@ -127,7 +128,7 @@ pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
         | E::PoolClosed
         | E::WorkerCrashed => true,
         E::Database(refusal) => {
-            // Somebody has set the outbox's sequence back.
+            // The outbox's sequence was set back.
             let is_taken_place = refusal.constraint() == Some("outbox_pkey");
             is_taken_place
                 || has_outdated_plan(error)

@@ -1,5 +1,5 @@
-//! Which server holds the database: a restored backup, and a standby that was promoted, have
-//! another identity.
+//! Tells which server holds the database. A restored backup or a promoted standby has a different
+//! identity.
 
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
@@ -7,9 +7,9 @@ use sqlx::postgres::PgConnectOptions;
 use super::error::DatabaseError;
 use super::pool::{Route, run_once};
 
-/// Whether the server is another one than at the last start, or was promoted or recovered since;
-/// remembers it. `false` where that cannot be known: at the first start, on a standby, or for a
-/// login without the rights.
+/// Whether the server differs from that of the last start, or was promoted or recovered since.
+/// Stores its identity. `false` if that is unknown: at the first start, on a standby, or for a
+/// login without the privileges.
 pub(crate) async fn has_changed(options: &PgConnectOptions) -> Result<bool, DatabaseError> {
     run_once(options, Route::Direct, |connection| {
         Box::pin(note(connection))
@@ -19,8 +19,8 @@ pub(crate) async fn has_changed(options: &PgConnectOptions) -> Result<bool, Data
 
 /// <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-CONTROLDATA>
 async fn note(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    // The last two are not allowed to all, or not on a standby, so they are not called together
-    // with the first.
+    // Checked first, because the next statement calls functions that not every login may call, and
+    // that fail on a standby.
     let may_look = sqlx::query_scalar!(
         r#"SELECT current_setting('transaction_read_only') = 'off'
                   AND coalesce(has_table_privilege(to_regclass('known_server'), 'SELECT, INSERT, UPDATE'), false)

@@ -12,13 +12,13 @@ use super::error::{DatabaseError, is_dead_connection, is_starting};
 use super::pool::{ACQUIRE_TIMEOUT, Database, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, run_on};
 use super::trust::Trust;
 
-/// A connection is replaced at this age, so that a host name that has moved is looked up again.
+/// A connection is replaced at this age, so that its host name is resolved again.
 const LONGEST_LIFE: Duration = Duration::from_mins(30);
-/// Most attempts of one read, if connections turn out to be dead.
+/// Maximum number of attempts at one read, if connections turn out to be dead.
 const ATTEMPTS: usize = 10;
 /// Pause between attempts to reach a server that is starting.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
-/// For a connection to close cleanly; it is dropped then.
+/// How long a connection may take to close cleanly before it is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Lane {
@@ -36,12 +36,13 @@ struct Idle {
 }
 
 impl Lane {
-    /// To the same server as the pool of `database`, with the same limits. Connects on first use.
+    /// Creates a lane to the same server as `database`, with the same limits. Connects on first
+    /// use.
     pub(crate) fn beside(database: &Database) -> Self {
         let options = match database.route {
-            // Plan statements over arrays once: PostgreSQL would consider a generic plan more
-            // expensive, and plan every time. And use the index even if the table is small when the
-            // plan is made.
+            // Plan statements over arrays only once: PostgreSQL would estimate a generic plan as
+            // more expensive, and plan every time. Use the index even if the table is small when
+            // the plan is made.
             Route::Direct => {
                 let options = [
                     ("plan_cache_mode", "force_generic_plan"),
@@ -99,8 +100,8 @@ impl Lane {
             .map_err(|_elapsed| DatabaseError::Timeout)?
     }
 
-    /// Again on a new connection, if the server refused before it did anything and the session was
-    /// the reason.
+    /// Runs `operation`, once more on a new connection if the server refused before it did
+    /// anything and the session was the reason.
     async fn run<T>(
         &mut self,
         operation: &(

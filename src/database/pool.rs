@@ -16,13 +16,13 @@ use super::trust::Trust;
 
 /// Longest wait for a free connection, including connecting.
 pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest time for a whole operation, including waiting. A client hears of a lost database within
-/// 3 s, with half a second to spare for a hash before it and a busy machine.
+/// Longest time for a whole operation, including waiting. The client learns of a lost database
+/// within 3 s, which leaves half a second for a preceding hash and a busy machine.
 pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// A connection idle for longer than this is tested before use. So a dead connection fails no
+/// A connection idle for longer than this is tested before use. A dead connection thus fails no
 /// request, and a busy one costs no extra round trip.
 pub(crate) const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
-/// Longest time for that test; the connection counts as dead then.
+/// Longest time for that test, after which the connection counts as dead.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Limits enforced by the server, in milliseconds. Below [`OPERATION_TIMEOUT`], so that the server
 /// gives up first and says why.
@@ -61,8 +61,8 @@ pub(crate) async fn run_once<T>(
         .map_err(|_elapsed| DatabaseError::Timeout)??)
 }
 
-/// Whether a session keeps the settings that requests need. A pooler that is not known to be one
-/// drops or refuses them, and mixes up prepared statements.
+/// Whether a session keeps the settings that requests need. A pooler that the service takes for
+/// PostgreSQL drops or refuses them, and mixes up prepared statements.
 pub(crate) async fn keeps_settings(options: &PgConnectOptions) -> Result<bool, DatabaseError> {
     let limited = options.clone().options(SERVER_LIMITS);
     match run_once(&limited, Route::Direct, |connection| {
@@ -96,7 +96,7 @@ pub enum Route {
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
-    /// For connections beside the pool, with the same limits.
+    /// Options for connections outside the pool, with the same limits.
     pub(crate) options: Arc<PgConnectOptions>,
     pub(crate) route: Route,
     pub(crate) trust: Trust,
@@ -150,8 +150,8 @@ impl Database {
         }
     }
 
-    /// Runs `operation` on a connection of the pool. Again on a new one, if the server refused
-    /// before it did anything and the session was the reason.
+    /// Runs `operation` on a connection of the pool, and once more on a new one if the server
+    /// refused before it did anything and the session was the reason.
     ///
     /// # Errors
     /// [`DatabaseError::Timeout`] after 2.5 s in all; else what the driver reports. After a timeout
@@ -247,7 +247,7 @@ impl Database {
         )
     }
 
-    /// Waits until every connection is back and closed.
+    /// Waits until every connection is returned to the pool and closed.
     pub async fn close(&self) {
         self.pool.close().await;
     }
@@ -281,8 +281,8 @@ pub(crate) async fn run_on<T>(
         })
 }
 
-/// Such as pgbouncer in transaction mode. Each transaction may run on another server connection, so
-/// limits must be set, and statements prepared, within the transaction.
+/// Runs `operation` in a transaction that sets its own limits, as a [`Route::TransactionPooler`]
+/// requires.
 async fn in_transaction<T>(
     connection: &mut PgConnection,
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,

@@ -4,8 +4,8 @@ use sqlx::PgConnection;
 
 use super::schema;
 
-/// What a login needs that owns nothing: a privilege on a table, and the columns where it is not on
-/// all. `docs/operations.md` lists them for people.
+/// The privileges that a login needs if it owns no tables: table, privilege, and the columns if
+/// not all. `docs/operations.md` lists them for operators.
 const GRANTS: [(&str, &str, &[&str]); 16] = [
     ("_sqlx_migrations", "SELECT", &["version", "success"]),
     // Not the password: nothing reads a hash.
@@ -33,7 +33,7 @@ const GRANTS: [(&str, &str, &[&str]); 16] = [
     ("users_count", "UPDATE", &["users"]),
     ("outbox", "SELECT", &[]),
     ("outbox", "INSERT", &[]),
-    // Of held events too.
+    // Covers held events too.
     ("outbox", "DELETE", &[]),
     ("outbox_held", "SELECT", &[]),
     ("outbox_held", "INSERT", &[]),
@@ -47,19 +47,19 @@ pub(crate) struct Preflight {
     /// PostgreSQL's version number: 170002 is 17.2.
     pub version: i32,
     pub is_standby: bool,
-    /// Whether the session is set to read-only, though the server is none.
+    /// Whether the session is read-only. On a standby it always is.
     pub is_read_only: bool,
     pub encoding: String,
     pub schema: Schema,
-    /// If the schema is ready.
+    /// Known only if the schema is ready.
     pub sequences: Option<Sequences>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sequences {
-    /// Whether the next id of a user is one that is taken, or would be soon.
+    /// Whether the users' sequence is behind the highest id, so that ids to come are taken.
     pub ids_are_taken: bool,
-    /// Whether the login may lift them.
+    /// Whether the login may lift the sequences of ids and of the outbox.
     pub may_be_lifted: bool,
     /// Should be 1: more would put events out of order.
     pub outbox_cache: i64,
@@ -137,7 +137,7 @@ async fn look_at_sequences(connection: &mut PgConnection) -> sqlx::Result<Sequen
 
 async fn look_at_migrated(connection: &mut PgConnection, may_create: bool) -> sqlx::Result<Schema> {
     let missing = missing_grants(connection).await?;
-    // Without the first, what is applied cannot be read.
+    // Without the first grant, the applied migrations cannot be read.
     if missing.iter().any(|grant| grant.contains(GRANTS[0].0)) {
         return Ok(Schema::NotGranted(missing));
     }
@@ -149,8 +149,7 @@ async fn look_at_migrated(connection: &mut PgConnection, may_create: bool) -> sq
     })
 }
 
-/// Those of [`GRANTS`] that the login has not, by table, leaving out tables that are yet to be
-/// made.
+/// Returns those of [`GRANTS`] that the login lacks, by table. Skips tables that do not exist yet.
 async fn missing_grants(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     let mut missing: Vec<(&str, Vec<String>)> = Vec::new();
     for (table, privilege, columns) in GRANTS {

@@ -1,4 +1,4 @@
-//! The schema's version: applies the embedded migrations, and tells whether any is missing.
+//! The schema's version: applies the embedded migrations and checks whether any is missing.
 
 use std::error::Error;
 
@@ -12,10 +12,10 @@ use super::pool::{CONNECT_TIMEOUT, Route, run_once};
 /// The migrations in `migrations/`, embedded in the binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// For the migrations' own lock and those of the tables they change. Short, because everybody
-/// queues behind whoever waits for a table.
+/// Limits waiting for the migrations' own lock and for locks on the tables they change. Short,
+/// because every request for a table queues behind the migration that waits for it.
 const LOCK_TIMEOUT: &str = "5s";
-/// For each statement of a migration.
+/// Time limit of each statement of a migration.
 const STATEMENT_TIMEOUT: &str = "10min";
 
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +91,7 @@ pub(crate) async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaErro
     })
 }
 
-/// The database must be able to hold every name.
+/// Checks that the database can store every name.
 async fn require_utf8(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let encoding = run_once(options, Route::Direct, |connection| {
         Box::pin(encoding(connection))
@@ -106,7 +106,7 @@ async fn require_utf8(options: &PgConnectOptions) -> Result<(), SchemaError> {
 
 pub(crate) const UTF8: &str = "UTF8";
 
-/// How the database stores text.
+/// Returns the database's encoding.
 async fn encoding(connection: &mut PgConnection) -> sqlx::Result<String> {
     sqlx::query_scalar!(r#"SELECT current_setting('server_encoding') AS "encoding!""#)
         .fetch_one(connection)
@@ -125,7 +125,7 @@ pub(crate) async fn is_current_at(options: &PgConnectOptions) -> Result<bool, Sc
 /// Whether all embedded migrations are applied.
 ///
 /// # Errors
-/// Whatever the driver reports. A database that was never migrated is `Ok(false)`.
+/// What the driver reports. A database that was never migrated is `Ok(false)`.
 pub(crate) async fn is_current(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let applied = match sqlx::query_scalar!("SELECT version FROM _sqlx_migrations WHERE success")
         .fetch_all(connection)

@@ -1,11 +1,11 @@
-//! The SQLSTATEs that the service tells apart, by PostgreSQL's names for them.
+//! The SQLSTATEs that the service distinguishes, under PostgreSQL's names.
 //! <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 
 use std::borrow::Cow;
 
 pub(crate) const PROTOCOL_VIOLATION: &str = "08P01";
 pub(crate) const FEATURE_NOT_SUPPORTED: &str = "0A000";
-/// A sequence has come to its end.
+/// A sequence is exhausted.
 pub(crate) const SEQUENCE_GENERATOR_LIMIT_EXCEEDED: &str = "2200H";
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 pub(crate) const READ_ONLY_TRANSACTION: &str = "25006";
@@ -24,14 +24,14 @@ pub(crate) const TOO_MANY_CONNECTIONS: &str = "53300";
 pub(crate) const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 /// `lock_timeout`.
 pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
-/// `statement_timeout`, or somebody's request.
+/// `statement_timeout`, or a cancel request.
 pub(crate) const QUERY_CANCELED: &str = "57014";
 pub(crate) const ADMIN_SHUTDOWN: &str = "57P01";
 pub(crate) const CRASH_SHUTDOWN: &str = "57P02";
 /// The server is starting or stopping.
 pub(crate) const CANNOT_CONNECT_NOW: &str = "57P03";
 
-/// What the server has said; `None` if it was not the server who failed.
+/// Returns the SQLSTATE; `None` if the error does not come from the server.
 pub(crate) fn of(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error()?.code()
 }

@@ -1,5 +1,5 @@
-//! Since when connections may be used. A name or a balancer that leads elsewhere than it did closes
-//! no connection: those that were opened before go on to lead to a standby.
+//! From when on an opened connection may be used. After a failover, a host name or a load balancer
+//! leads elsewhere, but open connections stay open and may still lead to a standby.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,21 +7,22 @@ use std::time::Duration;
 use crossbeam_utils::atomic::AtomicCell;
 use tokio::time::{Instant, sleep_until};
 
-/// A server that takes no writes is asked by new connections this often, and not for each request.
+/// How often new connections are tried while the server takes no writes, instead of one for each
+/// request.
 const DOUBT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Shared by all that connect to one address; cheap to clone.
+/// Shared by all pools and lanes of one address; cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Trust(Arc<AtomicCell<Option<Instant>>>);
 
 impl Trust {
-    /// Whether a connection may be used that was opened then.
+    /// Whether a connection opened at `opened` may still be used.
     pub(crate) fn covers(&self, opened: Instant) -> bool {
         self.0.load().is_none_or(|since| opened >= since)
     }
 
-    /// For an operation that began then, on a session that could not do it. When this returns, the
-    /// next connection is a newer one.
+    /// Retires existing connections after a session failed an operation that began at `began`.
+    /// When this returns, the next connection is a newer one.
     pub(crate) async fn doubt(&self, began: Instant) {
         while let Some(since) = self
             .0

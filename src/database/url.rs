@@ -18,8 +18,8 @@ impl DatabaseUrl {
     }
 }
 
-/// Those of libpq that sqlx obeys, with its own names for them; and `ssl`, as the original's driver
-/// spells `sslmode`.
+/// The libpq parameters that sqlx supports, sqlx's own aliases, and `ssl`, which the driver of the
+/// original Python service uses for `sslmode`.
 const PARAMETERS: [&str; 19] = [
     "sslmode",
     "ssl",
@@ -85,7 +85,7 @@ impl FromStr for DatabaseUrl {
             .map_err(|_details_may_hold_the_password| EXPECTED)?
             // A pooler refuses start-up parameters that it does not know.
             .extra_float_digits(None);
-        // A literal of IPv6 is no name to be looked up.
+        // An IPv6 literal must lose its brackets, or it would be resolved as a host name.
         if let Some(address) = options
             .get_host()
             .strip_prefix('[')

@@ -1,4 +1,4 @@
-//! Events: what subscribers are told about a change.
+//! Events: notify subscribers of a change.
 
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ impl EventType {
     }
 }
 
-/// What an event has that its change does not say.
+/// The parts of an event that do not follow from its change.
 #[derive(Clone, Debug)]
 pub struct EventHeader {
     /// A UUID version 7: unique, and roughly sorted by time.

@@ -1,5 +1,5 @@
-//! The business types and their rules. Values are valid by construction, so inner layers never
-//! check again. Imports nothing of ours but `trace_id`.
+//! The domain types and their rules. Values are valid by construction, so inner layers never check
+//! again. Of this crate's modules, imports only `trace_id`.
 
 pub(crate) mod event;
 pub(crate) mod name;

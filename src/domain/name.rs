@@ -10,12 +10,13 @@ use super::violation::{Rule, Violation};
 
 /// Longest name or surname, in characters, as it is stored.
 pub(crate) const NAME_MAX_CHARS: usize = 255;
-/// Longest raw text, in characters, before it is trimmed and composed: four of them can become one.
+/// Longest raw text, in characters, before trimming and composition, which can turn four characters
+/// into one.
 pub(crate) const NAME_MAX_RAW_CHARS: usize = 1_024;
 
 /// A name or surname: trimmed, in Unicode's normal form C, 1 to 255 characters, at least one of
-/// them visible, none a control character or one that turns the direction of text. `Debug` does not
-/// show it: it is personal.
+/// them visible, no control characters, bidirectional ones included. `Debug` does not show it,
+/// because it is personal data.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Name(String);
 
@@ -34,13 +35,13 @@ impl Name {
         let name = ComposingNormalizerBorrowed::new_nfc().normalize(raw.trim());
         let turns_text = |letter| CodePointSetData::new::<BidiControl>().contains(letter);
         if !name.chars().any(is_visible_or_control) {
-            let detail = "Must hold at least one visible character.";
+            let detail = "Must contain at least one visible character.";
             Err(Violation::new(Rule::Blank, detail))
         } else if name.chars().any(char::is_control) {
-            let detail = "Must not hold control characters.";
+            let detail = "Must not contain control characters.";
             Err(Violation::new(Rule::ControlCharacter, detail))
         } else if name.chars().any(turns_text) {
-            let detail = "Must not hold characters that turn the direction of text.";
+            let detail = "Must not contain bidirectional control characters.";
             Err(Violation::new(Rule::BidiControl, detail))
         } else if name.chars().nth(NAME_MAX_CHARS).is_some() {
             Err(too_long())

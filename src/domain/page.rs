@@ -2,10 +2,10 @@
 
 /// Most users in one page, and the default.
 pub(crate) const MAX_LIMIT: i64 = 100;
-/// Largest offset. The database reads all rows that it skips; this many take a few milliseconds.
+/// Largest offset. The database reads all skipped rows; this many take a few milliseconds.
 pub(crate) const MAX_OFFSET: i64 = 100_000;
 
-/// Which rows of a list.
+/// A range of a list's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Page {
     /// 1..=[`MAX_LIMIT`]
@@ -38,7 +38,7 @@ impl Page {
         Self::new(self.limit, (total - 1).max(0) / self.limit * self.limit)
     }
 
-    /// The page before; from beyond the end, the last one.
+    /// The previous page; the last one if this page is beyond the end. `None` at the start.
     pub fn previous(self, total: i64) -> Option<Self> {
         match self.offset {
             0 => None,
@@ -47,7 +47,7 @@ impl Page {
         }
     }
 
-    /// `None` at the end, and past the largest offset.
+    /// The next page; `None` at the end, and past the largest offset.
     pub fn next(self, total: i64) -> Option<Self> {
         let offset = self.offset + self.limit;
         if offset < total {

@@ -1,13 +1,14 @@
-//! A password, the rule that a new one must meet, and its hash. Neither shows itself in `Debug`.
+//! A password, the rule that a new one must meet, and its hash. `Debug` shows neither password nor
+//! hash.
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::violation::{Rule, Violation};
 
-/// Longest password, in bytes: limits the work of one request.
+/// Longest password, in bytes. Limits the work that one request can cause.
 pub(crate) const PASSWORD_MAX_BYTES: usize = 1024;
 
-/// A password that its policy has accepted; wiped from memory when dropped.
+/// A password that meets the policy; wiped from memory when dropped.
 #[derive(Debug)]
 pub struct Password(SecretString);
 
@@ -47,7 +48,7 @@ impl Default for PasswordPolicy {
 }
 
 impl PasswordPolicy {
-    /// Takes a password exactly as it is: never trimmed or cut.
+    /// Checks a password as it is, without trimming or truncating it.
     ///
     /// # Errors
     /// The rule that it breaks: too short or too long.

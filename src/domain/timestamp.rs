@@ -15,7 +15,7 @@ impl Timestamp {
         Self(Utc::now())
     }
 
-    /// Seconds from then until now; 0 if another machine's clock is ahead.
+    /// Seconds since this moment; 0 if it is in the future, by another machine's clock.
     pub fn age_seconds(self) -> f64 {
         (Utc::now() - self.0).as_seconds_f64().max(0.0)
     }
@@ -28,8 +28,8 @@ impl From<DateTime<Utc>> for Timestamp {
 }
 
 impl Timestamp {
-    /// Digit by digit, because each log line holds a timestamp: chrono's RFC 3339 writer would add
-    /// a fifth to a line's cost. `None` if the year has not four digits.
+    /// Formats digit by digit, because each log line holds a timestamp: chrono's RFC 3339 writer
+    /// would add a fifth to a line's cost. `None` if the year is not between 0 and 9999.
     fn digits(self) -> Option<[u8; 24]> {
         let moment = self.0.naive_utc();
         let year = u32::try_from(moment.year())
@@ -48,7 +48,8 @@ impl Timestamp {
         put(11..13, moment.hour());
         put(14..16, moment.minute());
         put(17..19, moment.second());
-        // A leap second is written as the last one: chrono counts it as a second of 2,000 ms.
+        // chrono counts a leap second as a second of 2,000 ms: its second half is written like the
+        // first.
         put(20..23, moment.nanosecond() / 1_000_000 % 1000);
         Some(text)
     }

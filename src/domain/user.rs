@@ -43,7 +43,7 @@ pub(crate) struct NewUser {
     pub password: Password,
 }
 
-/// What a partial update asks for; `None` leaves a field as it is.
+/// The new values of a partial update; `None` leaves a field unchanged.
 #[derive(Debug)]
 pub(crate) struct UserChanges {
     pub name: Option<Name>,

@@ -1,12 +1,12 @@
-//! Why a value is refused.
+//! Reasons why a value is invalid.
 
 /// The rule that a value breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// It needs a visible character.
+    /// The value has no visible character.
     Blank,
     ControlCharacter,
-    /// A character that turns the direction of text.
+    /// A bidirectional control character.
     BidiControl,
     TooShort,
     TooLong,

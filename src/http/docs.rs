@@ -1,5 +1,5 @@
-//! Pages for people: Swagger UI from embedded assets, the OpenAPI document, and the error pages.
-//! Each is made and hashed once, when the service starts.
+//! The documentation: Swagger UI from embedded assets, the OpenAPI document, and the error pages.
+//! Each page is rendered and hashed once, when the service starts.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,14 +18,14 @@ use super::problem::types::{NOT_FOUND, PROBLEM_TYPES, ProblemType};
 use super::problem::{ERROR_PAGES, Problem};
 use super::state::AppState;
 
-/// Path of the page that shows the API; with its slash, so that the page's links are relative.
+/// Path of Swagger UI; with the trailing slash, so that the page can use relative links.
 pub(crate) const HOME: &str = "/docs/";
 /// Path of the OpenAPI document.
 pub(crate) const OPENAPI_PATH: &str = "/openapi.json";
 /// Path of the licence that the document names.
 const LICENSE_PATH: &str = "/docs/license";
-/// The files of Swagger UI that `docs/index.html` loads. The package has others, such as a page of
-/// its own, that nobody needs.
+/// The files of Swagger UI that `docs/index.html` loads. The package has more, such as its own
+/// page; they are not served.
 const SWAGGER_FILES: [&str; 4] = [
     "swagger-ui.css",
     "swagger-ui-bundle.js",
@@ -41,7 +41,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
                                        'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
                                        base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// `openapi` is the document, as JSON.
+/// The routes of the documentation; `openapi` is the OpenAPI document, as JSON.
 pub(crate) fn router(openapi: String) -> Router<AppState> {
     let openapi = Page::new("application/json", openapi);
     let errors = Page::new(HTML, all_errors());
@@ -67,7 +67,7 @@ pub(crate) fn router(openapi: String) -> Router<AppState> {
         .layer(from_fn(for_browsers))
 }
 
-/// What is sent for a GET, and its entity tag.
+/// A page as it is served, with its entity tag.
 #[derive(Clone)]
 struct Page {
     content_type: HeaderValue,
@@ -80,7 +80,7 @@ impl Page {
         let body = body.into();
         let mut hasher = DefaultHasher::new();
         body.hash(&mut hasher);
-        // Neither holds anything that a header may not.
+        // Both are valid header values.
         let header =
             |value: &str| HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static(""));
         let etag = format!("\"{:016x}\"", hasher.finish());
@@ -115,7 +115,7 @@ impl Page {
     }
 }
 
-/// Pages that the last part of a path names.
+/// Serves the page that the last segment of the path names.
 fn pages(pages: HashMap<&'static str, Page>, missing: &'static str) -> MethodRouter<AppState> {
     let pages = Arc::new(pages);
     get(

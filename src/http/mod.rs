@@ -1,5 +1,5 @@
-//! HTTP: the only place that knows axum, status codes and headers. Parses requests into domain
-//! types, calls the service, and responds. Knows nothing of SQL or RabbitMQ.
+//! HTTP: status codes, headers, routes. Parses requests into domain types, calls the service, and
+//! responds. Knows nothing of SQL or RabbitMQ.
 
 mod docs;
 mod extract;
@@ -61,7 +61,7 @@ pub(crate) struct Dependencies {
     pub tasks: TaskTracker,
 }
 
-/// All routes, under one stack of layers; [`trim_slash`] goes before it.
+/// All routes, under one stack of layers. [`trim_slash`] must run before this router.
 pub(crate) fn router(needed: Dependencies) -> serde_json::Result<Router> {
     let Dependencies {
         users,

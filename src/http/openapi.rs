@@ -1,4 +1,4 @@
-//! The OpenAPI document: what the routes' macros declare, and what is the same for all of them.
+//! The OpenAPI document: what the macros of the routes declare, plus what all routes share.
 
 use serde_json::{Value, json};
 use utoipa::OpenApi;
@@ -28,15 +28,15 @@ fn description() -> String {
          to the RabbitMQ topic exchange `user_events` as `user.created`, `user.updated`, \
          `user.deleted`. Errors are problem documents (RFC 9457), explained under \
          [/docs/errors](/docs/errors). The header `X-Request-Id` of any request, if it is {form}, \
-         becomes its trace id; else a UUID is made. `X-Trace-Id` of every answer, the log lines \
-         and the event carry it."
+         becomes its trace id; otherwise the service makes a UUID. Every response carries the \
+         trace id in `X-Trace-Id`; so do the log lines and the event."
     )
 }
 
-/// The document as it is served, for a service with this policy.
+/// The document as it is served, for a service with this password policy.
 ///
 /// # Errors
-/// None, unless the document's types change.
+/// If the document cannot be written as JSON, which its present types rule out.
 pub(crate) fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result<String> {
     let mut document = serde_json::to_value(document)?;
     document["info"]["description"] = description().into();
@@ -58,8 +58,8 @@ fn members(object: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
     object.as_object_mut().into_iter().flatten()
 }
 
-/// Those of errors say where they happened, and those that any request can cause come last: Swagger
-/// UI shows the first.
+/// Completes the examples of errors: sets `instance`, and moves `bad_request`, which any request
+/// can cause, to the end, because Swagger UI shows the first.
 fn finish_examples(response: &mut Value, instance: &str) {
     let examples = response.pointer_mut("/content/application~1problem+json/examples");
     let Some(examples) = examples.and_then(Value::as_object_mut) else {

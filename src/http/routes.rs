@@ -1,11 +1,11 @@
-//! What the layers must know of a route before and after its handler runs.
+//! Properties of routes that the layers need before and after the handler runs.
 
 use axum::http::HeaderValue;
 
 /// Properties of a route, by its template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Traits {
-    /// Asked every few seconds by machines: its successes say nothing new.
+    /// Machines poll it every few seconds, so its successes are logged at DEBUG only.
     pub is_probe: bool,
     /// `Cache-Control` of its responses, if the handler gives none.
     pub cache: Cache,
@@ -13,9 +13,9 @@ pub(crate) struct Traits {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cache {
-    /// Nobody stores it.
+    /// No cache stores it.
     Never,
-    /// The client may, and asks each time whether it is still so. Shared caches do not.
+    /// The client may store it, and revalidates it each time. Shared caches may not store it.
     Private,
 }
 
@@ -36,7 +36,7 @@ const PROBE: Traits = Traits {
     is_probe: true,
     cache: Cache::Never,
 };
-/// Of pages, and where there is no route.
+/// The traits of pages, and of requests without a route.
 const OTHER: Traits = Traits {
     is_probe: false,
     cache: Cache::Never,
@@ -51,7 +51,7 @@ pub(crate) const DOCUMENTED: [(&str, Traits); 5] = [
     ("/metrics", PROBE),
 ];
 
-/// Those of a route, or of none. A scan of so few is quicker than a hash.
+/// The traits of a route, or of no route. A scan of so few is faster than a hash lookup.
 pub(crate) fn traits(template: Option<&str>) -> Traits {
     let documented = DOCUMENTED
         .iter()

@@ -24,7 +24,7 @@ use super::problem::types::{HEAD_TOO_LARGE, PAYLOAD_TOO_LARGE, URI_TOO_LONG};
 use super::{HeadRules, Layers, TaskTracker, api, layered, routes, trim_slash};
 use crate::telemetry::{self, LogFormat, LogLevel};
 
-/// A body in two pieces, of which the second comes when it is asked for.
+/// A body in two pieces; the second arrives only when it is polled.
 async fn pieces() -> Body {
     let pieces = ["first ", "second"].map(Ok::<_, Infallible>);
     Body::from_stream(stream::iter(pieces))
@@ -92,7 +92,7 @@ async fn a_path_without_a_route_is_a_404_problem() {
     );
 }
 
-/// Takes log lines.
+/// Collects log lines.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 

@@ -22,11 +22,12 @@ use crate::server_url;
 /// In seconds. lapin gives up on a silent peer after 8 s (twice this), and checks every 2 s (half
 /// of this). Short, because a leader that is cut off from the broker stops all events.
 const HEARTBEAT: u16 = 4;
-/// For TCP, TLS, login and each declaration.
+/// Time limit for one step with the broker, such as connecting, logging in or declaring the
+/// topology.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// For five answers, which nobody waits for.
+/// Time limit for the five answers of `topology::look_after`.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
-/// In bytes, where no message is large: lapin's buffers hold 64 frames.
+/// Largest frame on a connection for small messages, in bytes: lapin's buffers hold 64 frames.
 const SMALL_FRAME: u32 = 16 << 10;
 /// A close never returns while the broker blocks.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,16 +39,18 @@ pub struct BrokerUrl {
     tls: TlsFiles,
 }
 
-/// Files in PEM format, read anew for each connection, so that certificates can be renewed.
+/// PEM files, read again for each connection so that certificates can be renewed.
 #[derive(Clone, Default)]
 struct TlsFiles {
-    /// Of the authority that signed the broker's certificate, if not one that the system trusts.
+    /// The certificate of the authority that signed the broker's, if the system does not trust that
+    /// authority.
     authority: Option<String>,
     /// The client's certificate and key.
     client: Option<(String, String)>,
 }
 
-/// Those of lapin that it obeys, and RabbitMQ's for TLS, which it does not.
+/// Accepted query parameters: those that lapin obeys, and RabbitMQ's for TLS, which lapin ignores
+/// and this module handles.
 /// <https://www.rabbitmq.com/docs/uri-query-parameters>
 const PARAMETERS: [&str; 8] = [
     "heartbeat",
@@ -112,7 +115,7 @@ impl TlsFiles {
         if !is_encrypted
             && (authority.is_some() || certificate.is_some() || key.is_some() || verify.is_some())
         {
-            return Err("names certificates, and does not encrypt: use amqps://".to_owned());
+            return Err("sets TLS parameters but does not encrypt: use amqps://".to_owned());
         }
         let client = match (certificate, key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -184,13 +187,13 @@ impl Broker {
     /// Opens a connection. The management UI shows its name.
     ///
     /// # Errors
-    /// When the broker refuses it, or is silent for five seconds.
+    /// If a TLS file cannot be read, or if the broker refuses a step or is silent for five seconds
+    /// at one.
     pub async fn connect(&self, name: &str) -> Result<Connection, SessionError> {
         self.open(name, NO_LIMIT, Returned::default()).await
     }
 
-    /// Like [`Self::connect`], for small messages; puts the ids of those that come back into
-    /// `returned`.
+    /// Like [`Self::connect`], for small messages. Adds the ids of returned messages to `returned`.
     pub async fn connect_publisher(
         &self,
         name: &str,
@@ -202,7 +205,7 @@ impl Broker {
         small.open(name, NO_LIMIT, returned).await
     }
 
-    /// Like [`Self::connect`], without bodies over `largest` bytes.
+    /// Like [`Self::connect`], but leaves out bodies over `largest` bytes.
     pub async fn connect_limited(
         &self,
         name: &str,
@@ -249,7 +252,7 @@ impl Broker {
         with_timeout(ANSWER_TIMEOUT, "open a channel", opening).await
     }
 
-    /// As `topology::declare`.
+    /// Runs `topology::declare` with a time limit.
     pub async fn declare_topology(&self, connection: &Connection) -> Result<(), SessionError> {
         with_timeout(
             ANSWER_TIMEOUT,
@@ -259,7 +262,7 @@ impl Broker {
         .await
     }
 
-    /// As `topology::look_after`.
+    /// Runs `topology::look_after` with a time limit.
     pub async fn look_after_queues(&self, connection: &Connection) -> Result<Queues, SessionError> {
         with_timeout(
             LOOK_TIMEOUT,
@@ -269,7 +272,7 @@ impl Broker {
         .await
     }
 
-    /// As `topology::subscribe`.
+    /// Runs `topology::subscribe` with a time limit.
     pub async fn subscribe(
         &self,
         connection: &Connection,

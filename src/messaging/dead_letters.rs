@@ -28,7 +28,7 @@ const DEATH_HEADERS: [&str; 5] = [
 ];
 /// The default exchange: delivers to the queue named by the routing key.
 const DEFAULT_EXCHANGE: &str = "";
-/// For the broker to confirm a dead letter.
+/// How long the broker may take to confirm, count or hand out dead letters.
 pub(crate) const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn count(channel: &Channel) -> Result<u32, SessionError> {
@@ -46,7 +46,7 @@ async fn count(channel: &Channel) -> Result<u32, SessionError> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Keep {
     Properties,
-    /// If its properties make the broker close the channel.
+    /// Used if its properties make the broker close the channel.
     BodyAlone,
 }
 
@@ -189,8 +189,8 @@ impl From<&Delivery> for DeadLetter {
             r#type: properties.kind().as_ref().map(ToString::to_string),
             trace_id: header(TRACE_ID_HEADER),
             routing_key: delivery.routing_key.to_string(),
-            // The broker's own dead-lettering uses another header, which may be unreadable with all
-            // others.
+            // The broker's own dead-lettering uses another header. If the headers were unreadable,
+            // only the screen's mark is there.
             reason: [REASON_HEADER, "x-first-death-reason", MARK]
                 .into_iter()
                 .find_map(header),
@@ -206,7 +206,7 @@ pub(crate) struct Listing {
     messages: Vec<DeadLetter>,
 }
 
-/// Looks at the oldest `max` messages; they stay in the queue, in their order.
+/// Lists the oldest `max` messages. They stay in the queue, in order.
 pub(crate) async fn list(broker: &Broker, max: u32) -> Result<Listing, SessionError> {
     let connection = broker.connect("dlq list").await?;
     let letters = DeadLetters::open(broker, &connection).await?;
@@ -234,7 +234,8 @@ pub(crate) struct Taken {
 /// Moves the oldest `max` messages back to the service's queue. Those that are still unreadable
 /// come back.
 pub(crate) async fn redrive(broker: &Broker, max: u32) -> Result<Taken, SessionError> {
-    // Acknowledged only afterwards: an interruption leaves a message twice, and never loses it.
+    // Each message is acknowledged only after it is published again: an interruption may duplicate
+    // it, but never loses it.
     take_out(broker, "dlq redrive", max, async |letters, delivery| {
         letters.hand_back(delivery).await
     })

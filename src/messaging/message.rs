@@ -13,7 +13,7 @@ use crate::trace_id::TraceId;
 
 /// AMQP delivery mode of messages that survive a restart of the broker.
 pub(crate) const PERSISTENT: u8 = 2;
-/// Also in the body; as a header it can be seen without reading that.
+/// Also in the body; the header shows it without parsing the body.
 pub(crate) const TRACE_ID_HEADER: &str = "trace_id";
 
 #[derive(Serialize)]

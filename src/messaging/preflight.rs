@@ -1,4 +1,4 @@
-//! Whether the broker grants what the service needs; for the `check` command.
+//! Checks whether the broker grants what the service needs, for the `check` command.
 
 use std::fmt;
 
@@ -36,11 +36,11 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Declares the topology as the service does at its start, and looks for each permission that the
-/// service uses. No queue gets a message, and none is taken from one.
+/// Declares the topology as the service does at its start, and checks each permission that it uses.
+/// Publishes no message to a queue, and takes none from one.
 ///
 /// # Errors
-/// A failure of another kind.
+/// Any failure other than a refused permission.
 pub(crate) async fn permissions(
     broker: &Broker,
     connection: &Connection,
@@ -56,7 +56,7 @@ pub(crate) async fn permissions(
     let mut refused = Vec::new();
     for key in routing_keys {
         if let Err(error) = try_to_publish(broker, EXCHANGE, key).await {
-            // The broker says which of the two it is.
+            // The broker's text tells a refused topic from a refused exchange.
             let is_topic = error.refusal()?.contains("topic");
             refused.push(if is_topic {
                 Refused::Topic((*key).to_owned())
@@ -83,8 +83,8 @@ pub(crate) async fn permissions(
     Ok(refused)
 }
 
-/// In a transaction that is rolled back. On a connection of its own: the broker says what it
-/// refuses by closing the channel, and what is sent after that may cost the connection.
+/// Publishes in a transaction and rolls it back. Uses its own connection: the broker reports a
+/// refusal by closing the channel, and anything sent after that may end the connection.
 async fn try_to_publish(broker: &Broker, exchange: &str, key: &str) -> Result<(), SessionError> {
     let connection = broker.connect("check").await?;
     let mut events = connection.events_listener();
@@ -100,7 +100,8 @@ async fn try_to_publish(broker: &Broker, exchange: &str, key: &str) -> Result<()
     };
     let outcome = with_timeout(ANSWER_TIMEOUT, "publish", publishing).await;
     if outcome.is_err() {
-        // Of the two, only this one is sure to be the broker's.
+        // The publish may fail with another error. Only the connection's event is sure to be the
+        // broker's.
         while let Ok(Some(event)) = timeout(ANSWER_TIMEOUT, events.next()).await {
             if let Event::Error(error) = event {
                 return Err(error.into());
@@ -111,8 +112,8 @@ async fn try_to_publish(broker: &Broker, exchange: &str, key: &str) -> Result<()
     outcome
 }
 
-/// Subscribes with an argument that the broker refuses after it has looked at the permission, so
-/// that no message is delivered: each delivery counts towards the queue's limit.
+/// Subscribes with an argument that the broker rejects only after it has checked the permission. So
+/// nothing is delivered: each delivery counts towards the queue's limit.
 async fn may_read(connection: &Connection, queue: &str) -> Result<bool, SessionError> {
     let subscribing = async {
         let channel = connection.create_channel().await?;

@@ -37,10 +37,10 @@ pub enum SessionError {
     Encode(#[from] serde_json::Error),
     #[error("PostgreSQL")]
     Database(#[source] DatabaseError),
-    /// Its lock would not be this replica's alone, so another could lead at the same time.
+    /// The lock would not belong to this replica alone, so another one could lead at the same time.
     #[error(
-        "the session has not the settings that the relay asked for, so a pooler in between shares \
-         it with others: set DATABASE_DIRECT_URL to PostgreSQL itself"
+        "PostgreSQL ignored the relay's session settings, so a pooler in between shares the \
+         session with others: set DATABASE_DIRECT_URL to PostgreSQL itself"
     )]
     Shared,
     #[error(
@@ -51,7 +51,7 @@ pub enum SessionError {
     /// Another replica may do better.
     #[error("nothing is confirmed, though events wait: another replica may lead")]
     Stuck,
-    /// A defect of the service: it ends this session, and nothing else. The log has its cause.
+    /// A bug in the service. It ends only this session; the log has the cause.
     #[error("panicked")]
     Panicked,
 }
@@ -122,7 +122,7 @@ impl SessionError {
         )
     }
 
-    /// What the broker said, if it refused something.
+    /// Returns the broker's text, if it refused something.
     ///
     /// # Errors
     /// The error itself, if it is of another kind.
@@ -160,7 +160,7 @@ pub(crate) async fn with_timeout<T, E: Into<SessionError>>(
         .map_err(Into::into)
 }
 
-/// Runs `session` again and again until `stop` or until it returns `Ok`, passing `lasting`, which
+/// Runs `session` repeatedly until `stop`, or until it returns `Ok`. Passes it `lasting`, which
 /// outlives the sessions.
 pub(crate) async fn supervise<T>(
     name: &'static str,

@@ -19,11 +19,11 @@ use crate::monitoring::catalogue;
 pub(crate) const EXCHANGE: &str = "user_events";
 /// The service's own queue.
 pub(crate) const QUEUE: &str = "user_events_queue";
-/// Which routing keys it takes: all event types.
+/// The routing keys that it takes: all event types.
 const BINDING: &str = "user.*";
 /// A fanout exchange, so that every bound queue gets all dead letters, whatever their routing keys.
 pub(crate) const DEAD_LETTER_EXCHANGE: &str = "user_events.dlx";
-/// What the consumer cannot read.
+/// Messages that the consumer cannot read, and those that the broker itself dead-letters.
 pub(crate) const DEAD_LETTER_QUEUE: &str = "user_events_queue.dlq";
 /// Names the service's subscription.
 pub(crate) const CONSUMER_TAG: &str = env!("CARGO_PKG_NAME");
@@ -136,15 +136,16 @@ async fn declare_dead_letter_queue(
 /// The queues, as the broker sees them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Queues {
-    /// Messages of the service's queue that are on their way to nobody.
+    /// Messages in the service's queue that are ready, not delivered to a consumer.
     pub waiting: u32,
-    /// Of the service's queue; 0 also if it is not there.
+    /// Consumers of the service's queue; 0 if the queue is missing.
     pub consumers: u32,
-    /// `None` if one of the queues is not there.
+    /// `None` if one of the queues is missing.
     pub dead_letters: Option<u32>,
 }
 
-/// Counts, and binds the service's queue again, in case somebody has removed the binding.
+/// Counts messages and consumers, and binds the service's queue again, in case someone has removed
+/// the binding.
 pub(crate) async fn look_after(connection: &Connection) -> lapin::Result<Queues> {
     // A channel of its own, because asking about a missing queue closes it.
     let channel = connection.create_channel().await?;
@@ -177,8 +178,8 @@ pub(crate) async fn look_after(connection: &Connection) -> lapin::Result<Queues>
         .queue_bind(QUEUE.into(), EXCHANGE.into(), BINDING.into(), options, none)
         .await
     {
-        // Deleted just now, of which we shall hear; or [`declare`] has said that this login may
-        // not.
+        // The queue was deleted just now, which the subscription reports; or the login may not
+        // bind, which [`declare`] has logged.
         Err(error)
             if is(&error, &AMQPSoftError::NOTFOUND)
                 || is(&error, &AMQPSoftError::ACCESSREFUSED) =>
@@ -213,7 +214,7 @@ pub(crate) async fn subscribe(
     Ok((channel, consumer))
 }
 
-/// On its own channel, because a refusal closes it.
+/// Uses its own channel, because a refusal closes it.
 async fn bind(
     connection: &Connection,
     queue: &str,
@@ -235,7 +236,7 @@ async fn bind(
         Err(error) if is(&error, &AMQPSoftError::ACCESSREFUSED) => {
             warn!(
                 queue,
-                exchange, "This login may not bind the queue, taking it for bound"
+                exchange, "This login may not bind the queue, assuming that it is bound"
             );
             Ok(())
         }
@@ -266,7 +267,7 @@ async fn declare_one(connection: &Connection, name: &str, entity: &Entity) -> la
             warn!(
                 name,
                 %error,
-                "Declared by somebody else with other arguments, using it as it is"
+                "Already declared with other arguments, using it as it is"
             );
             try_declare(connection, name, entity, true).await
         }
@@ -274,7 +275,7 @@ async fn declare_one(connection: &Connection, name: &str, entity: &Entity) -> la
     }
 }
 
-/// On its own channel, because a refusal closes it.
+/// Uses its own channel, because a refusal closes it.
 async fn try_declare(
     connection: &Connection,
     name: &str,

@@ -1,4 +1,4 @@
-//! Every metric, declared once: a function that hands it out, its name, its description, and the
+//! Every metric, declared once: the function that returns it, its name, its description, and the
 //! labels of counters.
 
 use metrics::{Counter, Gauge, Histogram, describe_counter, describe_gauge, describe_histogram};
@@ -99,39 +99,39 @@ declare! {
         status: String as "status"
     ) = "http_request_duration_seconds";
 
-    /// Connections of clients that are open
+    /// Open client connections
     gauge client_connections() = "http_connections";
 
-    /// Connections closed before they were served: no place became free in time
+    /// Connections closed before they were served, because the connection limit was reached
     counter connections_refused() = "http_connections_refused_total";
 
-    /// Connections that the service ended, by reason
+    /// Connections closed by the service, by reason
     counter connections_closed(reason: &'static str as "reason")
         = "http_connections_closed_total" in CLOSED_CONNECTIONS;
 
     /// Connections that could not be accepted
     counter accept_errors() = "http_accept_errors_total";
 
-    /// Events that the broker has not confirmed, counted up to 100,000; not a number while the
-    /// database is away
+    /// Events that the broker has not confirmed, counted up to 100,000; NaN while the database is
+    /// unavailable
     gauge outbox_pending() = "outbox_pending";
 
-    /// Age of the oldest of them; 0 where there is none
+    /// Age of the oldest event that the broker has not confirmed; 0 if there is none
     gauge outbox_oldest_age() = "outbox_oldest_age_seconds";
 
-    /// Those that were moved out of the way of others, counted up to 100,000
+    /// Unconfirmed events that were moved out of the way of others, counted up to 100,000
     gauge outbox_held() = "outbox_held";
 
-    /// Events in quarantine, neither put back nor dropped yet
+    /// Events in quarantine, counted up to 100,000
     gauge outbox_quarantined() = "outbox_quarantined";
 
-    /// The relay's read of its next batch
+    /// Duration of the relay's read of its next batch
     histogram outbox_read() = "outbox_read_seconds";
 
     /// 1 in the replica that publishes
     gauge relay_leader() = "relay_leader";
 
-    /// Times that this replica began to lead
+    /// How often this replica became the leader
     counter relay_leads() = "relay_leads_total";
 
     /// Events that the broker confirmed, by type
@@ -141,38 +141,38 @@ declare! {
     /// Events that the broker nacked; they stay in the outbox
     counter events_nacked() = "events_nacked_total";
 
-    /// Events that no queue wanted; they stay in the outbox
+    /// Events returned as unroutable: no queue is bound for them; they stay in the outbox
     counter events_returned() = "events_returned_total";
 
-    /// Events quarantined: each closed the channel again and again
+    /// Events quarantined because each repeatedly closed the channel
     counter events_quarantined() = "events_quarantined_total";
 
-    /// From an event's commit to the broker's confirm
+    /// Time from an event's commit to the broker's confirm
     histogram events_lag() = "events_lag_seconds";
 
-    /// From the publish of an event to its confirm
+    /// Time from publishing an event to its confirm
     histogram events_confirm() = "events_confirm_seconds";
 
     /// Messages by result: new, duplicate, stale, dead letter
     counter events_consumed(result: &'static str as "result") = "events_consumed_total" in CONSUMED;
 
-    /// Connections of relay or consumer that were lost, by cause
+    /// Lost connections of the relay or the consumer, by cause
     counter sessions_lost(session: &'static str as "session", cause: &'static str as "cause")
         = "sessions_lost_total" in LOST_SESSIONS;
 
-    /// 1 where an exchange or a queue is there with other arguments
+    /// 1 if an exchange or a queue exists with different arguments
     gauge topology_mismatch(name: String as "name") = "topology_mismatch";
 
-    /// Messages in the dead-letter queue; not a number while the broker is away
+    /// Messages in the dead-letter queue; NaN while the broker is unavailable
     gauge dead_letters() = "dead_letters";
 
-    /// 1 while the connection, of publisher or consumer, is up
+    /// 1 while the publisher's or the consumer's connection is up
     gauge broker_connected(connection: &'static str as "connection") = "broker_connected";
 
-    /// 1 while the broker, short of memory or disk, takes no publishes
+    /// 1 while the broker, short of memory or disk, blocks the publisher
     gauge broker_blocked() = "broker_blocked";
 
-    /// 1 while the database takes no writes; not a number while it is away
+    /// 1 while the database is read-only; NaN while it is unavailable
     gauge database_read_only() = "database_read_only";
 
     /// Connections of the requests' pool, by state
@@ -181,13 +181,13 @@ declare! {
     /// Reads of users by id that the lanes took from their queue
     counter coalesced_reads() = "coalesced_reads_total";
 
-    /// Queries that answered them
+    /// Queries that answered coalesced reads
     counter coalesced_queries() = "coalesced_queries_total";
 
     /// Updates and deletions of users that the lanes took from their queues
     counter grouped_writes() = "grouped_writes_total";
 
-    /// Statements that wrote them
+    /// Statements that wrote grouped updates and deletions
     counter write_groups() = "write_groups_total";
 
     /// Hashing slots by state
@@ -197,7 +197,7 @@ declare! {
     counter log_lines_dropped() = "log_lines_dropped_total";
 }
 
-/// Starts collecting.
+/// Installs the recorder and describes every metric.
 pub(crate) fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets(&BUCKETS)?
@@ -221,8 +221,8 @@ pub(crate) fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// A counter that appears with its first event has no rate until the second, so alerts would miss
-/// the first.
+/// Creates a counter with the value 0 for each combination of labels. A counter that appears only
+/// with its first event has no rate until the second, so alerts would miss the first.
 fn start_at_zero(name: &'static str, labels: Labels) {
     let mut combinations = vec![Vec::new()];
     for (label, values) in labels {

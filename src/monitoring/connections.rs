@@ -1,10 +1,10 @@
-//! Metrics of clients' connections.
+//! Metrics of client connections.
 
 use listener::{Closed, Event};
 
 use super::catalogue;
 
-/// Counts what the listener tells of.
+/// Counts the listener's events.
 pub(crate) fn record(event: Event) {
     match event {
         Event::Opened => catalogue::client_connections().increment(1.0),

@@ -10,19 +10,19 @@ use super::in_turn::InTurn;
 use super::state::{Link, Status};
 use crate::database::{Database, DatabaseError, schema};
 
-/// A probe wants its answer sooner than a client.
+/// Time limit of a check: a probe needs its answer sooner than a client.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readiness {
     Ready,
-    /// Reads work. Writes too, unless the database is read-only; their events wait in the outbox
-    /// until the broker is back.
+    /// Reads work. Writes work too unless the database is read-only; their events wait in the
+    /// outbox until the broker is back.
     Degraded,
     Unavailable,
 }
 
-/// What is known of the database.
+/// The state of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DatabaseState {
     Down,
@@ -73,7 +73,8 @@ pub(crate) struct HealthService {
 }
 
 impl HealthService {
-    /// `database` is not the requests' pool, so that probes are answered when that is exhausted.
+    /// `database` is not the requests' pool, so that probes are answered even when that pool is
+    /// exhausted.
     pub(crate) fn new(database: Database, status: Arc<Status>) -> Self {
         Self {
             database,

@@ -1,4 +1,4 @@
-//! Shares one check at a time among all who ask.
+//! Shares one check at a time among all callers (single flight).
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;

@@ -1,4 +1,4 @@
-//! Renders the metrics: those counted all along, and those measured at a scrape.
+//! Renders the metrics: those collected continuously, and those measured at each scrape.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::password::PasswordHasher;
 use crate::repository::outbox::{self, Backlog};
 
-/// A scrape must return, whatever the database does.
+/// Time limit of the scrape's query: a scrape must return even if the database hangs.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub(crate) struct MetricsService {
     pub collected: PrometheusHandle,
     /// The requests' pool.
     pub database: Database,
-    /// For the scrape's own query.
+    /// The connection for the scrape's own query.
     pub scrapes: Database,
     pub hasher: PasswordHasher,
     pub health: HealthService,
@@ -82,7 +82,7 @@ impl MetricsService {
             .and_then(Result::ok)
             .unwrap_or(unknown);
         catalogue::outbox_pending().set(backlog.pending);
-        // The leader knows it even if an old snapshot makes the query slow.
+        // The leader knows the age even if an old snapshot makes the query slow.
         let oldest = self.status.oldest_event.load().map(Timestamp::age_seconds);
         catalogue::outbox_oldest_age().set(oldest.unwrap_or(backlog.oldest_age_seconds));
         catalogue::outbox_held().set(backlog.held);

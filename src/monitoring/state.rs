@@ -7,11 +7,11 @@ use crate::domain::timestamp::Timestamp;
 /// The state of one connection to the broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Link {
-    /// Not connected; tried again with growing pauses, for ever.
+    /// Not connected; retried without end, with growing pauses.
     #[default]
     Down,
     Up,
-    /// Connected, and told by the broker to wait: it is short of memory or disk.
+    /// Connected, but blocked by the broker, which is short of memory or disk.
     Blocked,
 }
 
@@ -20,8 +20,8 @@ pub(crate) enum Link {
 pub(crate) struct Status {
     pub is_draining: AtomicCell<bool>,
     pub relay_leads: AtomicCell<bool>,
-    /// Of the leader: when the oldest event occurred that is not confirmed; `None` if there is
-    /// none, or it is not in memory.
+    /// On the leader, when the oldest unconfirmed event occurred; `None` if there is none, or if it
+    /// is not in memory.
     pub oldest_event: AtomicCell<Option<Timestamp>>,
     pub publisher: AtomicCell<Link>,
     pub consumer: AtomicCell<Link>,
@@ -31,7 +31,7 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// The consumer's connection, or that of its dead letters if it is blocked.
+    /// The state of the consumer's connection; `Blocked` if its dead letters are blocked.
     pub(crate) fn consumer_link(&self) -> Link {
         match self.consumer.load() {
             Link::Up if self.dead_letters_blocked.load() => Link::Blocked,

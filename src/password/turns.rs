@@ -1,5 +1,5 @@
-//! Whose hash is next. Those who wait stand in a queue for each caller, and a free slot goes to the
-//! callers in turn, so that a caller who asks for many waits for them alone.
+//! Fair queueing of hashes. Each caller has a queue of its own, and free slots go to the callers in
+//! turn, so that a caller with many requests delays only itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -8,25 +8,25 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// Most hashes of one caller that wait.
+/// Most waiting hashes of one caller.
 const MAX_OF_CALLER: usize = 256;
-/// Most hashes that wait in all.
+/// Most waiting hashes in total.
 const MAX_WAITING: usize = 1_024;
 
-/// Cheap to clone.
+/// Hands out hashing slots in turn; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Turns(Arc<Mutex<State>>);
 
 struct State {
     free: usize,
-    /// Never empty.
+    /// Waiting hashes by caller; no queue is empty.
     queues: HashMap<Option<IpAddr>, VecDeque<oneshot::Sender<Turn>>>,
-    /// Who waits, the next one first.
+    /// Callers with waiting hashes, the next one first.
     callers: VecDeque<Option<IpAddr>>,
     waiting: usize,
 }
 
-/// A slot; goes to the next one when it is dropped.
+/// A slot; passes to the next waiting hash when dropped.
 pub(crate) struct Turn(Option<Turns>);
 
 impl Turns {
@@ -44,8 +44,8 @@ impl Turns {
         self.0.lock().free
     }
 
-    /// Waits for a slot; `None` at once if too many wait. One who is dropped while it waits is
-    /// passed over.
+    /// Waits for a slot; returns `None` immediately if too many wait, and later if it is evicted
+    /// for another caller. A wait that was dropped is skipped.
     pub(crate) async fn wait(&self, caller: Option<IpAddr>) -> Option<Turn> {
         let turn = {
             let mut state = self.0.lock();
@@ -69,7 +69,7 @@ impl Turns {
             drop(state);
             match next.send(Turn(Some(self.clone()))) {
                 Ok(()) => return,
-                // It has gone. Its turn must not hand the slot on as well.
+                // The waiter has gone. Dropping its turn must not pass the slot on as well.
                 Err(mut unused) => _ = unused.0.take(),
             }
         }
@@ -120,8 +120,8 @@ impl State {
         Some(next)
     }
 
-    /// Refuses the last one of the longest queue, if that is longer than `length`: a few callers
-    /// with many waiting do not keep the others out.
+    /// Evicts the last hash of the longest queue, if that is longer than `length`, so that a few
+    /// callers with many waiting hashes do not keep the others out.
     fn make_room(&mut self, length: usize) -> bool {
         let longest = self.queues.values_mut().max_by_key(|queue| queue.len());
         let is_longer = longest
@@ -156,7 +156,7 @@ mod tests {
         Ipv4Addr::new(192, 0, 2, number).into()
     }
 
-    /// One who waits; polled once, so that it stands in its queue.
+    /// A waiting hash; polled once, so that it is in its queue.
     fn waiting(turns: &Turns, number: u8) -> BoxFuture<'static, Option<Turn>> {
         let turns = turns.clone();
         let mut wait = async move { turns.wait(Some(caller(number))).await }.boxed();

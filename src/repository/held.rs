@@ -1,9 +1,9 @@
-//! The `outbox_held` table: events that wait for longer than others, moved out of the way of new
-//! ones. Later events of their users follow them there.
+//! The `outbox_held` table: events that wait longer than others, moved out of the way of new ones.
+//! Later events of their users follow them there.
 //!
-//! Rows of one user or lane are asked for by a range and in the order of that column, too. By
-//! equality and in the order of `seq` alone, the primary key will do where most rows are of one
-//! user or type, and a search for another one would walk over all of them.
+//! Queries for one user or lane use a range and order by that column first. With equality and
+//! `ORDER BY seq` alone, the planner may choose the primary key when most rows belong to one user
+//! or type, and a search for another would then scan all of them.
 
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
@@ -13,8 +13,8 @@ use super::outbox::Stored;
 use super::outbox_event::OutboxEvent;
 use super::stored_time::StoredTime;
 
-/// Moves new events here. One whose position is taken stays where it is: somebody has set the
-/// sequence back.
+/// Moves new events here. An event whose position is taken here stays in the outbox; that happens
+/// after the sequence was set back.
 pub(crate) async fn hold(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<()> {
     table_query!(query!(
         "WITH event AS (
@@ -30,8 +30,8 @@ pub(crate) async fn hold(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::R
     .map(|_done| ())
 }
 
-/// Reads at most `limit` events of a lane in order, after this position and without those in
-/// `known`. Of the `holders`, earlier ones are in memory.
+/// Reads at most `limit` events of a lane in order, after position `after` and without those in
+/// `known`. Events of users in `holders` are marked as behind: earlier ones are in memory.
 pub(crate) async fn read(
     connection: &mut PgConnection,
     lane: &str,
@@ -64,7 +64,7 @@ pub(crate) async fn read(
     rows.map(OutboxEvent::from).fetch_all(connection).await
 }
 
-/// Reads the first events of each of these users, at most `limit` of one, in order.
+/// Reads the first events of these users in order, at most `limit` of each.
 pub(crate) async fn read_of(
     connection: &mut PgConnection,
     users: &[i64],

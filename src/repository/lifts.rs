@@ -1,6 +1,5 @@
-//! The `lifts` table: how the database is made to agree with what subscribers have seen, after a
-//! restore or a failover that lost changes. Versions and ids that were handed out before must not
-//! be handed out again.
+//! The `lifts` table. After a restore or a failover that lost changes, a lift raises versions and
+//! ids above those that subscribers have already seen, so that none is handed out twice.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -28,7 +27,7 @@ pub(crate) struct Lift {
     pub lifted: i64,
 }
 
-/// The server and the database, as far as they can be told from those of a backup.
+/// Returns an identity of server and database that differs from that of a restored backup.
 async fn server(connection: &mut PgConnection) -> sqlx::Result<String> {
     sqlx::query_scalar!(
         r#"SELECT concat_ws('/', system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
@@ -39,7 +38,7 @@ async fn server(connection: &mut PgConnection) -> sqlx::Result<String> {
     .await
 }
 
-/// The run that was begun here and has not ended.
+/// Returns the latest unfinished run that was started on this server.
 pub(crate) async fn unfinished(connection: &mut PgConnection) -> sqlx::Result<Option<Lift>> {
     let server = server(connection).await?;
     sqlx::query_as!(
@@ -52,7 +51,7 @@ pub(crate) async fn unfinished(connection: &mut PgConnection) -> sqlx::Result<Op
     .await
 }
 
-/// Decides what is lifted, and how far.
+/// Starts a run: stores how far it lifts, and up to which id.
 pub(crate) async fn begin(
     connection: &mut PgConnection,
     step: i64,
@@ -88,8 +87,8 @@ pub(crate) async fn lift_ids(connection: &mut PgConnection, lift: &Lift) -> sqlx
     .map(|_set| ())
 }
 
-/// Lifts the next users, and notes it in the same transaction. `false` if there were no more, and
-/// the run has ended.
+/// Lifts the next batch of users and records the progress in the same statement. `false` if no
+/// users were left: the run has ended.
 pub(crate) async fn lift_some(
     connection: &mut PgConnection,
     lift: &mut Lift,

@@ -1,8 +1,8 @@
 //! The SQL about users and events, as functions over a connection.
 
-/// One of sqlx's query macros. Puts columns where the SQL is interrupted by a word: `event`, those of
-/// `outbox` except its position; `user`, those of `users` except the password; `read_user`, the same
-/// as a query returns them.
+/// Calls one of sqlx's query macros, replacing a bare word between SQL literals with columns:
+/// `event` with those of `outbox` except its position, `user` with those of `users` except the
+/// password, `read_user` with the same as typed output columns.
 macro_rules! table_query {
     (@ $query:ident ($($row:ident)?) ($($sql:literal)*) event $($rest:tt)*) => {
         table_query!(@ $query ($($row)?) ($($sql)* "event_id, event_type, user_id, user_version, \

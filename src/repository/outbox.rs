@@ -1,6 +1,6 @@
-//! The `outbox` table as the relay sees it: read in order, delete what the broker has, one leader
-//! at a time. What waits for longer is [held](super::held) in a table that inherits it: `outbox`
-//! names the rows of both, `ONLY outbox` the new ones.
+//! The `outbox` table as the relay uses it: read in order, delete what the broker has confirmed,
+//! one leader at a time. Events that wait longer are [held](super::held) in a table that inherits
+//! from it: `outbox` means the rows of both, `ONLY outbox` only the new ones.
 
 use std::num::ParseIntError;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use super::outbox_event::OutboxEvent;
 use super::stored_time::StoredTime;
 use crate::database::{DatabaseError, connect};
 
-/// Names the relay's lock among a database's advisory locks; any constant that nobody else uses.
-/// See [`relay_lock`].
+/// The key of the relay's lock among the database's advisory locks; an arbitrary constant. See
+/// [`relay_lock`].
 const RELAY_LOCK: i64 = 0x7573_6572_6576_7473;
-/// A leader that says nothing for this long is frozen or cut off: the server ends its session, and
-/// with it the lock.
+/// A leader that sends nothing for this long is frozen or cut off: the server ends its session,
+/// which releases the lock.
 const LEASE: &str = "10s";
 
 /// Opens the relay's own connection.
@@ -35,11 +35,11 @@ pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, D
         ("tcp_keepalives_idle", "5"),
         ("tcp_keepalives_interval", "2"),
         ("tcp_keepalives_count", "3"),
-        // Nor a session that waits for a lock when its leader dies: the server looks for its client
-        // meanwhile.
+        // They do not end a session that waits for a lock when its leader dies either, so the
+        // server checks meanwhile whether its client is still there.
         ("client_connection_check_interval", "2s"),
-        // Plan once, with the index: for an empty outbox a sequential scan is cheaper, and that
-        // plan would remain when there are 300,000 rows.
+        // Plan once, with the index: for an empty outbox a sequential scan is cheaper, but that
+        // plan would stay in use at 300,000 rows.
         ("plan_cache_mode", "force_generic_plan"),
         ("enable_seqscan", "off"),
         ("enable_bitmapscan", "off"),
@@ -47,7 +47,8 @@ pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, D
         ("synchronous_commit", "off"),
     ]);
     let mut connection = connect(&options).await?;
-    // From PostgreSQL 17 on. A limit that is set for all would end a long first read.
+    // Exists since PostgreSQL 17. A limit set for the server or the login would end a long first
+    // read.
     sqlx::query_scalar!(
         "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout' AND setting <> '0'"
     )
@@ -79,7 +80,7 @@ pub(crate) async fn limit_statements(
         .map(|_set| ())
 }
 
-/// When the server started. Another server, or a restored one, numbers rows and transactions
+/// Returns when the server started. A different or restored server numbers rows and transactions
 /// differently.
 pub(crate) async fn server_started(connection: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar!(r#"SELECT pg_postmaster_start_time() AS "started!""#)
@@ -94,13 +95,13 @@ pub enum Election {
     Won,
     /// Another replica has it.
     Lost,
-    /// The server takes no writes, so nobody leads on it: what it has published could not be
-    /// deleted. A standby grants locks too.
+    /// The server takes no writes, so no replica may lead on it: published events could not be
+    /// deleted. Checked, because a standby grants advisory locks too.
     ReadOnly,
 }
 
-/// The key of the lock of this outbox: a database may hold several, in different schemas, and each
-/// has a leader.
+/// Returns the key of this outbox's lock. A database may hold several outboxes in different
+/// schemas, each with its own leader.
 async fn relay_lock(connection: &mut PgConnection) -> sqlx::Result<i64> {
     let key = sqlx::query_scalar!(
         r#"SELECT hashtextextended(relnamespace::regnamespace::text, $1) AS "key!"
@@ -125,8 +126,8 @@ pub async fn try_lead(connection: &mut PgConnection) -> sqlx::Result<Election> {
     })
 }
 
-/// How many values of the outbox's sequence a session takes at a time. More than one would put
-/// events of a user out of order.
+/// Returns how many values of the outbox's sequence a session caches. More than one would put a
+/// user's events out of order.
 pub(crate) async fn sequence_cache(connection: &mut PgConnection) -> sqlx::Result<i64> {
     let cache = sqlx::query_scalar!(
         r#"SELECT seqcache AS "cache!" FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence('outbox', 'seq')::regclass"#
@@ -134,9 +135,9 @@ pub(crate) async fn sequence_cache(connection: &mut PgConnection) -> sqlx::Resul
     Ok(cache.fetch_optional(connection).await?.unwrap_or(1))
 }
 
-/// Lifts the outbox's sequence above the rows that wait, if a restore or somebody else has left it
-/// below: events yet to come would be read before them. Returns where it is then. Does nothing if
-/// the login may not change it.
+/// Lifts the outbox's sequence above the waiting rows, if a restore or a manual change has left it
+/// below: later events would be read before them. Returns the new value, or `None` if nothing was
+/// changed or the login may not change it.
 pub(crate) async fn lift_sequence(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
     let lifted = sqlx::query_scalar!(
         r#"WITH sequence AS (
@@ -155,7 +156,7 @@ pub(crate) async fn lift_sequence(connection: &mut PgConnection) -> sqlx::Result
 #[derive(Clone, Debug)]
 pub struct ReadFrom {
     pub after: i64,
-    /// Numbers of transactions. If one has ended, rows after its start are read too.
+    /// Numbers of transactions. If one has ended, rows after its entry in `starts` are read too.
     pub running: Vec<i64>,
     pub starts: Vec<i64>,
 }
@@ -170,8 +171,8 @@ impl ReadFrom {
     }
 }
 
-/// Which of these transactions still run, and have written nothing to the outbox: who writes to it
-/// locks it until the end.
+/// Returns those of these transactions that still run and have written nothing to the outbox. A
+/// transaction that writes to it holds a lock on it until its end.
 pub(crate) async fn idle(connection: &mut PgConnection, numbers: &[i64]) -> sqlx::Result<Vec<i64>> {
     sqlx::query_scalar!(
         r#"WITH locks AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
@@ -195,8 +196,8 @@ pub struct Snapshot {
     pub next: i64,
     /// Earlier transactions that had not ended.
     pub running: Vec<i64>,
-    /// If rows were read, a number assigned after the snapshot was taken. All transactions that ran
-    /// then have lower ones.
+    /// If rows were read, a transaction number assigned after the snapshot was taken. All
+    /// transactions that ran at that time have lower numbers.
     pub given_later: Option<i64>,
 }
 
@@ -222,7 +223,7 @@ impl Snapshot {
         number >= self.next || self.running.contains(&number)
     }
 
-    /// All that may have been running.
+    /// Returns all transactions that may have been running.
     pub fn all_running(&self) -> impl Iterator<Item = i64> {
         self.running
             .iter()
@@ -231,8 +232,8 @@ impl Snapshot {
     }
 }
 
-/// Reads at most `limit` new events in order, without those in `known`. Of the `holders`, others
-/// are held. Returns them and the read's snapshot.
+/// Reads at most `limit` new events in order, without those in `known`, and the read's snapshot.
+/// Events of users in `holders` are marked as behind: other events of these users are held.
 pub async fn read(
     connection: &mut PgConnection,
     from: &ReadFrom,
@@ -297,7 +298,7 @@ pub async fn read(
     Ok((events.collect::<Option<_>>().ok_or_else(missing)?, snapshot))
 }
 
-/// A row of the table, or of that of held events.
+/// A row of `outbox` or `outbox_held`.
 pub(super) struct Stored {
     pub seq: i64,
     pub event_id: Uuid,
@@ -327,10 +328,10 @@ impl From<Stored> for OutboxEvent {
     }
 }
 
-/// Why a row, written by hand, is no event that could be published. Constraints keep such rows out,
-/// unless somebody has dropped them.
+/// Why a row inserted by hand cannot be published as an event. Constraints keep such rows out
+/// unless they were dropped.
 fn fault(event_type: &str, trace_id: &str, occurred_at: StoredTime) -> Option<&'static str> {
-    // AMQP's short strings.
+    // The limit of AMQP's short strings.
     const LONGEST: usize = 255;
     if event_type.len() > LONGEST {
         Some("its event_type is longer than 255 bytes")
@@ -343,8 +344,8 @@ fn fault(event_type: &str, trace_id: &str, occurred_at: StoredTime) -> Option<&'
     }
 }
 
-/// Deletes events that the broker has confirmed, held or not: positions and ids. If somebody has
-/// set the sequence back, a position may be that of two events.
+/// Deletes events that the broker has confirmed, held or not, by position and id. The position
+/// alone is not unique after the sequence was set back.
 pub(crate) async fn delete(
     connection: &mut PgConnection,
     seqs: &[i64],
@@ -370,13 +371,13 @@ pub(crate) struct Backlog {
     pub pending: f64,
     /// 0 if nothing waits.
     pub oldest_age_seconds: f64,
-    /// At most [`COUNTED`]. They are pending too.
+    /// At most [`COUNTED`]; included in `pending`.
     pub held: f64,
     /// At most [`COUNTED`].
     pub quarantined: f64,
 }
 
-/// Counts what waits, as far as [`COUNTED`].
+/// Counts what waits, up to [`COUNTED`].
 pub(crate) async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
     sqlx::query_as!(
         Backlog,
@@ -396,7 +397,7 @@ pub(crate) async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backl
 pub(crate) struct OutboxState {
     pub pending: i64,
     pub oldest_age_seconds: f64,
-    /// Of those that are pending, how many were moved out of the way of others.
+    /// How many of the pending events were moved out of the way of others.
     pub held: i64,
     pub quarantined: i64,
     /// Size of both tables, including deleted rows until they are vacuumed.
@@ -407,7 +408,7 @@ pub(crate) struct OutboxState {
     pub leader_address: Option<String>,
 }
 
-/// What waits, what is in quarantine, the room it takes, and who leads.
+/// Returns the numbers of waiting and quarantined events, the disk space used, and the leader.
 pub(crate) async fn state(connection: &mut PgConnection) -> sqlx::Result<OutboxState> {
     let lock = relay_lock(connection).await?;
     sqlx::query_as!(

@@ -1,21 +1,21 @@
-//! A row of the outbox, as the relay carries it. Nothing here does I/O: what decides which event is
-//! next knows these rows, and no database.
+//! A row of the outbox, as the relay handles it. Nothing here does I/O: the scheduler works on
+//! these rows without a database.
 
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::domain::timestamp::Timestamp;
 
-/// An event that waits in the outbox. Its texts are what the row has: somebody may have written it by
-/// hand.
+/// An event that waits in the outbox. Its text fields are not validated: the row may have been
+/// inserted by hand.
 #[derive(Clone, Debug)]
 pub struct OutboxEvent {
-    /// Its position in the outbox. A user's events have increasing ones.
+    /// Its position in the outbox. Positions of a user's events increase.
     pub seq: i64,
-    /// Earlier events of its user are held.
+    /// Whether earlier events of its user are held.
     pub is_behind: bool,
     pub id: Uuid,
-    /// Why it cannot be published.
+    /// Why it cannot be published, if so.
     pub fault: Option<&'static str>,
     pub event_type: String,
     pub user_id: i64,

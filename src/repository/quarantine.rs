@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::stored_time::StoredTime;
 use crate::domain::timestamp::Timestamp;
 
-/// Moves an event out of the outbox. One with an id that is there already is the same event.
+/// Moves an event out of the outbox into quarantine. If its id is there already, it is the same
+/// event, and is only deleted from the outbox.
 pub(crate) async fn quarantine(
     connection: &mut PgConnection,
     seq: i64,
@@ -42,7 +43,7 @@ pub(crate) struct QuarantinedEvent {
     pub reason: String,
 }
 
-/// All of them, the oldest first.
+/// Returns all events in quarantine, the oldest entry first.
 pub(crate) async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<QuarantinedEvent>> {
     sqlx::query_as!(
         QuarantinedEvent,
@@ -54,8 +55,8 @@ pub(crate) async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<Quar
     .await
 }
 
-/// Puts events back at the end of the outbox, each user's in order: those with these ids, if given,
-/// and of this type, if given. Returns their ids.
+/// Puts events back at the end of the outbox, in order for each user. If given, `ids` and
+/// `event_type` select them. Returns their ids.
 pub(crate) async fn retry(
     connection: &mut PgConnection,
     ids: Option<&[Uuid]>,
@@ -78,7 +79,7 @@ pub(crate) async fn retry(
     .await
 }
 
-/// Deletes events for good, chosen as by [`retry`]. Returns their ids.
+/// Deletes events permanently, selected as in [`retry`]. Returns their ids.
 pub(crate) async fn drop(
     connection: &mut PgConnection,
     ids: Option<&[Uuid]>,

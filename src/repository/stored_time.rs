@@ -7,9 +7,9 @@ use sqlx::{Decode, Postgres, Type};
 
 use crate::domain::timestamp::Timestamp;
 
-/// A `timestamptz`. One that is `infinity`, or outside the years 1 to 9999, which have no form in
-/// RFC 3339, is read as the nearest that is not: the driver panics on some of them, and nobody's
-/// row may make a list or a committed change fail.
+/// A `timestamptz`. `infinity` and years outside 1 to 9999 have no form in RFC 3339, so the nearest
+/// valid time is read instead: the driver panics on some of them, and a single row must not fail a
+/// list or a committed change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredTime {
     moment: DateTime<Utc>,
@@ -17,7 +17,7 @@ pub struct StoredTime {
 }
 
 impl StoredTime {
-    /// Microseconds since the year 2000, PostgreSQL's binary form.
+    /// Converts from PostgreSQL's binary form: microseconds since the year 2000.
     /// <https://www.postgresql.org/docs/current/datatype-datetime.html>
     fn from_micros(stored: i64) -> Self {
         let day = |year, month, day| NaiveDate::from_ymd_opt(year, month, day).unwrap_or_default();

@@ -7,8 +7,8 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
-/// Runs in place, and goes on as one of `tasks` if it is dropped before its end. A task for each
-/// write would be simpler, and take a tenth more of a write's CPU time.
+/// Runs `work` in place. If the future is dropped before the end, `work` continues as one of
+/// `tasks`. Spawning a task for each write would be simpler, but cost a tenth more CPU time.
 pub(crate) fn run_to_completion<F>(tasks: &TaskTracker, work: F) -> impl Future<Output = F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
@@ -30,7 +30,7 @@ impl<F: Future<Output: Send> + Send + 'static> Future for Completing<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // Taken out meanwhile, so that work that panics is not polled again.
+        // Taken out while it is polled, so that work that panics is not polled again.
         let Some(mut work) = self.work.take() else {
             return Poll::Pending;
         };

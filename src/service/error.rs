@@ -9,7 +9,7 @@ use crate::password::HashError;
 pub(crate) enum ServiceError {
     #[error("there is no such user")]
     UserNotFound,
-    /// A write may have been committed or not; user and event always go together.
+    /// A write may or may not have been committed; in either case, user and event stay together.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] DatabaseError),
     /// Nothing was changed.

@@ -1,4 +1,4 @@
-//! The use cases: each is one statement or transaction, and knows neither HTTP nor RabbitMQ.
+//! The use cases. Each change is written in one statement. They know neither HTTP nor RabbitMQ.
 
 mod completion;
 pub(crate) mod error;

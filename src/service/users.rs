@@ -25,12 +25,12 @@ use crate::password::PasswordHasher;
 use crate::repository::users::{self, Change, Deletion, Outcome, Update};
 use crate::trace_id::TraceId;
 
-/// What hashing and the write may take, added to the longest wait for a hash.
+/// Time for hashing and the write, on top of the longest wait for a hashing slot.
 const AFTER_THE_HASH: Duration = Duration::from_millis(500);
-/// With less time than this left, a write is not tried.
+/// A write is not attempted with less time than this left.
 const TOO_SHORT: Duration = Duration::from_millis(50);
 
-/// Somebody may take ids while the sequence is lifted.
+/// More than two, because ids may be taken again while the sequence is being lifted.
 const ATTEMPTS_TO_INSERT: u32 = 3;
 
 #[derive(Clone)]
@@ -41,7 +41,7 @@ pub(crate) struct UserService {
     pub hasher: PasswordHasher,
     /// Notified after each commit that wrote an event.
     pub outbox_filled: Arc<Notify>,
-    /// Writes, which go on when their clients have gone away.
+    /// Tracks writes that continue after their clients have gone.
     pub tasks: TaskTracker,
 }
 
@@ -69,8 +69,8 @@ impl UserService {
         .await
     }
 
-    /// If somebody has written users without drawing their ids, lifts the sequence past them and
-    /// tries again.
+    /// Inserts the user. If its id is taken, because users were inserted without drawing their ids,
+    /// lifts the sequence past them and tries again.
     async fn insert(
         &self,
         row: Arc<(Name, Name, PasswordHash, EventHeader)>,
@@ -94,8 +94,8 @@ impl UserService {
                         return Err(error);
                     }
                     warn!(
-                        "The next id was taken, so the sequence of ids was lifted past those that \
-                         are there"
+                        "The next id was taken, so the sequence of ids was lifted past the highest \
+                         one in use"
                     );
                 }
                 settled => return settled,
@@ -103,7 +103,7 @@ impl UserService {
         }
     }
 
-    /// One page of users by id, and the number of all users.
+    /// Returns one page of users in the order of their ids, and the number of all users.
     pub(crate) async fn list(&self, page: Page) -> Result<Arc<SharedPage>, ServiceError> {
         Ok(self.reads.list(page).await?)
     }
@@ -155,7 +155,7 @@ impl UserService {
         Ok(())
     }
 
-    /// The user after an update, or before the deletion.
+    /// Writes a change. Returns the user after an update, or before a deletion.
     async fn write(&self, began: Instant, change: Change) -> Result<User, ServiceError> {
         let service = self.clone();
         run_to_completion(&self.tasks, async move {
@@ -176,8 +176,8 @@ impl UserService {
         .await
     }
 
-    /// Limits the time of a write, so that a client hears of a lost database within 3 s of `began`
-    /// even if a hash has waited up to 2 s for a core (the setting's default).
+    /// Limits the time of a write, so that the client learns of a lost database within 3 s of
+    /// `began` even if a hash has waited up to 2 s for a core (the setting's default).
     async fn in_time<T>(
         &self,
         began: Instant,

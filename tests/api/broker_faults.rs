@@ -1,4 +1,4 @@
-//! What the broker may do to us while it is there: lose an exchange, refuse a message.
+//! Faults of a reachable broker: it loses an exchange or refuses a message.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use crate::harness::{
     start_audited, start_observed, until,
 };
 
-/// Makes the observer's queue one that takes nothing: the broker nacks whatever is routed to it,
-/// the observer's copy or not. The policy that says so, to be deleted.
+/// Makes the observer's queue refuse all messages: the broker nacks everything that is routed to
+/// it. Returns the path of the policy, for deletion.
 async fn refuse_all(world: &World) -> String {
     let policy = format!("/api/policies/{}/full", world.virtual_host);
     let full = json!({"pattern": "^observer$", "definition": {"max-length": 0, "overflow": "reject-publish"}});
@@ -72,7 +72,7 @@ async fn a_stop_amid_refusals_waits_for_no_pause_and_gives_nothing_up() {
             .status,
         200
     );
-    // As often, the pauses have grown to seconds.
+    // After this many refusals, the pauses have grown to seconds.
     until("pauses of seconds", async || {
         let refusals = app
             .log
@@ -135,7 +135,7 @@ async fn a_subscription_that_the_broker_has_never_served_is_made_again() {
     proxy.withhold_deliveries();
     let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
     let id = app.create_user("Анна").await;
-    // More than are on their way at once.
+    // More than are in flight at a time.
     for n in 0..250 {
         assert_eq!(
             app.put(&format!("/users/{id}"), &json!({"name": format!("Имя{n}")}))

@@ -1,4 +1,4 @@
-//! `check`: that it says what a start would fail on, and what to do.
+//! `check` reports what a start would fail on, and the remedy.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::api::commands::run;
 use crate::harness::{World, as_login, management, management_put};
 
-/// The report with these settings over the world's: whether the service could run, and the finding
-/// of that name.
+/// Runs `check` with these settings on top of the world's. Returns whether the service could run,
+/// and the finding called `name`.
 async fn check(world: &World, settings: &[(&str, &str)], name: &str) -> (bool, Value) {
     let settings = [&world.settings()[..], settings].concat();
     let (output, text) = run(&["check", "--format", "json"], &settings).await;

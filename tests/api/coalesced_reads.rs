@@ -1,5 +1,5 @@
-//! Coalesced reads, held against reads that run one by one: whatever happens at the same time,
-//! nobody can tell which of them answered.
+//! Compares coalesced reads with sequential reads: under any concurrency, a caller cannot tell
+//! which of the two answered.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::harness::{World, start_with, until};
 const USERS: usize = 6;
 const CASES: u32 = 40;
 
-/// Users 1 to [`USERS`], of which each is called `0`.
+/// A world with users 1 to [`USERS`], each named `0`.
 async fn world() -> World {
     let world = World::new().await;
     add_users(&world, USERS).await;
@@ -27,7 +27,7 @@ async fn world() -> World {
 
 type Outcome = Result<Option<User>, DatabaseError>;
 
-/// All that a caller can see of an answer.
+/// Everything that a caller can see of an answer.
 fn seen(outcome: &Outcome) -> String {
     match outcome {
         Ok(None) => "no such user".to_owned(),
@@ -61,7 +61,7 @@ fn reads_at_once_of_any_users_answer_as_they_do_one_by_one() {
         let expected: HashMap<usize, String> = (1..=USERS + 3)
             .map(|user| (user, seen(&runtime.block_on(one_by_one.get(id(user))))))
             .collect();
-        // More than a batch holds; with repetitions, and users that there are not.
+        // More than a batch holds, with repetitions and missing users.
         check(CASES, &vec(1..=USERS + 3, 1..400), |users| {
             let answers =
                 runtime.block_on(join_all(users.iter().map(|user| coalesced.get(id(*user)))));
@@ -86,7 +86,7 @@ fn a_read_sees_every_write_answered_before_it_began_and_never_goes_back() {
     let world = runtime.block_on(world());
     let coalesced =
         runtime.block_on(async { UserReads::coalesced(&database(&world, Route::Direct)) });
-    // What users are called counts their writes.
+    // Each user's name counts its writes.
     let counters = || Arc::new((0..=USERS).map(|_| AtomicI64::new(0)).collect::<Vec<_>>());
     let begun = counters();
     let answered = counters();

@@ -13,7 +13,7 @@ async fn connect(app: &App) -> TcpStream {
     TcpStream::connect(&app.address).await.unwrap()
 }
 
-/// All that comes until the service closes; a reset is an end too.
+/// Reads until the service closes the connection; a reset counts as an end.
 async fn rest_of(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer))
@@ -31,12 +31,12 @@ async fn read_some(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer[..length]).into_owned()
 }
 
-const CROWDED: &str = "As many connections are open as may be (MAX_CONNECTIONS, ulimit -n): idle \
-                       ones are closed, or new ones";
+const CROWDED: &str = "The connection limit is reached (MAX_CONNECTIONS, ulimit -n): idle \
+                       connections are closed, or new ones refused";
 
 const LIVE: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// One that has had an answer, and has no request on the way.
+/// A connection that has received a response and has no request in flight.
 async fn connect_and_ask(app: &App) -> TcpStream {
     let mut stream = connect(app).await;
     stream.write_all(LIVE).await.unwrap();
@@ -46,8 +46,7 @@ async fn connect_and_ask(app: &App) -> TcpStream {
 
 async fn closed_for(app: &App, reason: &str) -> bool {
     let counter = format!("http_connections_closed_total{{reason=\"{reason}\"}}");
-    // On a connection of its own: the application's own may be about to be closed, as the test
-    // wants it.
+    // On a separate connection: the test may be about to have the client's own one closed.
     let metrics = reqwest::get(format!("http://{}/metrics", app.address))
         .await
         .unwrap()
@@ -127,7 +126,7 @@ async fn connections_beyond_the_limit_are_refused_counted_and_logged() {
         .execute(&mut *lock)
         .await
         .unwrap();
-    // Each of them is being served: it waits for the lock.
+    // Each is being served: it waits for the lock.
     let mut busy = Vec::new();
     let opened = eventually("a refusal", async || {
         let mut stream = connect(&app).await;

@@ -1,4 +1,4 @@
-//! What the database may do to us while it is there: end connections, hold a lock.
+//! Faults of a reachable database: it ends connections, or a lock is held.
 
 use std::time::{Duration, Instant};
 

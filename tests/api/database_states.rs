@@ -1,5 +1,5 @@
-//! A database that is not as expected: read-only, changed under the service, shared with another
-//! one, closed, or of another encoding.
+//! A database in an unexpected state: read-only, altered while the service runs, shared by two
+//! schemas, closed to connections, or in another encoding.
 
 use std::time::Duration;
 

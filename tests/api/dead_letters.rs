@@ -1,5 +1,4 @@
-//! A message that cannot be read costs the events behind it nothing, whatever becomes of its dead
-//! letter.
+//! An unreadable message costs the events behind it nothing, even if its dead letter fails.
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
@@ -13,7 +12,7 @@ use crate::harness::{
 
 const WAITS: &str = "A message that cannot be read waits: the dead-letter queue does not take it";
 
-/// Somebody with a login of their own, as whom the broker makes sure that they publish.
+/// Another publisher, with its own login: the broker validates its `user_id` property.
 async fn stranger(world: &World) -> (String, Observer) {
     let name = format!("bob-{}", uuid::Uuid::new_v4().simple());
     management_put(
@@ -36,7 +35,7 @@ async fn dead_letter(observer: &Observer) -> Delivery {
     eventually("a dead letter", || observer.take("user_events_queue.dlq")).await
 }
 
-/// Puts as many events into the outbox, and waits for the consumer's line of each.
+/// Inserts `events` rows into the outbox and waits until the consumer logs each one.
 async fn assert_logged(world: &World, app: &App, events: i64) {
     let fill = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
                 SELECT gen_random_uuid(), 'user.created', n, 1, 't', now(), '{\"name\": \"А\", \"surname\": \"Б\"}'

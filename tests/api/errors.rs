@@ -1,5 +1,5 @@
-//! Every error of the contract, provoked: its status, its code, what it names, and that nothing
-//! changed.
+//! Provokes every error of the contract and checks its status, its code, what it names, and that
+//! nothing changed.
 
 use reqwest::{Body, Method};
 use serde_json::{Value, json};
@@ -407,7 +407,7 @@ async fn what_is_not_even_http_harms_nobody() {
         stream.write_all(garbage.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = Vec::new();
-        // Whether it is an answer or a closed connection is HTTP's own affair, so long as it ends.
+        // A response or a closed connection are both fine, as long as it ends.
         let _ = stream.read_to_end(&mut answer).await;
         assert!(
             !String::from_utf8_lossy(&answer).contains(" 500 "),

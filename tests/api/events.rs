@@ -1,4 +1,4 @@
-//! Events: what is published, how, and that the consumer reads it.
+//! What is published, in which form, and that the consumer reads it.
 
 use std::time::{Duration, Instant};
 

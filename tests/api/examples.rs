@@ -1,5 +1,5 @@
-//! The document's examples, replayed: the server takes each body that is shown, and sends each
-//! error that is shown.
+//! Replays the examples of the OpenAPI document: the server accepts each request body and sends
+//! each error in it.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +17,7 @@ struct Example {
 }
 
 impl Example {
-    /// Only these take a password, and so reach the bound of those that are hashed.
+    /// Whether the operation takes a password, and so can reach the limit on hashing.
     fn hashes(&self) -> bool {
         self.body.is_some()
     }
@@ -67,7 +67,8 @@ fn errors(document: &Value) -> Vec<Example> {
     found
 }
 
-/// A request as bytes, for what no client library sends; and the body of its answer.
+/// Sends a request as raw bytes, because no client library would send it. Returns the body of the
+/// response.
 async fn send(app: &App, head: &str, body: &[u8]) -> Value {
     let mut stream = TcpStream::connect(&app.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -82,8 +83,8 @@ async fn send(app: &App, head: &str, body: &[u8]) -> Value {
     serde_json::from_str(body).unwrap_or(Value::Null)
 }
 
-/// Sends what provokes the example's error, or for an error of the server's condition, the
-/// operation as it should be.
+/// Sends a request that provokes the example's error. If the server's state causes the error, sends
+/// a valid request.
 async fn provoke(app: &App, example: &Example) -> Value {
     let Example {
         method, path, code, ..
@@ -125,7 +126,7 @@ async fn provoke(app: &App, example: &Example) -> Value {
     send(app, &head, &body).await
 }
 
-/// Without what differs from request to request.
+/// Removes what differs from request to request.
 fn normalised(mut problem: Value) -> Value {
     problem["trace_id"] = "".into();
     let detail = problem["detail"]

@@ -1,5 +1,4 @@
-//! One client that takes all it can get leaves the others their service, and leaves no memory
-//! behind.
+//! A client that takes all it can does not deprive others of service, and leaks no memory.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
@@ -16,7 +15,7 @@ use crate::harness::{Answer, App, World, new_user, start_with, until};
 const MIB: u64 = 1 << 20;
 const POST: &str = "POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
 
-/// Whatever the machine's speed, a password is hashed on its turn.
+/// Time limits long enough for every password to be hashed, even on a slow machine.
 const PATIENT: [(&str, &str); 3] = [
     ("LOG_LEVEL", "INFO"),
     ("PASSWORD_HASH_WAIT_MS", "60000"),
@@ -84,7 +83,7 @@ async fn bodies_that_never_end_are_bounded_for_each_client_and_others_are_read()
     })
     .await;
     assert!(app.resident() < 120 * MIB, "{}", app.resident());
-    // In two parts: the first alone is no whole body.
+    // In two parts: the first one is not a complete body.
     let request = post("Анна");
     let (first, second) = request.split_at(request.len() - 20);
     let mut stream = send_from("127.0.0.3", &app, first).await;
@@ -105,7 +104,7 @@ async fn requests_that_wait_for_their_body_give_way_to_others() {
     let heads = [announced.as_bytes(), expecting.as_bytes()]
         .into_iter()
         .cycle();
-    // All from the address that the honest requests come from, too.
+    // All from the same address as the honest requests.
     let waiting = join_all(
         heads
             .take(186)
@@ -255,7 +254,7 @@ async fn passwords_of_clients_that_have_hung_up_are_not_hashed() {
     let (world, app) = start_with(&[("LOG_LEVEL", "INFO")]).await;
     let request = post("Борис");
     let gone = join_all((0..200).map(|_| send_from("127.0.0.1", &app, &request))).await;
-    // All of them are in: what comes now would wait behind them, for they are of one address.
+    // All have arrived. A later request would wait behind them, because they share one address.
     app.log.wait_for("Request started", |_| true).await;
     drop(gone);
     let began = Instant::now();

@@ -1,5 +1,5 @@
-//! Rows and sequences that somebody else has written: none stops the service, fails what was
-//! committed, or puts events out of order.
+//! Rows and sequences that others have written: none stops the service, fails a committed change,
+//! or reorders events.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn event(event_type: &str, trace_id: &str, occurred_at: &str) -> String {
     )
 }
 
-/// Those that no relay can publish, with the constraint and the reason.
+/// Events that no relay can publish, each with its constraint and the reason.
 fn unpublishable() -> [(String, &'static str, &'static str); 5] {
     let type_ = ("outbox_event_type_length", "event_type");
     let trace = ("outbox_trace_id_length", "trace_id");

@@ -1,5 +1,5 @@
-//! Grouped writes, held against writes that run one by one: whatever happens at the same time,
-//! nobody can tell which of them wrote.
+//! Compares grouped writes with sequential writes: under any concurrency, a caller cannot tell
+//! which of the two wrote.
 
 mod bounds;
 
@@ -40,7 +40,7 @@ fn asks() -> impl Strategy<Value = Ask> {
     ]
 }
 
-/// `number` tells the writes of a case apart: it is in their trace ids.
+/// `number` distinguishes the writes of a case; it is in their trace ids.
 fn change(user: usize, ask: Ask, number: usize) -> Change {
     let trace_id = TraceId::parse(format!("write-{number}").as_bytes()).unwrap();
     let name = |value: u8| Name::parse(&value.to_string()).unwrap();
@@ -95,7 +95,7 @@ fn changed(outcome: Outcome) -> User {
     }
 }
 
-/// All that a caller can see of an answer, times aside.
+/// Everything that a caller can see of an answer, except times.
 fn seen(answer: &Result<Outcome, DatabaseError>) -> String {
     let (user, changed) = match answer {
         Ok(Outcome::NotFound) => return "no such user".to_owned(),
@@ -117,7 +117,7 @@ fn seen(answer: &Result<Outcome, DatabaseError>) -> String {
     )
 }
 
-/// All that is stored, times and event ids aside; each user's events in their order.
+/// Everything that is stored, except times and event ids; each user's events in order.
 async fn stored(world: &World) -> Vec<String> {
     let users =
         "SELECT concat_ws(' ', id, name, surname, password, version) FROM users ORDER BY id";
@@ -151,7 +151,7 @@ async fn world() -> World {
     world
 }
 
-/// Users whose events are not one for each version after the first, in their order.
+/// The users who do not have exactly one event per version after the first, in order.
 async fn users_with_wrong_events(world: &World) -> Vec<i64> {
     let query = "SELECT id FROM users LEFT JOIN outbox ON user_id = id GROUP BY id
                  HAVING coalesce(array_agg(user_version ORDER BY seq) FILTER (WHERE seq IS NOT NULL), '{}')
@@ -170,7 +170,7 @@ fn writes_at_once_come_to_what_they_do_one_by_one() {
         let _entered = runtime.enter();
         let grouped = UserWrites::grouped(&database(&world, route));
         let one_by_one = UserWrites::one_by_one(database(&other_world, route));
-        // More than a group holds, with users that there are not.
+        // More than a group holds, with missing users.
         check(CASES, &vec((1..=USERS + 2, asks()), 1..300), |writes| {
             let changes = || {
                 writes
@@ -286,7 +286,7 @@ fn callers_who_go_away_undo_nothing_and_halve_nothing() {
     );
 }
 
-/// Makes the database refuse, for user 2, what the service asks for.
+/// Makes the database refuse the service's writes of user 2.
 const REFUSE: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
                           $$ BEGIN RAISE EXCEPTION 'refused by the test'; END $$;
                       CREATE TRIGGER refuse BEFORE INSERT ON outbox FOR EACH ROW

@@ -1,5 +1,4 @@
-//! What the service makes of the head of a request: `Host`, the length of the path, where it is
-//! from.
+//! How the service handles the head of a request: `Host`, the length of the path, the origin.
 
 use std::process::Stdio;
 

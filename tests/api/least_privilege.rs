@@ -1,4 +1,5 @@
-//! The service with logins that own nothing, and just the rights that `docs/operations.md` grants.
+//! The service with logins that own nothing and have only the rights that `docs/operations.md`
+//! grants.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ const WITHOUT_CONSTRAINT: &str = "ALTER TABLE outbox DROP CONSTRAINT outbox_occu
 
 const GUIDE: &str = include_str!("../../docs/operations.md");
 
-/// The block of the guide that begins so.
+/// The block of the guide that starts with `beginning`.
 fn block(language: &str, beginning: &str) -> &'static str {
     let beginning = format!("```{language}\n{beginning}");
     let start = GUIDE
@@ -25,12 +26,12 @@ fn block(language: &str, beginning: &str) -> &'static str {
     GUIDE[start..].split("```").next().unwrap()
 }
 
-/// The expressions of a command of the guide for the management API: what stands in quotes.
+/// The quoted expressions of a management command in the guide.
 fn quoted(line: &str) -> Vec<&str> {
     line.split('\'').skip(1).step_by(2).collect()
 }
 
-/// A login of PostgreSQL with the guide's rights, and its URL.
+/// Creates a PostgreSQL login with the guide's rights. Returns it with its URL.
 async fn database_login(world: &World) -> (String, String) {
     let role = format!("umapi_{}", uuid::Uuid::new_v4().simple());
     let grants = block("sql", "GRANT SELECT (version").replace("umapi", &role);
@@ -51,7 +52,8 @@ async fn drop_login(world: &World, role: &str) {
         .unwrap();
 }
 
-/// A login of RabbitMQ with the rights of the guide's command that begins so, and its URL.
+/// Creates a RabbitMQ login with the rights of the guide's command that starts with `beginning`.
+/// Returns it with its URL.
 async fn broker_login(world: &World, beginning: &str) -> (String, String) {
     let name = format!("umapi-{}", uuid::Uuid::new_v4().simple());
     management_put(
@@ -96,7 +98,7 @@ async fn check(world: &World, settings: &[(&str, &str)]) -> (bool, String) {
     )
 }
 
-/// Uses all that clients use, and waits for the consumer's lines.
+/// Exercises everything that clients use and waits for the consumer's log lines.
 async fn assert_works(app: &App) {
     let id = app.create_user("Анна").await;
     for change in [
@@ -214,7 +216,7 @@ async fn a_login_that_may_not_declare_finds_what_operations_declared() {
             line["name"] == "user_events_queue" && line["level"] == "warning"
         })
         .await;
-    // What cannot be read still finds its way.
+    // Unreadable messages still reach the dead-letter queue.
     let observer = Observer::new(&world).await;
     observer.publish("user.created", b"not json").await;
     eventually("a dead letter", || observer.take("user_events_queue.dlq")).await;

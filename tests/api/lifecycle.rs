@@ -155,7 +155,7 @@ async fn a_log_reader_that_stalls_costs_no_line_of_an_event_that_was_received() 
                 .unwrap(),
         );
     }
-    // It takes no more than it can log.
+    // The consumer takes no more messages than it can log.
     let waiting = Cell::new(0);
     until("a queue that does not shrink", async || {
         let before = waiting.replace(observer.waiting("user_events_queue").await);
@@ -230,7 +230,7 @@ async fn a_remote_database_that_does_not_encrypt_is_warned_of_unless_that_is_mea
     const WARNING: &str = "PostgreSQL is on another machine and does not encrypt; add \
                            ?sslmode=require, or disable if that is meant";
     let world = World::new().await;
-    // The resolver takes it for this machine's address, and the service for a name like any other.
+    // It resolves to this machine, but the service treats it like any other name.
     let remote = world.database_url.replace("127.0.0.1", "127.1");
     assert_ne!(remote, world.database_url);
     let settings = |url: &str| {

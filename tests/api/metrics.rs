@@ -1,10 +1,10 @@
-//! `/metrics`: what the one on call reads.
+//! `/metrics`, as the person on call reads it.
 
 use serde_json::json;
 
 use crate::harness::{Answer, App, Observer, Proxy, World, start, until};
 
-/// The value of one line, its labels as they stand.
+/// The value of one line, matched with its labels verbatim.
 fn value(metrics: &str, line: &str) -> Option<f64> {
     metrics
         .lines()

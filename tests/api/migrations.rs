@@ -1,4 +1,4 @@
-//! The schema: applied by `migrate` or at the start, once, and never half.
+//! The schema is applied by `migrate` or at the start: once, and never in part.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -135,7 +135,7 @@ async fn the_database_refuses_a_password_that_is_no_argon2id_hash() {
     assert!(sqlx::query(insert).execute(&world.pool).await.is_err());
 }
 
-/// The rows for each step that has some, by its version.
+/// The rows for each migration that has some, by its version.
 fn rows() -> BTreeMap<i64, String> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/migrations");
     let files = std::fs::read_dir(folder).unwrap();

@@ -1,11 +1,10 @@
-//! The document: that it is what was agreed on, and what the server does.
+//! The OpenAPI document matches the agreed contract and the server.
 
 use serde_json::Value;
 
 use crate::harness::{Answer, command, start};
 
-/// The document without its examples of errors: those stand against the server's answers in
-/// `examples`.
+/// The document without its error examples; `examples` compares those with the server's responses.
 fn promised(mut document: Value) -> Value {
     let operations = document["paths"]
         .as_object_mut()
@@ -40,8 +39,7 @@ async fn the_document_is_the_one_that_was_agreed_on() {
     insta::assert_json_snapshot!(promised(document));
 }
 
-/// `\p{…}` and look-around are not for all languages, and models made from the document fail to
-/// load.
+/// Not every language supports `\p{…}` and look-around; models generated with them fail to load.
 #[tokio::test]
 async fn the_pattern_of_names_is_portable_and_their_length_is_bounded() {
     let document = document().await;

@@ -20,8 +20,8 @@ async fn dlq_json(world: &World, arguments: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }
 
-/// The first listing that counts so many: the messages of the one before may still be on their way
-/// back.
+/// Returns the first listing that counts `count` messages: those of the previous listing may still
+/// be on their way back to the queue.
 async fn until_dead_letters(world: &World, count: u64, arguments: &[&str]) -> Value {
     eventually(format!("{count} dead letters"), async || {
         Some(dlq_json(world, &[&["list"], arguments].concat()).await)

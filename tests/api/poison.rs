@@ -1,5 +1,5 @@
-//! An event that the broker rejects: it is found, quarantined and reported; the others go on; an
-//! operator decides.
+//! An event that the broker rejects is identified, quarantined and reported. The other events
+//! continue, and an operator decides.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ async fn an_event_that_closes_the_channel_is_quarantined_and_retried_or_dropped(
     let permissions = world.forbid_deletions().await;
     assert_eq!(app.delete("/users/1").await.status, 204);
     assert_eq!(app.delete("/users/2").await.status, 204);
-    // Others pass, before it is found which events are to blame and after.
+    // Other events pass, both before and after the bad ones are identified.
     let quarantined = eventually("two quarantined events", async || {
         let body = json!({"name": uuid::Uuid::new_v4().to_string()});
         assert_eq!(app.put("/users/3", &body).await.status, 200);
@@ -140,7 +140,7 @@ async fn an_event_that_nobody_knows_to_be_bad_waits_for_another_to_pass_first() 
     world.until_outbox_is_empty().await;
     world.forbid_deletions().await;
     assert_eq!(app.delete("/users/1").await.status, 204);
-    // Far more often than it takes to condemn an event, if another had passed.
+    // Far more often than would quarantine the event if another one had passed.
     until("five closed channels", async || {
         let closed = app.log.matching(
             "RabbitMQ closed a channel, its events go one by one",

@@ -1,5 +1,4 @@
-//! What 256 reading clients notice of a database in trouble: an answer in time, and nothing once it
-//! is over.
+//! While the database has a fault, 256 readers get responses in time; after it, only successes.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use crate::harness::{App, Proxy, Readers, World};
 
 const IN_TIME: Duration = Duration::from_secs(3);
 
-/// A service before whose database stands a proxy, with one user and its readers.
+/// A service whose database is behind a proxy, with one user and its readers.
 async fn read_by_many(world: &World) -> (Proxy, App, Readers) {
     let proxy = Proxy::before(&world.database_url).await;
     let settings = [

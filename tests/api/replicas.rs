@@ -1,4 +1,4 @@
-//! Several processes on one database: one publishes, and whoever stops or freezes is replaced.
+//! Several processes share one database: one publishes, and any that stops or freezes is replaced.
 
 use std::sync::RwLock;
 use std::sync::atomic::AtomicUsize;
@@ -61,7 +61,7 @@ async fn a_session_that_has_not_the_relays_settings_is_seen_to_be_one() {
     let options = world.database_url.parse::<DatabaseUrl>().unwrap().options();
     let mut with = outbox::connect_relay(&options).await.unwrap();
     assert!(outbox::has_its_settings(&mut with).await.unwrap());
-    // As a pooler hands it on.
+    // As a pooler would pass the session on.
     let mut without = world.pool.acquire().await.unwrap();
     assert!(!outbox::has_its_settings(&mut without).await.unwrap());
 }
@@ -69,8 +69,7 @@ async fn a_session_that_has_not_the_relays_settings_is_seen_to_be_one() {
 #[tokio::test]
 async fn a_limit_of_transactions_that_is_set_for_all_does_not_end_a_long_first_read() {
     let world = World::new().await;
-    // Before version 17, PostgreSQL takes this for a setting that somebody has made up, and it
-    // limits nothing.
+    // Before version 17, PostgreSQL treats this as a custom setting without effect.
     let limit = format!(
         "ALTER DATABASE {} SET transaction_timeout = '100ms'",
         world.database()
@@ -109,7 +108,7 @@ async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s()
         .unwrap();
     assert_eq!(outbox::try_lead(&mut leader).await.unwrap(), Election::Won);
     assert_eq!(outbox::try_lead(&mut other).await.unwrap(), Election::Lost);
-    // Of 600 MB the server can send a few, and has nowhere to send the rest to.
+    // The server can send a few of the 600 MB and then blocks.
     let start = outbox::ReadFrom::position(0);
     let mut reading = std::pin::pin!(outbox::read(&mut leader, &start, &[], &[], 10_000));
     assert!(
@@ -190,7 +189,7 @@ async fn of_three_replicas_that_race_one_leads_at_any_moment_and_none_repeats() 
         let leaders = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
                        WHERE locktype = 'advisory' AND granted AND datname = current_database()";
         assert_eq!(world.value::<i64>(leaders).await, 1);
-        // The lock is held by one whatever they think: each says of itself whether it leads.
+        // Only one can hold the lock, so ask each replica whether it thinks that it leads.
         let say =
             futures_util::future::join_all(replicas.iter().map(|app| app.get("/health/ready")))
                 .await;
@@ -260,7 +259,7 @@ async fn replicas_behind_a_balancer_are_replaced_one_by_one_and_no_request_fails
     );
     let stop = CancellationToken::new();
     let sent = AtomicUsize::new(0);
-    // As a balancer with one connection a request, and another try where there is nobody.
+    // Like a balancer with one connection per request that retries on another replica.
     let client = reqwest::Client::builder()
         .pool_max_idle_per_host(0)
         .build()

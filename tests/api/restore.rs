@@ -1,4 +1,4 @@
-//! After a restored backup, subscribers who follow the guide agree with the service again.
+//! After a restore from a backup, subscribers that follow the guide agree with the service again.
 
 use std::process::Stdio;
 
@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::harness::{App, Copy, Observer, World, command, start, until};
 
-/// Makes `copy` a copy of the database `of`, which nobody uses.
+/// Makes `copy` a copy of the database `of`, which must be unused.
 async fn copy_database(world: &World, copy: &str, of: &str) {
     let alone = format!(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ('{copy}', '{of}')"
@@ -141,7 +141,7 @@ async fn a_run_that_was_killed_is_taken_up_and_lifts_nobody_twice() {
         .await;
     assert!((1..USERS).contains(&lifted), "{lifted}");
     let (is_done, report, said) = after_restore(&world, &[]).await;
-    assert!(is_done && said.contains("Goes on"), "{said}");
+    assert!(is_done && said.contains("Resuming"), "{said}");
     assert_eq!(
         (&report["lifted"], &report["next_id"]),
         (&json!(USERS), &json!(USERS + 11))
@@ -149,7 +149,7 @@ async fn a_run_that_was_killed_is_taken_up_and_lifts_nobody_twice() {
     let exact = "SELECT (SELECT bool_and(version = 11) FROM users)
                         AND (SELECT count(DISTINCT user_id) = 60000 AND count(*) = 60000 FROM outbox)";
     assert!(world.value::<bool>(exact).await);
-    // One that a backup brings back was begun elsewhere.
+    // A run that a backup restores was started on another server.
     sqlx::raw_sql("UPDATE lifts SET ended_at = NULL, server = 'another'")
         .execute(&world.pool)
         .await

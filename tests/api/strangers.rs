@@ -1,4 +1,4 @@
-//! Messages that no client library writes, but anybody can: none stops the consumer or a command,
+//! Messages that no client library writes but any client can: none stops the consumer or a command,
 //! and each becomes a dead letter.
 
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ async fn dead_letters(world: &World, count: u64) {
     .await;
 }
 
-/// Publishes an event behind all that was published before. Returns how long its line takes.
+/// Publishes an event after everything else. Returns how long it takes until the event is logged.
 ///
 /// Not by an [`Observer`], whose lapin has no screen.
 async fn next_is_logged(app: &App, stranger: &mut Stranger) -> Duration {
@@ -60,7 +60,7 @@ async fn next_is_logged(app: &App, stranger: &mut Stranger) -> Duration {
     began.elapsed()
 }
 
-/// Publishes heads that lapin's parser does not survive. Returns how many.
+/// Publishes message headers that break lapin's parser. Returns how many.
 async fn publish_heads(stranger: &mut Stranger) -> u64 {
     let id = |flag: u16, text: &[u8]| [&(1_u16 << flag).to_be_bytes()[..], &short(text)].concat();
     let bad_name = headers(&[&short(b"\xff")[..], b"t\x01"].concat());
@@ -121,7 +121,7 @@ async fn no_head_of_a_message_stops_the_consumer_or_a_command_on_either_queue_ty
                 "{letter}"
             );
         }
-        // Handed back without what could not be read: `{}` is no event either.
+        // Returned without the unreadable properties; `{}` is not an event either.
         assert_eq!(dlq(&world, &["redrive", "--max", "2"]).await["moved"], 2);
         dead_letters(&world, count).await;
         assert_eq!(

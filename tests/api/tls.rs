@@ -1,5 +1,5 @@
-//! TLS to both servers: it works with the certificates that are named, and fails with any other,
-//! saying what to name.
+//! TLS to both servers works with the configured certificates and fails with any other, with an
+//! error that names the setting.
 
 use crate::api::commands::run;
 use crate::harness::{App, Authority, Protocol, World, start};
@@ -13,7 +13,7 @@ struct Server<'a> {
     port: u16,
     /// The parameter that asks for verification.
     verify: (&'static str, &'static str),
-    /// Those that name the authority, and the client's certificate and key.
+    /// The parameters for the authority and for the client's certificate and key.
     files: [&'static str; 3],
 }
 
@@ -50,7 +50,7 @@ async fn check(world: &World, setting: &str, url: &str) -> (bool, String) {
     (output.status.success(), text)
 }
 
-/// Right, then each part wrong by itself.
+/// Checks that the correct setup passes and that each single wrong part fails.
 async fn assert_each_part_is_verified(world: &World, ours: &Authority, server: Server<'_>) {
     let setting = server.setting;
     let advice = format!("{}=", server.files[0]);

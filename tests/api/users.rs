@@ -1,4 +1,4 @@
-//! The resource: what succeeds, and how.
+//! The successful requests to the users resource.
 
 use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
@@ -146,7 +146,7 @@ async fn put_of_name_racing_put_of_surname_keeps_both() {
 #[tokio::test]
 async fn a_password_for_somebody_who_is_not_there_is_404_without_being_hashed() {
     let world = World::new().await;
-    // So many hashes at once would find no core free in a millisecond.
+    // This many concurrent hashes could not all get a core within a millisecond.
     let app = App::start_with(&world, &[("PASSWORD_HASH_WAIT_MS", "1")]).await;
     let body = json!({"password": PASSWORD});
     for answer in join_all((0..60).map(|_| app.put("/users/999999999", &body))).await {
@@ -255,7 +255,7 @@ async fn the_total_is_exact_whoever_adds_and_removes_users_and_whatever_they_hol
         sqlx::query(add).execute(&mut stranger).await.unwrap();
         strangers.push(stranger);
     }
-    // Nobody waits for them, and what is not committed is not counted.
+    // They block nobody, and uncommitted rows are not counted.
     let id = app.create_user("Анна").await;
     assert_eq!(total().await, 1);
     for (stranger, end) in strangers.iter_mut().zip(["COMMIT", "ROLLBACK", "COMMIT"]) {

@@ -24,11 +24,12 @@ const OPEN_FILES: u32 = 1_024;
 const MIB: u64 = 1 << 20;
 const MOST_MEMORY: u64 = 160 * MIB;
 const MOST_LEFT: u64 = 32 * MIB;
-/// For an honest GET, 99 in 100; and for honest writes to be refused without a break.
+/// Limits for the 99th percentile of honest GETs and for the longest time without a successful
+/// honest write.
 const MOST_P99: Duration = Duration::from_millis(100);
 const MOST_REFUSED: Duration = Duration::from_secs(1);
-/// What a hostile client rests after an answer, and after a refusal: they share two cores with whom
-/// they attack.
+/// Pauses of a hostile client after a response and after a refusal: it shares two cores with the
+/// service that it attacks.
 const REST: Duration = Duration::from_secs(1);
 const REST_AFTER_REFUSAL: Duration = Duration::from_secs(3);
 
@@ -163,7 +164,7 @@ impl Honest {
     }
 }
 
-/// Heads of messages that a client library does not survive.
+/// Message headers that break a client library.
 async fn hostile_heads(world: Arc<World>) {
     let mut stranger = Stranger::at(&world).await;
     let id = [&(1_u16 << 7).to_be_bytes()[..], &short(b"\xff")].concat();
@@ -226,7 +227,7 @@ async fn bytes_one_by_one(to: SocketAddr) {
     }
 }
 
-/// A body of which one byte comes, or none.
+/// Bodies of which only one byte arrives, or none.
 async fn bodies_that_do_not_come(to: SocketAddr, expects: bool) {
     let expect = if expects {
         "Expect: 100-continue\r\n\r\n"

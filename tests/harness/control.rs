@@ -58,7 +58,7 @@ impl Control {
         )
     }
 
-    /// Runs commands of a guide, in a folder, with PostgreSQL's programs and the service's.
+    /// Runs commands from a guide in a folder, with the programs of PostgreSQL and the service.
     pub async fn run_commands(&self, commands: &str, folder: &Path, database_url: &str) {
         let mut command = Command::new("scripts/server.sh");
         let service = Path::new(env!("CARGO_BIN_EXE_user-management-api"))
@@ -87,12 +87,12 @@ impl Control {
         );
     }
 
-    /// Starts a pooler in transaction mode, with a line of its configuration. Its URL.
+    /// Starts a pooler in transaction mode with an extra line of configuration. Returns its URL.
     pub async fn pooler(&self, line: &str) -> String {
         self.run(&["pooler", line]).await.trim().to_owned()
     }
 
-    /// Starts a server on a physical backup. Its port.
+    /// Starts a server on a physical backup. Returns its port.
     pub async fn adopt(&self, data: &Path) -> (Self, u16) {
         let described = self.run(&["adopt", data.to_str().unwrap()]).await;
         let (folder, port) = described.trim().split_once(' ').unwrap();

@@ -27,7 +27,7 @@ impl Observer {
         Self::at(&world.broker_url).await
     }
 
-    /// The same with another login.
+    /// Like [`Self::new`], with another login.
     pub async fn at(broker_url: &str) -> Self {
         let connection = Connection::connect(broker_url, ConnectionProperties::default())
             .await
@@ -150,7 +150,7 @@ impl Observer {
         Some(message.delivery)
     }
 
-    /// How many messages a queue holds that are on their way to nobody.
+    /// The number of messages in a queue that are ready, not in delivery.
     pub async fn waiting(&self, queue: &str) -> u32 {
         let options = QueueDeclareOptions {
             passive: true,

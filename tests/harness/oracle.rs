@@ -15,7 +15,7 @@ use super::{Observer, World};
 /// User, version, event type.
 pub type Change = (i64, i64, String);
 
-/// Writes down every committed change and every committed event, in the transaction that makes it.
+/// Records every change and every event in the transaction that makes it.
 pub async fn audit(world: &World) {
     let schema = "
         CREATE TABLE audit (user_id bigint, version bigint, event_type text);
@@ -51,13 +51,13 @@ pub async fn committed(world: &World) -> BTreeSet<Change> {
         .collect()
 }
 
-/// Waits until nothing waits to be published, and then reads all that was: checks that it is what
-/// was committed, all of it and nothing else, and first deliveries of each user in order. Hands
-/// back how many came again.
+/// Waits until the outbox is empty, then reads everything that was published. Checks that it is
+/// exactly what was committed, with first deliveries of each user in order. Returns the number of
+/// repeats.
 pub async fn assert_delivered_exactly(world: &World, observer: &mut Observer) -> usize {
     world.until_outbox_is_empty().await;
     let committed = committed(world).await;
-    // The last of its queue: what came before it is all that came.
+    // The last message in the queue, so everything before it has arrived.
     observer.publish_to("", "observer", b"null").await;
     let mut delivered = BTreeSet::new();
     let mut newest = BTreeMap::new();
@@ -100,7 +100,7 @@ pub async fn assert_delivered_exactly(world: &World, observer: &mut Observer) ->
     repeats
 }
 
-/// When what went wrong, if anything did.
+/// Everything that went wrong, and when.
 #[derive(Default)]
 pub struct Judgement {
     /// Committed events, by the time of their commit.
@@ -116,8 +116,8 @@ pub struct Judgement {
     pub inverted: Vec<SystemTime>,
     /// Published again.
     pub repeated: Vec<SystemTime>,
-    /// Published or logged with anything else than what was committed: user, version, type, trace
-    /// id, data.
+    /// Published or logged with a user, version, type, trace id or data other than the committed
+    /// one.
     pub altered: Vec<SystemTime>,
     /// Changes without their event, or events without their change.
     pub unpaired: usize,

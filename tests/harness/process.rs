@@ -60,7 +60,7 @@ impl Process {
         self.memory("VmRSS:")
     }
 
-    /// The most resident memory there was since the start, in bytes.
+    /// Peak resident memory since the start, in bytes.
     pub fn peak_resident(&self) -> u64 {
         self.memory("VmHWM:")
     }

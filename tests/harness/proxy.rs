@@ -21,7 +21,7 @@ enum Mode {
     Silent,
     /// Connections stay, and what is sent arrives once it is open again.
     Late,
-    /// New connections are slow: what is sent comes that much later.
+    /// New connections are slow: everything arrives after this delay.
     Slow(Duration),
     /// New connections to RabbitMQ stay without deliveries, also once it is open again.
     Undelivered,
@@ -82,7 +82,7 @@ impl Proxy {
         url.to_string()
     }
 
-    /// Leads new connections to another server. Those that are open stay.
+    /// Redirects new connections to another server; open ones stay.
     pub fn lead_to(&self, port: u16) {
         self.upstreams
             .send_replace(vec![format!("127.0.0.1:{port}")]);
@@ -163,8 +163,7 @@ async fn carry(mut client: TcpStream, upstreams: Vec<String>, mut modes: watch::
     }
 }
 
-/// Until one side closes or the mode says otherwise. While packets are late, they wait in the
-/// sockets.
+/// Copies until one side closes or the mode changes. Delayed packets wait in the sockets.
 async fn copy_while_open(
     client: &mut TcpStream,
     server: &mut TcpStream,
@@ -205,7 +204,7 @@ async fn carry_late(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Dura
     }
 }
 
-/// Leaves out the frames of `basic.deliver`, and all heads and bodies of messages.
+/// Drops the frames of `basic.deliver` and all message headers and bodies.
 async fn carry_without_deliveries(
     mut from: OwnedReadHalf,
     to: &mut OwnedWriteHalf,

@@ -16,7 +16,7 @@ const READERS: usize = 256;
 /// Between two reads of one client.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What one client was told.
+/// What one client received.
 #[derive(Default)]
 struct Tally {
     answered: AtomicUsize,
@@ -26,7 +26,7 @@ struct Tally {
 pub struct Readers {
     tallies: Vec<Arc<Tally>>,
     stop: CancellationToken,
-    /// Each yields the longest that it waited for an answer.
+    /// Each task returns its longest wait for an answer.
     clients: JoinSet<Duration>,
 }
 
@@ -50,12 +50,12 @@ impl Readers {
         readers
     }
 
-    /// Waits for another success of each.
+    /// Waits until each client succeeds once more.
     pub async fn until_answered(&self) {
         self.until_each_has_more(|tally| &tally.answered).await;
     }
 
-    /// Waits for another 503 of each.
+    /// Waits until each client gets one more 503.
     pub async fn until_refused(&self) {
         self.until_each_has_more(|tally| &tally.refused).await;
     }

@@ -198,8 +198,8 @@ impl World {
         }
     }
 
-    /// For a service that uses no pooler, whose own sessions would outlive what a test does to
-    /// those of the service.
+    /// Settings for a service without a pooler: a pooler's own sessions would survive what a test
+    /// does to the service's sessions.
     pub fn without_pooler(&self) -> [(&str, &str); 2] {
         ["DATABASE_URL", "DATABASE_DIRECT_URL"].map(|name| (name, self.database_url.as_str()))
     }

@@ -1,5 +1,4 @@
-//! A publisher that sends bytes as they are: what RabbitMQ passes on, and no client library would
-//! write.
+//! A publisher of raw bytes: messages that RabbitMQ passes on but no client library would write.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -29,7 +28,7 @@ pub fn headers(table: &[u8]) -> Vec<u8> {
     [&(1_u16 << 13).to_be_bytes()[..], &long(table)].concat()
 }
 
-/// A header that holds as many tables (`F`) or arrays (`A`), each in the one before.
+/// A header with this many nested tables (`F`) or arrays (`A`).
 pub fn nested(levels: usize, kind: u8) -> Vec<u8> {
     let mut inside_out = Vec::new();
     let mut length = 0_u32;
@@ -122,7 +121,7 @@ impl Stranger {
         }
     }
 
-    /// Subscribes to all that is published, by a queue of its own.
+    /// Subscribes to everything published, through its own queue.
     pub async fn subscribe(&mut self) {
         let queue = short(b"stranger");
         let none = long(b"");
@@ -157,7 +156,7 @@ impl Stranger {
         self.until((60, 21)).await;
     }
 
-    /// Reads so many messages, and parses nothing.
+    /// Reads this many messages without parsing them.
     pub async fn receive(&mut self, count: u64) {
         for _ in 0..count {
             self.until((60, 60)).await;

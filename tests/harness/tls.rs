@@ -1,5 +1,5 @@
-//! Servers with TLS: an authority that is made for a test, and a proxy that ends TLS before the
-//! shared servers.
+//! Servers with TLS: a certificate authority made for a test, and a proxy that terminates TLS in
+//! front of the shared servers.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -59,8 +59,8 @@ impl Authority {
         )
     }
 
-    /// A server of this name that asks each client for a certificate of ours, and passes on to the
-    /// server of `url`. Its port.
+    /// Starts a TLS server of this name that requires a client certificate from this authority and
+    /// forwards to the server of `url`. Returns its port.
     pub async fn before(&self, url: &str, name: &str, protocol: Protocol) -> u16 {
         let url = url::Url::parse(url).unwrap();
         let upstream = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
@@ -96,7 +96,7 @@ impl Authority {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Amqp,
-    /// Where the client asks for TLS in plain text first.
+    /// The client asks for TLS in plain text first.
     Postgres,
 }
 

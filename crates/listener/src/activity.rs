@@ -1,5 +1,5 @@
-//! What one connection is doing: recorded by its I/O and its service, read by its time limits and
-//! by the listener.
+//! What one connection is doing. Its I/O and its service record it; its time limits and the
+//! listener read it.
 
 use std::io::{self, IoSlice};
 use std::mem;
@@ -33,10 +33,10 @@ pub enum Overdue {
     Write,
 }
 
-/// When a connection is to be closed.
+/// When to close a connection.
 pub enum Close {
     Now,
-    /// Then, for exceeding a limit, unless something happens before.
+    /// At this time, for exceeding this limit, unless something happens before.
     At(Instant, Overdue),
     Never,
 }
@@ -62,11 +62,11 @@ enum Order {
     GoOn,
     /// To end after the current request, if there is one.
     Finish,
-    /// To end at once, unless a request has come meanwhile.
+    /// To end immediately, unless a request has arrived meanwhile.
     Close,
 }
 
-/// What belongs together, and changes together.
+/// The fields that change together.
 struct State {
     phase: Phase,
     /// When the phase began.
@@ -107,8 +107,8 @@ impl State {
     }
 
     fn asked_for_body(&mut self, waits: bool) {
-        // Its time counts from its head. Not once the service has answered: the rest of a body that
-        // nobody wants is read after that.
+        // The time for a body counts from its head, so `since` stays. After the response has
+        // started, the phase stays too: the unwanted rest of a body is read then.
         self.phase = match self.phase {
             Phase::Serving if waits => Phase::Body,
             Phase::Body if !waits => Phase::Serving,
@@ -116,12 +116,12 @@ impl State {
         };
     }
 
-    /// The head of the response is there.
+    /// The service has returned the head of the response.
     fn responding(&mut self) {
         self.phase = Phase::Responding;
     }
 
-    /// The response has ended. If the next request has come meanwhile, that is being served.
+    /// The response has ended. If the next request is already being served, nothing changes.
     fn answered(&mut self, now: Instant) {
         if self.phase == Phase::Responding {
             self.enter(Phase::Idle, now);
@@ -166,7 +166,8 @@ impl State {
 pub struct Activity {
     state: Mutex<State>,
     waker: AtomicWaker,
-    /// Somebody wants to know whether the client hangs up; whether it has; and who waits for that.
+    /// Whether a task waits for the client to hang up, whether it has hung up, and the waiting
+    /// tasks.
     watched: AtomicBool,
     has_hung_up: AtomicBool,
     hang_up: Notify,
@@ -191,12 +192,12 @@ impl Activity {
         self.state.lock().wrote(stuck, Instant::now);
     }
 
-    /// A request is with the service.
+    /// The service has received a request.
     pub fn serving(&self) {
         self.state.lock().enter(Phase::Serving, Instant::now());
     }
 
-    /// The service has asked for more of the body: it has to wait for the client, or not.
+    /// The service has asked for more of the body, and `waits` for the client if none is there.
     pub fn asked_for_body(&self, waits: bool) {
         self.state.lock().asked_for_body(waits);
     }
@@ -212,10 +213,10 @@ impl Activity {
         self.state.lock().answered(Instant::now());
     }
 
-    /// Waits until the client has closed its half of the connection. It may still read: only a
-    /// request that has to wait for others should take that for a client who has gone.
+    /// Waits until the client has closed its half of the connection. It may still read, so only a
+    /// request that waits for others should treat this as a client that has gone.
     pub async fn hung_up(&self) {
-        // Looked for only now, because it costs a system call.
+        // Checked only from here on, because each check costs a system call.
         self.watched.store(true, Relaxed);
         self.waker.wake();
         loop {
@@ -239,8 +240,8 @@ impl Activity {
         self.state.lock().waiting_for(Instant::now())
     }
 
-    /// Whether to close now, and else when to close if nothing happens, and why. An order to close
-    /// that came too late is dropped.
+    /// Returns whether to close now, or else when and why to close if nothing happens. Drops an
+    /// order to close that came too late.
     pub fn close_when(&self, limits: &Limits) -> Close {
         let mut state = self.state.lock();
         if state.order == Order::Close && state.is_to_close(Instant::now()) {
@@ -258,8 +259,8 @@ impl Activity {
         self.waker.wake();
     }
 
-    /// Asks the connection to end at once, unless a request has come meanwhile. Returns `false` if
-    /// it was asked already.
+    /// Asks the connection to end immediately, unless a request has arrived meanwhile. Returns
+    /// `false` if it was asked already.
     pub fn close(&self) -> bool {
         let is_new = self.state.lock().close();
         self.waker.wake();
@@ -270,7 +271,7 @@ impl Activity {
         self.state.lock().order == Order::Finish
     }
 
-    /// From now on, orders wake this task.
+    /// Registers the task that orders wake.
     pub fn listen(&self, cx: &Context<'_>) {
         self.waker.register(cx.waker());
     }
@@ -322,7 +323,7 @@ impl AsyncWrite for Observed {
         self.io.is_write_vectored()
     }
 
-    /// Called each time that the connection is polled.
+    /// hyper calls this each time it polls the connection, so a hang-up is checked for here.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.activity.watched.load(Relaxed) {
             let mut byte = [0];

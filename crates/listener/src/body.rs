@@ -8,7 +8,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
 use super::activity::Activity;
 
-/// A request's body, which records whether its reader waits for the client.
+/// A request's body. Records whether its reader waits for the client.
 pub struct RequestBody {
     body: Incoming,
     activity: Arc<Activity>,

@@ -1,4 +1,4 @@
-//! One connection, from its accept to its end.
+//! One connection, from accept to end.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -47,13 +47,13 @@ impl Peer {
         }
     }
 
-    /// One that never hangs up, for tests of what reads it.
+    /// Returns a peer that never hangs up, for tests of code that reads it.
     #[doc(hidden)]
     pub fn at(address: SocketAddr) -> Self {
         Self::new(address, Arc::new(Activity::new()), CancellationToken::new())
     }
 
-    /// Waits until the service stops. A response that would last longer ends then.
+    /// Waits until the service stops. Long responses should end then.
     pub async fn stopping(self) {
         self.stop.cancelled().await;
     }
@@ -72,8 +72,8 @@ enum End {
     Displaced,
 }
 
-/// Serves until the client or one of the limits ends it. Returns why it was closed, if it was the
-/// service who did.
+/// Serves a connection until the client or one of the limits ends it. Returns the reason if the
+/// service closed it.
 pub async fn serve<S, B>(io: TcpStream, peer: &Peer, service: S, limits: &Limits) -> Option<Closed>
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
@@ -112,8 +112,8 @@ where
         if let Ready(ended) = connection.as_mut().poll(cx) {
             return Ready(End::Hyper(ended));
         }
-        // The timer is reset only when it has fired, so that moving the deadline costs requests
-        // nothing.
+        // The timer is reset only after it fired or for an earlier deadline, so that postponing the
+        // deadline costs requests nothing.
         loop {
             let (deadline, why) = match activity.close_when(limits) {
                 Close::Now => return Ready(End::Displaced),

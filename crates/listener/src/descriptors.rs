@@ -9,8 +9,8 @@ use super::open::MAX_WAITING;
 /// connections that wait for a place.
 const RESERVE: usize = 64 + MAX_WAITING;
 
-/// How many of `wanted` connections the open-files limit allows beside `others`. Raises the soft
-/// limit first, as far as needed and the hard one allows.
+/// Returns how many of `wanted` connections the open-files limit allows beside `others`. First
+/// raises the soft limit as far as needed and as the hard limit allows.
 pub fn connections_allowed(wanted: usize, others: usize) -> usize {
     let reserve = RESERVE + others;
     let needed = u64::try_from(wanted + reserve).unwrap_or(u64::MAX);

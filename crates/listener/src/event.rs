@@ -1,4 +1,4 @@
-//! What the listener tells of, for metrics.
+//! Events that the listener reports, for metrics.
 
 /// Something that happened to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,9 +7,9 @@ pub enum Event {
     Ended,
     /// The service has closed it.
     Closed(Closed),
-    /// A new one found no place.
+    /// A new connection was refused at the limit.
     Refused,
-    /// A new one could not be accepted.
+    /// A new connection could not be accepted.
     AcceptFailed,
 }
 
@@ -21,6 +21,6 @@ pub enum Closed {
     KeepAliveTimeout,
     HeaderReadTimeout,
     WriteTimeout,
-    /// To make room for another.
+    /// It was closed to make room for another.
     Displaced,
 }

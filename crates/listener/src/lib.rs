@@ -1,6 +1,6 @@
-//! Serves HTTP/1.1 on a TCP listener, within limits of number and time. When all places are taken,
-//! the connection that has waited longest for its client makes room for a new one; none that is
-//! being served is ever closed for another. Knows neither routes nor errors.
+//! Serves HTTP/1.1 on a TCP listener, within limits of number and time. At the connection limit,
+//! the connections that have waited longest for their clients are closed to make room for new ones;
+//! a connection that is being served is never closed for another. Knows neither routes nor errors.
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
@@ -35,23 +35,23 @@ pub use self::event::{Closed, Event};
 pub use self::limits::{Limits, client_of};
 use self::open::{Admission, Open};
 
-/// A connection that has been silent for so long is probed: its peer may have vanished.
+/// A connection silent for this long is probed: its peer may have vanished.
 const PROBE_AFTER: Duration = Duration::from_mins(1);
 /// Pause between two probes.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
-/// After so many unanswered probes, the peer has vanished.
+/// After this many unanswered probes, the peer counts as vanished.
 const PROBES: u32 = 4;
 
 /// First pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-/// Longest pause after several of them.
+/// Longest pause after repeated failures.
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Between two log lines about the connection limit.
+/// Pause between two log lines about the connection limit.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// Serves until `stop`, then finishes what is in flight. `observe` is told of each [`Event`] as it
-/// happens, and must not take long.
+/// Serves until `stop`, then finishes the requests in flight. Calls `observe` with each [`Event`];
+/// it must return quickly.
 ///
 /// A request has the [`Peer`] in its extensions.
 pub async fn serve<S, B>(
@@ -94,7 +94,7 @@ pub async fn serve<S, B>(
         let limits = limits.clone();
         let stop = stop.clone();
         tokio::spawn(async move {
-            // Here, for one client that has to wait must not hold up the others.
+            // Wait in this task, so that a client that waits for a place does not delay others.
             let place = match admission {
                 Admission::Placed(place) => Some(place),
                 Admission::Waits(waiting) => waiting.place().await,
@@ -154,7 +154,7 @@ fn prepare(stream: &TcpStream) {
     }
 }
 
-/// Tells of connections closed or refused at the limit since the last time.
+/// Logs how many connections were closed or refused at the limit since the last report.
 fn report(open: &Open, limits: &Limits) {
     let (displaced, refused) = open.take_counts();
     if displaced + refused > 0 {
@@ -163,8 +163,8 @@ fn report(open: &Open, limits: &Limits) {
             refused,
             max_connections = limits.max_connections,
             max_connections_per_address = limits.per_client(),
-            "As many connections are open as may be (MAX_CONNECTIONS, ulimit -n): idle ones are \
-             closed, or new ones"
+            "The connection limit is reached (MAX_CONNECTIONS, ulimit -n): idle connections are \
+             closed, or new ones refused"
         );
     }
 }

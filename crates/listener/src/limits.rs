@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// Time limits of a connection, and how many there may be.
+/// Time limits of a connection, and limits on the number of connections.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// For the head of a request, from the first byte after the previous response; for the first
-    /// request, from the accept.
+    /// Time for the head of a request, from the first byte after the previous response; for the
+    /// first request, from the accept.
     pub header_read: Duration,
-    /// Between an answer and the next request.
+    /// Time between a response and the next request.
     pub keep_alive: Duration,
-    /// For a client to read more of a response.
+    /// Time for a client to read more of a response.
     pub write: Duration,
-    /// Open at once.
+    /// Most connections open simultaneously.
     pub max_connections: usize,
-    /// Of these, for one client's address (of IPv6, its /64). Half of all if it is not set.
+    /// Most of these for one client's address (for IPv6, its /64). If unset, half of all.
     pub max_per_address: Option<usize>,
-    /// Addresses that may have all: many clients stand behind them.
+    /// Addresses without a limit of their own, because many clients share them.
     pub shared_addresses: Vec<IpNet>,
 }
 
@@ -40,7 +40,8 @@ impl Limits {
     }
 }
 
-/// The address that stands for a client: of IPv6 the network, for one client has all of a /64.
+/// Returns the address that stands for a client: for IPv6 the /64 network, because a single client
+/// usually has all of it.
 pub fn client_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

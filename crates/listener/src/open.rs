@@ -1,5 +1,5 @@
-//! Open connections: never more than the limit, in all and for one client. Those that have waited
-//! longest for their client make room for new ones.
+//! Open connections: never more than the limits, in total and per client. Connections that have
+//! waited longest for their clients are closed to make room for new ones.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,9 +23,9 @@ const DISPLACED_AT_ONCE: usize = 32;
 const ROOM_WAIT: Duration = Duration::from_millis(1_500);
 /// Shortest pause between two scans.
 const RETRY: Duration = Duration::from_millis(10);
-/// Most new connections that wait for a place. Each has a file descriptor.
+/// Most new connections that may wait for a place. Each takes a file descriptor.
 pub const MAX_WAITING: usize = 32;
-/// Most of one client.
+/// Most new connections of one client that may wait for a place.
 const MAX_WAITING_PER_CLIENT: usize = 8;
 
 pub struct Open {
@@ -34,7 +34,7 @@ pub struct Open {
     observe: fn(Event),
     connections: Mutex<Connections>,
     one_less: Notify,
-    /// Since the last call of [`Self::take_counts`].
+    /// Number of closed connections since the last call of [`Self::take_counts`].
     displaced: AtomicU64,
     refused: AtomicU64,
 }
@@ -42,7 +42,7 @@ pub struct Open {
 #[derive(Default)]
 struct Connections {
     by_number: HashMap<u64, Connection>,
-    /// Those that many clients share are not counted.
+    /// Excludes addresses that many clients share.
     per_client: HashMap<IpAddr, Counts>,
     waiting: usize,
     opened: u64,
@@ -112,7 +112,7 @@ impl Open {
         })
     }
 
-    /// What becomes of a new connection of `client`.
+    /// Decides whether a new connection of `client` gets a place, waits or is refused.
     pub fn admit(self: &Arc<Self>, client: Option<IpAddr>) -> Admission {
         if let Some(place) = self.try_place(client) {
             return Admission::Placed(place);
@@ -131,13 +131,13 @@ impl Open {
 
     async fn make_room(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Place> {
         loop {
-            // From here on, for one may end meanwhile.
+            // Created first, so that a connection that ends meanwhile is not missed.
             let one_less = self.one_less.notified();
             if let Some(place) = self.try_place(client) {
                 return Some(place);
             }
             let spared_for = self.displace(client)?;
-            // One that ends by itself is just as good.
+            // A connection that ends by itself also makes room.
             _ = timeout(spared_for, one_less).await;
         }
     }
@@ -147,8 +147,8 @@ impl Open {
         counts.is_some_and(|counts| counts.open >= self.max_per_client)
     }
 
-    /// Closes those that have waited longest, of `client` alone if it has all that it may. Returns
-    /// how long to pause before the next scan; `None` if all are being served.
+    /// Closes the connections that have waited longest; only those of `client` if it is at its own
+    /// limit. Returns how long to pause before the next scan; `None` if all are being served.
     fn displace(&self, client: Option<IpAddr>) -> Option<Duration> {
         let mut connections = self.connections.lock();
         if connections
@@ -175,11 +175,12 @@ impl Open {
             self.displaced
                 .fetch_add(u64::from(activity.close()), Relaxed);
         }
-        // The first of those just closed is gone almost at once.
+        // The first of the connections just closed ends almost immediately.
         Some(SPARED.saturating_sub(longest).max(RETRY))
     }
 
-    /// How many were closed to make room, and how many new ones found none, since the last call.
+    /// Returns how many connections were closed to make room and how many were refused since the
+    /// last call.
     pub fn take_counts(&self) -> (u64, u64) {
         (
             self.displaced.swap(0, Relaxed),
@@ -187,7 +188,7 @@ impl Open {
         )
     }
 
-    /// Asks all to finish, and waits until they have.
+    /// Asks all connections to finish, and waits until they have.
     pub async fn finish(&self) {
         self.connections.lock().close();
         loop {
@@ -245,13 +246,13 @@ impl Drop for Place {
         connections.count(client, |counts| counts.open -= 1);
         drop(connections);
         (self.open.observe)(Event::Ended);
-        // All: the place may not be for the first, whose client has all that it may.
+        // Wake all: the first may not use the place, because its client may be at its limit.
         self.open.one_less.notify_waiters();
     }
 }
 
-/// What becomes of a new connection. Decided at once: each that is not refused has a file
-/// descriptor.
+/// The decision about a new connection. Made immediately, because every connection that is not
+/// refused keeps its file descriptor.
 pub enum Admission {
     Placed(Place),
     Waits(Waiting),
@@ -281,8 +282,8 @@ impl Waiting {
         Some(Self { open, client })
     }
 
-    /// Closes those that have waited longest for their client, and waits for one to be gone. `None`
-    /// if all are being served, or no place becomes free in time.
+    /// Closes the connections that have waited longest for their clients, and waits until one has
+    /// ended. `None` if all are being served, or if no place becomes free in time.
     pub async fn place(self) -> Option<Place> {
         let place = timeout(ROOM_WAIT, self.open.make_room(self.client))
             .await

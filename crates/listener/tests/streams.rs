@@ -1,4 +1,4 @@
-//! A response that lasts is served until its end.
+//! A long response is served to its end.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,10 +16,10 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 const PIECES: usize = 20;
-/// Between two pieces of a response.
+/// Pause between two pieces of a response.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Shorter than the response.
+/// Time limits shorter than the response.
 const LIMITS: Limits = Limits {
     header_read: Duration::from_millis(500),
     keep_alive: Duration::from_millis(500),
@@ -65,7 +65,7 @@ async fn start() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>)
     (address, stop, tokio::spawn(served))
 }
 
-/// All that the server sends until it closes.
+/// Returns everything that the server sends until it closes the connection.
 async fn ask(address: SocketAddr) -> String {
     let mut client = TcpStream::connect(address).await.unwrap();
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -85,7 +85,7 @@ async fn a_response_arrives_whole_however_long_it_lasts_and_whoever_else_comes()
     let (address, ..) = start().await;
     let first = tokio::spawn(ask(address));
     let mut answers = tokio::task::JoinSet::new();
-    // While there is one place, which is taken.
+    // The only place is taken meanwhile.
     let mut tick = interval(PAUSE);
     for _ in 0..5 {
         tick.tick().await;

@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The line with DEL, C1 controls, line separators, tags, and the characters of Unicode's
-/// `Bidi_Control` as `\uXXXX`, which in a JSON string means the same.
+/// Returns the line with DEL, C1 controls, line separators, tags and bidirectional control
+/// characters as `\uXXXX`, which means the same in a JSON string.
 pub fn escaped(line: &[u8]) -> Cow<'_, [u8]> {
     // Branch-free, so that the compiler can vectorize it: nearly every line returns here.
     if line.iter().fold(0, |most, byte| most.max(*byte)) < 0x7F {
@@ -29,7 +29,7 @@ pub fn escaped(line: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Whether the character is invisible, and changes how what is around it looks or is read.
+/// Whether the character is invisible and changes how the text around it looks or is read.
 pub fn is_invisible(letter: char) -> bool {
     matches!(
         letter,

@@ -17,7 +17,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
-/// A thread keeps no larger buffer for its next line, in bytes.
+/// Largest buffer that a thread keeps for its next line, in bytes.
 const LARGEST_KEPT: usize = 64 << 10;
 
 thread_local! {
@@ -65,7 +65,7 @@ where
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        // Not while the span is locked, because formatting a value may log a line itself.
+        // Format before locking the span's extensions, because formatting may itself log a line.
         let mut added = Vec::new();
         values.record(&mut Members {
             message: None,
@@ -79,7 +79,7 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        // Taken out, because formatting a value may log a line itself.
+        // Taken out, because formatting a value may itself log a line.
         let mut buffers = BUFFERS.take();
         write_line(
             &mut buffers,

@@ -1,5 +1,5 @@
 //! Log lines: events and spans of `tracing` as flat JSON objects, and a writer behind a bounded
-//! buffer. A reader that stalls costs lines, never the threads that write them.
+//! buffer. A stalled reader loses lines; it never blocks the threads that log them.
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 

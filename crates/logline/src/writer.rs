@@ -2,9 +2,9 @@
 //! buffer: no system call, no allocation, and no wake-up while the thread is busy. The thread
 //! writes everything that waits in one call.
 //!
-//! The buffer is bounded. A reader that stalls, or a full disk, costs lines that come when it is
-//! full, which are counted, and no requests. What was taken is kept until it is written. Only a
-//! panic, which may be the end of the process, waits a little for the reader.
+//! The buffer is bounded. If the reader stalls or the disk is full, the buffer fills; further lines
+//! are dropped and counted, and requests continue. Buffered lines are kept until they are written.
+//! Only a panic, which may end the process, waits briefly for the reader.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::invisible::escaped;
 
-/// Most bytes that may wait; as many again may be on their way to the reader. Each is a third of a
-/// second of lines at full load.
+/// Most bytes that may wait; as many again may be on their way to the reader. This many are a third
+/// of a second of lines at full load.
 const CAPACITY: usize = 8 << 20;
-/// A buffer that has grown beyond this while the reader stalled is given back.
+/// A buffer that grew beyond this while the reader stalled is shrunk to it.
 const LARGEST_KEPT: usize = 1 << 20;
-/// Pause after each write, for lines to gather; delays a line by this much at most.
+/// Pause after each write, so that lines gather; delays a line by at most this much.
 const GATHER: Duration = Duration::from_millis(2);
 /// Pause before another try if standard output is full and non-blocking.
 const RETRY: Duration = Duration::from_millis(5);
-/// Pause before another try if it fails.
+/// Pause before another try if writing to standard output fails.
 const RETRY_FAILED: Duration = Duration::from_millis(100);
 
-/// Takes whole lines; cheap to clone.
+/// Buffers whole lines for the writing thread; cheap to clone.
 #[derive(Clone)]
 pub struct LogWriter(Arc<Shared>);
 
@@ -47,12 +47,12 @@ struct Shared {
 #[derive(Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// The thread sleeps until somebody wakes it.
+    /// The thread sleeps until it is woken.
     asleep: bool,
     /// Total bytes put in, and total bytes written.
     taken: u64,
     written: u64,
-    /// A flush waits: no pauses.
+    /// A flush waits, so the thread does not pause.
     flushing: bool,
 }
 
@@ -72,12 +72,12 @@ impl LogWriter {
         self.0.dropped.load(Relaxed)
     }
 
-    /// Where the last line ends, in bytes since the start.
+    /// Returns where the last buffered line ends, in bytes since the start.
     pub fn end(&self) -> u64 {
         self.0.waiting.lock().taken
     }
 
-    /// Up to where lines are written, in bytes since the start.
+    /// Returns how many bytes have been written since the start.
     pub fn written(&self) -> u64 {
         self.0.waiting.lock().written
     }
@@ -158,7 +158,7 @@ impl Shared {
     }
 }
 
-/// Goes on until all is written: the disk may have room again, or a pipe another reader.
+/// Retries until everything is written: the disk may have space again, or a pipe a new reader.
 fn write_all(output: &mut impl Write, mut lines: &[u8]) {
     while !lines.is_empty() {
         match output.write(lines) {
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// Says when a write begins, and ends it when told how.
+    /// Reports when a write begins, and ends it with the result that the test sends.
     struct Gated {
         begun: SyncSender<usize>,
         end: Receiver<io::Result<usize>>,

@@ -1,8 +1,8 @@
-//! Gives free memory back to the system. A crate of its own, because the call is a C function:
-//! nothing else here is `unsafe`.
+//! Returns free memory to the system. A crate of its own, because it calls a C function: the other
+//! crates of this workspace contain no `unsafe`.
 
-/// Gives back what glibc's allocator holds free; elsewhere does nothing. Takes a few milliseconds,
-/// and allocations of other threads may wait for a part of that.
+/// Returns free memory of glibc's allocator to the system; does nothing with other allocators.
+/// Takes a few milliseconds, during part of which allocations of other threads may wait.
 /// <https://man7.org/linux/man-pages/man3/malloc_trim.3.html>
 pub fn give_memory_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -1,4 +1,4 @@
-//! Who has sent a request, for the turns of what is scarce.
+//! Identifies the client of a request, so that clients take turns for scarce resources.
 
 use std::net::IpAddr;
 

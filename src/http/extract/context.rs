@@ -1,4 +1,4 @@
-//! What a handler is told of its request beside its path and body.
+//! What a handler gets from its request besides path and body.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -8,7 +8,7 @@ use crate::http::problem::Problem;
 use crate::http::problem::responses::Fallible;
 use crate::trace_id::TraceId;
 
-/// Of a route that takes no query, unless it says which.
+/// The trace id and the query; by default, a route takes no query.
 pub(crate) struct Context<Q = NoQuery> {
     pub trace_id: TraceId,
     pub query: Q,

@@ -1,4 +1,4 @@
-//! JSON bodies: parses, and reports every error at once.
+//! Parses JSON bodies, and reports all errors together.
 
 use std::marker::PhantomData;
 use std::{fmt, str};
@@ -24,7 +24,7 @@ use crate::http::problem::types::{
 };
 use crate::http::state::AppState;
 
-/// A request body. It takes its fields by name; a field left over is an error.
+/// A request body. It takes its fields by name; a field that it does not take is an error.
 pub(crate) trait FromFields: Sized {
     /// `None` if a field is wrong; `fields` records why.
     fn from_fields(fields: &mut Fields, policy: PasswordPolicy) -> Option<Self>;
@@ -186,7 +186,7 @@ impl<'a> Fields<'a> {
             .ok()
     }
 
-    /// A [`SecretString`], because any text may be a password; it is wiped when dropped.
+    /// Reads a string. Any string may be a password, so it is wiped when dropped.
     fn text(&mut self, value: &str) -> Option<SecretString> {
         let text = serde_json::from_str::<String>(value)
             .ok()
@@ -239,7 +239,7 @@ impl<'a> Fields<'a> {
         });
         let duplicates = self.duplicates.iter().take(MAX_FIELD_ERRORS);
         let duplicates = duplicates.map(|(place, name)| {
-            let detail = "Stands in the body more than once.";
+            let detail = "Must not be given more than once.";
             let error = FieldError::field(name, FieldErrorCode::DuplicateField, detail);
             (*place, error)
         });

@@ -1,4 +1,4 @@
-//! What requests are read from: JSON bodies and query strings.
+//! Extractors: JSON bodies, query strings, the client and the trace id.
 
 pub(crate) mod client;
 pub(crate) mod context;

@@ -12,7 +12,7 @@ use crate::http::problem::field_error::{
 use crate::http::problem::responses::Fallible;
 use crate::http::problem::types::INVALID_QUERY;
 
-/// The query of a route. It takes its parameters by name; one left over is an error.
+/// The query of a route. It takes its parameters by name; one that it does not take is an error.
 pub(crate) trait FromQuery: Sized {
     /// `None` if a parameter is wrong; `query` records why.
     fn from_query(query: &mut Query) -> Option<Self>;
@@ -73,8 +73,8 @@ impl Query {
         }
     }
 
-    /// `default` if it is absent; `None` if it is wrong. `hint` is appended to the error for a number
-    /// out of range.
+    /// Takes a number: `default` if it is absent, `None` if it is wrong. `hint` is appended to the error
+    /// for a number out of range.
     pub(crate) fn integer(
         &mut self,
         name: &str,

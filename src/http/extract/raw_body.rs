@@ -1,4 +1,4 @@
-//! The bytes of a body: how many, how fast, and how many of all unfinished bodies together.
+//! Reads the bytes of a body. Limits its size, its pace, and the memory of all unfinished bodies.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -24,16 +24,16 @@ use crate::http::problem::types::{BODY_TIMEOUT, OVERLOADED, PAYLOAD_TOO_LARGE, U
 pub(crate) const MAX_BYTES: usize = 65_536;
 /// Time limit for the next bytes of a body, unless a setting says otherwise.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most bytes of memory for bodies of which a part has come.
+/// Most memory for partly received bodies, in bytes.
 const MAX_UNFINISHED: usize = 64 << 20;
-/// The same for those of one client.
+/// The same for one client.
 const MAX_UNFINISHED_OF_CLIENT: usize = 8 << 20;
 /// First size of a buffer for a body that comes in parts, in bytes.
 const FIRST_SIZE: usize = 1 << 10;
 
 /// Limits of bodies; shared by all requests.
 pub(crate) struct BodyLimits {
-    /// For the next bytes of a body.
+    /// Time limit for the next bytes of a body.
     timeout: Duration,
     unfinished: Mutex<Taken>,
 }
@@ -53,7 +53,7 @@ impl BodyLimits {
         }
     }
 
-    /// Reads a body to its end. `head` tells whose it is.
+    /// Reads a body to its end. `head` identifies its client.
     ///
     /// # Errors
     /// `payload_too_large`, `body_timeout`, `unreadable_body`, or `overloaded` if too many bodies
@@ -68,7 +68,7 @@ impl BodyLimits {
             return Err(too_large());
         }
         let first = self.next(&mut body).await?.unwrap_or_default();
-        // Most bodies come whole.
+        // Most bodies arrive in one piece.
         if body.is_end_stream() && first.len() <= MAX_BYTES {
             return Ok(first);
         }
@@ -103,7 +103,7 @@ impl BodyLimits {
             {
                 None => return Ok(None),
                 Some(frame) => {
-                    // The other kind is trailers, which say nothing to us.
+                    // Trailers, the other kind of frame, are ignored.
                     if let Ok(bytes) = frame.into_data() {
                         return Ok(Some(bytes));
                     }
@@ -121,8 +121,8 @@ impl Fallible for BodyLimits {
 
 type NextFrame = Option<Result<Frame<Bytes>, axum::Error>>;
 
-/// The next frame if it is here, or comes as soon as the connection has been read. A timer costs
-/// more than to look twice.
+/// Returns the next frame if it is here, or arrives with the next read of the connection. Polling
+/// twice is cheaper than a timer.
 async fn soon(body: &mut axum::body::Body) -> Option<NextFrame> {
     let mut looks = 0;
     poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
@@ -137,7 +137,7 @@ async fn soon(body: &mut axum::body::Body) -> Option<NextFrame> {
     .await
 }
 
-/// The body did not go on within `limit`.
+/// The problem of a body without more bytes within `limit`.
 fn too_slow(limit: Duration) -> Problem {
     let problem = Problem::new(
         &BODY_TIMEOUT,
@@ -146,7 +146,7 @@ fn too_slow(limit: Duration) -> Problem {
     problem.with_header(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
-/// A body of which a part has come.
+/// A partly received body.
 struct Unfinished<'a> {
     bytes: Vec<u8>,
     /// Its share of what is taken.
@@ -178,7 +178,7 @@ impl Unfinished<'_> {
         if total > MAX_UNFINISHED || *of_client + bytes > MAX_UNFINISHED_OF_CLIENT {
             return Err(Problem::new(
                 &OVERLOADED,
-                "Too many bodies are on their way.",
+                "Too many request bodies are unfinished.",
             ));
         }
         *of_client += bytes;

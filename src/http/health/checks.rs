@@ -29,10 +29,10 @@ pub(crate) enum SchemaState {
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Link {
-    /// Not connected; tried again with growing pauses, for ever.
+    /// Not connected; retried without end, with growing pauses.
     Down,
     Up,
-    /// Connected, and told by the broker to wait: it is short of memory or disk.
+    /// Connected, but the broker blocks publishing: it is short of memory or disk.
     Blocked,
 }
 

@@ -83,12 +83,12 @@ async fn ready(State(state): State<AppState>) -> Result<Json<HealthReport>, Prob
 }
 
 fn not_ready(health: Health) -> Problem {
-    let detail = "The database is away, its schema is not current, or the process stops.";
+    let detail = "The database is away, its schema is not current, or the process is stopping.";
     let checks = health.into();
     Problem::new(&NOT_READY, detail).with_members(Members::NotReady { checks })
 }
 
-/// What a process that cannot serve says.
+/// The problem of a process that cannot serve.
 struct Unready;
 
 impl Fallible for Unready {

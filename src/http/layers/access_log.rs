@@ -21,13 +21,14 @@ use super::slashes;
 use crate::http::problem::Problem;
 use crate::http::routes::Traits;
 
-/// Log target of successful probes and scrapes, which come every few seconds and say nothing new.
-/// Shown by `LOG_LEVEL=debug` or `LOG_LEVEL=info,probes=debug`.
+/// Log target of successful probes and scrapes: they come every few seconds, so they are logged at
+/// DEBUG. `LOG_LEVEL=debug` or `LOG_LEVEL=info,probes=debug` shows them.
 const PROBES: &str = "probes";
 /// Longest path in a log line or an error's `instance`, in bytes.
 const MAX_PATH_SHOWN: usize = 256;
 
-/// A body that comes in time. If it is dropped before its end, the log's line says so.
+/// A streamed response body. Its end writes the second log line; if it is dropped earlier, that
+/// line says so.
 struct LoggedBody {
     body: Body,
     log: Option<(RequestLog, StatusCode)>,
@@ -123,7 +124,7 @@ impl RequestLog {
 
     fn count(&self, status: StatusCode, took: Duration) {
         let route = self.matched.as_ref().map_or("none", MatchedPath::as_str);
-        // The page of `/docs` has one.
+        // The route `/docs/` ends in a slash.
         let route = if route.len() > 1 {
             route.trim_end_matches('/')
         } else {
@@ -134,7 +135,8 @@ impl RequestLog {
             .record(&self.method, route, status, took);
     }
 
-    /// The request has ended: now, if the response's body is there already, else with that.
+    /// Logs the end of the request: now if the response's body is complete, otherwise at
+    /// its end.
     pub(crate) fn end(self, response: Response, problem: Option<Problem>) -> Response {
         let status = response.status();
         if response.body().size_hint().exact().is_some() {

@@ -11,7 +11,7 @@ use crate::http::problem::responses::Fallible;
 /// Time limit of a request unless a setting says otherwise.
 pub(crate) const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a route does that waits for something.
+/// The part of a route that can exceed the time limit.
 pub(crate) struct Deadline;
 
 impl Fallible for Deadline {
@@ -20,7 +20,7 @@ impl Fallible for Deadline {
     }
 }
 
-/// The response, or that it took too long. What the request has begun to write goes on.
+/// Returns the response, or a problem if it takes too long. A write that has begun continues.
 pub(crate) async fn limit(limit: Duration, response: impl Future<Output = Response>) -> Response {
     timeout(limit, response)
         .await

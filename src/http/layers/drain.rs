@@ -13,7 +13,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// How long the rest of a body is read and discarded while the response is on its way.
+/// Time limit for reading and discarding the rest of a body while the response is sent.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// The request, with a body that is drained if it is dropped before its end.
@@ -21,8 +21,7 @@ pub(crate) fn on_drop(request: Request, tasks: &TaskTracker) -> Request {
     if request.body().is_end_stream() {
         return request;
     }
-    // A client that waits for `100 Continue` has sent nothing, and will not after it has a
-    // response.
+    // A client that waits for `100 Continue` has sent no body, and sends none after the response.
     let client_waits = request.headers().contains_key(header::EXPECT);
     let tasks = tasks.clone();
     request.map(|body| {

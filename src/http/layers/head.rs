@@ -1,4 +1,5 @@
-//! Checks on the head of every request before routing: host, length of the target, client address.
+//! Checks the head of every request before its handler runs: host, size, `Transfer-Encoding` and
+//! `Expect`. Also determines the client's address.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,7 +21,7 @@ pub(crate) const MAX_TARGET_BYTES: usize = 8_192;
 /// Largest request line and headers together, in bytes; hyper refuses those that are half as large
 /// again, without a problem document.
 pub(crate) const MAX_HEAD_BYTES: usize = 32 << 10;
-/// Names the client, if a trusted proxy sends it.
+/// Holds the client's address, if a trusted proxy sends it.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Which hosts are accepted, and which proxies are trusted about the client's address.
@@ -63,7 +64,7 @@ impl HeadRules {
         match (hosts.next(), hosts.next()) {
             (Some(host), None) => match Authority::try_from(host.as_bytes()) {
                 Ok(authority) => self.check_name(&authority),
-                Err(_) => bad("The Host header is no host name or address."),
+                Err(_) => bad("The Host header is not a host name or address."),
             },
             (Some(_), Some(_)) => bad("There is more than one Host header."),
             (None, _) if request.version() < Version::HTTP_11 => Ok(()),
@@ -82,7 +83,7 @@ impl HeadRules {
         if host.is_empty() || !port_is_fine {
             return Err(Problem::new(
                 &BAD_REQUEST,
-                "The Host header is no host name or address.",
+                "The Host header is not a host name or address.",
             ));
         }
         let Some(allowed) = &self.allowed_hosts else {
@@ -116,7 +117,7 @@ impl HeadRules {
         })
     }
 
-    /// Who counts as one client in the limits for one.
+    /// The address that counts as one client in per-client limits.
     pub(crate) fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         self.client_address(extensions, headers).map(client_of)
     }
@@ -149,16 +150,16 @@ impl HeadRules {
     }
 }
 
-/// An address, behind which some proxies write the port.
+/// Parses an address; some proxies append the port.
 fn parse_address(text: &str) -> Option<IpAddr> {
     text.parse()
         .ok()
         .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// Checks what needs no rules: size, and what asks for more than the service does.
+/// Checks what does not depend on [`HeadRules`]: size, `Transfer-Encoding` and `Expect`.
 fn check_headers(headers: &HeaderMap, target: usize) -> Result<(), Problem> {
-    // `: ` and the line's end.
+    // The 4 counts `: ` and CRLF.
     let lines: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
@@ -173,7 +174,7 @@ fn check_headers(headers: &HeaderMap, target: usize) -> Result<(), Problem> {
     {
         return Err(Problem::new(
             &BAD_REQUEST,
-            "The only Transfer-Encoding that the service takes is chunked, once.",
+            "The only Transfer-Encoding that the service supports is chunked, once.",
         ));
     }
     if headers
@@ -183,7 +184,7 @@ fn check_headers(headers: &HeaderMap, target: usize) -> Result<(), Problem> {
     {
         return Err(Problem::new(
             &EXPECTATION_FAILED,
-            "The only Expect that the service takes is 100-continue.",
+            "The only Expect that the service supports is 100-continue.",
         ));
     }
     Ok(())

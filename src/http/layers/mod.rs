@@ -1,5 +1,5 @@
-//! What happens to every request before its handler and after: one job a file, called in order by
-//! [`handle`]. One function, because each layer of tower costs a request an allocation or two.
+//! What happens to every request before and after its handler: one job per file, called in order by
+//! [`handle`]. It is one function because each tower layer costs a request an allocation or two.
 
 mod access_log;
 pub(crate) mod deadline;
@@ -23,7 +23,7 @@ use self::access_log::RequestLog;
 pub(crate) use self::shared::Layers;
 use super::routes;
 
-/// Outermost: sees every response, those to panics and timeouts too.
+/// The outermost layer: sees every response, including those after panics and timeouts.
 pub(crate) async fn handle(
     State(layers): State<Arc<Layers>>,
     mut request: Request,

@@ -1,4 +1,4 @@
-//! The body of every error, wherever it came from.
+//! Writes the body of every error response, whatever produced it.
 
 use std::any::Any;
 

@@ -1,5 +1,5 @@
-//! The trace id of a request: the client's own, or a new one. In the request's extensions, in the
-//! span of its log lines, and in its response.
+//! The trace id of a request: the client's own, or a new one. It goes into the request's
+//! extensions, the span of its log lines, and its response.
 
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue};

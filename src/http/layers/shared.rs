@@ -9,7 +9,7 @@ use super::head::HeadRules;
 
 /// Shared by all requests.
 pub(crate) struct Layers {
-    /// For the whole request, its body included.
+    /// Time limit for the whole request, including its body.
     pub time_limit: Duration,
     pub head: HeadRules,
     pub durations: RequestDurations,

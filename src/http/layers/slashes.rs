@@ -1,5 +1,5 @@
-//! Trailing slashes: clients of the original Python service send them. A path with one leads where
-//! the path without it does; the log and the errors name it as it was sent.
+//! Trailing slashes, which clients of the original Python service send. One trailing slash is
+//! ignored in routing; the log and the errors show the path as it was sent.
 
 use axum::extract::Request;
 use axum::http::Uri;
@@ -11,7 +11,7 @@ use crate::http::docs;
 #[derive(Clone)]
 struct Sent(Uri);
 
-/// Takes the slash off. For before the router, because it changes what is routed.
+/// Removes one trailing slash. Must run before the router, because it changes what is routed.
 pub(crate) fn trim<B>(mut request: Request<B>) -> Request<B> {
     if let Some(trimmed) = trimmed(request.uri()) {
         let sent = std::mem::replace(request.uri_mut(), trimmed);

@@ -30,18 +30,18 @@ pub(crate) struct FieldError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FieldErrorCode {
-    // Of a body
+    // In a body
     InvalidType,
     Required,
     UnknownField,
     DuplicateField,
-    // Of a text
+    // In a string
     Blank,
     ControlCharacter,
     BidiControl,
     TooShort,
     TooLong,
-    // Of a query
+    // In a query
     OutOfRange,
     Repeated,
     UnknownParameter,
@@ -60,7 +60,7 @@ impl From<Rule> for FieldErrorCode {
 }
 
 impl FieldError {
-    /// Of the body as a whole.
+    /// An error of the body as a whole.
     pub(crate) fn body(code: FieldErrorCode, detail: &str) -> Self {
         Self {
             pointer: Some(String::new()),
@@ -70,7 +70,7 @@ impl FieldError {
         }
     }
 
-    /// Of a field of the body; `field` is unescaped.
+    /// An error of a field of the body; `field` is not escaped yet.
     pub(crate) fn field(field: &str, code: FieldErrorCode, detail: impl Into<String>) -> Self {
         let pointer = format!("/{}", field.replace('~', "~0").replace('/', "~1"));
         Self {
@@ -81,7 +81,7 @@ impl FieldError {
         }
     }
 
-    /// Of a field whose value breaks a rule.
+    /// The error of a field whose value breaks a rule.
     pub(crate) fn violation(field: &str, violation: Violation) -> Self {
         Self::field(field, violation.rule.into(), violation.detail)
     }

@@ -1,7 +1,7 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457), from the table in [`types`].
 //!
-//! A handler returns a [`Problem`]; the trace layer, which knows the trace id and the path, writes
-//! its body.
+//! A handler returns a [`Problem`]; `layers::problems`, which gets the trace id and the path,
+//! writes its body.
 
 pub(crate) mod body;
 pub(crate) mod field_error;
@@ -37,7 +37,7 @@ pub(crate) struct Problem {
     pub errors: Vec<FieldError>,
     /// For the log, never for the client.
     pub cause: Option<String>,
-    /// Headers beside those that every response has. Boxed, for few problems have any.
+    /// Headers besides those that every response has. Boxed, because few problems have any.
     pub headers: Option<Box<HeaderMap>>,
     pub members: Option<Members>,
 }
@@ -107,8 +107,8 @@ impl Problem {
     }
 
     pub(crate) fn overloaded() -> Self {
-        let detail = "The service has more to do than it can in time. Nothing was changed: repeat \
-                      the request a little later.";
+        let detail = "The service is overloaded. Nothing was changed: repeat the request a little \
+                      later.";
         Self::new(&OVERLOADED, detail)
     }
 
@@ -128,7 +128,7 @@ impl Problem {
         Self::new(&TIME_LIMIT_EXCEEDED, detail)
     }
 
-    /// For an error response that did not come from a [`Problem`], but from axum's router.
+    /// The problem of an error response that comes from axum's router.
     pub(crate) fn from_status(status: StatusCode) -> Self {
         let kind = match status {
             StatusCode::NOT_FOUND => &NOT_FOUND,
@@ -138,7 +138,6 @@ impl Problem {
         Self::new(kind, kind.meaning)
     }
 
-    /// The body.
     pub(crate) fn body(&self, instance: String, trace_id: &str) -> ProblemBody<'_> {
         ProblemBody {
             problem_type: format!("{ERROR_PAGES}/{}", self.kind.code),

@@ -1,5 +1,5 @@
-//! What can go wrong in a route, as a type: each part of a route says which problems it returns, and
-//! the document shows just those.
+//! The problems of a route, as a type: each part of a route declares the problems that it returns,
+//! and the OpenAPI document lists exactly those.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -17,8 +17,8 @@ const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
 
 /// A part of a route that can refuse a request or fail: an extractor, a layer, a use case.
 pub(crate) trait Fallible {
-    /// One of each type, made by the code that makes it for a client. The first of a status is the
-    /// one that Swagger UI shows.
+    /// One problem of each type, made by the same code as for a client. Swagger UI shows the first
+    /// of each status.
     fn problems() -> Vec<Problem>;
 }
 

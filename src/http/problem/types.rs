@@ -11,7 +11,7 @@ pub(crate) struct ProblemType {
     pub title: &'static str,
     /// What it means and what to do.
     pub meaning: &'static str,
-    /// Seconds after which the same request is worth another try.
+    /// Seconds after which to retry the request.
     pub retry_after: Option<u32>,
 }
 
@@ -92,7 +92,7 @@ problem_types! {
         "user_not_found",
         StatusCode::NOT_FOUND,
         "There is no such user",
-        "The user was deleted or never existed, or the path holds something else than a user's id.",
+        "The user was deleted or never existed, or the path does not hold a user's id.",
     );
     METHOD_NOT_ALLOWED = problem_type(
         "method_not_allowed",
@@ -116,7 +116,7 @@ problem_types! {
     UNSUPPORTED_MEDIA_TYPE = problem_type(
         "unsupported_media_type",
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "The body's media type is not taken",
+        "The body's media type is not supported",
         "Send the body as JSON, with the header `Content-Type: application/json`, and without \
          `Content-Encoding`.",
     );
@@ -125,8 +125,8 @@ problem_types! {
         StatusCode::MISDIRECTED_REQUEST,
         "The request is for another host",
         "`Host` is neither an IP address, nor `localhost`, nor a name of the setting \
-         `ALLOWED_HOSTS`. The service takes no others, for a web page could send them. Nothing was \
-         changed.",
+         `ALLOWED_HOSTS`. The service refuses other names, because a web page could send them (DNS \
+         rebinding). Nothing was changed.",
     );
     URI_TOO_LONG = problem_type(
         "uri_too_long",
@@ -138,7 +138,7 @@ problem_types! {
         "expectation_failed",
         StatusCode::EXPECTATION_FAILED,
         "The expectation cannot be met",
-        "The header `Expect` asks for something else than `100-continue`. Nothing was changed.",
+        "The header `Expect` is not `100-continue`. Nothing was changed.",
     );
     HEAD_TOO_LARGE = problem_type(
         "head_too_large",
@@ -151,7 +151,7 @@ problem_types! {
         StatusCode::UNPROCESSABLE_ENTITY,
         "A field is wrong",
         "The body is JSON, but fields are missing, unknown, repeated or against the rules. `errors` \
-         names each by a JSON pointer, with a code and a sentence. Nothing was changed.",
+         names each by a JSON pointer, with a code and an explanation. Nothing was changed.",
     );
     INTERNAL_ERROR = problem_type(
         "internal_error",

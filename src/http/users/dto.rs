@@ -1,4 +1,4 @@
-//! Requests and responses about users: schema, parser and limits of each in one place.
+//! Requests and responses of the user routes: the schema, parser and limits of each in one place.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -98,19 +98,19 @@ impl From<UpdateUser> for UserChanges {
 
 const _: () = assert!(
     MAX_LIMIT == 100 && MAX_OFFSET == 100_000,
-    "as the document of `list` says"
+    "the documentation of `list` states these numbers"
 );
 
 impl FromQuery for Page {
     fn from_query(query: &mut Query) -> Option<Self> {
         let limit = query.integer("limit", 1..=MAX_LIMIT, MAX_LIMIT, "");
-        let hint = " A cursor, for pages past that, is to come.";
+        let hint = " A cursor for later pages is planned.";
         let offset = query.integer("offset", 0..=MAX_OFFSET, 0, hint);
         Self::new(limit?, offset?)
     }
 }
 
-/// A user as it is stored, less the password's hash.
+/// A user as stored, without the password's hash.
 #[derive(Serialize, ToSchema)]
 #[schema(as = User)]
 pub(crate) struct UserBody<'a> {
@@ -148,13 +148,14 @@ impl<'a> From<&'a User> for UserBody<'a> {
     }
 }
 
-/// What a name begins with, after white space that is trimmed: neither white space, nor a control
-/// character, nor one that changes the direction of text. Behind it may be anything but the latter
-/// two; white space among the control characters is trimmed at the end.
+/// The form of a name: white space, which is trimmed, then a character that is neither white space
+/// nor a control character nor a bidirectional control, then any others except control characters
+/// and bidirectional controls. Control characters that are white space may follow, because they are
+/// trimmed at the end.
 ///
-/// Neither look-around nor `\p{…}`, which not all languages have, and no two repetitions of the
-/// same character in a row: those take quadratic time. So it takes some names that the server does
-/// not, and refuses none that it does.
+/// Uses neither look-around nor `\p{…}`, which not all languages have, and never repeats the same
+/// character class twice in a row, which takes quadratic time. So it accepts some names that the
+/// server refuses, and refuses none that the server accepts.
 const NAME_PATTERN: &str = concat!(
     r"^[\t-\r \u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]*",
     r"[^\u0000- \u007F-\u00A0\u061C\u1680\u2000-\u200A\u200E\u200F\u2028-\u202F\u205F\u2066-\u2069\u3000]",
@@ -165,8 +166,8 @@ const NAME_PATTERN: &str = concat!(
 pub(crate) fn describe_limits(schemas: &mut Value, policy: PasswordPolicy) {
     let about_names = format!(
         "Trimmed and stored in Unicode's normal form C; then 1 to {NAME_MAX_CHARS} characters, at \
-         least one of them visible, none a control\ncharacter or one that turns the direction of \
-         text. `maxLength` is that of the text as it is sent"
+         least one of them visible, none a control\ncharacter or a bidirectional control \
+         character. `maxLength` applies to the text as sent"
     );
     for request in ["CreateUser", "UpdateUser"] {
         let fields = &mut schemas[request]["properties"];

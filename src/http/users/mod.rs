@@ -27,7 +27,7 @@ use super::state::AppState;
 use crate::domain::page::Page;
 use crate::domain::user::{User, UserId};
 
-/// Number of all users, in a response with a page of them.
+/// Header of a list response: the number of all users.
 pub(crate) const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 type CreateProblems = Problems<(Context, Body<CreateUser>, Write, HeadRules)>;
@@ -99,7 +99,7 @@ async fn create(
     params(
         ("limit" = Option<i64>, Query, description = "Users in a page", minimum = 1, maximum = 100, example = 100),
         ("offset" = Option<i64>, Query, minimum = 0, maximum = 100_000, example = 0,
-            description = "Users to leave out before the page; a cursor, for pages past the largest offset, is to come"),
+            description = "Users to skip before the page; a cursor for pages beyond the largest offset is planned"),
     ),
     responses((
         status = 200, description = "One page of users", body = Vec<UserBody>,

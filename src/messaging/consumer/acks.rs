@@ -11,16 +11,16 @@ use tokio::time::{Instant, sleep};
 use crate::messaging::broker::ANSWER_TIMEOUT;
 use crate::messaging::session::{SessionError, with_timeout};
 
-/// Acknowledge once so many messages wait for it.
+/// Acknowledge once this many messages are waiting.
 const ACK_EVERY: usize = 100;
-/// Acknowledge a message after so long, however few wait.
+/// Acknowledge after this long, however few messages are waiting.
 const ACK_WITHIN: Duration = Duration::from_millis(50);
-/// How soon to look again for lines that are not written yet.
+/// How soon to check again for lines that are not written yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// Acknowledges several deliveries at once: the last tag covers all before it, unless one of them
-/// is held or its line is not written. A message is acknowledged once its line has left the
-/// process, so that no line is lost with it.
+/// Acknowledges several deliveries with one `basic.ack`: the last tag covers all earlier ones,
+/// unless one of them is held or its line is not written. A message is acknowledged only after its
+/// line has left the process, so a crash loses no line.
 pub(crate) struct Acks<'a> {
     channel: &'a Channel,
     log: &'a LogWriter,
@@ -42,7 +42,7 @@ impl<'a> Acks<'a> {
         }
     }
 
-    /// Takes the tag of a message whose line is logged, perhaps not written yet.
+    /// Adds the tag of a message whose line is logged, but perhaps not written yet.
     pub(crate) fn add(&mut self, tag: u64) {
         let now = Instant::now();
         if self.waiting.is_empty() {
@@ -76,7 +76,7 @@ impl<'a> Acks<'a> {
     pub(crate) async fn flush(&mut self) -> Result<(), SessionError> {
         let written = self.log.written();
         let written = self.waiting.partition_point(|(_, end)| *end <= written);
-        // One that was held has a lower tag than others, and a later line.
+        // A message that was held has a lower tag than others, but a later line.
         let unwritten = self.waiting.iter().skip(written).map(|(tag, _)| *tag);
         let first_open = self
             .held
@@ -98,7 +98,7 @@ impl<'a> Acks<'a> {
         Ok(())
     }
 
-    /// Acknowledges all, or what is written by `end`.
+    /// Acknowledges all messages, or those whose lines are written by `end`.
     pub(crate) async fn finish(&mut self, end: Instant) -> Result<(), SessionError> {
         loop {
             self.flush().await?;

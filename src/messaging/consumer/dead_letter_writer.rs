@@ -103,8 +103,8 @@ impl Writing {
         let mut backoff = Backoff::default();
         let mut keep = Keep::Properties;
         while let Err(error) = self.try_to_write(delivery, reason, keep).await {
-            // A new channel each time: one whose queue was full may still be refused after there is
-            // room (seen with RabbitMQ 3.10).
+            // A new channel each time: publishes on the old one may still be rejected after a full
+            // queue has room again (seen with RabbitMQ 3.10).
             self.open = None;
             if error.blames_the_message() {
                 keep = Keep::BodyAlone;

@@ -7,8 +7,8 @@ use crate::messaging::message::ReceivedEvent;
 
 /// Events and users remembered. The least recently seen are forgotten first.
 const REMEMBERED: usize = 65_536;
-/// How far a version may be behind the newest to count as stale. Anyone may publish any version:
-/// one that is made up must not mark all that follow.
+/// How far a version may be behind the newest to count as stale. Anyone may publish any version: a
+/// made-up one must not make all later ones stale.
 const STALE_WITHIN: i64 = 1_000;
 
 /// Deduplicates all deliveries by event id. AMQP's `redelivered` flag is not enough: a publisher
@@ -29,7 +29,7 @@ pub(crate) struct Freshness {
 
 impl Default for Deduplicator {
     fn default() -> Self {
-        // Unbounded, because a bounded cache allocates its full size at once.
+        // Unbounded, because a bounded cache allocates its full size immediately.
         Self {
             events: LruCache::unbounded(),
             versions: LruCache::unbounded(),

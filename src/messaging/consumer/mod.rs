@@ -29,40 +29,40 @@ use super::transport::{self, Mark};
 use crate::monitoring::catalogue;
 use crate::monitoring::state::{Link, Status};
 
-/// What the broker sends ahead. Anybody may publish messages of any size: at most 16 MiB of them
-/// are in memory at a time.
+/// How much the broker sends ahead of acknowledgements. Anyone may publish messages of any size; at
+/// most 16 MiB of them are in memory at a time.
 struct Intake {
-    /// Most messages that are not acknowledged.
+    /// Most unacknowledged messages.
     prefetch: u16,
     /// Largest body, in bytes; an event has a few kilobytes at most. Beside it, a message has at
     /// most 32 KiB of properties.
     largest: u64,
 }
-/// What the broker sends ahead as long as messages are as large as events.
+/// For messages of the size of events.
 const USUAL: Intake = Intake {
     prefetch: 200,
     largest: 32 << 10,
 };
-/// After a message that is too large for the usual intake.
+/// For some time after a message that is too large for the usual intake.
 const CAREFUL: Intake = Intake {
     prefetch: 12,
     largest: 1 << 20,
 };
-/// Until no such message has come for so long.
+/// The usual intake returns after this long without such a message.
 const CAREFUL_FOR: Duration = Duration::from_secs(30);
-/// How long a subscription that ends waits for the dead letters that it has begun to write, which
-/// opens a connection first.
+/// How long an ending subscription waits for the dead letters that it is writing, which may have to
+/// open a connection first.
 const FINISH_LETTERS: Duration = Duration::from_secs(5);
-/// How long a service that stops waits for them.
+/// How long a stopping service waits for them.
 const FINISH_AT_STOP: Duration = Duration::from_secs(1);
 
-/// How often dead letters are counted, the queue is bound, and deliveries must have come if
-/// messages wait.
+/// How often to count dead letters, bind the queue, and check that deliveries arrive if messages
+/// wait.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
-/// A queue knows its consumer a little after the subscription.
+/// The first count waits until the queue knows its new consumer.
 const FIRST_COUNT: Duration = Duration::from_secs(1);
 
-/// How often to look whether the log's reader has caught up.
+/// How often to check whether the log's reader has caught up.
 const LOOK_AT_LOG: Duration = Duration::from_millis(20);
 
 /// A subscription that the broker ends sooner than this counts as a failed session.
@@ -86,7 +86,7 @@ pub(crate) struct Consumer {
     log: LogWriter,
     /// Outlives a session, because messages repeat after a reconnect.
     deduplicator: Deduplicator,
-    /// When the intake is the usual one again.
+    /// When the usual intake returns.
     careful_until: Option<Instant>,
 }
 
@@ -128,8 +128,8 @@ impl Consumer {
             // NaN rather than an outdated value.
             catalogue::dead_letters().set(f64::NAN);
             match outcome? {
-                // Not closed in order: the answer would come behind all that the broker has sent
-                // ahead, which may be gigabytes.
+                // Not closed cleanly: the answer would come after everything that the broker has
+                // sent ahead, which may be gigabytes.
                 Ended::TooLarge => {
                     warn!(
                         bytes = USUAL.largest,
@@ -145,7 +145,7 @@ impl Consumer {
         }
     }
 
-    /// Subscribes, and again each time somebody deletes the queue.
+    /// Subscribes, and resubscribes each time the broker cancels the subscription.
     async fn subscribe_until(
         &mut self,
         connection: &Connection,
@@ -171,8 +171,8 @@ impl Consumer {
                 }
                 Ended::Cancelled => {
                     warn!(
-                        "RabbitMQ ended the subscription, as when the queue is deleted: subscribing \
-                         again"
+                        "RabbitMQ ended the subscription, perhaps because the queue was deleted: \
+                         subscribing again"
                     );
                 }
                 ended => return Ok(ended),
@@ -201,8 +201,8 @@ impl Consumer {
             tokio::select! {
                 _ = count_due.tick() => {
                     let queues = self.broker.look_after_queues(connection).await?;
-                    // RabbitMQ 3.10 does not always say that it has forgotten a subscription, or
-                    // goes on to deliver, when a queue is deleted under load.
+                    // When a queue is deleted under load, RabbitMQ 3.10 may drop a subscription
+                    // without saying so, or stop delivering.
                     if queues.consumers == 0 {
                         return Ok(Ended::Cancelled);
                     }
@@ -213,7 +213,7 @@ impl Consumer {
                     // The queue serves one subscription: this one if it was served before, or if
                     // there is no other.
                     let is_served = deliveries_before > 0 || queues.consumers == 1;
-                    // Dead letters on their way may be all that it may have at a time.
+                    // Messages on their way to the dead-letter queue may use up the whole prefetch.
                     let is_waiting = acks.due().is_none() && !acks.holds_any() && !is_stalled;
                     let waits = queues.waiting > 0 && is_served && is_waiting;
                     if waits && waited && deliveries_now == deliveries_before {
@@ -255,7 +255,7 @@ impl Consumer {
                 Some(tag) = dead_letters.written() => acks.release(tag),
                 () = sleep_until(acks.due().unwrap_or_else(Instant::now)), if acks.due().is_some() => acks.flush().await?,
                 () = sleep(LOOK_AT_LOG), if is_stalled => {}
-                // Not while a large one waits to become a dead letter: it would come again.
+                // Not while a large message waits to be dead-lettered: it would be delivered again.
                 () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() && !acks.holds_any() => {
                     self.careful_until = None;
                     break Ended::Calm;
@@ -263,13 +263,14 @@ impl Consumer {
                 () = stop.cancelled() => break Ended::Stopped,
             }
         };
-        // Not where the answer would come behind all that the broker has sent ahead.
+        // Not after `TooLarge`: the answer would come after everything that the broker has sent
+        // ahead.
         if !matches!(ended, Ended::TooLarge) {
             let cancelling =
                 channel.basic_cancel(CONSUMER_TAG.into(), BasicCancelOptions::default());
             with_timeout(ANSWER_TIMEOUT, "cancel the subscription", cancelling).await?;
         }
-        // A letter that is written but not acknowledged would be written again.
+        // A message that is dead-lettered but not acknowledged would be dead-lettered again.
         let end = Instant::now()
             + if matches!(ended, Ended::Stopped) {
                 FINISH_AT_STOP
@@ -307,13 +308,13 @@ impl Consumer {
             if self.log.dropped() == dropped {
                 return;
             }
-            // Perhaps this line: the other half filled up just now.
+            // Perhaps this line was dropped: the other half of the buffer has just filled up.
             sleep(LOOK_AT_LOG).await;
         }
     }
 }
 
-/// Has the broker dead-letter a message whole, whose body was not even kept.
+/// Lets the broker dead-letter the whole message, because the screen has left out its body.
 async fn reject(delivery: &Delivery, bytes: u64) -> Result<(), SessionError> {
     let rejecting = delivery.reject(BasicRejectOptions { requeue: false });
     with_timeout(ANSWER_TIMEOUT, "reject a message", rejecting).await?;

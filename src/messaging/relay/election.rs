@@ -15,8 +15,8 @@ use crate::repository::outbox::{self, Election};
 /// How often a standby replica tries to lead, with jitter.
 const INTERVAL: Duration = Duration::from_millis(400);
 
-/// After this long on a server that takes no writes, a new connection is opened: by now the address
-/// may lead to another one.
+/// After this long on a server that takes no writes, a new connection is opened: by then the
+/// address may lead to another server.
 const READ_ONLY_FOR: Duration = Duration::from_secs(4);
 
 /// Waits until this replica leads, for as long as the connection lives.

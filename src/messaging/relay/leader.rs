@@ -27,11 +27,11 @@ use crate::monitoring::catalogue;
 use crate::monitoring::state::{Link, Status};
 use crate::repository::outbox_event::OutboxEvent;
 
-/// Shortest time from the start of one work to the next while events are in flight: more rows at
-/// once cost less.
+/// Shortest time from the start of one unit of work to the next while events are in flight: a
+/// larger batch costs less per row.
 const PACE: Duration = Duration::from_millis(10);
-/// The lease is renewed by a statement of its own after this long without another, for instance
-/// when memory is full because the broker is slow; a fifth of the lease.
+/// After this long without a statement, for instance while memory is full because the broker is
+/// slow, one is sent only to renew the lease. A fifth of the lease.
 const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a stopping leader goes on publishing. It waits longer for events in flight, until the
 /// relay gives them up.
@@ -49,13 +49,13 @@ enum Store {
     Idle(PgConnection),
     Working {
         work: BoxFuture<'static, Done>,
-        /// The lowest position that it takes away.
+        /// The lowest position that it removes.
         lowest: Option<i64>,
         quarantined: Vec<Arc<OutboxEvent>>,
     },
 }
 
-/// A publish without its answer.
+/// A publish that waits for its answer.
 struct InFlight {
     publish: Publish,
     began: Instant,
@@ -87,8 +87,8 @@ pub(crate) struct Leader<'a> {
     published: Vec<(i64, Uuid)>,
     quarantined: Vec<(Arc<OutboxEvent>, String)>,
     reads: Reads,
-    /// When an event was last confirmed, or the end of the table not reached, or nothing waited, or
-    /// the broker blocked us.
+    /// When the leader was last known not to be stuck: an event was confirmed, a read stopped
+    /// before the end of the table, nothing waited, or the broker blocked us.
     progress_at: Instant,
     stuck_after: Duration,
     stop: &'a CancellationToken,
@@ -157,7 +157,8 @@ impl<'a> Leader<'a> {
         };
         tokio::select! {
             biased;
-            // Under load, confirms come without a pause; the others are rare.
+            // Biased, because under load confirms come without a pause, and the branches before
+            // them are rarely ready.
             () = self.stop.cancelled(), if self.drain_ends.is_none() => {
                 self.drain_ends = Some(Instant::now() + DRAIN);
                 self.reads.are_due = true;
@@ -178,9 +179,9 @@ impl<'a> Leader<'a> {
         if given_up > 0 {
             warn!(
                 events = given_up,
-                "RabbitMQ neither confirms nor refuses events, they are published again"
+                "RabbitMQ neither confirmed nor rejected events; they will be published again"
             );
-            // They hold their channels open.
+            // Their futures keep the old channels open.
             let kept = mem::take(&mut self.in_flight)
                 .into_iter()
                 .filter(|it| self.schedule.awaits(&it.publish));
@@ -212,7 +213,7 @@ impl<'a> Leader<'a> {
         }
     }
 
-    /// Takes all answers that have come.
+    /// Settles all answers that have arrived.
     fn settle(&mut self, (first, began, answer): (Publish, Instant, Answer)) {
         let now = Instant::now();
         catalogue::events_confirm().record(now - began);
@@ -359,7 +360,8 @@ impl<'a> Leader<'a> {
         self.drain_ends.is_some_and(|at| at < Instant::now())
     }
 
-    /// Stopped, and nothing is in flight. Does not wait for events that wait for a pause.
+    /// Whether it has stopped and nothing is in flight. Does not wait for events whose pause has
+    /// not ended.
     fn is_done(&self) -> bool {
         let is_idle = matches!(self.store, Some(Store::Idle(_)));
         let is_quiet = self.schedule.in_flight() == 0 && is_idle && self.published.is_empty();

@@ -1,5 +1,5 @@
-//! The leader's connections to the broker, one for each lane. Opening and renewing one goes on
-//! while the others publish.
+//! The leader's connections to the broker, one for each lane. One can be opened or renewed while
+//! the others publish.
 
 use std::time::Duration;
 
@@ -15,24 +15,24 @@ use crate::messaging::schedule::lane::{LANES, OTHERS};
 use crate::messaging::session::SessionError;
 use crate::monitoring::state::Link;
 
-/// For opening or renewing one; its steps have limits of their own.
+/// Time limit for opening or renewing one; its steps have their own limits.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// For opening one that was lost. It took up to nine seconds to notice a silent network, and after
-/// twelve another replica should lead.
+/// Time limit for reopening a lost one. Noticing a silent network takes up to nine seconds, and
+/// after twelve another replica should lead.
 const REOPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Opened = (usize, Result<Publisher, SessionError>);
 
 pub(crate) struct Lines {
-    /// `None` while it is opened.
+    /// `None` while it is being opened.
     open: [Option<Publisher>; LANES],
     opening: FuturesUnordered<BoxFuture<'static, Opened>>,
-    /// When the broker last blocked each.
+    /// When the broker last blocked each one; at first, when they were created.
     pub blocked_at: [Instant; LANES],
 }
 
 impl Lines {
-    /// Begins to open those that are missing.
+    /// Takes the open one for the lane of other types, and starts to open the rest.
     pub(crate) fn new(first: Publisher, broker: &Broker, now: Instant) -> Self {
         let mut lines = Self {
             open: Default::default(),
@@ -65,7 +65,7 @@ impl Lines {
         }));
     }
 
-    /// Begins to open those that were lost. Returns the state of all: blocked, if one of them is.
+    /// Starts to reopen lost ones. Returns the state of all: blocked if one of them is.
     pub(crate) fn watch(&mut self, now: Instant) -> Link {
         for lane in 0..LANES {
             match self.open[lane].as_ref().map(Publisher::link) {
@@ -82,20 +82,20 @@ impl Lines {
         }
     }
 
-    /// Which can be published on now.
+    /// The lanes that can publish now.
     pub(crate) fn usable(&self) -> [bool; LANES] {
         self.open
             .each_ref()
             .map(|publisher| publisher.as_ref().is_some_and(|it| it.link() == Link::Up))
     }
 
-    /// `None` while it is opened.
+    /// `None` while it is being opened.
     pub(crate) fn publisher(&self, lane: usize) -> Option<&Publisher> {
         self.open[lane].as_ref()
     }
 
-    /// Begins to open a new channel, and a new connection if need be. Does nothing while it is
-    /// opened.
+    /// Starts to open a new channel, and a new connection if needed. Does nothing while one is
+    /// being opened.
     pub(crate) fn renew(&mut self, lane: usize) {
         if let Some(publisher) = self.open[lane].take() {
             let limit = if publisher.link() == Link::Down {
@@ -111,10 +111,10 @@ impl Lines {
         !self.opening.is_empty()
     }
 
-    /// Waits until one is open again, and says which; `None` if none is opened. Cancel safe.
+    /// Waits until one is open and returns its lane; `None` if none is being opened. Cancel safe.
     ///
     /// # Errors
-    /// If one cannot be opened: who cannot connect should not lead.
+    /// If one cannot be opened: a replica that cannot connect should not lead.
     pub(crate) async fn opened(&mut self) -> Option<Result<usize, SessionError>> {
         let (lane, opened) = self.opening.next().await?;
         Some(opened.map(|publisher| {

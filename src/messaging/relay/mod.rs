@@ -22,19 +22,19 @@
 //! ```
 //!
 //! Why nothing is lost: a row is deleted only after its own confirm, on the connection that holds
-//! the lock, and what a session has not deleted, the next one reads again. The [`watermark`] passes
-//! over no row, whatever is committed when.
+//! the lock. Whatever a session has not deleted, the next one reads again. The [`watermark`] skips
+//! no row, in whatever order transactions commit.
 //!
 //! Why nothing is invented: only committed rows are read.
 //!
-//! Why nothing is turned: a user's rows are committed in the order of their positions, and are read
-//! in it; the [`backlog`] says how those that are held keep it. A user has one event in flight, and
-//! the next one goes when that is confirmed or in quarantine. So whatever is published for the
-//! first time follows what its user did before. A leader that lost the lock without knowing it can
-//! only repeat what it has read, and its successor begins no later than there.
+//! Why nothing is reordered: a user's rows are committed and read in the order of their positions;
+//! the [`backlog`] says how held rows keep that order. A user has one event in flight, and the next
+//! one goes when it is confirmed or quarantined. So the first publish of an event always follows
+//! its user's earlier events. A leader that lost the lock without noticing can only repeat what it
+//! has read, and its successor begins no later than there.
 //!
-//! Why nobody waits for others: the [`schedule`] has a lane for each type, whose [`breaker`] says
-//! how many may go, and each lane publishes on a connection of its own ([`lines`]).
+//! Why no type blocks another: the [`schedule`] has a lane for each type. The lane's [`breaker`]
+//! limits how many events are in flight, and each lane publishes on its own connection ([`lines`]).
 //!
 //! [`schedule`]: super::schedule
 //! [`backlog`]: super::schedule::backlog
@@ -71,14 +71,14 @@ use crate::repository::outbox;
 /// How long a stopping leader waits for confirms. After this, the next leader publishes their
 /// events again.
 const ABANDON: Duration = Duration::from_secs(6);
-/// For the connection to PostgreSQL to close cleanly.
+/// How long the connection to PostgreSQL may take to close cleanly.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A leader that has had nothing confirmed for so long, though something waits, gives up the lead:
-/// another replica may have a login or a network that works.
+/// A leader that has had nothing confirmed for this long, although events wait, gives up the lead:
+/// another replica may have a working login or network.
 const STUCK_AFTER: Duration = Duration::from_mins(1);
-/// For so long it leaves the lead to others, which ask for it twice a second.
+/// How long it then leaves the lead to others, which try about twice a second.
 const REST: Duration = Duration::from_secs(1);
-/// How many times in a row both double.
+/// How many times in a row both of these double.
 const MOST_STUCK: u32 = 4;
 /// How often a standby replica checks its connection to the broker.
 const LOOK_INTERVAL: Duration = Duration::from_millis(400);
@@ -92,11 +92,12 @@ pub(crate) struct Relay {
     status: Arc<Status>,
     /// Outlives a session, because a first read may take long.
     watermark: Watermark,
-    /// How many times in a row it led and had nothing confirmed.
+    /// How many times it gave up the lead since it last had an event confirmed.
     stuck: u32,
 }
 
-/// Events are read in the order of the outbox's sequence.
+/// Checks that the outbox's sequence has no cache, because events are read in its order, and lifts
+/// it above waiting events.
 async fn require_order(connection: &mut PgConnection) -> Result<(), SessionError> {
     let cache = with_timeout(
         store::TIMEOUT,
@@ -186,7 +187,7 @@ impl Relay {
         };
         let mut lines = Lines::new(publisher, &self.broker, Instant::now());
         let connection = self.lead(elected, &mut lines, stop).await?;
-        // Closing releases the lock at once; dropping would too, a little later.
+        // Closing releases the lock immediately; dropping would too, a little later.
         if !matches!(timeout(CLOSE_TIMEOUT, connection.close()).await, Ok(Ok(()))) {
             warn!("PostgreSQL did not close the relay's connection cleanly");
         }
@@ -234,7 +235,7 @@ impl Relay {
         outcome
     }
 
-    /// Ends once the connection to the broker is gone.
+    /// Returns once the connection to the broker is lost.
     async fn broker_lost(&self, publisher: &Publisher) -> SessionError {
         loop {
             let link = publisher.link();

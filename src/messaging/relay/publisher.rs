@@ -1,5 +1,5 @@
-//! A connection with one channel in confirm mode. Nobody else publishes there, because lapin mixes
-//! up the confirms of several.
+//! A connection with one channel in confirm mode. Nothing else publishes on it, because lapin mixes
+//! up the confirms of several publishers.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::repository::outbox_event::OutboxEvent;
 
 pub(crate) struct Publisher {
     broker: Broker,
-    /// In RabbitMQ's management.
+    /// Shown in RabbitMQ's management UI.
     name: String,
     connection: Connection,
     channel: Channel,
@@ -35,7 +35,7 @@ pub(crate) enum Answer {
     Returned,
     /// The exchange is missing, which is not the message's fault.
     NoExchange,
-    /// The broker closed the channel or the connection: its reply code, and its words.
+    /// The broker closed the channel or the connection: its reply code and text.
     ChannelClosed(u16, String),
     /// The connection was lost.
     Lost(String),
@@ -91,8 +91,8 @@ impl Publisher {
         }
     }
 
-    /// Declares deleted queues and exchanges again and opens a new channel; if that does not work,
-    /// connects anew. The old channel closes after the last publish on it.
+    /// Declares deleted queues and exchanges again and opens a new channel; if that fails,
+    /// reconnects. The old channel closes after the last publish on it.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -109,8 +109,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes an event and waits for the broker's answer. Has no time limit. A future that is
-    /// dropped leaves a little memory behind until its channel closes.
+    /// Publishes an event and waits for the broker's answer. Has no time limit. A dropped future
+    /// leaks a little memory until its channel closes.
     pub(crate) fn publish(
         &self,
         event: Arc<OutboxEvent>,
@@ -120,7 +120,7 @@ impl Publisher {
         async move {
             let answer = match confirmation(&channel, &event).await {
                 // lapin attaches a returned message to the next confirm, whichever that is, so what
-                // it attaches is not looked at.
+                // it attaches is ignored.
                 Ok(confirmation) if confirmation.is_ack() => Answer::Confirmed,
                 Ok(_nack) => Answer::Nacked,
                 Err(error) => Answer::of(&error),
@@ -179,7 +179,7 @@ impl Answer {
         let text = Chain(error).to_string();
         match error.reply_code() {
             _ if error.is_missing_exchange() => Self::NoExchange,
-            // Not the connection's fault either.
+            // The event's fault, not the connection's.
             code if matches!(error, SessionError::Encode(_)) => Self::ChannelClosed(code, text),
             0 | CONNECTION_FORCED => Self::Lost(text),
             code => Self::ChannelClosed(code, text),

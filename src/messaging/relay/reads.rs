@@ -14,14 +14,14 @@ use crate::repository::outbox_event::OutboxEvent;
 /// Rows in one read.
 const BATCH: usize = 2_000;
 /// How often an idle leader polls for rows from other replicas; this process's own commits wake it
-/// at once. Polling an empty outbox costs the database about 50 µs.
+/// immediately. Polling an empty outbox costs the database about 50 µs.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often all held rows are looked through.
+/// How often to go through all held rows.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(15);
-/// Fewest held rows in one read: most of them may follow others.
+/// Fewest held rows in one read: most of them may be behind others of their users.
 const FEWEST_HELD: usize = 200;
-/// After so long without room for new rows, the lane that takes it is limited.
+/// After this long without room for new rows, the lane that takes up the most is limited.
 const NO_ROOM_FOR: Duration = Duration::from_millis(300);
 
 pub(crate) struct Reads {
@@ -31,7 +31,7 @@ pub(crate) struct Reads {
     last_was_new: bool,
     last_was_followers: bool,
     swept_at: Instant,
-    /// Since when there is no room for new rows.
+    /// Since when there has been no room for new rows.
     no_room_since: Option<Instant>,
 }
 
@@ -47,8 +47,8 @@ impl Reads {
         }
     }
 
-    /// Alternates between new rows and held ones, and of these, between those of a lane and of some
-    /// users.
+    /// Alternates between new and held rows; among held ones, between those of a lane and those of
+    /// some users.
     pub(crate) fn next(
         &mut self,
         schedule: &mut Schedule,

@@ -1,4 +1,4 @@
-//! The leader's connection to PostgreSQL, which does one work at a time, while events are in
+//! The leader's connection to PostgreSQL, which does one unit of work at a time while events are in
 //! flight.
 
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::repository::outbox::{self, ReadFrom, Snapshot};
 use crate::repository::outbox_event::OutboxEvent;
 use crate::repository::{held, quarantine};
 
-/// For one statement. As long as the lease: a leader that PostgreSQL does not hear from has lost it
-/// by then.
+/// Time limit for one statement, as long as the lease: by then, a leader that PostgreSQL does not
+/// hear from has lost it.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
-/// For a patient read, which may scan hours of dead rows that vacuum cannot remove because of an
-/// old snapshot.
+/// Time limit for a patient read, which may scan hours of dead rows that vacuum cannot remove
+/// because of an old snapshot.
 const PATIENCE: Duration = Duration::from_mins(10);
 
 /// PostgreSQL times out first and reports it, which tells a slow read from a lost connection.
@@ -40,7 +40,7 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Of the rows that it takes away.
+    /// The lowest position of the rows that it removes.
     pub(crate) fn lowest_position(&self) -> Option<i64> {
         let published = self.published.iter().map(|(position, _)| position);
         let quarantined = self.quarantined.iter().map(|(event, _)| &event.seq);
@@ -58,14 +58,14 @@ pub(crate) enum Read {
     New {
         from: ReadFrom,
         known: Vec<i64>,
-        /// Users of whom others are held.
+        /// Users who may have other events held.
         holders: Vec<i64>,
         limit: usize,
         /// From the first row on.
         is_whole: bool,
         /// Whether it may take longer than the lease.
         is_patient: bool,
-        /// Transactions of which to ask before whether they have written.
+        /// Transactions to check before the read: have they written to the outbox?
         long_running: Vec<i64>,
     },
     /// Held rows of a lane, after this position.
@@ -76,7 +76,7 @@ pub(crate) enum Read {
         holders: Vec<i64>,
         limit: usize,
     },
-    /// The first held rows of some users, so many of each.
+    /// The first held rows of some users, at most `of_each` per user.
     Followers { users: Vec<i64>, of_each: usize },
 }
 
@@ -84,9 +84,9 @@ pub(crate) enum Read {
 pub(crate) struct ReadDone {
     pub read: Read,
     pub events: Vec<OutboxEvent>,
-    /// Of a read of new rows.
+    /// Only for a read of new rows.
     pub snapshot: Snapshot,
-    /// Those of the transactions asked of that still ran and had not.
+    /// The `long_running` ones that still ran and had not written to the outbox.
     pub idle: Vec<i64>,
     pub took: Duration,
 }

@@ -12,21 +12,21 @@ use tokio::time::Instant;
 
 use crate::repository::outbox::{ReadFrom, Snapshot};
 
-/// Whole-table reads take at most one part in this many of the time: they scan all dead rows that
-/// vacuum cannot remove yet.
+/// Whole-table reads take at most one part in this many of the time, because they scan all dead
+/// rows that vacuum cannot remove yet.
 const WHOLE_READS: u32 = 1_000;
-/// One that takes less is taken for long only if the one before was, too: a machine that stalls
-/// makes any read look long.
+/// A shorter whole-table read counts as long only if the one before was long too: a stalling
+/// machine makes any read look long.
 const SURELY_LONG: Duration = Duration::from_secs(1);
-/// After a crash, PostgreSQL may have lost deletions from within this time, which is more than
-/// three times `wal_writer_delay`.
+/// A crash of PostgreSQL may lose deletions that are this recent. More than three times
+/// `wal_writer_delay`.
 /// <https://www.postgresql.org/docs/current/wal-async-commit.html>
 const FORGOTTEN: Duration = Duration::from_secs(2);
 
-/// Transactions that have run for so long are looked at, so often: their rows may be far behind.
+/// Transactions that have run this long are checked this often: their rows may be far behind.
 const LONG: Duration = Duration::from_secs(10);
-/// Most transactions to remember. Elsewhere in the cluster, one with many savepoints may have used
-/// up any number of transaction ids since something was last committed.
+/// Most transactions to remember. A transaction with many savepoints elsewhere in the cluster may
+/// have used up any number of transaction ids since the last commit.
 const MOST_RUNNING: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -51,21 +51,21 @@ pub(crate) struct Watermark {
 struct WholeRead {
     began: Instant,
     took: Duration,
-    /// How long one takes, by this one and the one before.
+    /// How long a whole-table read takes, judged by this one and the one before.
     cost: Duration,
 }
 
 #[derive(Debug)]
 struct Running {
-    /// Its rows are after this position, the watermark of some time before it drew one: a
-    /// transaction gets its number first.
+    /// Its rows are after this position, the watermark at some time before it drew its first one: a
+    /// transaction gets its number earlier.
     start: i64,
-    /// Since when that is known.
+    /// When that became known.
     since: Instant,
 }
 
 impl Watermark {
-    /// Forgets everything if the server is another one, or has restarted.
+    /// Forgets everything if this is another server, or if it has restarted.
     pub(crate) fn begin_on(&mut self, server: DateTime<Utc>) {
         if self.server != Some(server) {
             *self = Self {
@@ -75,8 +75,8 @@ impl Watermark {
         }
     }
 
-    /// Where new rows are: after the watermark, or further back where an earlier transaction has
-    /// ended.
+    /// Where to look for new rows: after the watermark, or further back where an earlier
+    /// transaction has ended.
     pub(crate) fn start(&self) -> ReadFrom {
         let (running, starts) = self
             .running
@@ -90,9 +90,9 @@ impl Watermark {
         }
     }
 
-    /// Transactions of which to ask whether they have written to the outbox, before the next read.
-    /// An hour of dead rows, which vacuum cannot remove while they run, may lie between where they
-    /// began and the new ones.
+    /// Long-running transactions to check before the next read: have they written to the outbox? An
+    /// hour of dead rows, which vacuum cannot remove while they run, may lie between their start
+    /// and the new rows.
     pub(crate) fn long_running(&mut self, now: Instant) -> Vec<i64> {
         if self.looked_at.is_some_and(|at| now - at < LONG) {
             return Vec::new();
@@ -124,8 +124,8 @@ impl Watermark {
         self.is_slow = true;
     }
 
-    /// One has begun, and may end its session because it takes longer than `limit`: then it counts as
-    /// one that took so long.
+    /// Records that a whole-table read has begun. If it ends the session by exceeding `limit`, it
+    /// counts as one that took that long.
     pub(crate) const fn begin_whole_read(&mut self, now: Instant, limit: Duration) {
         if let Some(read) = &mut self.whole_read {
             read.began = now;
@@ -157,8 +157,8 @@ impl Watermark {
     }
 
     /// Records what a read saw, up to its `last` row; `cut` if there were more, `whole` if it began
-    /// at the first row. Before it, the `idle` of the transactions that run for long had written
-    /// nothing to the outbox.
+    /// at the first row. `idle` are the long-running transactions that had written nothing to the
+    /// outbox before the read.
     pub(crate) fn note_read(
         &mut self,
         now: Instant,
@@ -170,7 +170,8 @@ impl Watermark {
     ) {
         let mut position = self.position;
         self.is_slow = false;
-        // One that has ended since may have written after all, and this read began where it did.
+        // Ended ones first: an idle one that has ended since may have written after all, but this
+        // read began at its start.
         self.running
             .retain(|number, _| snapshot.is_running(*number));
         for number in idle {
@@ -183,13 +184,14 @@ impl Watermark {
         }
         let Some(last) = last else { return };
         if snapshot.all_running().nth(MOST_RUNNING).is_some() {
-            // The next read begins no later than where this one ended; what it reads again is
+            // The next read begins no later than where this one ended; rows that it reads again are
             // known.
             self.position = position.min(last);
             return;
         }
         if whole && last < position {
-            // Somebody has set the sequence back, so those that run may have drawn any position.
+            // Someone has set the sequence back, so running transactions may have drawn any
+            // position.
             position = 0;
             self.running.clear();
         }
@@ -214,7 +216,8 @@ impl Watermark {
         self.removed.push_back((now, lowest));
     }
 
-    /// The session is over: rows after `settled`, and those removed recently, must be read again.
+    /// Goes back after a session: rows after `settled`, and those removed recently, must be read
+    /// again.
     pub(crate) fn rewind(&mut self, settled: Option<i64>) {
         let removed = self.removed.drain(..).map(|(_, lowest)| lowest - 1);
         self.position = removed
@@ -240,11 +243,11 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Action {
         Begin,
-        /// One of the transactions that run draws a position.
+        /// A running transaction draws a position.
         Write(prop::sample::Index),
-        /// One of them ends, and is seen to have.
+        /// A running transaction ends.
         Commit(prop::sample::Index),
-        /// Which of them have drawn none, as far as they are known.
+        /// Checks which running transactions have drawn no position.
         Look,
         Read {
             limit: usize,
@@ -261,7 +264,7 @@ mod tests {
         ]
     }
 
-    /// A table whose rows nobody deletes.
+    /// A table without deletions.
     #[derive(Default)]
     struct Table {
         numbers: i64,
@@ -271,7 +274,7 @@ mod tests {
         running: Vec<(i64, Vec<i64>)>,
         visible: BTreeSet<i64>,
         read: BTreeSet<i64>,
-        /// Those that had drawn none when they were looked at.
+        /// Transactions that had drawn no position when they were checked.
         idle: Vec<i64>,
     }
 
@@ -317,7 +320,7 @@ mod tests {
                 false,
             );
             self.read.extend(&rows);
-            // Whoever is published now has nothing before it that is not.
+            // Every visible row up to the last one read has been read.
             let up_to = if is_cut {
                 *rows.last().unwrap()
             } else {

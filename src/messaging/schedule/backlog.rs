@@ -1,12 +1,12 @@
-//! The events that wait: each user's in order, as many as memory has room for. The rest are held in
-//! a table of their own, where nobody walks over them to read new ones.
+//! The waiting events: each user's in order, as many as memory has room for. The rest are held in
+//! their own table, so that reads of new events need not scan them.
 //!
-//! So that none is turned, later events of a user follow those that are held, and a held event
-//! comes into memory when no earlier one of its user is held, or with the one before it; and not
-//! before all has been read that the last session had in memory.
+//! To keep each user's order, later events of a user follow the held ones. A held event comes into
+//! memory when no earlier one of its user is held, or together with the one before it. None does
+//! before everything that the last session had in memory has been read.
 //!
-//! So that none is forgotten, of each user's held events the first is always after `held_after` of
-//! its lane, or its user is in memory, or among the followers.
+//! To forget none, the first held event of each user is always after `held_after` of its lane, or
+//! its user is in memory or among the followers.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::mem;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use super::lane::{LANES, Lane, lane};
 use crate::repository::outbox_event::OutboxEvent;
 
-/// Most events in memory of one user, so that one who is changed faster than events are confirmed
-/// takes no memory from others.
+/// Most events of one user in memory, so that a user that changes faster than its events are
+/// confirmed takes no memory from others.
 const MOST_OF_A_USER: usize = if cfg!(test) { 6 } else { 64 };
 /// Most users, and about as many events, in one read of followers.
 const MOST_FOLLOWERS: usize = 500;
@@ -26,15 +26,15 @@ pub(crate) struct Backlog {
     users: HashMap<i64, User>,
     /// The positions of all events in memory, and their users.
     known: BTreeMap<i64, i64>,
-    /// Of each lane, the events in memory of all users whose first event is in it.
+    /// By lane: the events in memory of all users whose first event is in it.
     buffered: [usize; LANES],
     /// All new events were read once.
     is_caught_up: bool,
-    /// Of each lane, where held events may be that nobody has read.
+    /// By lane: the position after which there may be unread held events; `None` if there are none.
     held_after: [Option<i64>; LANES],
     /// The lane whose held events were read last.
     last_read: usize,
-    /// Users who have had an event confirmed, and of whom others may be held.
+    /// Users whose last event in memory was confirmed or quarantined, and who may have held ones.
     followers: HashSet<i64>,
     /// Positions of events that were read and must be held, and their users.
     to_hold: Vec<i64>,
@@ -47,12 +47,12 @@ struct User {
     events: VecDeque<Arc<OutboxEvent>>,
     /// Later events may be held.
     has_held: bool,
-    /// The first was rejected, so that no other one stays in memory.
+    /// The first was rejected, so no other one stays in memory.
     is_rejected: bool,
 }
 
 impl Default for Backlog {
-    /// Another leader may have held events.
+    /// Starts before the first held event, because another leader may have held some.
     fn default() -> Self {
         Self {
             users: HashMap::new(),
@@ -88,13 +88,13 @@ impl Backlog {
         self.to_hold.push(event.seq);
     }
 
-    /// A read found no more new events.
+    /// Records that a read found no more new events.
     pub(crate) const fn catch_up(&mut self) {
         self.is_caught_up = true;
     }
 
-    /// Takes events of a lane that [`Self::wanted`] asked for; there may be more after this
-    /// position.
+    /// Takes events of a lane that [`Self::wanted`] asked for; there may be more after the position
+    /// `after`.
     pub(crate) fn add_held(
         &mut self,
         of: usize,
@@ -154,7 +154,7 @@ impl Backlog {
         }
     }
 
-    /// The first held event of its user, who is not in memory, is to be found by its lane.
+    /// Lets its lane find this event, the first held one of a user who is not in memory.
     fn seek(&mut self, event: &OutboxEvent) {
         let after = &mut self.held_after[lane(&event.event_type)];
         *after = Some(after.map_or(event.seq - 1, |before| before.min(event.seq - 1)));
@@ -184,8 +184,8 @@ impl Backlog {
         }
     }
 
-    /// An event was rejected. What follows it has its user's next events held: in memory they would
-    /// leave no room for those that pass.
+    /// An event was rejected. Holds its user's next events: in memory they would leave no room for
+    /// those that pass.
     pub(crate) fn reject(&mut self, event: &OutboxEvent) {
         let Some(user) = self.users.get_mut(&event.user_id) else {
             return;
@@ -211,12 +211,13 @@ impl Backlog {
         }
     }
 
-    /// The next held events of this user are to be read.
+    /// Marks the next held events of this user to be read.
     pub(crate) fn follow(&mut self, user: i64) {
         self.followers.insert(user);
     }
 
-    /// Users of whom to read the first held events, and how many of each; `None` if there is none.
+    /// The users whose first held events to read, and how many of each; `None` if there are no such
+    /// users.
     pub(crate) fn take_followers(&mut self) -> Option<(Vec<i64>, usize)> {
         if !self.is_caught_up {
             return None;
@@ -235,7 +236,7 @@ impl Backlog {
         (!users.is_empty()).then_some((users, of_each))
     }
 
-    /// A lane whose held events may be read now, the position after which they are, and how many.
+    /// A lane whose held events may be read now, the position to read after, and how many.
     pub(crate) fn wanted(&self, lanes: &[Lane; LANES]) -> Option<(usize, i64, usize)> {
         let wanted = |lane: usize| {
             Some((
@@ -250,13 +251,13 @@ impl Backlog {
         in_turn.filter_map(wanted).find(|(.., room)| *room > 0)
     }
 
-    /// Whether events were read that must be held, or others that are held may be read.
+    /// Whether events wait to be held, or held ones may be read.
     pub(crate) fn has_work(&self, lanes: &[Lane; LANES]) -> bool {
         let has_followers = self.is_caught_up && !self.followers.is_empty();
         !self.to_hold.is_empty() || has_followers || self.wanted(lanes).is_some()
     }
 
-    /// Users of whom others may be held than those in memory.
+    /// Users who may have held events besides those in memory.
     pub(crate) fn holders(&self) -> Vec<i64> {
         let in_memory = self
             .users
@@ -266,13 +267,13 @@ impl Backlog {
         in_memory.chain(self.followers.iter().copied()).collect()
     }
 
-    /// All held events are looked through again: somebody may have deleted some by hand, behind
-    /// which others wait.
+    /// Starts to go through all held events again: someone may have deleted some by hand that
+    /// others wait behind.
     pub(crate) const fn sweep(&mut self) {
         self.held_after = [Some(0); LANES];
     }
 
-    /// Events to be held, before anything else is read.
+    /// Takes the positions of events that must be held before anything else is read.
     pub(crate) fn take_to_hold(&mut self) -> Vec<i64> {
         self.held_of.clear();
         mem::take(&mut self.to_hold)
@@ -291,7 +292,7 @@ impl Backlog {
         self.buffered[lane]
     }
 
-    /// Whether held events of a lane may wait that are not in memory.
+    /// Whether a lane may have held events that are not in memory.
     pub(crate) const fn has_held(&self, lane: usize) -> bool {
         self.held_after[lane].is_some()
     }
@@ -326,7 +327,7 @@ impl Backlog {
             .map(|position| position - 1)
     }
 
-    /// Nothing waits.
+    /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         let is_read = self.held_after.iter().all(Option::is_none) && self.followers.is_empty();
         self.known.is_empty() && self.to_hold.is_empty() && is_read

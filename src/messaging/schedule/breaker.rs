@@ -1,7 +1,7 @@
 //! A circuit breaker with slow start: how many events of one type may be in flight.
 //!
 //! ```text
-//!             a probe passes            the window is whole
+//!             probes pass               window at its limit
 //! ┌─────────┐ ──────────────▶ ┌─────────┐ ──────────────▶ ┌────────┐
 //! │ probing │                 │ ramping │                 │ closed │
 //! └─────────┘ ◀────────────── └─────────┘ ◀────────────── └────────┘
@@ -20,10 +20,10 @@ use crate::backoff::Backoff;
 
 /// Most events of a type in flight.
 pub(crate) const WINDOW: usize = if cfg!(test) { 16 } else { 2_000 };
-/// This many rejections without a confirm in between open the breaker. Fewer say that one queue of
-/// several is full.
+/// This many rejections without a confirm in between open the breaker. Fewer only show that one of
+/// several queues is full.
 const IN_A_ROW: usize = if cfg!(test) { 4 } else { 8 };
-/// A queue that confirms later than this gets less at a time.
+/// A queue that confirms later than this gets fewer events at a time.
 const SLOW: Duration = Duration::from_secs(2);
 /// Events that must pass alone after one closed its channel, because others of its type may do the
 /// same.
@@ -43,13 +43,13 @@ pub(crate) struct Breaker {
 enum State {
     /// One event at a time; this many must pass.
     Probing(u32),
-    /// So many at a time.
+    /// This many at a time.
     Ramping(usize),
     Closed,
 }
 
 impl Default for Breaker {
-    /// Begins with one event, because a thousand rejected ones are a thousand repeats.
+    /// Starts with one event, because a thousand rejected events mean a thousand retries.
     fn default() -> Self {
         Self {
             state: State::Probing(1),
@@ -89,8 +89,7 @@ impl Breaker {
         self.not_before.is_none_or(|at| at <= now)
     }
 
-    /// An event was confirmed, so long after it was published. While probing, only that of a probe
-    /// counts.
+    /// Records a confirm and its latency. While probing, to be called only for a probe.
     pub(crate) fn pass(&mut self, latency: Duration) {
         self.rejected_in_a_row = 0;
         self.not_before = None;
@@ -112,8 +111,8 @@ impl Breaker {
         }
     }
 
-    /// An event among others was rejected. Returns whether that opens the breaker; a burst does so
-    /// once.
+    /// Records that an event published with others was rejected. Returns whether that opens the
+    /// breaker; a burst does so once.
     pub(crate) fn reject(&mut self, now: Instant) -> bool {
         self.rejected_in_a_row += 1;
         let opens = !self.is_probing() && self.rejected_in_a_row >= IN_A_ROW.min(self.window());
@@ -123,7 +122,7 @@ impl Breaker {
         opens
     }
 
-    /// A probe was rejected.
+    /// Opens the breaker: a probe was rejected, or several events in a row.
     pub(crate) fn open(&mut self, now: Instant) {
         if self.is_due(now) {
             self.not_before = Some(now + self.pause.next_pause());
@@ -131,7 +130,7 @@ impl Breaker {
         self.probe(1);
     }
 
-    /// An event closed its channel, alone on it.
+    /// Records that an event closed its channel, alone on it.
     pub(crate) fn fail(&mut self, now: Instant) {
         self.open(now);
         self.probe(AFTER_A_FAILURE);

@@ -1,5 +1,5 @@
-//! The events of one type: which may go next, and which are in flight. Every lane has a connection
-//! of its own, so that one queue's refusals, silence, slowness and flow control hold up no other
+//! The events of one type: which may go next, and which are in flight. Every lane has its own
+//! connection, so that one queue's rejections, silence, slowness and flow control delay no other
 //! type.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,13 +23,13 @@ const CAPACITY_IN_TROUBLE: usize = if cfg!(test) { 4 } else { 1_000 };
 const MOST_REJECTED: usize = if cfg!(test) { 32 } else { 4_000 };
 /// How many times an event must close its channel, alone on it, before it is quarantined.
 const FAILURES: u32 = 3;
-/// An event without an answer for this long is taken for rejected.
+/// An event without an answer for this long counts as rejected.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Where answers come late, it is longer, up to this.
+/// The timeout grows up to this where answers come late.
 const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
-/// Most of them on one channel; each takes about 0.8 kB until that closes.
+/// Most unanswered events on one channel; each takes about 0.8 kB until the channel closes.
 const MOST_UNANSWERED: usize = 1_000;
-/// How many times as long as the last confirm another one may take.
+/// An answer may take this many times as long as the last confirm.
 const PATIENCE: u32 = 5;
 
 /// How an event is published.
@@ -63,12 +63,12 @@ struct InFlight {
 #[derive(Debug)]
 struct Failed {
     times: u32,
-    /// The evidence when it first did so. If there is more since, the broker is not at fault.
+    /// The evidence when it first did so. If there is more now, the broker is not at fault.
     evidence: u64,
 }
 
 impl Failed {
-    /// Trying it again proves nothing until another event has passed.
+    /// Whether to wait: trying it again proves nothing until another event has passed.
     const fn rests(&self, evidence: u64) -> bool {
         self.times >= FAILURES && self.evidence == evidence
     }
@@ -78,15 +78,15 @@ impl Failed {
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
     breaker: Breaker,
-    /// How many rejected ones may be tried beside those that pass.
+    /// Limits how many rejected events are tried beside those that pass.
     retries: Breaker,
     /// Events that were not rejected.
     ready: BTreeSet<i64>,
-    /// Events that were, the one tried longest ago first.
+    /// Rejected events, the least recently tried first.
     rejected: VecDeque<i64>,
     /// Events that closed a channel.
     failed: BTreeMap<i64, Failed>,
-    /// By number, so in the order of their start.
+    /// By number, so in the order in which they began.
     in_flight: BTreeMap<u64, InFlight>,
     probe: Option<u64>,
     retrying: usize,
@@ -98,10 +98,11 @@ pub(crate) struct Lane {
     channel_begins: u64,
     /// Publishes on this channel that got no answer in time.
     unanswered: usize,
-    /// It took so much memory, and so slowly gave it back, that no new rows could be read for
-    /// others. Until its held events are read.
+    /// It took so much memory, and gave it back so slowly, that no new rows could be read for
+    /// others. Stays set until its held events are read.
     is_crowded: bool,
-    /// The AMQP reply code for which events of this type were quarantined.
+    /// The AMQP reply code for which events of this type were quarantined since a probe last
+    /// passed.
     quarantining: Option<u16>,
 }
 
@@ -130,12 +131,12 @@ impl Lane {
         self.breaker.is_troubled() || self.rejected.len() > CAPACITY_IN_TROUBLE / 2
     }
 
-    /// Whether it takes no more events, if it has so many in memory.
+    /// Whether it takes no more events with this many in memory.
     pub(crate) fn is_full(&self, buffered: usize) -> bool {
         self.is_limited() && buffered >= self.capacity()
     }
 
-    /// How many held events may be read, if it has so many in memory.
+    /// How many held events may be read with this many in memory.
     pub(crate) fn held_room(&self, buffered: usize) -> usize {
         let room = self.capacity().saturating_sub(buffered);
         // A lane that probes needs something to try that was not rejected.
@@ -154,7 +155,7 @@ impl Lane {
         }
     }
 
-    /// Keeps it from taking more memory, or no longer.
+    /// Starts or stops keeping it from taking more memory.
     pub(crate) const fn limit(&mut self, is_crowded: bool) {
         self.is_crowded = is_crowded;
     }
@@ -186,7 +187,7 @@ impl Lane {
         self.in_flight.len()
     }
 
-    /// Whether its answer matters: it was not given up.
+    /// Whether the publish still waits for its answer.
     pub(crate) fn awaits(&self, number: u64) -> bool {
         self.in_flight.contains_key(&number)
     }
@@ -196,7 +197,7 @@ impl Lane {
         self.ready.insert(position);
     }
 
-    /// Whether something waits, and may only go later; when.
+    /// When the next event may go, if something waits for a pause.
     pub(crate) fn next_try(&self) -> Option<Instant> {
         let is_idle = self.ready.is_empty() && self.rejected.is_empty() && self.failed.is_empty();
         match self.breaker.is_probing() {
@@ -236,7 +237,7 @@ impl Lane {
         }
     }
 
-    /// The event goes, as [`Self::next`] said.
+    /// Records that the event goes, as [`Self::next`] said.
     pub(crate) fn begin(&mut self, number: u64, (position, attempt): (i64, Attempt), now: Instant) {
         if !self.ready.remove(&position) {
             self.rejected.pop_front_if(|next| *next == position);
@@ -256,7 +257,7 @@ impl Lane {
         );
     }
 
-    /// How it went; `None` if it was given up before.
+    /// Removes a publish from those in flight; `None` if it was given up.
     fn end(&mut self, number: u64) -> Option<InFlight> {
         let ended = self.in_flight.remove(&number)?;
         self.probe.take_if(|probe| *probe == number);
@@ -264,7 +265,7 @@ impl Lane {
         Some(ended)
     }
 
-    /// Returns whether it was in flight.
+    /// Records a confirm. Returns whether the publish was in flight.
     pub(crate) fn confirm(&mut self, number: u64, now: Instant) -> bool {
         let Some(InFlight {
             position,
@@ -277,7 +278,7 @@ impl Lane {
         self.latency = now - began;
         self.failed.remove(&position);
         match attempt {
-            // It belongs to a burst of which others were rejected.
+            // Others of its burst were rejected.
             Attempt::Usual if self.breaker.is_probing() => {}
             Attempt::Usual => self.breaker.pass(self.latency),
             Attempt::Retry => self.retries.pass(self.latency),
@@ -289,7 +290,7 @@ impl Lane {
         true
     }
 
-    /// Rejected, or without an answer.
+    /// Records that an event was rejected, or got no answer.
     pub(crate) fn reject(&mut self, number: u64, now: Instant) {
         let Some(InFlight {
             position, attempt, ..
@@ -297,8 +298,8 @@ impl Lane {
         else {
             return;
         };
-        // Also on a channel that was open when a cluster lost a node, publishes may be rejected for
-        // ever, though the queue has a new leader (seen with RabbitMQ 3.10).
+        // On a channel that was open when a cluster lost a node, publishes may be rejected
+        // permanently, although the queue has a new leader (seen with RabbitMQ 3.10).
         match attempt {
             Attempt::Usual => self.needs_channel |= self.breaker.reject(now),
             Attempt::Retry => self.retries.open(now),
@@ -311,8 +312,8 @@ impl Lane {
         self.rejected.push_back(position);
     }
 
-    /// The connection was lost while it was in flight, or its channel closed, for no reason that a
-    /// message could give.
+    /// The connection was lost while it was in flight; or its channel closed, but it was not a
+    /// probe, so another event may be the cause.
     pub(crate) fn lose(&mut self, number: u64, now: Instant) {
         self.needs_channel = true;
         if self.probe == Some(number) {
@@ -324,7 +325,7 @@ impl Lane {
     }
 
     /// The broker closed the channel while it was in flight. `evidence` is that of all lanes;
-    /// `others_pass` says whether there was any lately.
+    /// `others_pass` says whether there was any recently.
     pub(crate) fn close(
         &mut self,
         number: u64,

@@ -2,8 +2,8 @@
 //! time.
 //!
 //! A user has one event in flight, so no rejection and no lost channel can reorder a user's events.
-//! Queues are bound by type, so each type has a [`lane`]: a full or forbidden queue stops one type
-//! and the others pass it. Each lane has a [`breaker`]. The [`backlog`] is what waits.
+//! Queues are bound by type, so each type has a [`lane`]: a full or forbidden queue stops only one
+//! type. Each lane has a [`breaker`]. The [`backlog`] is what waits.
 
 pub(crate) mod backlog;
 pub(crate) mod breaker;
@@ -20,7 +20,7 @@ use self::backlog::Backlog;
 use self::lane::{Attempt, CAPACITY, Closed, LANES, Lane};
 use crate::repository::outbox_event::OutboxEvent;
 
-/// Evidence from within this time shows that the broker accepts events at all.
+/// How long a confirm counts as evidence that the broker accepts events at all.
 const EVIDENCE: Duration = Duration::from_mins(1);
 
 /// An event on its way to the broker, to be settled.
@@ -62,8 +62,8 @@ pub(crate) struct Schedule {
     lanes: [Lane; LANES],
     publishes: u64,
     confirmed: u64,
-    /// Confirms that show that the broker takes events, since a channel was last doubted; and when
-    /// there was one.
+    /// Confirms on channels that are not in doubt, which show that the broker accepts events; and
+    /// when the last one came.
     evidence: u64,
     evidence_at: Option<Instant>,
 }
@@ -92,7 +92,7 @@ impl Schedule {
         self.backlog.wanted(&self.lanes)
     }
 
-    /// Whether events are to be held, or may be read that are.
+    /// Whether events wait to be held, or held ones may be read.
     pub(crate) fn has_work(&self) -> bool {
         self.backlog.has_work(&self.lanes)
     }
@@ -102,7 +102,8 @@ impl Schedule {
         CAPACITY.saturating_sub(self.healthy().map(|lane| self.backlog.buffered(lane)).sum())
     }
 
-    /// Makes room for new rows if a slow lane has taken all of it: from now on, its own are held.
+    /// Makes room for new rows by limiting the fullest healthy lane: from now on, its new events
+    /// are held.
     pub(crate) fn make_room(&mut self) {
         if let Some(fullest) = self
             .healthy()
@@ -116,7 +117,8 @@ impl Schedule {
         (0..LANES).filter(|lane| !self.lanes[*lane].is_limited())
     }
 
-    /// The next event to publish, if one may go now in a lane that is `open`: the oldest.
+    /// The next event to publish, if one may go now in a lane that is `open`: probes and retries
+    /// first, then the oldest.
     pub(crate) fn next(&mut self, now: Instant, open: [bool; LANES]) -> Option<Publish> {
         let lanes = (0..LANES).filter(|lane| open[*lane]);
         let next =
@@ -134,8 +136,7 @@ impl Schedule {
         })
     }
 
-    /// Ends a publish. Ignores one that was given up before, whose event waits or is on its way
-    /// again.
+    /// Ends a publish. Ignores one that was given up: its event waits, or is in flight again.
     pub(crate) fn settle(&mut self, publish: &Publish, outcome: Outcome, now: Instant) -> Settled {
         let others_pass = self.evidence_at.is_some_and(|at| now - at < EVIDENCE);
         let lane = &mut self.lanes[publish.lane];
@@ -166,11 +167,11 @@ impl Schedule {
         Settled::Waits
     }
 
-    /// The event's row is in quarantine. Not earlier, or it could come after the next one of its
-    /// user in another session.
+    /// Lets the next event of its user go, once the row is in quarantine. Earlier, another session
+    /// could publish this event after the next one.
     pub(crate) fn quarantined(&mut self, event: &OutboxEvent) {
         self.backlog.forget(event, &mut self.lanes);
-        // Of an event that could not be published, and was never in memory.
+        // `forget` ignores an event that could not be published, because it was never in memory.
         self.backlog.follow(event.user_id);
     }
 
@@ -189,7 +190,7 @@ impl Schedule {
         given_up.len()
     }
 
-    /// Whether the publish was not given up.
+    /// Whether the publish still waits for its answer.
     pub(crate) fn awaits(&self, publish: &Publish) -> bool {
         self.lanes[publish.lane].awaits(publish.number)
     }

@@ -26,9 +26,9 @@ pub(crate) use self::screen::{MARK, Mark, NO_LIMIT, Returned, mark};
 const READ_SIZE: usize = 64 << 10;
 
 /// Opens a connection whose incoming frames are screened: bodies over `largest` bytes are left out,
-/// and the ids of messages that come back are put into `returned`. If the caller gives up first,
-/// the socket comes to its end: lapin's thread would otherwise wait for as long as a silent peer
-/// keeps it open.
+/// and the ids of returned messages are added to `returned`. If the caller gives up first, the
+/// socket reports its end: otherwise, lapin's thread would wait for as long as a silent peer keeps
+/// it open.
 pub(crate) async fn connect(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
@@ -64,14 +64,14 @@ type Io = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 /// A socket whose incoming bytes go through a screen.
 struct Screened {
     io: Io,
-    /// The largest body that is taken, in bytes.
+    /// The largest body that is passed on, in bytes.
     largest: u64,
     screen: Screen,
     /// What the screen has passed on, and how much of it lapin has read.
     passed: Vec<u8>,
     read: usize,
     incoming: Box<[u8]>,
-    /// Nobody waits for the connection any more.
+    /// Cancelled once the caller has given up.
     abandoned: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 

@@ -1,13 +1,13 @@
 //! Between the socket and lapin: replaces what lapin's parser would not survive.
 //!
-//! RabbitMQ hands on what any publisher sent. lapin's parser recurses into nested headers until the
-//! stack of its thread is used up, which aborts the process, and ends the connection over a text
-//! that is not UTF-8. A few bytes of headers can also become many values in memory, and a body can
-//! be of any size. So the screen looks at the head of each delivered message, and passes on a
+//! RabbitMQ passes on whatever a publisher sent. lapin's parser recurses into nested headers until
+//! the stack of its thread is used up, which aborts the process, and ends the connection over a
+//! text that is not UTF-8. A few bytes of headers can also become many values in memory, and a body
+//! can be of any size. So the screen looks at the head of each delivered message, and passes on a
 //! harmless one in place of a head that lapin should not see: one header says why, one holds the
 //! original properties. A body over the limit is left out. Everything else passes as it came.
 //!
-//! It also notes which messages come back, because no queue takes them, before lapin sees the
+//! It also notes which messages are returned, because no queue takes them, before lapin sees the
 //! confirm: lapin attaches a return to whichever confirm it resolves next.
 //!
 //! Pure: bytes in, bytes out. <https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf>, sections
@@ -21,7 +21,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use parking_lot::Mutex;
 
-/// Begins the names of the headers that the screen adds.
+/// Prefix of the headers that the screen adds.
 pub(crate) const MARK: &str = "x-unreadable";
 /// Why the head was replaced.
 const REASON: &str = MARK;
@@ -30,23 +30,24 @@ const PROPERTIES: &str = "x-unreadable-properties";
 /// The size of a body that was left out, in bytes.
 const BODY_SIZE: &str = "x-unreadable-body-size";
 
-/// Most levels of tables and arrays in headers; a message that has died twenty times has four.
+/// Most levels of tables and arrays in headers; a message that was dead-lettered twenty times has
+/// four.
 const MAX_DEPTH: u32 = 32;
 /// Most values in headers; such a message has 200.
 const MAX_VALUES: u32 = 256;
-/// Longest property list. A longer one is not even kept: what the broker or a dead letter adds must
-/// still fit into a frame, or lapin or the broker ends the connection.
+/// Longest property list. A longer one is dropped: what the broker or a dead letter adds must still
+/// fit into a frame, or lapin or the broker ends the connection.
 const MAX_PROPERTIES: usize = 32 << 10;
 
-/// As the largest body, in bytes.
+/// A limit on bodies that excludes none, in bytes.
 pub(crate) const NO_LIMIT: u64 = u64::MAX;
 
-/// What the screen says of a message.
+/// What the screen found wrong with a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
     /// Its body is here, its properties are not.
     Unreadable(String),
-    /// Neither its body, of so many bytes, nor its properties are here.
+    /// Neither its body, of this many bytes, nor its properties are here.
     TooLarge(u64),
 }
 
@@ -67,7 +68,8 @@ pub(crate) fn mark(properties: &BasicProperties) -> Option<Mark> {
 pub struct Returned(Arc<Mutex<HashSet<String>>>);
 
 impl Returned {
-    /// Whether a message was returned; forgets it. Known as soon as its confirm is.
+    /// Returns whether a message was returned, and forgets it. Reliable as soon as its confirm is
+    /// known.
     pub fn take(&self, message_id: &impl ToString) -> bool {
         let mut returned = self.0.lock();
         !returned.is_empty() && returned.remove(&message_id.to_string())
@@ -82,7 +84,7 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 /// Bytes of type, channel and size, before the payload.
 const FRAME_HEAD: usize = 7;
-/// Bytes behind the payload.
+/// Bytes after the payload.
 const FRAME_END: usize = 1;
 /// Class, weight and body's size, before the properties and their flags.
 const HEAD_FIXED: usize = 12;
@@ -91,16 +93,16 @@ const HEARTBEAT: [u8; 8] = [8, 0, 0, 0, 0, 0, 0, 0xCE];
 
 #[derive(Default)]
 pub(crate) struct Screen {
-    /// What has come of the current frame, unless it is passed on as it comes.
+    /// What has arrived of the current frame, unless it is passed on unseen.
     frame: Vec<u8>,
-    /// Bytes left of a frame that is not looked into, and whether they are passed on.
+    /// Bytes left of a frame that is not inspected, and whether they are passed on.
     rest: usize,
     passes: bool,
     /// Channels whose next message has an exchange or a routing key that is not UTF-8.
     garbled: HashSet<u16>,
     /// Bytes of bodies that are left out, by channel.
     left_out: HashMap<u16, u64>,
-    /// Channels whose next message is one that comes back.
+    /// Channels whose next message is a returned one.
     returning: HashSet<u16>,
     returned: Returned,
 }
@@ -113,8 +115,8 @@ impl Screen {
         }
     }
 
-    /// Takes what has come, and appends to `out` what is passed on. Larger bodies than `limit` are
-    /// left out.
+    /// Screens the bytes that have arrived and appends to `out` what is passed on. Leaves out
+    /// bodies over `limit`.
     pub(crate) fn pass(&mut self, mut bytes: &[u8], limit: u64, out: &mut Vec<u8>) {
         while !bytes.is_empty() {
             if self.rest > 0 {
@@ -136,12 +138,12 @@ impl Screen {
         }
     }
 
-    /// What is left of a frame when no more bytes come.
+    /// Passes on an incomplete frame when no more bytes come.
     pub(crate) fn end(&mut self, out: &mut Vec<u8>) {
         out.append(&mut self.frame);
     }
 
-    /// Length of the current frame, as far as it must be seen.
+    /// How many bytes of the current frame must be inspected.
     fn wanted(&self) -> usize {
         match self.frame.first_chunk::<FRAME_HEAD>() {
             Some(&[HEADER, _, _, size @ ..]) if is_too_long(size) => FRAME_HEAD + HEAD_FIXED,
@@ -186,7 +188,8 @@ impl Screen {
                 self.passes = left_out.is_none();
                 if let Some(left) = left_out {
                     *left = left.saturating_sub(size as u64);
-                    // The broker sends none beside the body, and lapin sees none of that.
+                    // The broker sends no heartbeats while it sends a body, and lapin sees nothing
+                    // of this one.
                     out.extend_from_slice(&HEARTBEAT);
                 } else {
                     out.extend_from_slice(&self.frame);
@@ -197,8 +200,8 @@ impl Screen {
         self.frame.clear();
     }
 
-    /// Passes a message's head on, or another in its place. Of one whose properties are too long,
-    /// only what is before them is here.
+    /// Passes on a message's head, or a replacement. If its properties are too long, the frame
+    /// holds only what precedes them.
     fn pass_head(&mut self, channel: u16, limit: u64, are_too_long: bool, out: &mut Vec<u8>) {
         let end = if are_too_long { 0 } else { FRAME_END };
         let payload = &self.frame[FRAME_HEAD..self.frame.len() - end];
@@ -272,11 +275,12 @@ fn put_text(to: &mut Vec<u8>, name: &str, kind: u8, value: &[u8]) {
     put_long(to, value);
 }
 
-/// Replaces each text of a delivery's method that is not UTF-8 by one of question marks. Returns
-/// whether there was any.
+/// Replaces each text that is not UTF-8, in a method that precedes a message, with question marks.
+/// Returns whether there was one.
 fn make_readable(method: &mut [u8]) -> bool {
-    // Class 60 is basic. Before its exchange and routing key, which all three have: the consumer's
-    // tag, the delivery's, redelivered; the delivery's tag, redelivered; the reply's code and text.
+    // Class 60 is basic. Before the exchange and routing key, deliver has the consumer tag,
+    // delivery tag and redelivered; get-ok has the delivery tag and redelivered; return has the
+    // reply code and text.
     let (texts_before, fixed): (usize, usize) = match method {
         [0, 60, 0, 60, ..] => (1, 9),
         [0, 60, 0, 71, ..] => (0, 9),
@@ -349,8 +353,8 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(length).ok()?)
     }
 
-    /// A property list with its flags, and nothing behind it. Returns the message's id, empty if it
-    /// has none.
+    /// Reads a property list with its flags, and nothing after it. Returns the message id, empty if
+    /// there is none.
     fn properties(mut self) -> Option<&'a str> {
         let flags = u16::from_be_bytes(*self.take(2)?.first_chunk()?);
         if flags & 0b11 != 0 {

@@ -1,4 +1,4 @@
-//! Changes of users that exist, and what became of them.
+//! Changes to existing users, and their outcomes.
 
 use crate::domain::event::{EventHeader, EventType};
 use crate::domain::name::Name;
@@ -14,7 +14,7 @@ pub struct Update {
     pub event: EventHeader,
 }
 
-/// The end of one user, and the event.
+/// The deletion of one user, and the event.
 #[derive(Clone)]
 pub struct Deletion {
     pub id: UserId,
@@ -25,7 +25,7 @@ pub struct Deletion {
 #[derive(Clone)]
 pub enum Change {
     Update(Update),
-    /// Always writes, because nobody can tell whether a password is another one.
+    /// Always writes, because the service cannot tell whether the password differs.
     UpdateWithPassword(Update, PasswordHash),
     Deletion(Deletion),
 }
@@ -64,7 +64,7 @@ impl Group {
         }
     }
 
-    /// Takes one more change, of another user, or hands it back if it is of another kind.
+    /// Adds a change of another user, or returns it if it is of a different variant.
     pub(crate) fn push(&mut self, change: Change) -> Result<(), Change> {
         match (self, change) {
             (Self::Updates(updates), Change::Update(update)) => updates.push(update),
@@ -77,7 +77,7 @@ impl Group {
         Ok(())
     }
 
-    /// A copy of the change at `place`, counted from 0.
+    /// Returns a copy of the change at index `place`.
     pub(crate) fn change(&self, place: usize) -> Change {
         match self {
             Self::Updates(updates) => Change::Update(updates[place].clone()),
@@ -115,6 +115,6 @@ pub enum Outcome {
 #[derive(Debug)]
 pub(crate) enum GroupOutcome {
     Settled(Outcome),
-    /// Nothing was written: somebody else has locked the user's row.
+    /// Nothing was written: another transaction has locked the user's row.
     Locked,
 }

@@ -1,4 +1,4 @@
-//! What the statement of a change returns.
+//! The rows that a change's statement returns.
 
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgTypeInfo, PgValueRef};
@@ -8,7 +8,7 @@ use super::change::{GroupOutcome, Outcome};
 use super::row::UserRow;
 use crate::repository::stored_time::StoredTime;
 
-/// What the statement says of a row.
+/// The outcome that the statement reports for a row.
 #[derive(Clone, Copy)]
 pub(crate) enum RowOutcome {
     Changed,

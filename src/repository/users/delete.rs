@@ -31,7 +31,8 @@ pub(crate) async fn one(
     .await
 }
 
-/// The statement of [`one`] over arrays. Users who exist and are not deleted are locked.
+/// The statement of [`one`] over arrays. Users who exist but were not deleted are reported as
+/// locked.
 pub(crate) async fn many(
     connection: &mut PgConnection,
     deletions: &[Deletion],

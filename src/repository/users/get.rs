@@ -18,7 +18,7 @@ pub(crate) async fn get(connection: &mut PgConnection, id: UserId) -> sqlx::Resu
         .await
 }
 
-/// Those that exist, in no order, each once.
+/// Returns the users that exist, in no particular order, each once.
 pub(crate) async fn get_all(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<Vec<User>> {
     let query = table_query!(query_as!(
         UserRow,

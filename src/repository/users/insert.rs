@@ -40,7 +40,7 @@ pub(crate) async fn insert(
     .await
 }
 
-/// Lifts the sequence of ids past those that are taken. `false` if the login may not.
+/// Lifts the sequence of ids past the highest taken one. `false` if the login may not change it.
 pub(crate) async fn draw_past_taken_ids(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let lifted = sqlx::query_scalar!(
         r#"SELECT setval(sequence, greatest((SELECT max(id) FROM users),

@@ -9,8 +9,8 @@ use crate::repository::stored_time::StoredTime;
 
 /// One page and the number of all users, from one snapshot.
 pub(crate) async fn list(connection: &mut PgConnection, page: Page) -> sqlx::Result<UserPage> {
-    // No path leads to a user whose id, written by hand, is not positive. The total is on every
-    // row, and on a row of its own if the page is empty.
+    // A user inserted by hand may have an id that is not positive: no path can address it, so the
+    // list leaves it out. The total is on every row, and on a row of its own if the page is empty.
     let rows = table_query!(query!(
         r#"WITH page AS (
                SELECT "# user r#" FROM users

@@ -1,5 +1,5 @@
-//! The `users` table. A user and its event are written by one statement: both are committed, or
-//! neither is. Where to find the SQL: a file a verb.
+//! The `users` table. One statement writes a user and its event: both are committed, or neither
+//! is. Each verb's SQL has its own file.
 
 pub(crate) mod change;
 mod changed_row;

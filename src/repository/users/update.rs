@@ -10,13 +10,12 @@ use crate::domain::name::Name;
 use crate::domain::password::PasswordHash;
 use crate::repository::stored_time::StoredTime;
 
-/// The statement of an update; `$condition` says of a row whether it changes. Where no password is
-/// given, the column is not named: to read a hash needs a right that the service's login need not
-/// have.
+/// The statement of an update; `$condition` decides whether a row changes. Without a new password,
+/// the column is not named: reading it requires a privilege that the service's login may lack.
 macro_rules! update_one {
     ($set:literal, $condition:literal, $update:ident $(, $password:expr)?) => {
-        // `current` waits for the row's lock and then reads its newest state. So the comparison
-        // sees what the update will change, and of two partial updates racing on one user, both
+        // `current` waits for the row's lock and then reads its newest state. The comparison thus
+        // sees what the update will change, and two partial updates racing on one user both
         // survive.
         table_query!(query_as!(
             ChangedRow,
@@ -77,7 +76,7 @@ pub(crate) async fn one_with_password(
         .await
 }
 
-/// [`update_one`] over arrays. Users in `asked` but not in `current` are locked.
+/// [`update_one`] over arrays. Users in `asked` but not in `current` are reported as locked.
 macro_rules! update_many {
     (
         $set:literal, $condition:literal, $updates:ident, $unnest:literal, $columns:literal
@@ -131,7 +130,7 @@ macro_rules! update_many {
     };
 }
 
-/// The values of updates, a column an array.
+/// The values of updates, one array per column.
 #[derive(Default)]
 struct Columns<'u> {
     ids: Vec<i64>,

@@ -1,4 +1,4 @@
-//! Writes changes, one by one or many by one statement.
+//! Writes changes, one or many per statement.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::row::stored_id;
 use super::{delete, update};
 use crate::domain::user::UserId;
 
-/// Writes one change. Waits if somebody else has locked the row.
+/// Writes one change. Waits if another transaction has locked the row.
 pub(crate) async fn write(connection: &mut PgConnection, change: &Change) -> sqlx::Result<Outcome> {
     let row = match change {
         Change::Update(change) => update::one(connection, change).await?,
@@ -26,8 +26,8 @@ pub(crate) async fn write(connection: &mut PgConnection, change: &Change) -> sql
     }
 }
 
-/// Writes a group by one statement, and returns the outcomes in its order. Never waits for row
-/// locks, so that no change holds the others up and no two statements wait for each other.
+/// Writes a group in one statement and returns the outcomes in the group's order. Never waits for
+/// row locks, so that no change delays the others and no two statements deadlock.
 pub(crate) async fn write_group(
     connection: &mut PgConnection,
     group: &Group,

@@ -173,7 +173,7 @@ async fn what_waits_when_the_lanes_close_is_still_written() {
 async fn updates_at_once_are_as_many_versions_and_events_in_few_statements() {
     let world = World::new().await;
     add_users(&world, 100).await;
-    // Without a broker, for events to wait in the outbox.
+    // Without a broker, so that the events stay in the outbox.
     let app = App::launch(
         &world,
         &[

@@ -1,4 +1,4 @@
-//! A cluster of three RabbitMQ nodes loses the one that leads the queue.
+//! A cluster of three RabbitMQ nodes loses the leader of the queue.
 
 use std::time::Duration;
 

@@ -119,7 +119,7 @@ async fn a_restart_of_postgresql_under_256_readers_is_503_in_time_and_heals() {
     assert!(slowest <= Duration::from_secs(3), "{slowest:?}");
 }
 
-/// As it is where nobody has read about `DATABASE_DIRECT_URL`.
+/// The setup of an operator who does not know about `DATABASE_DIRECT_URL`.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_pooler_that_is_not_known_to_be_one_nobody_leads_and_check_names_the_setting() {
     let control = Control::of_shared_servers();

@@ -1,5 +1,5 @@
-//! What may hold up the relay while everything runs: a queue that refuses a type, a forbidden type,
-//! an old snapshot, a late commit; and a leader lost during a drain.
+//! Conditions that may delay the relay while all servers run: a queue that refuses a type, a
+//! forbidden type, an old snapshot, a late commit; and a leader lost during a drain.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,12 +12,12 @@ use super::database::insert_events;
 use crate::chaos::trial::Trial;
 use crate::harness::{Observer, Proxy, World, command, management, until};
 
-/// Of the events that meet a condition.
+/// The lag of the events that meet a condition.
 #[derive(Debug)]
 struct Lag {
     /// From commit to collector.
     longest: Duration,
-    /// Of 99 in 100.
+    /// The 99th percentile.
     p99: Duration,
     repeated: usize,
 }
@@ -167,7 +167,7 @@ async fn a_queue_that_confirms_a_hundred_updates_a_second_of_a_thousand_delays_n
     sleep(Duration::from_secs(30)).await;
     let after = waiting().await;
     let rate = (stranger.waiting("updates").await - published) / 30;
-    // What a user does next waits for what it did before.
+    // A user's next event waits for its previous one.
     let others = "event_type <> 'user.updated' AND NOT EXISTS (
         SELECT FROM audit_events AS earlier
         WHERE earlier.user_id = audit_events.user_id AND earlier.version < audit_events.version AND earlier.at > $1
@@ -244,8 +244,7 @@ async fn ten_million_held_events_delay_no_others_whoever_leads() {
     let policy = stranger.refuse_deletions(&trial.world).await;
     let began = Instant::now();
     insert_held_events(&trial.world, HELD).await;
-    // Else commits wait while what was filled is written to the disk, and for a vacuum that looks
-    // at it.
+    // Otherwise commits wait for the inserted rows to be flushed and vacuumed.
     for statement in ["VACUUM ANALYZE outbox_held", "CHECKPOINT"] {
         sqlx::query(statement)
             .execute(&trial.world.pool)

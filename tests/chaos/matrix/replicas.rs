@@ -112,7 +112,7 @@ async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
         ("LD_PRELOAD", library.to_str().unwrap()),
         ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
         ("FAKETIME_NO_CACHE", "1"),
-        // Only the wall clock can be set wrong.
+        // Only the wall clock can be wrong.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
     let trial = Trial::start_with(crate::harness::World::new().await, 1, &settings).await;
@@ -140,7 +140,7 @@ async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
     fs::remove_file(clock).unwrap();
 }
 
-/// As a name does that is changed late, or a balancer that finds the primary late: no connection is
+/// Like a DNS name that changes late or a balancer that detects the primary late: no connection is
 /// cut.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_leads_to_a_standby_and_then_to_the_primary_is_followed_within_seconds() {

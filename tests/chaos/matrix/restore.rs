@@ -1,5 +1,4 @@
-//! Backups are restored as the guide says, each command as it is written, and subscribers agree
-//! again.
+//! Restores backups with the exact commands of the guide and checks that subscribers agree again.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +10,7 @@ use crate::harness::{App, Control, Copy, Observer, World, command, until};
 
 const GUIDE: &str = include_str!("../../../docs/operations.md");
 
-/// The commands of the guide that begin so.
+/// The block of commands in the guide that starts with `beginning`.
 fn block(beginning: &str) -> &'static str {
     let start = GUIDE
         .find(&format!("```bash\n{beginning}"))

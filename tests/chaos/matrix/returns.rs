@@ -1,4 +1,4 @@
-//! Messages that no queue takes, among others that one does.
+//! Unroutable messages, mixed with routable ones.
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -12,7 +12,7 @@ use crate::harness::World;
 const MESSAGES: usize = 1_000_000;
 const IN_FLIGHT: usize = 2_000;
 
-/// How often who was wrong.
+/// How often each side was wrong.
 #[derive(Debug, Default)]
 struct Wrong {
     ours: usize,

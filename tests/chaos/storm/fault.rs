@@ -186,8 +186,8 @@ async fn cut_leader_off_and_back(storm: &Storm) {
     let (database, broker) = &storm.networks[leader];
     database.delay();
     broker.delay();
-    // Longer than the lease: then another one leads, and the old one's last words
-    // arrive.
+    // Longer than the lease: another replica leads by then, and the old leader's last
+    // messages arrive.
     sleep(LEASE_IS_OVER).await;
     database.open();
     broker.open();
@@ -264,8 +264,8 @@ async fn freeze_leader(storm: &mut Storm) {
     }
 }
 
-/// Another subscriber's queue that takes some messages and refuses the rest. What left the outbox
-/// meanwhile must be in it.
+/// Fills another subscriber's queue, which accepts some messages and refuses the rest. Every event
+/// that left the outbox meanwhile must be in it.
 async fn fill_a_queue(storm: &Storm, hold: Duration) {
     let queue = storm.path("queues", "full");
     let arguments = json!({"x-max-length": ROOM, "x-overflow": "reject-publish"});

@@ -17,7 +17,7 @@ const FAULTS_A_MINUTE: u64 = 3;
 const LEAST_PERCENT: u64 = 40;
 /// Events committed this long before the exchange was deleted may not have been published yet.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
-/// Nor consumed, so long before the queue was deleted.
+/// Events published this long before the queue was deleted may not have been consumed yet.
 const IN_THE_QUEUE: Duration = Duration::from_secs(3);
 /// From this many faults on, each kind must have occurred three times.
 const THREE_ROUNDS: usize = 3 * Fault::ALL.len();

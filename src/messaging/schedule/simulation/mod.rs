@@ -1,5 +1,5 @@
-//! The schedule before a table and a broker that behave in any way: what it must never do, and what
-//! it must do in the end.
+//! Tests the schedule with a table and a broker that behave in any way: what it must never do, and
+//! what it must do in the end.
 
 mod world;
 
@@ -67,7 +67,7 @@ proptest! {
         for (user, event_type) in (0..).zip(&others) {
             world.write(user, TYPES[*event_type]);
         }
-        // Each round lasts a moment; all of them less than a silent one is waited for.
+        // All rounds together are shorter than the answer timeout.
         world.run(19);
         prop_assert!(world.rows().all(|event| event.event_type == TYPES[2]), "{:?}", world.schedule);
         let waits = world.rows().count() == usize::try_from(before).unwrap();
@@ -180,7 +180,7 @@ fn a_user_with_many_events_leaves_memory_to_others() {
         world.write(1, TYPES[1]);
     }
     world.write(2, TYPES[1]);
-    // More than one event of each user a round cannot pass.
+    // At most one event of each user passes per round.
     world.run(500 / 8 + 2);
     assert!(
         world.rows().all(|event| event.user_id == 1),

@@ -1,4 +1,4 @@
-//! A table and a broker that behave in any way, and what the schedule must never do before them.
+//! A table and a broker that behave in any way, with assertions on what the schedule must never do.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem;
@@ -47,7 +47,7 @@ pub(crate) enum Fate {
     /// Silent for every fourth user, as behind an exchange that spreads them over queues.
     PartlySilent,
     PartlyRejected,
-    /// So many are confirmed in a round.
+    /// This many are confirmed per round.
     Slow(usize),
 }
 
@@ -57,7 +57,7 @@ pub(crate) enum Action {
         user: i64,
         event_type: usize,
     },
-    /// What is to be deleted and held, and a read of new rows, or of held ones.
+    /// Deletes and holds what is due, and reads new rows or held ones.
     BeginWork {
         new: bool,
     },
@@ -109,14 +109,14 @@ pub(crate) struct World {
     work: Option<(Vec<OutboxEvent>, Option<Reading>)>,
     pub next_position: i64,
     frontier: i64,
-    /// Given-up ones included.
+    /// Includes those that were given up.
     pub in_flight: Vec<InFlight>,
-    /// Of each lane, the number of its channel.
+    /// By lane: the number of its channel.
     channels: [u32; LANES],
     pub now: Instant,
     began: Instant,
     pub fates: [Fate; 3],
-    /// Of each user the last position that the broker took.
+    /// By user: the last position that the broker took.
     published: HashMap<i64, i64>,
     pub quarantined: HashSet<i64>,
     /// Events that were taken, repeats included.
@@ -374,7 +374,7 @@ impl World {
         }
     }
 
-    /// Ends all on a channel.
+    /// Ends all publishes on a channel.
     fn close(&mut self, lane: usize, channel: u32, outcome: Outcome) {
         let (ended, others) = self
             .in_flight
@@ -426,7 +426,7 @@ impl World {
         }
     }
 
-    /// What was not deleted is read again.
+    /// Starts a new session, which reads again what was not deleted.
     pub(crate) fn restart(&mut self) {
         let undone = self.done.drain(..).map(|position| position - 1);
         let first = undone.chain(self.schedule.backlog.settled()).min();
@@ -458,7 +458,7 @@ impl World {
         }
     }
 
-    /// Everything that can be done is done, some time.
+    /// Runs rounds in which everything that can be done is done.
     pub(crate) fn run(&mut self, rounds: usize) {
         for _ in 0..rounds {
             self.read();

@@ -50,8 +50,7 @@ fn screened(bytes: &[u8], limit: u64) -> Vec<u8> {
     out
 }
 
-/// The properties that lapin reads in the only head of `bytes`, by name, and the frames before and
-/// after it.
+/// The headers that lapin reads in the replaced head in `bytes`.
 fn headers(bytes: &[u8]) -> FieldTable {
     let place = bytes
         .windows(MARK.len())
