@@ -36,7 +36,7 @@ mod tests {
     use super::{Backoff, FIRST_PAUSE, LONGEST_PAUSE};
 
     #[test]
-    fn pauses_grow_to_a_ceiling_and_never_vanish() {
+    fn pauses_grow_up_to_a_maximum_and_are_never_zero() {
         let mut backoff = Backoff::default();
         assert!(backoff.next_pause() <= FIRST_PAUSE);
         for _ in 0..20 {

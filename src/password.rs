@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn working_memory_is_used_again() {
+    async fn password_hashing_reuses_its_working_memory() {
         let hasher = PasswordHasher::new(Duration::from_mins(1)).unwrap();
         for _ in 0..3 {
             hasher.hash(secret(), caller()).await.unwrap();
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_who_finds_every_slot_taken_is_told_so_after_the_wait() {
+    async fn a_caller_that_gets_no_hashing_slot_is_refused_after_the_wait() {
         let hasher = PasswordHasher::new(Duration::from_millis(1)).unwrap();
         let mut taken = Vec::new();
         for _ in 0..hasher.width {

@@ -65,7 +65,7 @@ mod tests {
     use super::{parse, require_known};
 
     #[test]
-    fn a_password_with_raw_special_characters_is_not_shown_and_the_message_says_how_to_write_it() {
+    fn an_unescaped_password_is_hidden_and_the_error_tells_the_fix() {
         for password in [
             "pa/xyz",
             "12/xyz",
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn several_hosts_are_refused_with_the_way_out() {
+    fn several_hosts_are_refused_with_an_alternative() {
         for url in [
             "postgresql://u:p@a,b/d",
             "postgresql://a:1,b:2/d",
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_host_behind_a_login_is_the_local_one() {
+    fn an_empty_host_means_localhost() {
         assert_eq!(
             parse("postgresql://u:p@/d?host=/run", "")
                 .unwrap()
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_that_is_not_obeyed_is_named() {
+    fn an_unsupported_url_parameter_is_named() {
         let url = parse("amqp://h/?heartbeat=1&SSLMODE=require", "").unwrap();
         assert!(
             require_known(&url, &["heartbeat"])

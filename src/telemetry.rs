@@ -197,7 +197,7 @@ mod tests {
     use super::LogLevel;
 
     #[test]
-    fn levels_are_taken_in_any_case_and_in_pythons_words() {
+    fn log_levels_are_accepted_in_any_case_and_in_python_spelling() {
         for level in [
             "INFO",
             "info",
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_typo_is_refused_rather_than_taken_for_a_target() {
+    fn a_misspelt_level_is_refused_and_not_read_as_a_target() {
         for level in ["INFOO", "loud", "sqlx=loud"] {
             assert!(level.parse::<LogLevel>().is_err(), "{level}");
         }

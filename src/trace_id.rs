@@ -50,7 +50,7 @@ mod tests {
     use super::{MAX_LENGTH, TraceId};
 
     #[test]
-    fn takes_every_allowed_character_up_to_128_of_them() {
+    fn a_trace_id_may_have_128_of_the_allowed_characters() {
         let (length, alphabet) = TraceId::FORM.split_once(" characters of ").unwrap();
         assert_eq!(length, format!("1 to {MAX_LENGTH}"));
         let named = alphabet.replace(' ', "").replace("A-Z", "AZ");
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_could_break_a_header_or_a_log_line() {
+    fn a_trace_id_that_could_break_a_header_or_log_line_is_refused() {
         for raw in [
             "",
             " ",
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn generates_distinct_uuids() {
+    fn generated_trace_ids_are_distinct_uuids() {
         let first = TraceId::generate();
         let second = TraceId::generate();
         assert_ne!(first, second);

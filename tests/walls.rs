@@ -194,7 +194,7 @@ fn all_imports() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-fn every_room_imports_only_what_it_may() {
+fn every_module_imports_only_what_it_may() {
     for (file, imports) in all_imports() {
         let room = room(&file);
         if ["main", "lib", "cli", "app"].contains(&room) {
@@ -215,7 +215,7 @@ fn every_room_imports_only_what_it_may() {
 }
 
 #[test]
-fn every_room_imports_all_that_it_may() {
+fn every_allowed_import_is_used() {
     let imports = all_imports();
     let is_used = |name: &str, allowed: &str| {
         let of_room = imports.iter().filter(|(file, _)| room(file) == name);
@@ -232,7 +232,7 @@ fn every_room_imports_all_that_it_may() {
 }
 
 #[test]
-fn no_file_imports_what_imports_it() {
+fn no_import_is_circular() {
     let imports: BTreeMap<String, BTreeSet<String>> = all_imports()
         .into_iter()
         .map(|(file, imports)| (module(&file), imports))
@@ -252,7 +252,7 @@ fn no_file_imports_what_imports_it() {
 }
 
 #[test]
-fn every_library_lives_where_it_should() {
+fn every_library_is_used_only_in_its_modules() {
     for (file, source) in files() {
         let code: String = source
             .lines()
@@ -269,7 +269,7 @@ fn every_library_lives_where_it_should() {
 }
 
 #[test]
-fn the_schedule_does_no_io_and_has_no_clock() {
+fn the_scheduler_does_no_io_and_reads_no_clock() {
     let files = files();
     let schedule = files.iter().filter(|(file, _)| {
         file.starts_with("messaging/schedule/") && !file.contains("simulation")
@@ -306,7 +306,7 @@ fn grouped_imports_are_understood() {
 }
 
 #[test]
-fn every_target_has_a_path_so_that_the_image_builds_without_tests() {
+fn every_target_has_a_path_so_the_image_builds_without_tests() {
     for target in include_str!("../Cargo.toml").split("\n[[").skip(1) {
         assert!(
             target.contains("\npath = "),

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_of_rows_is_no_lines_and_control_characters_are_harmless() {
+    fn an_empty_list_prints_no_lines_and_controls_are_replaced() {
         assert_eq!(table(&json!({"count": 0, "messages": []})), "count     0\n");
         assert_eq!(
             table(&json!({"reason": "Ж\u{1b}[2J\u{202e}\u{2028}"})),

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_what_they_say() {
+    fn env_values_are_parsed_with_quotes_escapes_and_comments() {
         for (line, value) in [
             ("A=plain", "plain"),
             ("A = plain # a comment", "plain"),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_others_that_cannot_be_read_are_left_out_and_ours_are_named_with_their_number() {
+    fn unreadable_lines_are_named_by_number_if_ours_else_skipped() {
         let file =
             read("\u{feff}OUR_A=1\r\nTHEIRS='-----BEGIN\nsecret\n-----END'\n\nOUR_B=2").unwrap();
         assert_eq!(

@@ -32,7 +32,7 @@ fn the_original_services_env_works_unchanged() {
 }
 
 #[test]
-fn every_bad_setting_is_named_at_once_and_no_secret_is_repeated() {
+fn every_bad_setting_is_named_together_without_its_secrets() {
     let error = read(&[
         ("DATABASE_URL", "mysql://u:hunter22@h/d"),
         ("RABBITMQ_URL", "http://u:hunter22@h"),
@@ -72,7 +72,7 @@ fn every_bad_setting_is_named_at_once_and_no_secret_is_repeated() {
 }
 
 #[test]
-fn a_direct_url_that_leads_elsewhere_means_a_pooler() {
+fn a_direct_url_to_another_address_means_a_pooler() {
     const POOLER: &str = "postgresql://postgres:postgres@localhost:6432/userdb";
     assert_eq!(read(&[]).unwrap().database.route, Route::Direct);
     let original = ORIGINAL[0].1;
@@ -130,7 +130,7 @@ fn debug_output_masks_secrets() {
 }
 
 #[test]
-fn no_host_name_is_taken_that_is_not_asked_for() {
+fn only_host_names_that_are_configured_are_allowed() {
     let allowed = |settings: &[(&str, &str)]| read(settings).unwrap().http.head.allowed_hosts;
     let elsewhere = [("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")];
     assert_eq!(allowed(&[]), Some(Vec::new()));
@@ -144,7 +144,7 @@ fn no_host_name_is_taken_that_is_not_asked_for() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_needs_allow_anonymous() {
+fn a_reachable_address_requires_allow_anonymous() {
     assert!(
         read(&[("HOST", "0.0.0.0")])
             .unwrap_err()
@@ -159,7 +159,7 @@ fn an_address_that_others_can_reach_needs_allow_anonymous() {
 }
 
 #[test]
-fn the_example_and_the_table_of_settings_are_rendered_from_their_declaration() {
+fn env_example_and_settings_table_match_the_declaration() {
     assert!(
         include_str!("../../.env.example") == settings::env_example(),
         "cargo run -- settings > .env.example"
@@ -171,7 +171,7 @@ fn the_example_and_the_table_of_settings_are_rendered_from_their_declaration() {
 }
 
 #[test]
-fn every_default_is_one_of_the_settings_own_values() {
+fn every_default_is_a_valid_value_of_its_setting() {
     let written: Vec<_> = SETTINGS
         .iter()
         .filter_map(|setting| match setting.default {
@@ -184,7 +184,7 @@ fn every_default_is_one_of_the_settings_own_values() {
 }
 
 #[test]
-fn the_documents_examples_have_the_default_limits() {
+fn the_openapi_examples_use_the_default_limits() {
     let Config {
         http, passwords, ..
     } = read(&[]).unwrap();
@@ -195,7 +195,7 @@ fn the_documents_examples_have_the_default_limits() {
 }
 
 #[test]
-fn a_name_that_is_almost_one_of_ours_is_taken_for_misspelt_and_others_names_are_not() {
+fn a_misspelt_setting_is_recognized_and_a_foreign_one_is_not() {
     assert_eq!(meant("PASSWORD_MIN_LENGHT"), Some("PASSWORD_MIN_LENGTH"));
     assert_eq!(meant("DATABSE_URL"), Some("DATABASE_URL"));
     assert_eq!(meant("RABBIT_MQ_URL"), Some("RABBITMQ_URL"));

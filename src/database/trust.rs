@@ -45,7 +45,7 @@ mod tests {
     use super::{DOUBT_INTERVAL, Trust};
 
     #[tokio::test]
-    async fn what_ran_at_a_doubt_may_go_on_at_once_and_what_began_later_half_a_second_after_it() {
+    async fn doubted_work_resumes_immediately_and_newer_work_after_500_ms() {
         let trust = Trust::default();
         let began = Instant::now();
         assert!(trust.covers(began));

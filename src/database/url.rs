@@ -119,7 +119,7 @@ mod tests {
     use super::DatabaseUrl;
 
     #[test]
-    fn other_languages_driver_suffixes_are_taken() {
+    fn driver_suffixes_of_other_languages_are_accepted() {
         for url in [
             "postgres://u:p@h/d",
             "postgresql://u:p@h/d",
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_asked_for_as_the_originals_driver_spells_it() {
+    fn tls_parameters_are_spelt_as_in_the_original_driver() {
         let mode = |query: &str| {
             format!("postgresql+asyncpg://u:p@h/d?{query}")
                 .parse::<DatabaseUrl>()
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_what_libpq_takes_them_for() {
+    fn addresses_are_interpreted_as_libpq_does() {
         let host = |url: &str| {
             let options = url.parse::<DatabaseUrl>().unwrap().options();
             let socket = options.get_socket().map(|path| path.display().to_string());
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_database_url_is_refused_without_being_repeated() {
+    fn a_malformed_database_url_is_refused_without_being_repeated() {
         for url in [
             "",
             "secret",

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_nothing_that_can_be_seen_is_blank() {
+    fn a_name_without_visible_characters_is_blank() {
         for raw in [
             "",
             " \u{a0}\t",
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_turns_the_direction_of_text_is_refused() {
+    fn bidirectional_control_characters_are_refused() {
         for raw in ["a\u{202e}b", "\u{2066}a\u{2069}", "a\u{200f}", "\u{61c}a"] {
             assert_eq!(broken(raw), Rule::BidiControl, "{raw:?}");
         }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_stored_in_normal_form_c_and_measured_in_it() {
+    fn a_name_is_normalized_to_nfc_before_it_is_measured() {
         assert_eq!(
             Name::parse("И\u{306}оханн e\u{301}").unwrap().as_str(),
             "Йоханн é"

@@ -67,14 +67,14 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_of_a_middle_page_touch_it() {
+    fn a_middle_page_links_to_the_pages_next_to_it() {
         assert_eq!(page(2, 2).previous(5), Some(page(2, 0)));
         assert_eq!(page(2, 2).next(5), Some(page(2, 4)));
         assert_eq!(page(2, 2).last(5), Some(page(2, 4)));
     }
 
     #[test]
-    fn the_ends_have_no_neighbour() {
+    fn the_first_page_has_no_previous_and_the_last_no_next() {
         assert_eq!(page(2, 0).previous(5), None);
         assert_eq!(page(2, 4).next(5), None);
         assert_eq!(page(5, 0).next(5), None);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_less_than_one_limit_in_leads_back_to_the_first() {
+    fn an_offset_below_one_limit_leads_back_to_the_first_page() {
         assert_eq!(page(10, 3).previous(50), Some(page(10, 0)));
     }
 }

@@ -71,7 +71,7 @@ mod tests {
     use super::{PasswordPolicy, Rule};
 
     #[test]
-    fn a_password_is_measured_in_characters_below_and_bytes_above() {
+    fn passwords_have_a_minimum_in_characters_and_maximum_in_bytes() {
         let policy = PasswordPolicy { min_chars: 8 };
         let broken = |raw: &str| {
             policy

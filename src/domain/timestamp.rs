@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn every_moment_is_written_as_by_chrono() {
+    fn every_timestamp_is_formatted_as_chrono_formats_it() {
         let written_by_chrono =
             |moment: DateTime<Utc>| moment.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
         let random = |_| {

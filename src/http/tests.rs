@@ -72,7 +72,7 @@ async fn a_panic_is_an_opaque_500_problem_with_the_trace_id() {
 }
 
 #[tokio::test]
-async fn a_handler_past_its_time_is_a_504_problem() {
+async fn a_handler_beyond_its_time_limit_is_a_504_problem() {
     let (response, body) = answer("/hangs").await;
     assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(response.headers()["x-trace-id"], "t-1");
@@ -126,7 +126,7 @@ fn said(messages: &[&str]) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn the_log_says_that_a_request_ended_when_its_last_byte_is_sent_or_its_client_gone() {
+async fn a_request_end_is_logged_at_its_last_byte_or_at_a_disconnect() {
     let lines = Lines::default();
     let make_lines = {
         let lines = lines.clone();
@@ -160,14 +160,14 @@ async fn the_log_says_that_a_request_ended_when_its_last_byte_is_sent_or_its_cli
 }
 
 #[tokio::test]
-async fn a_trailing_slash_leads_to_the_same_route_and_is_named_as_it_was_sent() {
+async fn a_trailing_slash_keeps_the_route_and_stays_in_the_instance() {
     let (response, body) = answer("/panics/").await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(body["instance"], "/panics/");
 }
 
 #[test]
-fn the_pages_of_errors_name_the_limits_that_hold() {
+fn the_error_pages_name_the_limits_in_force() {
     let thousands = |bytes: usize| format!("{},{:03} bytes", bytes / 1_000, bytes % 1_000);
     for (kind, limit) in [
         (&PAYLOAD_TOO_LARGE, raw_body::MAX_BYTES),
@@ -180,7 +180,7 @@ fn the_pages_of_errors_name_the_limits_that_hold() {
 }
 
 #[test]
-fn each_route_of_the_document_says_how_it_is_logged_and_cached() {
+fn each_documented_route_declares_its_logging_and_caching() {
     let documented = api().into_openapi().paths.paths;
     let documented: BTreeSet<_> = documented.keys().map(String::as_str).collect();
     let known: BTreeSet<_> = routes::DOCUMENTED.iter().map(|(path, _)| *path).collect();

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_text_to_another_machine_is_warned_of() {
+    fn only_plain_text_to_another_machine_causes_a_warning() {
         let warns = |url: &str| {
             url.parse::<BrokerUrl>()
                 .unwrap()
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_of_tls_is_obeyed_or_refused_by_name() {
+    fn every_tls_parameter_is_obeyed_or_refused_by_name() {
         let refusal = |url: &str| url.parse::<BrokerUrl>().map(|_| ()).unwrap_err();
         assert!(
             "amqps://h/?cacertfile=a&certfile=b&keyfile=c&verify=verify_peer"
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_broker_url_is_refused_without_being_repeated() {
+    fn a_malformed_broker_url_is_refused_without_being_repeated() {
         for url in [
             "",
             "secret",

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_has_the_original_five_keys_and_two_more() {
+    fn the_message_body_has_the_five_original_keys_and_two_more() {
         let event = event();
         let written: Value = serde_json::from_slice(&body(&event).unwrap()).unwrap();
         assert_eq!(
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn a_written_message_can_be_read_back() {
         let event = event();
         let read = parse(&body(&event).unwrap()).unwrap();
         assert_eq!(

@@ -43,7 +43,7 @@ mod tests {
     use super::InTurn;
 
     #[tokio::test]
-    async fn a_hundred_who_ask_at_once_share_a_look_that_began_after_they_asked() {
+    async fn a_hundred_concurrent_callers_share_one_later_fetch() {
         let shared = Arc::new(InTurn::default());
         let looks = Arc::new(AtomicUsize::new(0));
         let gate = Arc::new(Semaphore::new(0));

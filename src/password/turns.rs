@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_take_turns_whoever_waits_longer() {
+    fn callers_alternate_regardless_of_who_waits_longer() {
         let turns = Turns::new(1);
         let first = turns
             .wait(Some(caller(1)))
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_has_gone_is_passed_over_and_no_slot_is_lost() {
+    fn a_caller_that_left_is_skipped_and_no_slot_is_lost() {
         let turns = Turns::new(1);
         let first = turns
             .wait(Some(caller(1)))
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn when_too_many_wait_in_all_a_new_caller_takes_the_place_of_one_of_the_longest_queue() {
+    fn a_new_caller_displaces_one_from_the_longest_queue_when_full() {
         let turns = Turns::new(1);
         let _first = turns
             .wait(Some(caller(0)))
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_with_too_many_waiting_is_refused_at_once_and_others_are_not() {
+    fn only_the_caller_with_too_many_waiting_is_refused_immediately() {
         let turns = Turns::new(1);
         let _first = turns
             .wait(Some(caller(1)))

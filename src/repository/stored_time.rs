@@ -62,7 +62,7 @@ mod tests {
     use super::{StoredTime, Timestamp};
 
     #[test]
-    fn what_has_no_form_in_rfc_3339_is_read_as_the_nearest_that_has_one() {
+    fn a_time_outside_rfc_3339_is_read_as_the_nearest_within_it() {
         let read = |stored| {
             let stored = StoredTime::from_micros(stored);
             (Timestamp::from(stored).to_string(), stored.is_exact)

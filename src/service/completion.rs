@@ -59,12 +59,12 @@ mod tests {
     use super::{TaskTracker, run_to_completion};
 
     #[tokio::test]
-    async fn work_that_is_awaited_yields_its_outcome() {
+    async fn awaited_work_yields_its_outcome() {
         assert_eq!(run_to_completion(&TaskTracker::new(), async { 1 }).await, 1);
     }
 
     #[tokio::test]
-    async fn work_that_is_given_up_half_way_goes_on() {
+    async fn abandoned_work_runs_to_completion() {
         let (go, gone) = oneshot::channel();
         let (done, is_done) = oneshot::channel();
         let tasks = TaskTracker::new();

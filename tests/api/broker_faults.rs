@@ -21,7 +21,7 @@ async fn refuse_all(world: &World) -> String {
 }
 
 #[tokio::test]
-async fn an_exchange_deleted_under_the_service_is_declared_again() {
+async fn an_exchange_deleted_while_running_is_declared_again() {
     let (world, observer, app) = start_observed().await;
     observer
         .channel
@@ -36,7 +36,7 @@ async fn an_exchange_deleted_under_the_service_is_declared_again() {
 }
 
 #[tokio::test]
-async fn a_full_queue_keeps_events_in_the_outbox_and_in_order_until_there_is_room() {
+async fn events_wait_in_order_in_the_outbox_while_a_queue_is_full() {
     let (world, mut observer, app) = start_audited().await;
     let id = app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
@@ -61,7 +61,7 @@ async fn a_full_queue_keeps_events_in_the_outbox_and_in_order_until_there_is_roo
 }
 
 #[tokio::test]
-async fn a_stop_amid_refusals_waits_for_no_pause_and_gives_nothing_up() {
+async fn a_stop_during_refusals_skips_pauses_and_quarantines_nothing() {
     let (world, mut observer, mut app) = start_observed().await;
     let id = app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
@@ -129,7 +129,7 @@ async fn connections_that_the_broker_closes_are_opened_again() {
 }
 
 #[tokio::test]
-async fn a_subscription_that_the_broker_has_never_served_is_made_again() {
+async fn a_subscription_that_never_gets_a_delivery_is_renewed() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.broker_url).await;
     proxy.withhold_deliveries();

@@ -37,7 +37,7 @@ async fn assert_failed(world: &World, settings: &[(&str, &str)], name: &str, to_
 }
 
 #[tokio::test]
-async fn servers_that_the_service_can_use_pass_and_the_schema_may_be_yet_to_come() {
+async fn check_passes_usable_servers_even_before_the_migrations() {
     let world = World::new().await;
     let empty = World::empty().await;
     for name in [
@@ -69,7 +69,7 @@ async fn servers_that_the_service_can_use_pass_and_the_schema_may_be_yet_to_come
 }
 
 #[tokio::test]
-async fn bad_settings_are_named_before_anything_is_looked_at() {
+async fn check_names_bad_settings_before_it_connects() {
     for arguments in [&["check"][..], &["check", "--settings"]] {
         let (output, text) = run(arguments, &[("PORT", "x"), ("RABBITMQ_URL", "x")]).await;
         assert_eq!(output.status.code(), Some(2), "{text}");
@@ -83,7 +83,7 @@ async fn bad_settings_are_named_before_anything_is_looked_at() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_used_is_said_so_with_what_to_do() {
+async fn check_reports_an_unusable_database_with_the_remedy() {
     let world = World::new().await;
     let with = |from: &str, to: &str| {
         let url = world.database_url.replacen(from, to, 1);
@@ -117,7 +117,7 @@ async fn a_database_that_cannot_be_used_is_said_so_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_database_with_somebody_elses_users_or_without_grants_is_refused() {
+async fn check_refuses_a_foreign_users_table_and_missing_grants() {
     let foreign = World::empty().await;
     let world = World::new().await;
     sqlx::query("CREATE TABLE users (id int)")
@@ -146,7 +146,7 @@ async fn a_database_with_somebody_elses_users_or_without_grants_is_refused() {
 }
 
 #[tokio::test]
-async fn a_broker_that_refuses_us_is_said_so_and_nothing_is_published() {
+async fn check_reports_a_refusing_broker_and_publishes_nothing() {
     let world = World::new().await;
     let with = |url: &str| [("RABBITMQ_URL", url.to_owned())];
     let stranger = as_login(&world.broker_url, "guest", "hunter22");

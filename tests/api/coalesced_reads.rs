@@ -50,7 +50,7 @@ fn seen(outcome: &Outcome) -> String {
 }
 
 #[test]
-fn reads_at_once_of_any_users_answer_as_they_do_one_by_one() {
+fn concurrent_reads_answer_as_sequential_reads_do() {
     let runtime = runtime();
     let world = runtime.block_on(world());
     for route in [Route::Direct, Route::TransactionPooler] {
@@ -81,7 +81,7 @@ enum Step {
 }
 
 #[test]
-fn a_read_sees_every_write_answered_before_it_began_and_never_goes_back() {
+fn a_read_sees_all_earlier_answered_writes_and_never_goes_back() {
     let runtime = runtime();
     let world = runtime.block_on(world());
     let coalesced =
@@ -141,7 +141,7 @@ fn a_read_sees_every_write_answered_before_it_began_and_never_goes_back() {
 }
 
 #[test]
-fn callers_who_go_away_take_nobody_along() {
+fn a_read_abandoned_by_its_caller_cancels_no_other() {
     let runtime = runtime();
     let world = runtime.block_on(world());
     let coalesced =
@@ -172,7 +172,7 @@ fn callers_who_go_away_take_nobody_along() {
 }
 
 #[test]
-fn a_row_that_cannot_be_read_fails_the_reads_of_it_and_no_other() {
+fn an_unreadable_row_fails_only_the_reads_of_that_row() {
     let runtime = runtime();
     let world = runtime.block_on(world());
     let poison = "ALTER TABLE users RENAME TO people;
@@ -196,7 +196,7 @@ fn a_row_that_cannot_be_read_fails_the_reads_of_it_and_no_other() {
 }
 
 #[tokio::test]
-async fn reads_past_the_queues_bound_are_refused_and_those_in_it_are_answered() {
+async fn reads_beyond_the_queue_limit_are_refused_and_others_answered() {
     const CAPACITY: usize = 8;
     let world = world().await;
     let coalesced = UserReads::with_capacity(&database(&world, Route::Direct), CAPACITY);
@@ -236,7 +236,7 @@ async fn reads_past_the_queues_bound_are_refused_and_those_in_it_are_answered() 
 }
 
 #[tokio::test]
-async fn many_requests_at_once_take_few_queries() {
+async fn many_concurrent_requests_need_few_queries() {
     let (_world, app) = start_with(&[("COALESCE_READS", "true")]).await;
     let path = format!("/users/{}", app.create_user("Анна").await);
     let answers = join_all((0..200).map(|_| app.get(&path)));

@@ -40,7 +40,7 @@ async fn every_bad_setting_is_named_and_the_exit_code_is_2() {
 }
 
 #[tokio::test]
-async fn an_address_that_others_can_reach_is_refused_with_the_way_out() {
+async fn a_reachable_address_is_refused_with_the_setting_to_allow_it() {
     let (output, text) = run(
         &["serve"],
         &[&REQUIRED[..], &[("HOST", "0.0.0.0")]].concat(),
@@ -60,7 +60,7 @@ fn folder_with_env(name: &str, text: &str) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn a_line_of_ours_that_cannot_be_read_is_named_without_being_repeated() {
+async fn our_unreadable_env_lines_are_named_without_being_repeated() {
     let folder = folder_with_env("broken-env", "PORT=8000\nDATABASE_URL='hunter22\n");
     let output = command(&[]).current_dir(folder).output().await.unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -72,7 +72,7 @@ async fn a_line_of_ours_that_cannot_be_read_is_named_without_being_repeated() {
 }
 
 #[tokio::test]
-async fn an_env_file_shared_with_other_tools_is_read_as_far_as_it_is_ours() {
+async fn our_settings_are_read_from_an_env_file_of_several_tools() {
     let env = "\u{feff}PORT=from-the-file\nhunter22 'is not \
                closed\nKEY=\"-----BEGIN\nPASSWORD_MIN_LENGHT=12\nRABBITMQ_URL=amqp://u:pa$word@h:port\nLOG_LEVEL='$HOME'\n";
     let output = command(&REQUIRED[..1])
@@ -108,7 +108,7 @@ async fn an_env_file_shared_with_other_tools_is_read_as_far_as_it_is_ours() {
 }
 
 #[tokio::test]
-async fn an_env_that_is_a_folder_is_said_so() {
+async fn an_env_file_that_is_a_folder_is_reported() {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("folder-env");
     std::fs::create_dir_all(folder.join(".env")).unwrap();
     let output = command(&REQUIRED)
@@ -148,7 +148,7 @@ async fn the_env_file_is_read_and_the_environment_wins_over_it() {
 }
 
 #[tokio::test]
-async fn the_env_file_of_a_parent_folder_is_somebody_elses() {
+async fn the_env_file_of_a_parent_folder_is_ignored() {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("parent");
     let below = folder.join("below");
     std::fs::create_dir_all(&below).unwrap();
@@ -166,7 +166,7 @@ async fn the_env_file_of_a_parent_folder_is_somebody_elses() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_said_so() {
+async fn a_port_in_use_is_reported() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let (output, text) = run(&[], &[&REQUIRED[..], &[("PORT", &port)]].concat()).await;
@@ -198,7 +198,7 @@ async fn help_and_version_explain_the_commands() {
 }
 
 #[tokio::test]
-async fn healthcheck_is_0_for_a_service_that_is_ready_and_1_where_there_is_none() {
+async fn healthcheck_exits_0_for_a_ready_service_and_1_without_one() {
     let (_world, app) = start().await;
     let port = app.address.rsplit(':').next().unwrap().to_owned();
     let (output, text) = run(&["healthcheck"], &[("PORT", &port)]).await;
@@ -208,7 +208,7 @@ async fn healthcheck_is_0_for_a_service_that_is_ready_and_1_where_there_is_none(
 }
 
 #[tokio::test]
-async fn pretty_logs_are_for_people() {
+async fn pretty_logs_are_readable_text_without_json() {
     let world = World::new().await;
     let settings = [
         ("DATABASE_URL", world.database_url.as_str()),
@@ -223,7 +223,7 @@ async fn pretty_logs_are_for_people() {
 }
 
 #[tokio::test]
-async fn settings_prints_what_env_example_holds() {
+async fn settings_prints_the_env_example_file() {
     let (output, text) = run(&["settings"], &[]).await;
     assert!(output.status.success());
     assert_eq!(text, include_str!("../../.env.example"));

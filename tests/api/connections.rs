@@ -57,7 +57,7 @@ async fn closed_for(app: &App, reason: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_in_time_ends_the_connection_whether_begun_or_not() {
+async fn a_head_that_is_late_ends_the_connection_begun_or_not() {
     let (_world, app) = start_with(&[("HEADER_READ_TIMEOUT_MS", "300")]).await;
     let began = Instant::now();
     let mut silent = connect(&app).await;
@@ -99,7 +99,7 @@ async fn a_connection_without_requests_is_closed_after_its_idle_time() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_its_answers_is_cut_off() {
+async fn a_client_that_does_not_read_its_responses_is_cut_off() {
     let (_world, app) = start_with(&[("WRITE_TIMEOUT_MS", "300")]).await;
     let mut stream = connect(&app).await;
     let requests = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(64);
@@ -168,7 +168,7 @@ async fn connections_beyond_the_limit_are_refused_counted_and_logged() {
 }
 
 #[tokio::test]
-async fn with_few_descriptors_silent_clients_make_room_for_honest_ones() {
+async fn silent_clients_make_room_when_descriptors_are_few() {
     let world = World::new().await;
     let app = App::start_with_open_files(&world, 256).await;
     let silent = join_all((0..300).map(|_| connect(&app))).await;
@@ -203,7 +203,7 @@ async fn with_few_descriptors_silent_clients_make_room_for_honest_ones() {
 }
 
 #[tokio::test]
-async fn without_descriptors_the_service_says_so_and_goes_on_when_there_are_some() {
+async fn running_out_of_descriptors_is_logged_and_recovered_from() {
     let (_world, app) = start().await;
     app.limit_open_files("10:");
     let mut stream = connect(&app).await;
@@ -219,7 +219,7 @@ async fn without_descriptors_the_service_says_so_and_goes_on_when_there_are_some
 }
 
 #[tokio::test]
-async fn a_client_that_has_closed_its_half_still_gets_its_answer() {
+async fn a_half_closed_client_still_gets_its_response() {
     let (_world, app) = start().await;
     let body = format!(r#"{{"name":"Анна","surname":"Ли","password":"{PASSWORD}"}}"#);
     let mut stream = connect(&app).await;
@@ -235,7 +235,7 @@ async fn a_client_that_has_closed_its_half_still_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn a_head_beyond_the_limit_is_refused_and_its_memory_comes_back() {
+async fn an_oversized_head_is_refused_and_its_memory_is_freed() {
     let (_world, app) = start().await;
     let before = app.resident();
     let head = format!(
@@ -268,7 +268,7 @@ async fn a_head_beyond_the_limit_is_refused_and_its_memory_comes_back() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_a_400_a_line_and_a_count() {
+async fn bytes_that_are_not_http_get_a_400_a_log_line_and_a_count() {
     let (_world, app) = start().await;
     let mut stream = connect(&app).await;
     stream.write_all(b"GET  nonsense\r\n\r\n").await.unwrap();
@@ -283,7 +283,7 @@ async fn what_is_not_http_is_a_400_a_line_and_a_count() {
 }
 
 #[tokio::test]
-async fn a_stop_lets_a_slow_reader_have_the_whole_of_its_answer() {
+async fn a_slow_reader_gets_its_whole_response_during_a_stop() {
     let (_world, mut app) = start().await;
     let mut stream = connect(&app).await;
     let path = "/docs/swagger-ui-bundle.js";
@@ -329,7 +329,7 @@ async fn a_stop_lets_a_slow_reader_have_the_whole_of_its_answer() {
 }
 
 #[tokio::test]
-async fn open_connections_are_a_gauge_and_a_stop_does_not_wait_for_idle_ones() {
+async fn open_connections_are_gauged_and_a_stop_skips_idle_ones() {
     let (_world, mut app) = start().await;
     let idle = connect_and_ask(&app).await;
     let silent = connect(&app).await;

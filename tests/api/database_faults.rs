@@ -8,7 +8,7 @@ use sqlx::Connection;
 use crate::harness::{App, Proxy, World, start, until};
 
 #[tokio::test]
-async fn connections_that_the_database_ends_cost_at_most_what_is_in_flight() {
+async fn connections_the_database_ends_fail_only_requests_in_flight() {
     let (world, app) = start().await;
     let id = app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
@@ -31,7 +31,7 @@ async fn connections_that_the_database_ends_cost_at_most_what_is_in_flight() {
 }
 
 #[tokio::test]
-async fn a_locked_table_is_503_in_time_while_probes_answer_and_events_go_on() {
+async fn a_locked_table_is_503_while_probes_and_events_continue() {
     let (world, app) = start().await;
     app.create_user("Анна").await;
     world.until_outbox_is_empty().await;
@@ -68,7 +68,7 @@ async fn a_locked_table_is_503_in_time_while_probes_answer_and_events_go_on() {
 }
 
 #[tokio::test]
-async fn a_slow_database_is_503_in_time_and_used_again_when_it_is_quick() {
+async fn a_slow_database_is_503_in_time_and_used_again_once_fast() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
     let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
@@ -100,7 +100,7 @@ async fn a_slow_database_is_503_in_time_and_used_again_when_it_is_quick() {
 }
 
 #[tokio::test]
-async fn connections_that_are_reset_cost_what_is_in_flight_and_are_opened_again() {
+async fn reset_connections_fail_only_requests_in_flight_and_reopen() {
     let world = World::new().await;
     let database = Proxy::before(&world.database_url).await;
     let broker = Proxy::before(&world.broker_url).await;

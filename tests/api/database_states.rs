@@ -19,7 +19,7 @@ async fn set_read_only(world: &World, value: &str) {
 }
 
 #[tokio::test]
-async fn while_the_database_is_read_only_reads_work_and_the_first_write_afterwards_succeeds() {
+async fn a_read_only_database_serves_reads_and_later_the_first_write() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let app = App::start_with(&world, &world.without_pooler()).await;
@@ -81,7 +81,7 @@ async fn while_the_database_is_read_only_reads_work_and_the_first_write_afterwar
 }
 
 #[tokio::test]
-async fn a_column_whose_type_changes_fails_no_request() {
+async fn a_change_of_a_column_type_fails_no_request() {
     let (world, app) = start().await;
     for user in ["Анна", "Яна"] {
         app.create_user(user).await;
@@ -119,7 +119,7 @@ async fn a_column_whose_type_changes_fails_no_request() {
 }
 
 #[tokio::test]
-async fn a_database_that_takes_no_connections_is_unavailable_and_the_service_waits_for_it() {
+async fn the_service_waits_for_a_database_that_refuses_connections() {
     let world = World::new().await;
     let role = format!("umapi_{}", uuid::Uuid::new_v4().simple());
     let create = format!("CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'narrow'");
@@ -184,7 +184,7 @@ async fn a_database_that_takes_no_connections_is_unavailable_and_the_service_wai
 }
 
 #[tokio::test]
-async fn before_the_migrations_requests_are_told_that_they_are_pending() {
+async fn requests_before_the_migrations_answer_that_they_are_pending() {
     let world = World::empty().await;
     let app = App::launch(&world, &[("MIGRATE_ON_START", "false")]).await;
     for answer in [
@@ -231,7 +231,7 @@ async fn two_schemas_of_one_database_each_have_a_leader() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_hold_every_name_is_refused_by_name() {
+async fn an_encoding_that_cannot_hold_every_name_is_refused_by_name() {
     let world = World::empty().await;
     let latin = format!("{}_latin1", world.database());
     world
@@ -260,7 +260,7 @@ async fn a_database_that_cannot_hold_every_name_is_refused_by_name() {
 
 /// As a killed leader's session does: its server is blocked, and its client is gone.
 #[tokio::test]
-async fn a_leader_that_dies_while_its_statement_waits_for_a_lock_is_replaced_within_seconds() {
+async fn a_leader_that_dies_waiting_for_a_lock_is_replaced_in_seconds() {
     let world = World::new().await;
     let mut leader = App::start(&world).await;
     until("it leads", async || leader.leads().await).await;

@@ -61,7 +61,7 @@ fn assert_no_session_lost(app: &App) {
 }
 
 #[tokio::test]
-async fn a_strangers_message_before_300_events_is_one_dead_letter_and_no_more() {
+async fn a_foreign_message_before_300_events_is_only_one_dead_letter() {
     let (world, app) = start().await;
     let (name, bob) = stranger(&world).await;
     let mut headers = FieldTable::default();
@@ -104,7 +104,7 @@ async fn a_strangers_message_before_300_events_is_one_dead_letter_and_no_more() 
 }
 
 #[tokio::test]
-async fn dead_letters_are_counted_and_their_deleted_queue_is_declared_again() {
+async fn dead_letters_are_counted_and_their_lost_queue_is_redeclared() {
     let (world, app) = start().await;
     let observer = Observer::new(&world).await;
     let counted = async |wanted: &str| {
@@ -124,7 +124,7 @@ async fn dead_letters_are_counted_and_their_deleted_queue_is_declared_again() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_whose_properties_are_refused_keeps_body_and_reason() {
+async fn a_dead_letter_with_refused_properties_keeps_body_and_reason() {
     let (world, app) = start().await;
     let observer = Observer::new(&world).await;
     // With the reason in it, the headers no longer fit into a frame.
@@ -153,7 +153,7 @@ async fn a_dead_letter_whose_properties_are_refused_keeps_body_and_reason() {
 }
 
 #[tokio::test]
-async fn a_full_dead_letter_queue_lets_events_pass_and_the_letters_wait_for_room() {
+async fn events_pass_a_full_dead_letter_queue_and_dead_letters_wait() {
     let (world, app) = start().await;
     let observer = Observer::new(&world).await;
     let policy = format!("/api/policies/{}/full", world.virtual_host);

@@ -23,7 +23,7 @@ async fn nothing_was_written(world: &World) -> bool {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_json_is_400() {
+async fn a_body_that_is_not_json_is_400() {
     let (world, app) = start().await;
     let truncated = format!(r#"{{"name":"Анна","surname":"Ли","password":"{PASSWORD}"#);
     let surrogate = r#"{"name":"\ud800","surname":"Ли","password":"12345678"}"#;
@@ -174,7 +174,7 @@ async fn a_query_that_is_out_of_range_repeated_or_unknown_is_400() {
 }
 
 #[tokio::test]
-async fn an_id_that_cannot_be_one_is_404() {
+async fn a_malformed_user_id_is_404() {
     let (_world, app) = start().await;
     for id in [
         "abc",
@@ -200,7 +200,7 @@ async fn an_id_that_cannot_be_one_is_404() {
 }
 
 #[tokio::test]
-async fn a_path_or_method_that_is_not_there_is_404_or_405_with_allow() {
+async fn an_unknown_path_is_404_and_an_unknown_method_405_with_allow() {
     let (_world, app) = start().await;
     for path in [
         "/nowhere",
@@ -226,7 +226,7 @@ async fn a_path_or_method_that_is_not_there_is_404_or_405_with_allow() {
 }
 
 #[tokio::test]
-async fn another_media_type_is_415() {
+async fn an_unsupported_media_type_is_415() {
     let (world, app) = start().await;
     let body = new_user("Анна").to_string();
     for media_type in [
@@ -285,7 +285,7 @@ async fn another_media_type_is_415() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_is_413_even_to_a_client_that_writes_all_of_it_first() {
+async fn a_client_that_writes_its_whole_oversized_body_first_gets_413() {
     let (world, app) = start().await;
     let long_name = new_user(&"x".repeat(1 << 20));
     app.post("/users", &long_name)
@@ -303,7 +303,7 @@ async fn a_body_beyond_the_limit_is_413_even_to_a_client_that_writes_all_of_it_f
 }
 
 #[tokio::test]
-async fn every_refusal_reaches_a_client_that_writes_all_of_its_body_before_it_reads() {
+async fn every_refusal_reaches_a_client_that_writes_its_body_first() {
     const BODY: usize = 100 << 20;
     let (_world, app) = start().await;
     let json = "Host: localhost\r\nContent-Type: application/json\r\n";
@@ -342,7 +342,7 @@ async fn every_refusal_reaches_a_client_that_writes_all_of_its_body_before_it_re
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_not_read_for_ever() {
+async fn reading_of_an_endless_body_stops() {
     let (_world, app) = start().await;
     let mut stream = TcpStream::connect(&app.address).await.unwrap();
     stream
@@ -359,7 +359,7 @@ async fn a_body_without_end_is_not_read_for_ever() {
 }
 
 #[tokio::test]
-async fn a_request_past_its_time_is_504() {
+async fn a_request_beyond_its_time_limit_is_504() {
     let (_world, app) = start_with(&[("REQUEST_TIMEOUT_MS", "300")]).await;
     let never_ends = Body::wrap_stream(futures_util::stream::pending::<
         Result<Vec<u8>, std::io::Error>,
@@ -370,7 +370,7 @@ async fn a_request_past_its_time_is_504() {
 }
 
 #[tokio::test]
-async fn passwords_that_cannot_be_hashed_in_time_are_503_and_reads_go_on() {
+async fn passwords_not_hashed_in_time_are_503_while_reads_continue() {
     let (_world, app) = start_with(&[("PASSWORD_HASH_WAIT_MS", "1")]).await;
     let user = new_user("Анна");
     let answers = futures_util::future::join_all((0..64).map(|_| app.post("/users", &user))).await;
@@ -395,7 +395,7 @@ async fn passwords_that_cannot_be_hashed_in_time_are_503_and_reads_go_on() {
 }
 
 #[tokio::test]
-async fn what_is_not_even_http_harms_nobody() {
+async fn bytes_that_are_not_http_harm_no_other_client() {
     let (_world, app) = start().await;
     for garbage in [
         "\r\n\r\n",

@@ -22,7 +22,7 @@ fn text(value: &AMQPValue) -> String {
 }
 
 #[tokio::test]
-async fn each_change_is_published_with_body_headers_and_properties_as_agreed() {
+async fn each_change_has_the_agreed_body_headers_and_properties() {
     let (_world, mut observer, app) = start_observed().await;
     let created = app.post("/users", &new_user("Иван")).await;
     let updated = app.put("/users/1", &json!({"name": "Петр"})).await;
@@ -106,7 +106,7 @@ async fn each_change_is_published_with_body_headers_and_properties_as_agreed() {
 }
 
 #[tokio::test]
-async fn what_changes_nothing_publishes_nothing() {
+async fn a_request_that_changes_nothing_publishes_nothing() {
     let (_world, mut observer, app) = start_observed().await;
     app.post("/users", &json!({"name": "Анна"})).await;
     app.delete("/users/1").await;
@@ -156,7 +156,7 @@ async fn the_topology_has_the_names_and_kinds_of_the_contract() {
 }
 
 #[tokio::test]
-async fn a_broker_without_quorum_queues_is_served_with_classic_ones() {
+async fn the_service_uses_classic_queues_without_quorum_support() {
     let (world, app) = start_with(&[("AMQP_QUEUE_TYPE", "classic")]).await;
     let queue = management_json(&format!(
         "/api/queues/{}/user_events_queue",
@@ -171,7 +171,7 @@ async fn a_broker_without_quorum_queues_is_served_with_classic_ones() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_there_with_other_arguments_is_used_with_a_warning() {
+async fn a_queue_with_other_arguments_is_used_with_a_warning() {
     let world = World::new().await;
     let observer = Observer::new(&world).await;
     let durable = QueueDeclareOptions {
@@ -202,7 +202,7 @@ async fn a_queue_that_is_there_with_other_arguments_is_used_with_a_warning() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_no_event_is_dead_lettered_and_the_next_is_handled() {
+async fn a_non_event_is_dead_lettered_and_the_next_message_handled() {
     let (_world, observer, app) = start_observed().await;
     let unknown = json!({
         "event_type": "user.married", "user_id": 1, "trace_id": "t", "version": 1,
@@ -233,7 +233,7 @@ async fn a_message_that_is_no_event_is_dead_lettered_and_the_next_is_handled() {
 }
 
 #[tokio::test]
-async fn an_event_that_comes_twice_is_logged_as_a_duplicate() {
+async fn an_event_delivered_twice_is_logged_as_a_duplicate() {
     let (_world, mut observer, app) = start_observed().await;
     app.create_user("Анна").await;
     let message = observer.next().await;
@@ -255,7 +255,7 @@ async fn an_event_that_comes_twice_is_logged_as_a_duplicate() {
 }
 
 #[tokio::test]
-async fn a_queue_deleted_under_the_service_is_declared_again_and_no_event_is_lost() {
+async fn a_queue_deleted_while_running_is_redeclared_losing_no_event() {
     let (world, app) = start().await;
     app.create_user("Анна").await;
     app.log
@@ -290,7 +290,7 @@ async fn a_queue_deleted_under_the_service_is_declared_again_and_no_event_is_los
 }
 
 #[tokio::test]
-async fn a_binding_that_somebody_removes_while_another_queue_takes_the_events_is_there_again() {
+async fn a_removed_binding_returns_while_another_queue_gets_events() {
     let (world, mut observer, app) = start_observed().await;
     let queue = "user_events_queue".into();
     let exchange = "user_events".into();
@@ -316,7 +316,7 @@ async fn a_binding_that_somebody_removes_while_another_queue_takes_the_events_is
 }
 
 #[tokio::test]
-async fn an_event_that_no_queue_wants_comes_back_is_counted_and_is_published_again() {
+async fn an_unroutable_event_is_counted_and_published_again() {
     let (world, app) = start().await;
     app.create_user("Анна").await;
     app.log

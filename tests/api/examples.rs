@@ -170,7 +170,7 @@ async fn of(app: &App, wanted: impl Fn(&str) -> bool) -> Vec<Example> {
 }
 
 #[tokio::test]
-async fn every_body_that_the_document_shows_is_taken_and_answered_as_it_shows() {
+async fn every_example_body_is_accepted_and_answered_as_documented() {
     let (world, app) = start().await;
     let document = document(&app).await;
     let shown = |path: &str, method: &str| {
@@ -218,7 +218,7 @@ async fn every_body_that_the_document_shows_is_taken_and_answered_as_it_shows() 
 }
 
 #[tokio::test]
-async fn every_error_of_a_request_that_the_document_shows_is_sent() {
+async fn every_documented_request_error_is_sent() {
     let (_world, app) = start().await;
     for example in of(&app, |code| !CONDITIONS.contains(&code)).await {
         assert_sent(&app, &example).await;
@@ -226,7 +226,7 @@ async fn every_error_of_a_request_that_the_document_shows_is_sent() {
 }
 
 #[tokio::test]
-async fn the_internal_error_that_the_document_shows_is_sent() {
+async fn the_documented_internal_error_is_sent() {
     let (world, app) = start().await;
     // A statement that fails is a defect of the service.
     sqlx::query("ALTER TABLE users RENAME COLUMN name TO nom")
@@ -239,7 +239,7 @@ async fn the_internal_error_that_the_document_shows_is_sent() {
 }
 
 #[tokio::test]
-async fn the_errors_of_a_database_that_is_away_that_the_document_shows_are_sent() {
+async fn the_documented_errors_of_an_absent_database_are_sent() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
     let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
@@ -259,7 +259,7 @@ async fn the_errors_of_a_database_that_is_away_that_the_document_shows_are_sent(
 }
 
 #[tokio::test]
-async fn the_errors_of_a_read_only_database_that_the_document_shows_are_sent() {
+async fn the_documented_errors_of_a_read_only_database_are_sent() {
     let world = World::new().await;
     let url = format!(
         "{}?options=-c%20default_transaction_read_only%3Don",
@@ -277,7 +277,7 @@ async fn the_errors_of_a_read_only_database_that_the_document_shows_are_sent() {
 }
 
 #[tokio::test]
-async fn the_time_limit_that_the_document_shows_is_sent() {
+async fn the_documented_request_timeout_is_sent() {
     let (world, app) = start_with(&[("REQUEST_TIMEOUT_MS", "300")]).await;
     let examples = of(&app, |code| code == "time_limit_exceeded").await;
     let mut lock = world.pool.begin().await.unwrap();
@@ -292,7 +292,7 @@ async fn the_time_limit_that_the_document_shows_is_sent() {
 }
 
 #[tokio::test]
-async fn the_time_limit_of_a_body_that_the_document_shows_is_sent() {
+async fn the_documented_body_timeout_is_sent() {
     let (_world, app) = start_with(&[("BODY_READ_TIMEOUT_MS", "300")]).await;
     for Example {
         method,
@@ -325,7 +325,7 @@ async fn the_time_limit_of_a_body_that_the_document_shows_is_sent() {
 }
 
 #[tokio::test]
-async fn the_overload_that_the_document_shows_is_sent() {
+async fn the_documented_overload_error_is_sent() {
     let (_world, app) = start_with(&[("PASSWORD_HASH_WAIT_MS", "1")]).await;
     app.create_user("Анна").await;
     let examples = of(&app, |code| code == "overloaded").await;

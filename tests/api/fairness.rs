@@ -57,7 +57,7 @@ async fn until_event_of(observer: &mut Observer, user: i64) -> usize {
 }
 
 #[tokio::test]
-async fn a_full_queue_for_deletions_delays_no_others_and_is_tried_with_one_event() {
+async fn a_full_deletion_queue_delays_no_others_and_gets_one_probe() {
     let (world, mut observer, app) = start_observed().await;
     for n in 0..30 {
         app.create_user(&format!("Имя{n}")).await;
@@ -104,7 +104,7 @@ async fn a_full_queue_for_deletions_delays_no_others_and_is_tried_with_one_event
 }
 
 #[tokio::test]
-async fn more_refused_events_than_fit_in_memory_are_held_and_come_in_order_whoever_leads() {
+async fn refused_events_beyond_memory_come_in_order_under_any_leader() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let policy = observer.refuse_deletions(&world).await;
@@ -168,7 +168,7 @@ async fn more_refused_events_than_fit_in_memory_are_held_and_come_in_order_whoev
 }
 
 #[tokio::test]
-async fn three_thousand_forbidden_deletions_hold_nobody_up_and_none_is_lost() {
+async fn three_thousand_forbidden_deletions_delay_and_lose_nothing() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     world.forbid_deletions().await;
@@ -219,7 +219,7 @@ async fn three_thousand_forbidden_deletions_hold_nobody_up_and_none_is_lost() {
 }
 
 #[tokio::test]
-async fn a_user_with_twenty_thousand_events_does_not_hold_up_the_next() {
+async fn twenty_thousand_events_of_one_user_do_not_delay_the_next() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     insert_events(&world, "user.updated", "1000", 20_000).await;
@@ -233,7 +233,7 @@ async fn a_user_with_twenty_thousand_events_does_not_hold_up_the_next() {
 }
 
 #[tokio::test]
-async fn what_is_committed_late_is_published_before_what_its_user_did_next() {
+async fn a_late_commit_is_published_before_its_users_next_event() {
     let (world, mut observer, app) = start_audited().await;
     let late = app.create_user("Анна").await;
     let other = app.create_user("Яна").await;
@@ -262,7 +262,7 @@ async fn what_is_committed_late_is_published_before_what_its_user_did_next() {
 }
 
 #[tokio::test]
-async fn what_a_later_transaction_wrote_first_is_not_passed_over() {
+async fn a_lower_position_from_a_later_transaction_is_not_skipped() {
     let (world, mut observer, app) = start_audited().await;
     let quick = app.create_user("Анна").await;
     let slow = app.create_user("Яна").await;

@@ -13,7 +13,7 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn a_broker_that_is_away_at_the_start_costs_no_event_and_no_answer() {
+async fn a_broker_down_at_the_start_costs_no_event_and_no_response() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.broker_url).await;
     proxy.close();
@@ -90,7 +90,7 @@ async fn a_broker_lost_under_load_costs_no_event_and_slows_no_write() {
 }
 
 #[tokio::test]
-async fn a_service_killed_amid_writes_leaves_an_event_for_each_change_and_no_other() {
+async fn a_kill_during_writes_leaves_exactly_one_event_per_change() {
     let (world, mut observer, mut app) = start_audited().await;
     for n in 0..10 {
         app.create_user(&format!("Имя{n}")).await;
@@ -144,7 +144,7 @@ async fn a_service_killed_amid_writes_leaves_an_event_for_each_change_and_no_oth
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_503_within_3_s_even_behind_a_queue_of_passwords() {
+async fn database_down_is_503_within_3_s_even_with_passwords_queued() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
     let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
@@ -173,7 +173,7 @@ async fn a_database_that_is_away_is_503_within_3_s_even_behind_a_queue_of_passwo
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_503_within_3_s_and_back_without_a_restart() {
+async fn database_down_is_503_within_3_s_and_recovers_without_restart() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
     let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
@@ -226,7 +226,7 @@ async fn a_database_that_is_away_is_503_within_3_s_and_back_without_a_restart() 
 }
 
 #[tokio::test]
-async fn a_service_started_before_its_database_and_its_broker_waits_for_them() {
+async fn a_service_started_first_waits_for_its_database_and_broker() {
     let world = World::empty().await;
     let database = Proxy::before(&world.database_url).await;
     let broker = Proxy::before(&world.broker_url).await;
@@ -255,7 +255,7 @@ async fn a_service_started_before_its_database_and_its_broker_waits_for_them() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_leaves_a_user_with_its_event_or_neither() {
+async fn a_client_that_hangs_up_leaves_both_user_and_event_or_neither() {
     let (world, mut observer, app) = start_audited().await;
     let id = app.create_user("Анна").await;
     for n in 0..2000 {
@@ -284,7 +284,7 @@ async fn a_client_that_hangs_up_leaves_a_user_with_its_event_or_neither() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_confirmed_and_not_yet_deleted_is_repeated_with_its_id() {
+async fn a_confirmed_event_not_yet_deleted_is_repeated_with_its_id() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let proxy = Proxy::before(&world.broker_url).await;

@@ -44,7 +44,7 @@ fn post(name: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_byte_by_byte_takes_as_much_memory_as_it_is_long() {
+async fn a_body_sent_byte_by_byte_uses_memory_only_for_its_length() {
     let (_world, app) = start_with(&[("LOG_LEVEL", "INFO")]).await;
     let before = app.resident();
     let bodies = (0..8).map(async |_| {
@@ -71,7 +71,7 @@ async fn a_body_that_comes_byte_by_byte_takes_as_much_memory_as_it_is_long() {
 }
 
 #[tokio::test]
-async fn bodies_that_never_end_are_bounded_for_each_client_and_others_are_read() {
+async fn unfinished_bodies_are_bounded_per_client_and_others_are_read() {
     let (_world, app) = start_with(&[("LOG_LEVEL", "INFO")]).await;
     let head = format!("{POST}Content-Length: 65536\r\n\r\n{}", " ".repeat(60_000));
     let streams = join_all((0..400).map(|_| send_from("127.0.0.2", &app, head.as_bytes()))).await;
@@ -96,7 +96,7 @@ async fn bodies_that_never_end_are_bounded_for_each_client_and_others_are_read()
 }
 
 #[tokio::test]
-async fn requests_that_wait_for_their_body_give_way_to_others() {
+async fn requests_waiting_for_their_body_make_room_for_others() {
     let world = World::new().await;
     let app = App::start_with_open_files(&world, 256).await;
     let announced = format!("{POST}Content-Length: 100\r\n\r\n{{");
@@ -128,7 +128,7 @@ async fn requests_that_wait_for_their_body_give_way_to_others() {
 }
 
 #[tokio::test]
-async fn one_address_has_half_of_the_places_and_the_others_the_rest() {
+async fn one_address_may_hold_only_half_of_the_connections() {
     let (world, app) =
         start_with(&[("MAX_CONNECTIONS", "40"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
     app.create_user("Анна").await;
@@ -162,7 +162,7 @@ async fn one_address_has_half_of_the_places_and_the_others_the_rest() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_may_have_all_places() {
+async fn a_trusted_proxy_may_hold_all_connections() {
     let settings = [("MAX_CONNECTIONS", "40"), ("TRUSTED_PROXIES", "127.0.0.2")];
     let (_world, app) = start_with(&settings).await;
     let mut streams = Vec::new();
@@ -180,7 +180,7 @@ async fn a_trusted_proxy_may_have_all_places() {
 }
 
 #[tokio::test]
-async fn of_one_users_changes_64_wait_and_the_rest_is_refused_at_once() {
+async fn one_user_has_64_waiting_changes_and_more_are_refused() {
     let (world, app) = start_with(&[("GROUP_COMMIT", "true")]).await;
     let hot = app.create_user("Анна").await;
     let other = app.create_user("Борис").await;
@@ -222,7 +222,7 @@ async fn of_one_users_changes_64_wait_and_the_rest_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_posts_on_256_connections_waits_for_itself_alone() {
+async fn a_client_posting_on_256_connections_delays_only_itself() {
     let (_world, app) = start_with(&PATIENT).await;
     let stop = tokio_util::sync::CancellationToken::new();
     let answered = AtomicUsize::new(0);
@@ -250,7 +250,7 @@ async fn a_client_that_posts_on_256_connections_waits_for_itself_alone() {
 }
 
 #[tokio::test]
-async fn passwords_of_clients_that_have_hung_up_are_not_hashed() {
+async fn passwords_of_disconnected_clients_are_not_hashed() {
     let (world, app) = start_with(&[("LOG_LEVEL", "INFO")]).await;
     let request = post("Борис");
     let gone = join_all((0..200).map(|_| send_from("127.0.0.1", &app, &request))).await;
@@ -270,7 +270,7 @@ async fn passwords_of_clients_that_have_hung_up_are_not_hashed() {
 }
 
 #[tokio::test]
-async fn lists_far_from_the_start_leave_connections_for_others() {
+async fn lists_with_large_offsets_leave_connections_for_others() {
     let (world, app) = start_with(&PATIENT).await;
     let insert = "INSERT INTO users (name, surname, password) SELECT 'Имя', 'Фамилия', '$argon2id$' \
                   FROM generate_series(1, 110000)";

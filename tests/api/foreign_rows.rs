@@ -62,7 +62,7 @@ const WITHOUT_CONSTRAINTS: &str = "ALTER TABLE outbox DROP CONSTRAINT outbox_eve
     DROP CONSTRAINT outbox_trace_id_length, DROP CONSTRAINT outbox_occurred_at_finite";
 
 #[tokio::test]
-async fn an_event_written_by_hand_that_cannot_be_published_is_refused_where_it_is_written() {
+async fn the_database_refuses_a_hand_written_unpublishable_event() {
     let world = World::new().await;
     for (insert, constraint, _) in unpublishable() {
         let refused = sqlx::raw_sql(AssertSqlSafe(insert.clone()))
@@ -86,7 +86,7 @@ async fn quarantine(world: &World) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn without_the_constraints_it_goes_to_quarantine_and_nothing_waits_for_it() {
+async fn an_unconstrained_bad_event_is_quarantined_without_delay() {
     let (world, mut observer, app) = start_observed().await;
     until("it leads", async || app.leads().await).await;
     run(&world, WITHOUT_CONSTRAINTS).await;
@@ -121,7 +121,7 @@ async fn without_the_constraints_it_goes_to_quarantine_and_nothing_waits_for_it(
 }
 
 #[tokio::test]
-async fn the_migration_puts_what_is_there_already_into_quarantine() {
+async fn the_migration_quarantines_existing_unpublishable_events() {
     let world = World::empty().await;
     let mut before = Migrator::with_migrations(MIGRATOR.iter().take(5).cloned().collect());
     before
@@ -142,7 +142,7 @@ async fn the_migration_puts_what_is_there_already_into_quarantine() {
 }
 
 #[tokio::test]
-async fn no_row_of_a_user_fails_a_list_or_a_change_that_was_committed() {
+async fn no_user_row_fails_a_list_or_a_committed_change() {
     for (reads, writes) in [("true", "true"), ("false", "false")] {
         let world = World::new().await;
         let mut observer = Observer::new(&world).await;
@@ -191,7 +191,7 @@ async fn no_row_of_a_user_fails_a_list_or_a_change_that_was_committed() {
 }
 
 #[tokio::test]
-async fn ids_that_are_taken_already_are_passed_over() {
+async fn user_ids_that_are_taken_are_skipped() {
     let (world, app) = start().await;
     let take = |from: u32, to: u32| {
         format!(
@@ -208,7 +208,7 @@ async fn ids_that_are_taken_already_are_passed_over() {
 }
 
 #[tokio::test]
-async fn where_the_service_may_not_pass_over_them_it_says_so_and_check_gives_the_statement() {
+async fn taken_ids_it_may_not_skip_are_503_and_check_gives_the_sql() {
     let world = World::new().await;
     let role = format!("umapi_{}", uuid::Uuid::new_v4().simple());
     let grants = format!(
@@ -269,7 +269,7 @@ async fn where_the_service_may_not_pass_over_them_it_says_so_and_check_gives_the
 }
 
 #[tokio::test]
-async fn a_sequence_that_is_set_back_while_the_service_runs_delays_one_event_at_most() {
+async fn a_sequence_set_back_while_running_delays_at_most_one_event() {
     let (world, mut observer, app) = start_observed().await;
     for id in 1..=3 {
         assert_eq!(app.create_user("Анна").await, id);
@@ -296,7 +296,7 @@ async fn a_sequence_that_is_set_back_while_the_service_runs_delays_one_event_at_
 }
 
 #[tokio::test]
-async fn a_row_whose_position_was_drawn_before_its_transaction_is_published_under_load() {
+async fn a_row_with_an_early_drawn_position_is_published_under_load() {
     let (world, mut observer, app) = start_observed().await;
     let user = app.create_user("Анна").await;
     let position: i64 = world
@@ -330,7 +330,7 @@ async fn a_row_whose_position_was_drawn_before_its_transaction_is_published_unde
 }
 
 #[tokio::test]
-async fn a_sequence_below_the_events_that_wait_is_lifted_before_a_relay_leads() {
+async fn a_sequence_below_waiting_events_is_raised_before_relaying() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let proxy = Proxy::before(&world.broker_url).await;
@@ -374,7 +374,7 @@ async fn a_sequence_below_the_events_that_wait_is_lifted_before_a_relay_leads() 
 }
 
 #[tokio::test]
-async fn a_sequence_with_a_cache_lets_nobody_lead() {
+async fn a_sequence_with_a_cache_prevents_leading() {
     let world = World::new().await;
     run(&world, "ALTER TABLE outbox ALTER seq SET CACHE 32").await;
     let check = command(&world.settings())

@@ -163,7 +163,7 @@ async fn users_with_wrong_events(world: &World) -> Vec<i64> {
 }
 
 #[test]
-fn writes_at_once_come_to_what_they_do_one_by_one() {
+fn concurrent_writes_have_the_effect_of_sequential_ones() {
     let runtime = runtime();
     let (world, other_world) = runtime.block_on(async { (World::new().await, World::new().await) });
     for route in [Route::Direct, Route::TransactionPooler] {
@@ -205,7 +205,7 @@ fn writes_at_once_come_to_what_they_do_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_partial_updates_racing_on_one_user_both_survive_a_thousand_times() {
+async fn two_racing_partial_updates_both_survive_a_thousand_times() {
     let world = world().await;
     let grouped = UserWrites::grouped(&database(&world, Route::Direct));
     for round in 0..1000_u16 {
@@ -237,7 +237,7 @@ async fn two_partial_updates_racing_on_one_user_both_survive_a_thousand_times() 
 }
 
 #[test]
-fn callers_who_go_away_undo_nothing_and_halve_nothing() {
+fn abandoned_writes_are_whole_and_undo_no_others() {
     let runtime = runtime();
     let world = runtime.block_on(world());
     let grouped = runtime.block_on(async { UserWrites::grouped(&database(&world, Route::Direct)) });
@@ -293,7 +293,7 @@ const REFUSE: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql 
                           WHEN (NEW.user_id = 2) EXECUTE FUNCTION refuse()";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_the_database_refuses_fails_alone() {
+async fn a_write_refused_by_the_database_fails_alone() {
     let world = world().await;
     sqlx::raw_sql(REFUSE).execute(&world.pool).await.unwrap();
     let grouped = UserWrites::grouped(&database(&world, Route::Direct));

@@ -69,7 +69,7 @@ async fn on_loopback_a_host_name_that_is_not_allowed_is_421() {
 }
 
 #[tokio::test]
-async fn off_loopback_host_names_are_refused_too_unless_they_are_set() {
+async fn off_loopback_only_configured_host_names_are_accepted() {
     let world = World::new().await;
     let elsewhere = [("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")];
     let app = App::start_with(&world, &elsewhere).await;
@@ -102,7 +102,7 @@ async fn off_loopback_host_names_are_refused_too_unless_they_are_set() {
 }
 
 #[tokio::test]
-async fn a_transfer_encoding_or_expectation_that_the_service_does_not_know_is_refused() {
+async fn an_unknown_transfer_encoding_or_expectation_is_refused() {
     let (_world, app) = start().await;
     let answers = [
         ("Transfer-Encoding: gzip, chunked", 400, "bad_request"),
@@ -134,7 +134,7 @@ async fn a_head_over_32_kib_is_431_and_one_below_is_read() {
 }
 
 #[tokio::test]
-async fn no_host_two_or_a_malformed_one_is_400() {
+async fn a_missing_repeated_or_malformed_host_is_400() {
     let (_world, app) = start().await;
     for hosts in [
         &[][..],
@@ -152,7 +152,7 @@ async fn no_host_two_or_a_malformed_one_is_400() {
 }
 
 #[tokio::test]
-async fn a_path_beyond_its_limit_is_414_and_a_long_one_is_shown_shortened() {
+async fn a_path_beyond_its_limit_is_414_and_a_long_one_is_shortened() {
     let (_world, app) = start().await;
     app.get(&format!("/{}", "x".repeat(8_192)))
         .await
@@ -170,7 +170,7 @@ async fn a_path_beyond_its_limit_is_414_and_a_long_one_is_shown_shortened() {
 }
 
 #[tokio::test]
-async fn request_lines_say_who_it_was_and_believe_only_trusted_proxies() {
+async fn request_logs_name_the_client_and_trust_only_known_proxies() {
     let (world, app) = start().await;
     let forwarded = |app: &App| {
         app.request(Method::GET, "/nowhere")
@@ -198,7 +198,7 @@ async fn request_lines_say_who_it_was_and_believe_only_trusted_proxies() {
 }
 
 #[tokio::test]
-async fn what_would_change_how_a_log_line_looks_is_escaped_in_it() {
+async fn characters_that_would_disguise_a_log_line_are_escaped() {
     let world = World::new().await;
     for format in ["json", "pretty"] {
         let port = std::net::TcpListener::bind("127.0.0.1:0")

@@ -131,7 +131,7 @@ async fn assert_works(app: &App) {
 }
 
 #[tokio::test]
-async fn a_login_that_owns_nothing_does_all_that_the_service_does() {
+async fn a_login_that_owns_nothing_can_run_the_whole_service() {
     let world = World::new().await;
     let (role, url) = database_login(&world).await;
     let settings = [
@@ -202,7 +202,7 @@ async fn each_missing_right_on_the_database_is_named_with_its_grant() {
 }
 
 #[tokio::test]
-async fn a_login_that_may_not_declare_finds_what_operations_declared() {
+async fn a_login_without_declare_rights_uses_the_declared_topology() {
     let (world, operations) = start().await;
     drop(operations);
     let (name, url) = broker_login(&world, "rabbitmqctl set_permissions -p VHOST umapi '^$'").await;
@@ -280,7 +280,7 @@ async fn each_missing_right_on_the_broker_is_named() {
 }
 
 #[tokio::test]
-async fn no_hash_is_read_by_the_service_login() {
+async fn the_service_login_cannot_read_password_hashes() {
     let world = World::new().await;
     let (role, url) = database_login(&world).await;
     let app = App::start_with(

@@ -16,7 +16,7 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
+async fn sigterm_answers_requests_in_flight_and_exits_with_0() {
     let (world, mut app) = start().await;
     until("it leads", async || app.leads().await).await;
     // A request that is half sent when the signal comes.
@@ -56,7 +56,7 @@ async fn sigterm_answers_what_is_in_flight_and_exits_with_0() {
 }
 
 #[tokio::test]
-async fn a_stopping_service_says_that_it_is_not_ready_before_it_stops_listening() {
+async fn a_stopping_service_is_unready_before_it_stops_listening() {
     let (_world, mut app) = start_with(&[("SHUTDOWN_DELAY_MS", "3000")]).await;
     app.signal("INT");
     let answer = eventually("a 503", async || {
@@ -70,7 +70,7 @@ async fn a_stopping_service_says_that_it_is_not_ready_before_it_stops_listening(
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_service_immediately() {
     let (_world, mut app) = start_with(&[("SHUTDOWN_DELAY_MS", "600000")]).await;
     app.signal("TERM");
     app.log
@@ -82,7 +82,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn two_instances_started_at_once_on_an_empty_database_share_it_and_one_leads() {
+async fn two_instances_started_on_an_empty_database_elect_one_leader() {
     let world = World::empty().await;
     let (first, second) = tokio::join!(App::launch(&world, &[]), App::launch(&world, &[]));
     tokio::join!(first.until_ready("ready"), second.until_ready("ready"));
@@ -97,7 +97,7 @@ async fn two_instances_started_at_once_on_an_empty_database_share_it_and_one_lea
 }
 
 #[tokio::test]
-async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_is_reported() {
+async fn a_stalled_log_reader_is_reported_and_costs_only_lines() {
     let (_world, app) = start_with(&[("LOG_LEVEL", "info,probes=debug")]).await;
     app.log.pause(true);
     let began = Instant::now();
@@ -133,7 +133,7 @@ async fn a_log_reader_that_stalls_costs_lines_and_no_requests_and_is_reported() 
 }
 
 #[tokio::test]
-async fn a_log_reader_that_stalls_costs_no_line_of_an_event_that_was_received() {
+async fn a_stalled_log_reader_costs_no_line_of_a_received_event() {
     const EVENTS: usize = 20_000;
     let (_world, observer, app) = start_observed().await;
     app.log.pause(true);
@@ -182,7 +182,7 @@ async fn a_log_reader_that_stalls_costs_no_line_of_an_event_that_was_received() 
 }
 
 #[tokio::test]
-async fn a_log_reader_that_stalls_costs_little_memory_however_long_the_paths_are() {
+async fn a_stalled_log_reader_costs_little_memory_for_any_path_length() {
     let (_world, app) = start().await;
     app.log.pause(true);
     let before = app.resident();
@@ -203,7 +203,7 @@ async fn a_log_reader_that_stalls_costs_little_memory_however_long_the_paths_are
 }
 
 #[tokio::test]
-async fn a_database_that_may_lose_commits_is_warned_of() {
+async fn a_database_that_may_lose_commits_causes_a_warning() {
     const WARNING: &str = "PostgreSQL may lose what it has committed, users and events alike: \
                            synchronous_commit is off for this database or login";
     let world = World::new().await;
@@ -226,7 +226,7 @@ async fn a_database_that_may_lose_commits_is_warned_of() {
 }
 
 #[tokio::test]
-async fn a_remote_database_that_does_not_encrypt_is_warned_of_unless_that_is_meant() {
+async fn an_unencrypted_remote_database_is_warned_about_unless_chosen() {
     const WARNING: &str = "PostgreSQL is on another machine and does not encrypt; add \
                            ?sslmode=require, or disable if that is meant";
     let world = World::new().await;

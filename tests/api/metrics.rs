@@ -48,7 +48,7 @@ async fn requests_are_counted_by_method_route_template_and_status() {
 }
 
 #[tokio::test]
-async fn every_counter_is_there_from_the_start() {
+async fn every_counter_is_exported_from_the_start() {
     let (_world, app) = start().await;
     let metrics = app.get("/metrics").await.text;
     for line in [
@@ -86,7 +86,7 @@ async fn every_counter_is_there_from_the_start() {
 }
 
 #[tokio::test]
-async fn every_metric_that_an_alert_or_the_runbook_names_is_there() {
+async fn every_metric_named_in_an_alert_or_the_runbook_exists() {
     let (_world, app) = start().await;
     app.log.wait_for("Consumer subscribed", |_| true).await;
     let alerts = include_str!("../../docs/alerts.yml");
@@ -127,7 +127,7 @@ async fn every_metric_that_an_alert_or_the_runbook_names_is_there() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_scrapes_is_answered_and_does_not_make_the_service_unready() {
+async fn a_crowd_of_scrapes_is_served_and_the_service_stays_ready() {
     let (world, app) = start().await;
     // Behind an exclusive lock, every scrape and every probe takes its whole time.
     let mut lock = world.pool.begin().await.unwrap();
@@ -154,7 +154,7 @@ async fn a_crowd_of_scrapes_is_answered_and_does_not_make_the_service_unready() 
 }
 
 #[tokio::test]
-async fn a_long_backlog_is_counted_as_far_as_the_bound() {
+async fn a_long_backlog_is_counted_up_to_the_limit() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.broker_url).await;
     proxy.close();
@@ -169,7 +169,7 @@ async fn a_long_backlog_is_counted_as_far_as_the_bound() {
 }
 
 #[tokio::test]
-async fn events_are_counted_on_their_way_and_the_outbox_is_seen_to_fill_and_drain() {
+async fn metrics_count_events_and_show_the_outbox_fill_and_drain() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let proxy = Proxy::before(&world.broker_url).await;
@@ -200,7 +200,7 @@ async fn events_are_counted_on_their_way_and_the_outbox_is_seen_to_fill_and_drai
 }
 
 #[tokio::test]
-async fn a_scrape_answers_while_the_database_is_away() {
+async fn a_scrape_is_answered_while_the_database_is_down() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
     let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;

@@ -18,7 +18,7 @@ async fn migrate(world: &World) -> std::process::Output {
 }
 
 #[tokio::test]
-async fn migrate_makes_the_original_table_and_may_run_again() {
+async fn migrate_creates_the_original_table_and_is_idempotent() {
     let world = World::empty().await;
     for _ in 0..2 {
         let output = migrate(&world).await;
@@ -54,7 +54,7 @@ async fn migrate_makes_the_original_table_and_may_run_again() {
 }
 
 #[tokio::test]
-async fn a_table_that_somebody_locks_is_waited_for_without_holding_everybody_up() {
+async fn migrate_waits_for_a_locked_table_without_blocking_others() {
     let world = World::empty().await;
     let output = migrate(&world).await;
     assert!(output.status.success(), "{output:?}");
@@ -77,7 +77,7 @@ async fn a_table_that_somebody_locks_is_waited_for_without_holding_everybody_up(
 }
 
 #[tokio::test]
-async fn without_migrate_on_start_the_service_is_not_ready_until_somebody_migrates() {
+async fn without_migrate_on_start_it_is_not_ready_until_migrated() {
     let world = World::empty().await;
     let app = App::launch(&world, &[("MIGRATE_ON_START", "false")]).await;
     let answer = app.get("/health/ready").await;
@@ -101,7 +101,7 @@ async fn without_migrate_on_start_the_service_is_not_ready_until_somebody_migrat
 }
 
 #[tokio::test]
-async fn a_migration_that_was_edited_after_it_was_applied_ends_the_service_with_1() {
+async fn an_applied_migration_that_was_edited_ends_the_start_with_1() {
     let world = World::new().await;
     sqlx::query("UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1")
         .execute(&world.pool)
@@ -119,7 +119,7 @@ async fn a_migration_that_was_edited_after_it_was_applied_ends_the_service_with_
 }
 
 #[tokio::test]
-async fn a_schema_newer_than_the_binary_is_served_so_that_a_rollback_starts() {
+async fn a_binary_older_than_the_schema_starts_for_a_rollback() {
     let world = World::new().await;
     let newer =
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
@@ -129,7 +129,7 @@ async fn a_schema_newer_than_the_binary_is_served_so_that_a_rollback_starts() {
 }
 
 #[tokio::test]
-async fn the_database_refuses_a_password_that_is_no_argon2id_hash() {
+async fn the_database_refuses_a_password_that_is_not_an_argon2id_hash() {
     let world = World::new().await;
     let insert = "INSERT INTO users (name, surname, password) VALUES ('А', 'Б', 'secret123')";
     assert!(sqlx::query(insert).execute(&world.pool).await.is_err());
@@ -149,7 +149,7 @@ fn rows() -> BTreeMap<i64, String> {
 }
 
 #[tokio::test]
-async fn rows_of_each_step_survive_all_later_ones() {
+async fn rows_of_each_migration_survive_all_later_ones() {
     let world = World::empty().await;
     let steps: Vec<_> = sqlx::migrate!().iter().cloned().collect();
     let mut rows = rows();

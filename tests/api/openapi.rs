@@ -79,7 +79,7 @@ async fn the_server_serves_the_document_and_the_page_that_shows_it() {
 }
 
 #[tokio::test]
-async fn every_path_of_the_document_is_there_and_takes_just_its_methods() {
+async fn every_documented_path_exists_and_accepts_only_its_methods() {
     let (_world, app) = start().await;
     for (path, item) in document().await["paths"].as_object().unwrap() {
         let answer =
@@ -98,7 +98,7 @@ async fn every_path_of_the_document_is_there_and_takes_just_its_methods() {
 }
 
 #[tokio::test]
-async fn every_page_answers_with_a_slash_at_its_end_too() {
+async fn every_page_answers_with_a_trailing_slash_too() {
     let (_world, app) = start().await;
     for path in [
         "/users",
@@ -128,7 +128,7 @@ async fn every_page_answers_with_a_slash_at_its_end_too() {
 }
 
 #[tokio::test]
-async fn answers_tell_browsers_not_to_guess_nor_to_share_users() {
+async fn responses_forbid_mime_sniffing_and_shared_caching_of_users() {
     let (_world, app) = start().await;
     let id = app.create_user("Анна").await;
     for path in [
@@ -158,7 +158,7 @@ async fn answers_tell_browsers_not_to_guess_nor_to_share_users() {
 }
 
 #[tokio::test]
-async fn of_swagger_ui_only_what_the_page_loads_is_served() {
+async fn only_the_swagger_ui_files_that_the_page_loads_are_served() {
     let (_world, app) = start().await;
     for file in ["index.html", "oauth2-redirect.html", "swagger-ui.js.map"] {
         app.get(&format!("/docs/{file}"))
@@ -168,7 +168,7 @@ async fn of_swagger_ui_only_what_the_page_loads_is_served() {
 }
 
 #[tokio::test]
-async fn the_pages_have_a_strict_policy_and_are_sent_again_only_when_they_changed() {
+async fn pages_have_a_strict_policy_and_are_resent_only_if_changed() {
     let (_world, app) = start().await;
     for path in [
         "/docs/",

@@ -31,7 +31,7 @@ async fn until_dead_letters(world: &World, count: u64, arguments: &[&str]) -> Va
 }
 
 #[tokio::test]
-async fn the_outbox_is_described_with_what_waits_and_who_leads() {
+async fn outbox_status_shows_waiting_events_and_the_leader() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.broker_url).await;
     let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
@@ -73,7 +73,7 @@ async fn the_outbox_is_described_with_what_waits_and_who_leads() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_listed_with_the_reason_and_stay_where_they_are() {
+async fn dead_letters_are_listed_with_the_reason_and_stay_in_place() {
     let world = World::new().await;
     let observer = Observer::new(&world).await;
     let _app = App::start(&world).await;
@@ -110,7 +110,7 @@ async fn dead_letters_are_listed_with_the_reason_and_stay_where_they_are() {
 }
 
 #[tokio::test]
-async fn redriven_messages_reach_the_consumer_alone_and_unreadable_ones_return() {
+async fn redrive_reaches_only_the_consumer_and_unreadable_ones_return() {
     let (world, app) = start().await;
     let mut observer = Observer::new(&world).await;
     app.create_user("Анна").await;
@@ -146,7 +146,7 @@ async fn redriven_messages_reach_the_consumer_alone_and_unreadable_ones_return()
 }
 
 #[tokio::test]
-async fn dropped_messages_are_gone_the_oldest_first() {
+async fn dead_letters_are_dropped_oldest_first() {
     let world = World::new().await;
     let observer = Observer::new(&world).await;
     let _app = App::start(&world).await;
@@ -171,7 +171,7 @@ async fn dropped_messages_are_gone_the_oldest_first() {
 }
 
 #[tokio::test]
-async fn a_command_that_cannot_do_its_work_says_why_and_exits_with_1() {
+async fn a_command_that_fails_says_why_and_exits_with_1() {
     let empty = World::empty().await;
     let (code, text) = dlq(&empty, &["redrive", "--max", "5"]).await;
     assert!(

@@ -62,7 +62,7 @@ async fn the_original_curl_calls_give_the_original_answers() {
 }
 
 #[tokio::test]
-async fn a_log_line_has_the_original_keys_the_clients_address_and_nothing_nested() {
+async fn a_log_line_is_flat_with_the_original_keys_and_client_address() {
     let (_world, app) = start().await;
     let trace_id = "a1b2c3d4-e5f6-7890-abcd-ef1234567890";
     Answer::of(

@@ -28,7 +28,7 @@ pub async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
 }
 
 #[tokio::test]
-async fn an_event_that_closes_the_channel_is_quarantined_and_retried_or_dropped() {
+async fn a_channel_closing_event_is_quarantined_retried_or_dropped() {
     let (world, mut observer, app) = start_observed().await;
     for n in 1..=4 {
         assert_eq!(app.create_user(&format!("Имя{n}")).await, n);
@@ -93,7 +93,7 @@ async fn an_event_that_closes_the_channel_is_quarantined_and_retried_or_dropped(
 }
 
 #[tokio::test]
-async fn all_events_of_a_type_are_retried_in_their_order_or_dropped() {
+async fn all_events_of_a_type_are_retried_in_order_or_dropped() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let fill =
@@ -134,7 +134,7 @@ async fn all_events_of_a_type_are_retried_in_their_order_or_dropped() {
 }
 
 #[tokio::test]
-async fn an_event_that_nobody_knows_to_be_bad_waits_for_another_to_pass_first() {
+async fn an_event_is_quarantined_only_after_another_has_passed() {
     let (world, app) = start().await;
     app.create_user("Анна").await;
     world.until_outbox_is_empty().await;

@@ -59,7 +59,7 @@ async fn a_locked_table_under_256_readers_is_503_in_time_and_heals() {
 }
 
 #[tokio::test]
-async fn a_database_that_goes_away_under_256_readers_is_503_in_time_and_heals() {
+async fn a_database_lost_under_256_readers_is_503_in_time_and_heals() {
     let world = World::new().await;
     let (proxy, _app, readers) = read_by_many(&world).await;
     for reset in [false, true] {

@@ -17,7 +17,7 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn a_leader_that_freezes_is_replaced_and_does_no_harm_when_it_wakes() {
+async fn a_frozen_leader_is_replaced_and_does_no_harm_when_it_wakes() {
     let world = World::new().await;
     audit(&world).await;
     let mut observer = Observer::new(&world).await;
@@ -56,7 +56,7 @@ async fn a_leader_that_freezes_is_replaced_and_does_no_harm_when_it_wakes() {
 }
 
 #[tokio::test]
-async fn a_session_that_has_not_the_relays_settings_is_seen_to_be_one() {
+async fn a_session_without_the_relays_settings_is_detected() {
     let world = World::new().await;
     let options = world.database_url.parse::<DatabaseUrl>().unwrap().options();
     let mut with = outbox::connect_relay(&options).await.unwrap();
@@ -67,7 +67,7 @@ async fn a_session_that_has_not_the_relays_settings_is_seen_to_be_one() {
 }
 
 #[tokio::test]
-async fn a_limit_of_transactions_that_is_set_for_all_does_not_end_a_long_first_read() {
+async fn a_global_transaction_timeout_does_not_end_a_long_first_read() {
     let world = World::new().await;
     // Before version 17, PostgreSQL treats this as a custom setting without effect.
     let limit = format!(
@@ -92,7 +92,7 @@ async fn a_limit_of_transactions_that_is_set_for_all_does_not_end_a_long_first_r
 }
 
 #[tokio::test]
-async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s() {
+async fn a_leader_cut_off_in_a_large_read_loses_its_lock_within_12_s() {
     let world = World::new().await;
     let fill = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
                 SELECT gen_random_uuid(), 'user.created', n, 1, 't', now(), to_json(repeat('x', 60000))
@@ -131,7 +131,7 @@ async fn a_leader_that_is_cut_off_amid_a_large_read_loses_the_lock_within_12_s()
 }
 
 #[tokio::test]
-async fn replicas_stopped_in_turn_under_load_fail_no_write_and_repeat_no_event() {
+async fn replicas_stopped_in_turn_fail_no_write_and_repeat_no_event() {
     let world = World::new().await;
     audit(&world).await;
     let mut observer = Observer::new(&world).await;
@@ -173,7 +173,7 @@ async fn replicas_stopped_in_turn_under_load_fail_no_write_and_repeat_no_event()
 }
 
 #[tokio::test]
-async fn of_three_replicas_that_race_one_leads_at_any_moment_and_none_repeats() {
+async fn one_of_three_racing_replicas_leads_and_none_repeats_an_event() {
     let world = World::new().await;
     audit(&world).await;
     let mut observer = Observer::new(&world).await;
@@ -204,7 +204,7 @@ async fn of_three_replicas_that_race_one_leads_at_any_moment_and_none_repeats() 
 }
 
 #[tokio::test]
-async fn what_a_killed_consumer_held_is_read_by_another_replica_and_in_order() {
+async fn another_replica_reads_a_killed_consumers_messages_in_order() {
     let world = World::new().await;
     let observer = Observer::new(&world).await;
     let mut first = App::start(&world).await;
@@ -240,7 +240,7 @@ async fn what_a_killed_consumer_held_is_read_by_another_replica_and_in_order() {
 }
 
 #[tokio::test]
-async fn replicas_behind_a_balancer_are_replaced_one_by_one_and_no_request_fails() {
+async fn a_rolling_restart_behind_a_load_balancer_fails_no_request() {
     let world = World::new().await;
     audit(&world).await;
     let mut observer = Observer::new(&world).await;

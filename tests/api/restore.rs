@@ -34,7 +34,7 @@ async fn after_restore(world: &World, arguments: &[&str]) -> (bool, Value, Strin
 }
 
 #[tokio::test]
-async fn a_subscriber_who_follows_the_guide_agrees_again_after_a_restored_backup() {
+async fn a_subscriber_that_follows_the_guide_agrees_after_a_restore() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let mut copy = Copy::default();
@@ -100,7 +100,7 @@ async fn a_subscriber_who_follows_the_guide_agrees_again_after_a_restored_backup
 }
 
 #[tokio::test]
-async fn while_a_relay_leads_versions_are_not_lifted() {
+async fn after_restore_lifts_no_versions_while_a_relay_leads() {
     let (world, app) = start().await;
     app.create_user("Анна").await;
     until("it leads", async || app.leads().await).await;
@@ -110,7 +110,7 @@ async fn while_a_relay_leads_versions_are_not_lifted() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_killed_is_taken_up_and_lifts_nobody_twice() {
+async fn a_killed_after_restore_run_resumes_and_lifts_no_user_twice() {
     const USERS: i64 = 60_000;
     let world = World::new().await;
     let users = format!(
@@ -178,7 +178,7 @@ async fn a_run_that_was_killed_is_taken_up_and_lifts_nobody_twice() {
 }
 
 #[tokio::test]
-async fn another_server_than_at_the_last_start_is_warned_of_once() {
+async fn a_changed_database_server_causes_one_warning() {
     const WARNING: &str = "The database's server is another one than at the last start";
     let (world, mut app) = start().await;
     for change in ["timeline = timeline + 1", "system_identifier = '1'"] {

@@ -88,7 +88,7 @@ async fn publish_heads(stranger: &mut Stranger) -> u64 {
 }
 
 #[tokio::test]
-async fn no_head_of_a_message_stops_the_consumer_or_a_command_on_either_queue_type() {
+async fn no_header_stops_consumer_or_commands_on_either_queue_type() {
     for queue_type in QUEUE_TYPES {
         let (world, app) = start_with(&[("AMQP_QUEUE_TYPE", queue_type)]).await;
         let mut stranger = Stranger::at(&world).await;
@@ -133,7 +133,7 @@ async fn no_head_of_a_message_stops_the_consumer_or_a_command_on_either_queue_ty
 }
 
 #[tokio::test]
-async fn a_dead_letter_of_the_broker_itself_does_not_hide_those_behind_it() {
+async fn a_dead_letter_from_the_broker_does_not_hide_those_behind_it() {
     let (world, _app) = start_with(&[]).await;
     let mut stranger = Stranger::at(&world).await;
     stranger
@@ -163,7 +163,7 @@ async fn a_dead_letter_of_the_broker_itself_does_not_hide_those_behind_it() {
 }
 
 #[tokio::test]
-async fn a_trace_id_that_is_none_goes_to_the_dead_letters_and_not_into_the_log() {
+async fn an_invalid_trace_id_is_dead_lettered_and_kept_out_of_the_log() {
     let (world, app) = start_with(&[]).await;
     let mut stranger = Stranger::at(&world).await;
     for length in [129, 7 << 20] {
@@ -183,7 +183,7 @@ async fn a_trace_id_that_is_none_goes_to_the_dead_letters_and_not_into_the_log()
 }
 
 #[tokio::test]
-async fn a_large_message_does_not_repeat_the_dead_letters_that_are_being_written() {
+async fn a_large_message_does_not_repeat_dead_letters_being_written() {
     let (world, app) = start_with(&[]).await;
     let mut stranger = Stranger::at(&world).await;
     // Opens the connection of the dead letters.
@@ -218,7 +218,7 @@ async fn a_large_message_does_not_repeat_the_dead_letters_that_are_being_written
 }
 
 #[tokio::test]
-async fn large_messages_are_dead_letters_whole_and_few_are_in_memory_at_a_time() {
+async fn large_messages_are_dead_lettered_whole_with_few_in_memory() {
     for queue_type in QUEUE_TYPES {
         let settings = [("AMQP_QUEUE_TYPE", queue_type)];
         let (world, mut app) = start_with(&settings).await;

@@ -102,7 +102,7 @@ async fn assert_each_part_is_verified(world: &World, ours: &Authority, server: S
 }
 
 #[tokio::test]
-async fn postgresql_is_reached_with_the_certificates_that_are_named_and_no_others() {
+async fn postgresql_is_reached_only_with_the_named_certificates() {
     let world = World::new().await;
     let ours = Authority::new();
     let server = Server {
@@ -120,7 +120,7 @@ async fn postgresql_is_reached_with_the_certificates_that_are_named_and_no_other
 }
 
 #[tokio::test]
-async fn rabbitmq_is_reached_with_the_certificates_that_are_named_and_no_others() {
+async fn rabbitmq_is_reached_only_with_the_named_certificates() {
     let world = World::new().await;
     let ours = Authority::new();
     let server = Server {
@@ -137,7 +137,7 @@ async fn rabbitmq_is_reached_with_the_certificates_that_are_named_and_no_others(
 }
 
 #[tokio::test]
-async fn what_a_url_asks_for_and_the_service_would_not_do_stops_the_start_by_name() {
+async fn an_unsupported_url_parameter_stops_the_start_by_name() {
     let (world, _app) = start().await;
     for (setting, query, named) in [
         ("DATABASE_URL", "SSLMODE=require", "`SSLMODE`"),

@@ -34,7 +34,7 @@ async fn one_trace_id_runs_from_the_header_to_the_consumers_log() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_well_formed_is_kept() {
+async fn a_well_formed_trace_id_is_kept() {
     let (_world, app) = start().await;
     for id in ["a", "A-Z_a.z:0/9@+=-", &"x".repeat(128)] {
         assert_eq!(
@@ -45,7 +45,7 @@ async fn an_id_that_is_well_formed_is_kept() {
 }
 
 #[tokio::test]
-async fn any_other_id_is_replaced_by_a_uuid_with_a_warning_that_does_not_repeat_it() {
+async fn a_malformed_trace_id_becomes_a_uuid_with_a_redacted_warning() {
     let (_world, app) = start().await;
     for id in [
         "two words",
@@ -73,7 +73,7 @@ async fn any_other_id_is_replaced_by_a_uuid_with_a_warning_that_does_not_repeat_
 }
 
 #[tokio::test]
-async fn two_ids_are_as_good_as_a_malformed_one() {
+async fn two_trace_ids_count_as_a_malformed_one() {
     let (_world, app) = start().await;
     let request = app
         .request(Method::GET, "/users")
@@ -94,7 +94,7 @@ async fn two_ids_are_as_good_as_a_malformed_one() {
 }
 
 #[tokio::test]
-async fn without_an_id_each_request_gets_its_own_uuid() {
+async fn each_request_without_a_trace_id_gets_its_own_uuid() {
     let (_world, app) = start().await;
     let first = app.get("/users").await;
     let second = app.get("/users").await;
@@ -103,7 +103,7 @@ async fn without_an_id_each_request_gets_its_own_uuid() {
 }
 
 #[tokio::test]
-async fn every_answer_has_the_trace_id_errors_and_pages_too() {
+async fn every_response_has_the_trace_id_even_errors_and_pages() {
     let (_world, app) = start().await;
     for path in [
         "/users/7",
@@ -129,7 +129,7 @@ async fn every_answer_has_the_trace_id_errors_and_pages_too() {
 }
 
 #[tokio::test]
-async fn probes_and_scrapes_that_go_well_are_logged_at_debug_alone() {
+async fn successful_probes_and_scrapes_are_logged_only_at_debug() {
     let world = World::new().await;
     let probe = async |level: &str| {
         let app = App::start_with(&world, &[("LOG_LEVEL", level)]).await;

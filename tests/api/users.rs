@@ -17,7 +17,7 @@ fn is_timestamp(value: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn a_created_user_is_answered_located_and_stored_without_its_password() {
+async fn a_created_user_is_returned_located_and_stored_only_hashed() {
     let (world, app) = start().await;
     let created = app
         .post(
@@ -51,7 +51,7 @@ async fn a_created_user_is_answered_located_and_stored_without_its_password() {
 }
 
 #[tokio::test]
-async fn paths_with_and_without_a_slash_at_the_end_answer_alike() {
+async fn paths_with_and_without_a_trailing_slash_answer_alike() {
     let (_world, app) = start().await;
     app.create_user("Анна").await;
     for (path, slashed) in [("/users", "/users/"), ("/users/1", "/users/1/")] {
@@ -71,7 +71,7 @@ async fn paths_with_and_without_a_slash_at_the_end_answer_alike() {
 }
 
 #[tokio::test]
-async fn a_put_changes_what_is_given_and_leaves_what_is_absent_or_null() {
+async fn a_put_changes_given_fields_and_keeps_absent_or_null_ones() {
     let (_world, app) = start().await;
     let created = app.post("/users", &new_user("Анна")).await.body;
     let updated = app
@@ -103,7 +103,7 @@ async fn a_put_of_a_password_is_a_change_even_when_it_is_the_same() {
 }
 
 #[tokio::test]
-async fn a_put_that_changes_nothing_keeps_updated_at_and_makes_no_event() {
+async fn a_put_without_a_change_keeps_updated_at_and_sends_no_event() {
     let (world, app) = start().await;
     let created = app.post("/users", &new_user("Анна")).await.body;
     for body in [
@@ -119,7 +119,7 @@ async fn a_put_that_changes_nothing_keeps_updated_at_and_makes_no_event() {
 }
 
 #[tokio::test]
-async fn put_of_name_racing_put_of_surname_keeps_both() {
+async fn a_put_of_name_racing_a_put_of_surname_keeps_both() {
     let (_world, app) = start().await;
     app.create_user("Анна").await;
     for round in 0..20 {
@@ -144,7 +144,7 @@ async fn put_of_name_racing_put_of_surname_keeps_both() {
 }
 
 #[tokio::test]
-async fn a_password_for_somebody_who_is_not_there_is_404_without_being_hashed() {
+async fn password_change_of_a_missing_user_is_404_without_hashing() {
     let world = World::new().await;
     // This many concurrent hashes could not all get a core within a millisecond.
     let app = App::start_with(&world, &[("PASSWORD_HASH_WAIT_MS", "1")]).await;
@@ -155,7 +155,7 @@ async fn a_password_for_somebody_who_is_not_there_is_404_without_being_hashed() 
 }
 
 #[tokio::test]
-async fn a_second_delete_finds_nobody() {
+async fn a_second_delete_is_404() {
     let (_world, app) = start().await;
     app.create_user("Анна").await;
     assert_eq!(app.delete("/users/1").await.status, StatusCode::NO_CONTENT);
@@ -234,7 +234,7 @@ async fn a_list_is_ordered_capped_counted_and_linked() {
 }
 
 #[tokio::test]
-async fn the_total_is_exact_whoever_adds_and_removes_users_and_whatever_they_hold() {
+async fn the_total_is_exact_despite_direct_sql_and_open_transactions() {
     let (world, app) = start().await;
     let total = async || {
         app.get("/users?limit=1")
@@ -280,7 +280,7 @@ async fn the_total_is_exact_whoever_adds_and_removes_users_and_whatever_they_hol
 }
 
 #[tokio::test]
-async fn lists_at_once_see_every_user_that_was_there_before_they_began() {
+async fn concurrent_lists_see_every_user_created_before_they_began() {
     let (world, app) = start().await;
     for users in 1..=10 {
         sqlx::query("INSERT INTO users (name, surname, password) VALUES ('А', 'Б', '$argon2id$x')")
@@ -332,7 +332,7 @@ async fn head_answers_as_get_without_a_body() {
 }
 
 #[tokio::test]
-async fn names_are_stored_in_normal_form_c_and_keep_their_invisible_characters() {
+async fn names_are_stored_in_nfc_and_keep_invisible_characters() {
     let (_world, app) = start().await;
     let id = app.create_user(" И\u{306}оханн ").await;
     assert_eq!(

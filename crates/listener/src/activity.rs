@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_a_time_limit_for_each_thing_that_the_client_does() {
+    fn each_phase_of_a_connection_has_its_own_time_limit() {
         let now = Instant::now();
         let mut state = State::new(now);
         assert_eq!(overdue(&state), Some(Overdue::Head));
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_for_a_body_counts_from_its_head_while_the_service_waits() {
+    fn body_time_counts_from_the_head_while_the_service_waits() {
         let now = Instant::now();
         let later = now + SPARED;
         let mut state = State::new(now);
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_that_lasts_makes_room_only_if_its_client_does_not_read() {
+    fn a_long_response_makes_room_only_if_its_client_stops_reading() {
         let now = Instant::now();
         let later = now + SPARED;
         let mut state = State::new(now);
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_closed_for_others_unless_a_request_has_come() {
+    fn a_connection_makes_room_unless_a_request_has_arrived() {
         let now = Instant::now();
         let later = now + SPARED;
         let mut state = State::new(now);

@@ -81,7 +81,7 @@ fn pieces_in(answer: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_response_arrives_whole_however_long_it_lasts_and_whoever_else_comes() {
+async fn a_long_response_arrives_whole_while_other_clients_connect() {
     let (address, ..) = start().await;
     let first = tokio::spawn(ask(address));
     let mut answers = tokio::task::JoinSet::new();
@@ -100,7 +100,7 @@ async fn a_response_arrives_whole_however_long_it_lasts_and_whoever_else_comes()
 }
 
 #[tokio::test]
-async fn a_response_that_lasts_ends_when_the_service_stops() {
+async fn a_long_response_ends_when_the_service_stops() {
     let (address, stop, served) = start().await;
     let answer = tokio::spawn(ask(address));
     let mut tick = interval(PAUSE);

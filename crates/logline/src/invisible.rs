@@ -44,7 +44,7 @@ mod tests {
     use super::escaped;
 
     #[test]
-    fn what_would_change_how_a_line_looks_is_escaped() {
+    fn characters_that_would_disguise_a_line_are_escaped() {
         let line = "{\"path\":\"a\u{7f}\u{9b}31m\u{202e}b\u{2066}\u{61c}\u{2028}\u{e0041}\"}";
         let shown = String::from_utf8(escaped(line.as_bytes()).into_owned()).unwrap();
         assert_eq!(
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_stays_as_it_is() {
+    fn all_other_characters_stay_unchanged() {
         for line in ["{\"name\":\"Иван 😀 e\u{301}\"}\n", "plain\n"] {
             assert!(
                 matches!(escaped(line.as_bytes()), Cow::Borrowed(same) if same == line.as_bytes())

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_many_threads_are_written_whole_and_each_threads_in_order() {
+    fn lines_of_many_threads_stay_whole_and_in_order_per_thread() {
         let kept = Kept::default();
         let writer = LogWriter::to(kept.clone()).unwrap();
         std::thread::scope(|scope| {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_waits_is_written_at_once() {
+    fn all_waiting_lines_are_written_in_one_call() {
         let (writer, begins, ends) = gated();
         (&writer).write_all(b"first\n").unwrap();
         assert_eq!(begins.recv().unwrap(), 6);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_past_the_bytes_that_may_wait_are_dropped_and_counted() {
+    fn lines_beyond_the_buffer_limit_are_dropped_and_counted() {
         let (writer, begins, ends) = gated();
         (&writer).write_all(b"taken\n").unwrap();
         begins.recv().unwrap();
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_takes_a_part_or_nothing_for_now_gets_the_rest_later() {
+    fn an_output_that_takes_only_a_part_gets_the_rest_later() {
         let (writer, begins, ends) = gated();
         (&writer).write_all(b"123456789\n").unwrap();
         assert_eq!(begins.recv().unwrap(), 10);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_that_the_reader_holds_up_ends_at_its_limit() {
+    fn a_flush_blocked_by_the_reader_ends_at_its_time_limit() {
         let (writer, begins, _ends) = gated();
         (&writer).write_all(b"stuck\n").unwrap();
         begins.recv().unwrap();

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn no_host_two_or_a_malformed_one_is_a_bad_request() {
+    fn a_missing_repeated_or_malformed_host_is_a_bad_request() {
         let any = HeadRules::default();
         for hosts in [
             &[][..],
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_names_another_host_is_misdirected_whatever_the_header_says() {
+    fn a_target_with_a_foreign_host_is_misdirected_for_any_header() {
         let rules = HeadRules {
             allowed_hosts: Some(Vec::new()),
             ..HeadRules::default()
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forwarded_address_is_believed_of_trusted_proxies_alone() {
+    fn only_trusted_proxies_may_forward_a_client_address() {
         let client = |peer: &str, forwarded: &[&str]| {
             let rules = HeadRules {
                 trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],

@@ -45,7 +45,7 @@ mod tests {
     use super::trimmed;
 
     #[test]
-    fn one_trailing_slash_is_taken_off_and_all_else_stays() {
+    fn one_trailing_slash_is_removed_and_the_rest_stays() {
         let trimmed = |uri: &str| trimmed(&uri.parse().unwrap()).map(|uri| uri.to_string());
         assert_eq!(trimmed("/users/"), Some("/users".to_owned()));
         assert_eq!(

@@ -101,7 +101,7 @@ mod tests {
     use super::{FieldError, FieldErrorCode};
 
     #[test]
-    fn a_fault_points_into_the_body_by_rfc_6901() {
+    fn a_field_error_points_into_the_body_as_rfc_6901_says() {
         let error = FieldError::field("a/b~c", FieldErrorCode::UnknownField, "");
         assert_eq!(error.pointer.unwrap(), "/a~1b~0c");
     }

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saturated_or_cut_off_service_says_when_to_come_back() {
+    fn every_503_says_when_to_retry() {
         for kind in PROBLEM_TYPES {
             assert_eq!(
                 kind.retry_after.is_some(),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_the_whole_chain_and_stays_out_of_the_body() {
+    fn a_cause_keeps_the_whole_chain_and_stays_out_of_the_body() {
         #[derive(Debug, thiserror::Error)]
         #[error("outer")]
         struct Outer(#[source] std::io::Error);

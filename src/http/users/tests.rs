@@ -35,7 +35,7 @@ fn faults(problem: &Problem) -> Vec<(&str, FieldErrorCode)> {
 }
 
 #[test]
-fn every_fault_of_a_body_is_named_at_once() {
+fn every_error_of_a_body_is_named_in_one_response() {
     let problem = refused(r#"{"name":"","nmae":1,"password":"short","password":"again!"}"#);
     assert_eq!(
         faults(&problem),
@@ -65,7 +65,7 @@ fn unknown_and_repeated_fields_are_named_in_the_bodys_order() {
 }
 
 #[test]
-fn what_is_no_object_is_refused_as_such() {
+fn a_body_that_is_not_an_object_is_refused_as_such() {
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     for body in [
         "[]",
@@ -87,7 +87,7 @@ fn what_is_no_object_is_refused_as_such() {
 }
 
 #[test]
-fn what_is_no_json_is_refused_without_being_repeated() {
+fn malformed_json_is_refused_without_being_repeated() {
     for body in [
         "",
         "{",
@@ -113,7 +113,7 @@ fn what_is_no_json_is_refused_without_being_repeated() {
 }
 
 #[test]
-fn a_field_that_is_no_text_is_refused_however_deep_or_long() {
+fn a_field_that_is_not_text_is_refused_at_any_depth_and_length() {
     let deep = format!("{}{}", "[".repeat(130), "]".repeat(130));
     for value in [deep.as_str(), &"9".repeat(5_000), "1e999999", "{}", "true"] {
         let problem = refused(&format!(
@@ -134,7 +134,7 @@ fn a_thousand_unknown_fields_get_a_short_answer() {
 }
 
 #[test]
-fn null_leaves_a_field_of_an_update_as_it_is() {
+fn null_leaves_a_field_of_an_update_unchanged() {
     let update: UpdateUser = parse(r#"{"name":null,"surname":"Ли"}"#.as_bytes(), POLICY).unwrap();
     let changes = UserChanges::from(update);
     assert!(changes.name.is_none() && changes.password.is_none());
@@ -152,14 +152,14 @@ async fn query(text: &str) -> Result<Page, Problem> {
 }
 
 #[tokio::test]
-async fn limits_and_offsets_in_range_are_taken() {
+async fn limits_and_offsets_in_range_are_accepted() {
     assert_eq!(query("").await.unwrap(), page(100, 0));
     assert_eq!(query("limit=%31&offset=0").await.unwrap(), page(1, 0));
     assert_eq!(query("offset=100000").await.unwrap().offset(), 100_000);
 }
 
 #[tokio::test]
-async fn everything_else_is_named() {
+async fn every_other_query_parameter_is_refused_by_name() {
     for (text, code) in [
         ("limit=0", OutOfRange),
         ("limit=101", OutOfRange),

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_made_up_version_does_not_make_the_real_ones_stale() {
+    fn a_forged_version_does_not_make_the_real_ones_stale() {
         for made_up in [i64::MAX, 1_000_000, i64::MIN, 0, -1] {
             let mut deduplicator = Deduplicator::default();
             deduplicator.note(&event(1, 5));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn the_deduplicator_uses_bounded_memory() {
         let mut deduplicator = Deduplicator::default();
         for user_id in 0..=i64::try_from(REMEMBERED).unwrap() {
             deduplicator.note(&event(user_id, 1));

@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_of_late_is_read_again_by_the_next_session() {
+    fn the_next_session_rereads_positions_that_were_removed_lately() {
         let mut watermark = Watermark {
             position: 100,
             ..Watermark::default()
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_of_the_whole_table_finds_a_sequence_that_was_set_back() {
+    fn a_read_of_the_whole_table_finds_a_sequence_set_back() {
         let mut watermark = Watermark::default();
         let now = Instant::now();
         let seen = |running: &[i64]| Snapshot {
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_transactions_that_is_too_large_to_remember_is_read_again() {
+    fn a_transaction_range_too_large_to_remember_is_read_again() {
         let mut watermark = Watermark::default();
         let now = Instant::now();
         let seen = |next, given_later| Snapshot {
@@ -399,8 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_that_runs_for_long_is_looked_at_and_read_from_where_it_was_known_to_have_written_nothing()
-     {
+    fn a_long_transaction_is_read_from_where_it_had_written_nothing() {
         let mut watermark = Watermark::default();
         let now = Instant::now();
         let seen = |given_later| Snapshot {
@@ -427,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_during_one_read_of_the_whole_table_does_not_put_off_the_next() {
+    fn a_stall_in_one_whole_table_read_does_not_delay_the_next() {
         let mut watermark = Watermark::default();
         let now = Instant::now();
         let ms = Duration::from_millis;
@@ -452,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_of_the_whole_table_that_did_not_end_is_not_due_again_at_once() {
+    fn an_unfinished_whole_table_read_is_due_again_after_a_pause() {
         let mut watermark = Watermark::default();
         let mut now = Instant::now();
         let nothing = Snapshot {
@@ -471,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn the_read_after_one_that_did_not_end_is_given_time() {
+    fn the_read_after_an_unfinished_one_gets_more_time() {
         let mut watermark = Watermark::default();
         let now = Instant::now();
         let nothing = Snapshot {
@@ -489,7 +488,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_row_is_passed_over_whatever_is_committed_when(actions in prop::collection::vec(action(), 0..200)) {
+        fn no_row_is_skipped_in_any_order_of_commits(actions in prop::collection::vec(action(), 0..200)) {
             let mut table = Table::default();
             let mut watermark = Watermark::default();
             for action in actions {

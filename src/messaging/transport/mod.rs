@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn attempts_to_connect_to_a_silent_peer_leave_no_threads_and_no_sockets() {
+    async fn connecting_to_a_silent_peer_leaks_no_threads_or_sockets() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri: AMQPUri = format!("amqp://{}", listener.local_addr().unwrap())
             .parse()

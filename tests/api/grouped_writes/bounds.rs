@@ -33,7 +33,7 @@ async fn changes_of_a_locked_user_keep_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_user_holds_nobody_up_and_is_changed_as_it_is_then() {
+async fn a_locked_user_delays_no_other_and_keeps_the_lockers_change() {
     let world = world().await;
     let grouped = UserWrites::grouped(&database(&world, Route::Direct));
     for deletes in [false, true] {
@@ -68,7 +68,7 @@ async fn a_locked_user_holds_nobody_up_and_is_changed_as_it_is_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_was_locked_is_changed_again_though_the_lane_is_never_idle() {
+async fn an_unlocked_user_is_changed_again_even_in_a_busy_lane() {
     let world = World::new().await;
     add_users(&world, 40).await;
     let grouped = UserWrites::grouped(&database(&world, Route::Direct));
@@ -112,7 +112,7 @@ async fn a_user_who_was_locked_is_changed_again_though_the_lane_is_never_idle() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writes_past_the_queues_bound_are_refused_at_once_and_leave_nothing_behind() {
+async fn writes_beyond_the_queue_limit_are_refused_and_leave_nothing() {
     const CAPACITY: usize = 8;
     let world = world().await;
     let grouped = UserWrites::with_capacity(&database(&world, Route::Direct), CAPACITY);
@@ -152,7 +152,7 @@ async fn writes_past_the_queues_bound_are_refused_at_once_and_leave_nothing_behi
 }
 
 #[tokio::test]
-async fn what_waits_when_the_lanes_close_is_still_written() {
+async fn writes_that_wait_when_the_lanes_close_are_still_done() {
     let world = world().await;
     let grouped = UserWrites::grouped(&database(&world, Route::Direct));
     let names: Vec<_> = (0..60).map(|number| number.to_string()).collect();
@@ -170,7 +170,7 @@ async fn what_waits_when_the_lanes_close_is_still_written() {
 }
 
 #[tokio::test]
-async fn updates_at_once_are_as_many_versions_and_events_in_few_statements() {
+async fn concurrent_updates_each_get_a_version_in_few_statements() {
     let world = World::new().await;
     add_users(&world, 100).await;
     // Without a broker, so that the events stay in the outbox.

@@ -19,7 +19,7 @@ async fn until_leading(replica: &Replica) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_killed_under_load_slows_no_write_and_is_used_again_within_6_s() {
+async fn a_broker_killed_under_load_slows_no_write_and_is_back_in_6_s() {
     let trial = Trial::start(1).await;
     let load = trial.load(300);
     sleep(SPAN + Duration::from_secs(2)).await;
@@ -52,8 +52,7 @@ async fn a_broker_killed_under_load_slows_no_write_and_is_used_again_within_6_s(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_accepts_connections_and_is_silent_for_two_minutes_costs_no_write_and_no_threads()
- {
+async fn a_broker_silent_for_two_minutes_costs_no_write_or_thread() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.broker_url).await;
     let by_proxy = proxy.url(&world.broker_url);
@@ -88,7 +87,7 @@ async fn a_broker_that_accepts_connections_and_is_silent_for_two_minutes_costs_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_stopped_cleanly_and_started_costs_no_write_and_no_event() {
+async fn a_clean_broker_restart_costs_no_write_and_no_event() {
     let trial = Trial::start(1).await;
     let load = trial.load(300);
     for _ in 0..3 {
@@ -111,7 +110,7 @@ async fn a_broker_stopped_cleanly_and_started_costs_no_write_and_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_down_for_60_s_costs_no_memory_and_5000_events_a_second_drain() {
+async fn a_broker_down_for_60_s_costs_no_memory_and_5000_per_s_drain() {
     let trial = Trial::start(1).await;
     let load = trial.load(1_000);
     // Every pool and buffer has its size by then.
@@ -151,7 +150,7 @@ async fn a_broker_down_for_60_s_costs_no_memory_and_5000_events_a_second_drain()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_short_of_memory_or_disk_blocks_publishing_alone() {
+async fn a_broker_short_of_memory_or_disk_blocks_only_publishing() {
     let mut trial = Trial::start(1).await;
     let load = trial.load(200);
     let alarms = [
@@ -211,7 +210,7 @@ async fn a_broker_short_of_memory_or_disk_blocks_publishing_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_alarm_with_a_dead_letter_in_hand_holds_up_no_acknowledgement() {
+async fn a_broker_alarm_with_a_dead_letter_pending_delays_no_ack() {
     let trial = Trial::start(1).await;
     let mut stranger = Observer::new(&trial.world).await;
     let load = trial.load(50);
@@ -260,7 +259,7 @@ async fn an_alarm_with_a_dead_letter_in_hand_holds_up_no_acknowledgement() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_broker_is_noticed_within_two_heartbeats_and_costs_repeats_alone() {
+async fn a_frozen_broker_seen_in_two_heartbeats_costs_only_repeats() {
     let trial = Trial::start(1).await;
     let load = trial.load(200);
     sleep(Duration::from_secs(1)).await;

@@ -25,7 +25,7 @@ async fn leader_of(queue: &str, virtual_host: &str, asked: &Node) -> Option<usiz
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_node_that_leads_the_queue_is_killed_three_times_and_nothing_is_lost() {
+async fn killing_the_queues_leader_node_three_times_loses_nothing() {
     let nodes = Control::of_shared_servers().cluster().await;
     let mut world = World::new().await;
     let virtual_host = world.virtual_host.clone();

@@ -11,7 +11,7 @@ use crate::chaos::trial::Trial;
 use crate::harness::{App, Control, Proxy, Readers, World, command, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_second() {
+async fn a_postgresql_restart_fails_requests_in_flight_for_a_second() {
     let trial = Trial::start(1).await;
     let load = trial.load(200);
     // INT is PostgreSQL's fast shutdown, QUIT the immediate one.
@@ -48,7 +48,7 @@ async fn a_restart_of_postgresql_fails_what_is_in_flight_and_is_over_within_a_se
 
 /// PostgreSQL ends all sessions and recovers, without a new start time.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_session_of_postgresql_is_over_within_seconds_and_loses_nothing() {
+async fn a_killed_postgresql_session_is_over_in_seconds_without_loss() {
     let trial = Trial::start(1).await;
     let load = trial.load(300);
     for whose in ["leader", "requests"] {
@@ -102,7 +102,7 @@ async fn a_killed_session_of_postgresql_is_over_within_seconds_and_loses_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_of_postgresql_under_256_readers_is_503_in_time_and_heals() {
+async fn postgresql_restart_with_256_readers_is_503_in_3_s_and_heals() {
     let trial = Trial::start(1).await;
     let readers = Readers::start(&trial.replica().address, "/users/1").await;
     for signal in ["INT", "QUIT", "INT", "QUIT"] {
@@ -121,7 +121,7 @@ async fn a_restart_of_postgresql_under_256_readers_is_503_in_time_and_heals() {
 
 /// The setup of an operator who does not know about `DATABASE_DIRECT_URL`.
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_pooler_that_is_not_known_to_be_one_nobody_leads_and_check_names_the_setting() {
+async fn an_unknown_pooler_blocks_leading_and_check_names_the_setting() {
     let control = Control::of_shared_servers();
     for line in ["", "ignore_startup_parameters = options"] {
         let world = World::new().await;
@@ -157,7 +157,7 @@ async fn behind_a_pooler_that_is_not_known_to_be_one_nobody_leads_and_check_name
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgresql_down_for_60_s_is_503_within_3_s_each_time_and_the_service_lives() {
+async fn postgresql_down_for_60_s_is_503_within_3_s_and_survived() {
     let trial = Trial::start(1).await;
     let load = trial.load(100);
     sleep(Duration::from_secs(2)).await;
@@ -216,7 +216,7 @@ pub async fn insert_events(world: &World, count: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn somebodys_old_snapshot_does_not_slow_the_reads_of_the_outbox() {
+async fn a_foreign_old_snapshot_does_not_slow_reads_of_the_outbox() {
     let trial = Trial::start(1).await;
     sqlx::raw_sql("CREATE SEQUENCE by_hand")
         .execute(&trial.world.pool)

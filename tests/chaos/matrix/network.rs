@@ -81,17 +81,17 @@ async fn cut_in_each_way(server: Server) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_cut_off_from_postgresql_is_replaced_within_12_s_and_heals() {
+async fn a_leader_without_postgresql_is_replaced_in_12_s_and_recovers() {
     cut_in_each_way(Server::Postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_cut_off_from_rabbitmq_is_replaced_within_12_s_and_heals() {
+async fn a_leader_without_rabbitmq_is_replaced_in_12_s_and_recovers() {
     cut_in_each_way(Server::RabbitMq).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_message_after_one_that_cannot_be_read_is_handled_within_100_ms() {
+async fn a_message_after_an_unreadable_one_is_handled_within_100_ms() {
     let trial = Trial::start(1).await;
     let load = trial.load(50);
     let path = format!(

@@ -57,7 +57,7 @@ async fn lag(trial: &Trial, since: SystemTime, condition: &str) -> Lag {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deletions_refused_for_a_minute_delay_no_other_event_by_a_second() {
+async fn deletions_refused_for_a_minute_delay_others_under_a_second() {
     let trial = Trial::start(1).await;
     let stranger = Observer::new(&trial.world).await;
     let policy = stranger.refuse_deletions(&trial.world).await;
@@ -75,7 +75,7 @@ async fn deletions_refused_for_a_minute_delay_no_other_event_by_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_retried() {
+async fn deletions_forbidden_for_20_s_are_quarantined_until_retried() {
     let trial = Trial::start(1).await;
     let load = trial.load(500);
     let permissions = trial.world.forbid_deletions().await;
@@ -110,7 +110,7 @@ async fn deletions_forbidden_for_20_s_are_quarantined_and_come_when_they_are_ret
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_neither_confirms_nor_refuses_deletions_delays_no_others() {
+async fn a_queue_that_never_answers_deletions_delays_no_other_event() {
     let trial = Trial::start(1).await;
     Observer::new(&trial.world).await.bind_deletions().await;
     let load = trial.load(500);
@@ -138,7 +138,7 @@ async fn a_queue_that_neither_confirms_nor_refuses_deletions_delays_no_others() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_confirms_a_hundred_updates_a_second_of_a_thousand_delays_no_others() {
+async fn a_queue_confirming_100_of_1000_updates_per_s_delays_no_other() {
     let trial = Trial::start(1).await;
     let stranger = Observer::new(&trial.world).await;
     stranger.bind("updates", "user.updated", "quorum").await;
@@ -193,7 +193,7 @@ async fn a_queue_that_confirms_a_hundred_updates_a_second_of_a_thousand_delays_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_with_twenty_thousand_events_delays_nobody_else() {
+async fn a_user_with_twenty_thousand_events_delays_no_other_user() {
     let mut trial = Trial::start(0).await;
     let hot = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
                SELECT gen_random_uuid(), 'user.updated', 1000000, n, 'by-hand', clock_timestamp(), 'null'
@@ -237,7 +237,7 @@ async fn insert_held_events(world: &World, count: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_million_held_events_delay_no_others_whoever_leads() {
+async fn ten_million_held_events_delay_no_others_under_any_leader() {
     const HELD: u32 = 10_000_000;
     let mut trial = Trial::start(0).await;
     let stranger = Observer::new(&trial.world).await;
@@ -320,7 +320,7 @@ async fn insert_dead_rows(world: &World, count: u32) {
 const OLD_SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_waits_for_15_s_under_an_old_snapshot_keeps_its_users_order() {
+async fn a_commit_15_s_late_under_an_old_snapshot_keeps_user_order() {
     let trial = Trial::start(1).await;
     let mut holder = trial.world.pool.begin().await.unwrap();
     sqlx::raw_sql(OLD_SNAPSHOT)
@@ -363,7 +363,7 @@ async fn a_commit_that_waits_for_15_s_under_an_old_snapshot_keeps_its_users_orde
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_begins_on_millions_of_dead_rows_reads_past_them_once() {
+async fn a_relay_starting_on_millions_of_dead_rows_skips_them_once() {
     let mut trial = Trial::start(0).await;
     let mut holder = trial.world.pool.begin().await.unwrap();
     sqlx::raw_sql(OLD_SNAPSHOT)
@@ -407,7 +407,7 @@ async fn a_relay_that_begins_on_millions_of_dead_rows_reads_past_them_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_ran_for_long_and_wrote_no_event_delays_none_when_it_ends() {
+async fn the_end_of_a_long_transaction_without_events_delays_no_event() {
     let trial = Trial::start(1).await;
     let client = reqwest::Client::new();
     let published = async |name: &str| {
@@ -444,7 +444,7 @@ async fn a_transaction_that_ran_for_long_and_wrote_no_event_delays_none_when_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_cut_off_or_frozen_amid_a_drain_is_replaced_within_12_s() {
+async fn a_leader_cut_off_or_frozen_in_a_drain_is_replaced_in_12_s() {
     let world = World::new().await;
     let setting = world.direct_setting();
     let url = world.database_url.clone();

@@ -17,7 +17,7 @@ use crate::harness::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {
+async fn the_surviving_replica_leads_within_a_second_in_20_kills() {
     let mut trial = Trial::start(2).await;
     let load = trial.load(500);
     let mut slowest = Duration::ZERO;
@@ -44,7 +44,7 @@ async fn of_two_replicas_killed_20_times_the_other_leads_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_whose_login_may_not_publish_any_more_leaves_the_lead_to_another() {
+async fn a_leader_whose_login_may_no_longer_publish_hands_over() {
     let mut trial = Trial::start(0).await;
     let host = trial.world.virtual_host.clone();
     let login = format!("umapi-{host}");
@@ -103,7 +103,7 @@ fn libfaketime() -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
+async fn a_clock_jump_of_an_hour_stalls_nothing_and_keeps_the_order() {
     let clock = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join(format!("clock-{}", fastrand::u64(..)));
     fs::write(&clock, "+0").unwrap();
@@ -143,7 +143,7 @@ async fn a_clock_that_jumps_by_an_hour_stalls_nothing_and_keeps_the_order() {
 /// Like a DNS name that changes late or a balancer that detects the primary late: no connection is
 /// cut.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_leads_to_a_standby_and_then_to_the_primary_is_followed_within_seconds() {
+async fn an_address_moved_from_standby_to_primary_is_followed_quickly() {
     let world = World::new().await;
     let direct = world.database_url.clone();
     let primary = reqwest::Url::parse(&direct).unwrap().port().unwrap();
@@ -196,7 +196,7 @@ async fn an_address_that_leads_to_a_standby_and_then_to_the_primary_is_followed_
 }
 
 #[tokio::test]
-async fn on_a_standby_nobody_leads_until_it_is_promoted() {
+async fn no_replica_leads_on_a_standby_until_it_is_promoted() {
     let world = World::new().await;
     let (standby, port) = Control::of_shared_servers().standby().await;
     let mut url = reqwest::Url::parse(&world.database_url).unwrap();

@@ -111,7 +111,7 @@ impl<'a> Service<'a> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restore_by_each_kind_of_dump_leaves_subscribers_with_what_there_is() {
+async fn subscribers_agree_again_after_a_restore_from_any_dump_kind() {
     let control = Control::of_shared_servers();
     for (dump, restore) in [
         ("pg_dump --format=custom", "pg_restore"),
@@ -142,7 +142,7 @@ async fn a_restore_by_each_kind_of_dump_leaves_subscribers_with_what_there_is() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restore_by_recovery_to_a_point_in_time_leaves_subscribers_with_what_there_is() {
+async fn subscribers_agree_again_after_a_point_in_time_recovery() {
     let control = Control::of_shared_servers();
     let world = World::new().await;
     let folder = folder("base");

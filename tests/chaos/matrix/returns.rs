@@ -21,7 +21,7 @@ struct Wrong {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_million_messages_of_which_half_come_back_each_is_known_for_what_it_is() {
+async fn each_return_is_matched_when_half_of_a_million_come_back() {
     let world = World::new().await;
     let broker = Broker {
         url: world.broker_url.parse().unwrap(),

@@ -134,7 +134,7 @@ fn schedule(seed: u64, replicas: usize) -> impl Iterator<Item = Planned> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_fails_nothing_is_lost_invented_or_out_of_order() {
+async fn random_faults_lose_invent_and_reorder_nothing() {
     let minutes = setting("CHAOS_MINUTES");
     let seed = setting("CHAOS_SEED");
     let rate = setting("CHAOS_RATE");

@@ -38,7 +38,7 @@ fn action() -> impl Strategy<Value = Action> {
 
 proptest! {
     #[test]
-    fn whatever_happens_a_users_order_holds_and_in_the_end_nothing_is_left(
+    fn each_users_events_stay_in_order_and_none_is_left_over(
         actions in prop::collection::vec(action(), 0..300)
     ) {
         let mut world = World::new();
@@ -54,7 +54,7 @@ proptest! {
     }
 
     #[test]
-    fn events_of_a_type_in_trouble_hold_no_others_up(
+    fn a_failing_event_type_delays_no_other_type(
         fate in prop_oneof![Just(Fate::Rejected), Just(Fate::Forbidden), Just(Fate::Silent), Just(Fate::Slow(1))],
         before in 0..70_i64,
         others in prop::collection::vec(0..2_usize, 1..60),
@@ -75,7 +75,7 @@ proptest! {
     }
 
     #[test]
-    fn a_queue_that_takes_a_part_of_a_type_holds_up_that_part_alone(
+    fn a_queue_that_refuses_part_of_a_type_delays_only_that_part(
         fate in prop_oneof![Just(Fate::PartlySilent), Just(Fate::PartlyRejected)],
         users in 1..128_i64,
     ) {
@@ -93,7 +93,7 @@ proptest! {
 }
 
 #[test]
-fn what_follows_rejected_events_leaves_room_for_those_that_pass() {
+fn followers_of_rejected_events_leave_room_for_passing_ones() {
     let mut world = World::new();
     world.fates[1] = Fate::PartlyRejected;
     for _ in 0..20 {
@@ -112,7 +112,7 @@ fn what_follows_rejected_events_leaves_room_for_those_that_pass() {
 }
 
 #[test]
-fn no_held_event_is_read_before_all_that_the_last_session_had_in_memory() {
+fn held_events_are_read_after_those_the_last_session_had_loaded() {
     let mut schedule = Schedule::default();
     schedule.quarantined(&event(1, 7, TYPES[1]));
     assert!(
@@ -125,7 +125,7 @@ fn no_held_event_is_read_before_all_that_the_last_session_had_in_memory() {
 }
 
 #[test]
-fn a_user_whose_late_event_comes_before_the_held_ones_is_still_followed() {
+fn a_users_held_events_are_read_after_its_late_event() {
     let mut schedule = Schedule::default();
     schedule.backlog.catch_up();
     schedule.backlog.follow(7);
@@ -145,7 +145,7 @@ fn a_user_whose_late_event_comes_before_the_held_ones_is_still_followed() {
 }
 
 #[test]
-fn a_type_begins_with_one_event_and_a_rejected_one_is_tried_once_a_pause() {
+fn a_type_starts_with_one_probe_and_retries_once_per_pause() {
     let mut world = World::new();
     (0..20).for_each(|user| world.write(user, TYPES[2]));
     world.read();
@@ -174,7 +174,7 @@ fn a_type_begins_with_one_event_and_a_rejected_one_is_tried_once_a_pause() {
 }
 
 #[test]
-fn a_user_with_many_events_leaves_memory_to_others() {
+fn a_user_with_many_events_leaves_memory_for_others() {
     let mut world = World::new();
     for _ in 0..500 {
         world.write(1, TYPES[1]);
@@ -197,7 +197,7 @@ fn a_user_with_many_events_leaves_memory_to_others() {
 }
 
 #[test]
-fn a_user_whose_many_updates_follow_its_creation_waits_for_no_other_type() {
+fn a_created_user_with_many_updates_waits_for_no_other_type() {
     let mut world = World::new();
     world.write(1, TYPES[0]);
     (0..100).for_each(|_| world.write(1, TYPES[1]));
@@ -213,7 +213,7 @@ fn a_user_whose_many_updates_follow_its_creation_waits_for_no_other_type() {
 }
 
 #[test]
-fn users_whose_next_events_are_refused_take_no_memory_without_bound() {
+fn users_whose_next_events_are_refused_use_bounded_memory() {
     let mut world = World::new();
     world.fates[1] = Fate::Rejected;
     for user in 0..1_000 {
@@ -227,7 +227,7 @@ fn users_whose_next_events_are_refused_take_no_memory_without_bound() {
 }
 
 #[test]
-fn a_slow_queue_gets_what_it_confirms_in_time_and_no_event_twice() {
+fn a_slow_queue_gets_all_it_can_confirm_and_no_event_twice() {
     let mut world = World::new();
     world.fates[1] = Fate::Slow(1);
     (0..300).for_each(|user| world.write(user, TYPES[1]));
@@ -236,7 +236,7 @@ fn a_slow_queue_gets_what_it_confirms_in_time_and_no_event_twice() {
 }
 
 #[test]
-fn an_event_is_quarantined_after_three_failures_and_its_class_at_once() {
+fn quarantine_takes_three_failures_or_one_in_a_known_bad_class() {
     let mut world = World::new();
     world.fates[2] = Fate::Forbidden;
     (0..5).for_each(|user| world.write(user, TYPES[2]));
@@ -262,7 +262,7 @@ fn an_event_is_quarantined_after_three_failures_and_its_class_at_once() {
 }
 
 #[test]
-fn one_bad_event_among_good_ones_of_its_type_is_found_and_the_others_pass() {
+fn one_bad_event_of_a_type_is_isolated_and_the_others_pass() {
     let mut schedule = Schedule::default();
     (1..=50).for_each(|n| schedule.add(event(n, n, TYPES[1])));
     let mut now = Instant::now();

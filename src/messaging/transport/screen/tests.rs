@@ -72,7 +72,7 @@ fn nested(levels: usize, kind: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_message_that_comes_back_is_known_by_its_id_however_its_bytes_come() {
+fn a_returned_message_is_known_by_its_id_in_any_byte_split() {
     /// The flags of the content type and of the message's id.
     const FLAGS: u16 = 1 << 15 | 1 << 7;
     let came_back = |id: &[u8]| {
@@ -121,7 +121,7 @@ fn a_message_that_comes_back_is_known_by_its_id_however_its_bytes_come() {
 }
 
 #[test]
-fn a_message_that_lapin_can_read_passes_as_it_came() {
+fn a_message_that_lapin_can_read_passes_unchanged() {
     let all_types = [
         (b't', vec![1]),
         (b'b', vec![1]),
@@ -183,7 +183,7 @@ fn a_message_that_lapin_can_read_passes_as_it_came() {
 }
 
 #[test]
-fn what_lapin_would_not_survive_is_replaced_and_kept() {
+fn properties_that_break_lapin_are_replaced_and_kept_as_bytes() {
     let wide = [text(b"wide"), b"A".to_vec(), long(&[b'V'; 2_000])].concat();
     let bad_name = [text(b"\xff"), b"V".to_vec()].concat();
     let bad_type = [text(b"a"), b"Z".to_vec()].concat();
@@ -220,14 +220,14 @@ fn what_lapin_would_not_survive_is_replaced_and_kept() {
 }
 
 #[test]
-fn the_deepest_head_of_a_frame_is_replaced_but_too_long_to_be_kept() {
+fn the_deepest_header_of_a_frame_is_replaced_but_not_kept() {
     let out = screened(&head(0, &with_headers(&nested(18_700, b'F'))), NO_LIMIT);
     assert!(out.len() < 200, "{}", out.len());
     assert!(!headers(&out).contains_key(PROPERTIES));
 }
 
 #[test]
-fn a_routing_key_that_is_not_utf_8_marks_its_own_message_alone() {
+fn a_routing_key_that_is_not_utf_8_marks_only_its_own_message() {
     let stream = [
         deliver(b"user.\xff"),
         head(0, &[0, 0]),
@@ -266,7 +266,7 @@ fn a_message_over_the_limit_is_passed_on_without_its_body() {
 }
 
 #[test]
-fn frames_that_are_empty_or_too_short_for_what_they_say_pass_as_they_came() {
+fn empty_and_truncated_frames_pass_unchanged() {
     let stream = [
         frame(METHOD, b""),
         frame(HEADER, b""),
@@ -279,7 +279,7 @@ fn frames_that_are_empty_or_too_short_for_what_they_say_pass_as_they_came() {
 }
 
 #[test]
-fn what_is_no_frame_comes_through_at_the_end() {
+fn bytes_that_are_not_a_frame_pass_at_the_end() {
     let mut screen = Screen::default();
     let mut out = Vec::new();
     screen.pass(b"AMQP\0\0\x09\x01", NO_LIMIT, &mut out);
@@ -289,7 +289,7 @@ fn what_is_no_frame_comes_through_at_the_end() {
 
 proptest! {
     #[test]
-    fn bytes_may_come_in_pieces_of_any_size(pieces in prop::collection::vec(1..64_usize, 1..40), limit in 0..2_000_u64) {
+    fn bytes_may_arrive_in_pieces_of_any_size(pieces in prop::collection::vec(1..64_usize, 1..40), limit in 0..2_000_u64) {
         let stream = [
             deliver(b"user.\xff"), head(3, &with_headers(&nested(40, b'A'))), frame(BODY, b"abc"),
             deliver(b"user.created"), head(1_000, &[0, 0]), frame(BODY, &[7; 1_000]), frame(8, b""),
@@ -310,7 +310,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_comes_nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..600), kind in 1..4_u8) {
+    fn no_input_makes_the_screen_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), kind in 1..4_u8) {
         screened(&bytes, 100);
         screened(&frame(kind, &bytes), 100);
         screened(&head(0, &bytes), 100);
