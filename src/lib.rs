@@ -74,7 +74,7 @@ pub mod testing {
     /// The relay's statements.
     pub mod outbox {
         pub use crate::repository::outbox::{
-            Election, ReadFrom, connect_relay, has_its_settings, read, try_lead,
+            Election, ReadFrom, connect_relay, keeps_relay_settings, read, try_lead,
         };
     }
 }

@@ -82,7 +82,7 @@ pub async fn drain(place: &Place, plan: Plan) -> Outcome<Sample> {
     let throughput = f64::from(events) / began.elapsed().as_secs_f64();
     place.service.until_idle().await?;
     let cpu = (place.service.cpu()? - before) * 1e6 / f64::from(events);
-    place.service.start_anew()?;
+    place.service.reset_peak()?;
     Ok(Sample {
         cpu: Some(cpu),
         ..at(throughput)
@@ -209,7 +209,7 @@ async fn consume(broker_url: String) -> Outcome<()> {
 /// Measures the time between the log lines `User updated`, which follows the commit, and `Event
 /// received`.
 pub async fn deliver(place: &Place, plan: Plan) -> Outcome<Sample> {
-    place.service.start_anew()?;
+    place.service.reset_peak()?;
     let client = reqwest::Client::new();
     let address = &place.service.address;
     let mut tick = interval(Duration::from_millis(1000 / LIGHT_LOAD));

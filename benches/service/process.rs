@@ -57,7 +57,7 @@ impl Served {
     }
 
     /// Starts a candidate that prints its address as its first line.
-    pub async fn saying_where(mut command: Command) -> Outcome<Self> {
+    pub async fn spawn(mut command: Command) -> Outcome<Self> {
         let mut process = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut lines = BufReader::new(process.stdout.take().ok_or("no standard output")?).lines();
         let address = timeout(PATIENCE, lines.next_line())
@@ -99,7 +99,7 @@ impl Served {
         }
     }
 
-    /// Largest resident memory since [`Self::start_anew`], in bytes.
+    /// Largest resident memory since [`Self::reset_peak`], in bytes.
     pub fn peak_memory(&self) -> Outcome<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let peak = status
@@ -110,7 +110,7 @@ impl Served {
     }
 
     /// Resets its peak memory and truncates its log.
-    pub fn start_anew(&self) -> Outcome<()> {
+    pub fn reset_peak(&self) -> Outcome<()> {
         fs::write(format!("/proc/{}/clear_refs", self.pid), "5")?;
         if let Some(log) = &self.log {
             fs::File::options().write(true).open(log)?.set_len(0)?;

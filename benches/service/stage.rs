@@ -138,8 +138,8 @@ impl Stage {
             thousand: Place::set("thousand", THOUSAND, &[], folder).await?,
             million: Place::set("million", MILLION, &[], folder).await?,
             pgbench_world,
-            empty: Served::saying_where(plain("empty")?).await?,
-            sqlx: Served::saying_where(plain("sqlx")?).await?,
+            empty: Served::spawn(plain("empty")?).await?,
+            sqlx: Served::spawn(plain("sqlx")?).await?,
             service,
             scratch: folder.to_owned(),
         })
@@ -249,12 +249,12 @@ impl Stage {
 
 async fn of_served(served: &Served, load: Load, users: u32, plan: Plan) -> Outcome<Sample> {
     load::wrk(&served.address, load, users, plan.warm_up).await?;
-    served.start_anew()?;
+    served.reset_peak()?;
     let before = served.cpu()?;
     let run = load::wrk(&served.address, load, users, plan.measured).await?;
     let cpu = (served.cpu()? - before) * 1e6 / run.requests;
     let peak_memory = served.peak_memory()?;
-    served.start_anew()?;
+    served.reset_peak()?;
     Ok(sample(run, Some(cpu), Some(peak_memory)))
 }
 

@@ -9,7 +9,7 @@ use super::error::AppError;
 use crate::backoff::Backoff;
 use crate::config::DatabaseConfig;
 use crate::database::schema::{self, SchemaError};
-use crate::database::{dangers, identity};
+use crate::database::{identity, warnings};
 use crate::error_chain::Chain;
 use crate::messaging::relay::Relay;
 
@@ -79,7 +79,7 @@ async fn warn_of_another_server(options: &PgConnectOptions) {
 }
 
 async fn warn_of_dangers(database: &DatabaseConfig) {
-    for found in dangers::look(
+    for found in warnings::check(
         &database.direct_url.options(),
         &database.url.options(),
         database.route,

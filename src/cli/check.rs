@@ -89,7 +89,7 @@ async fn check_database(
 ) {
     let options = url.options();
     let preflight = match run_once(&options, route, |connection| {
-        Box::pin(preflight::look(connection))
+        Box::pin(preflight::inspect(connection))
     })
     .await
     {

@@ -81,7 +81,7 @@ impl DatabaseError {
     /// Whether the server refused before it did anything, and because of the session: the session
     /// leads to a standby, or its cached plans predate a change of the tables. A new session may
     /// succeed.
-    pub fn blames_the_session(&self) -> bool {
+    pub fn is_of_the_session(&self) -> bool {
         match self {
             Self::ReadOnly(_) => true,
             Self::Unavailable(error) => has_outdated_plan(error),

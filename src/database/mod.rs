@@ -1,7 +1,6 @@
 //! Access to PostgreSQL: the pool, other connections, time limits, and the schema's version. The
 //! SQL about users and events is in `repository`.
 
-pub(crate) mod dangers;
 mod error;
 pub(crate) mod identity;
 pub(crate) mod lane;
@@ -11,6 +10,7 @@ pub(crate) mod schema;
 pub(crate) mod sqlstate;
 mod trust;
 mod url;
+pub(crate) mod warnings;
 
 pub use self::error::DatabaseError;
 pub(crate) use self::pool::keeps_settings;

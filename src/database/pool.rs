@@ -165,7 +165,7 @@ impl Database {
             let mut is_last = false;
             loop {
                 match self.attempt(&operation).await {
-                    Err(error) if error.blames_the_session() && !is_last => {
+                    Err(error) if error.is_of_the_session() && !is_last => {
                         self.trust.doubt(began).await;
                     }
                     settled => return settled,

@@ -79,7 +79,7 @@ pub(crate) enum Schema {
     Foreign,
 }
 
-pub(crate) async fn look(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
+pub(crate) async fn inspect(connection: &mut PgConnection) -> sqlx::Result<Preflight> {
     let found = sqlx::query!(
         r#"SELECT current_setting('server_version_num')::int AS "version!", pg_is_in_recovery() AS "is_standby!",
                   current_setting('transaction_read_only') = 'on' AS "is_read_only!",
@@ -99,13 +99,13 @@ pub(crate) async fn look(connection: &mut PgConnection) -> sqlx::Result<Prefligh
             Schema::PendingAndNotAllowed
         }
     } else {
-        look_at_migrated(connection, found.may_create).await?
+        inspect_migrated(connection, found.may_create).await?
     };
     let version = found.version;
     let is_standby = found.is_standby;
     let is_read_only = found.is_read_only;
     let sequences = if schema == Schema::Ready {
-        Some(look_at_sequences(connection).await?)
+        Some(inspect_sequences(connection).await?)
     } else {
         None
     };
@@ -119,7 +119,7 @@ pub(crate) async fn look(connection: &mut PgConnection) -> sqlx::Result<Prefligh
     })
 }
 
-async fn look_at_sequences(connection: &mut PgConnection) -> sqlx::Result<Sequences> {
+async fn inspect_sequences(connection: &mut PgConnection) -> sqlx::Result<Sequences> {
     sqlx::query_as!(
         Sequences,
         r#"SELECT CASE WHEN has_sequence_privilege(ids, 'SELECT')
@@ -135,7 +135,7 @@ async fn look_at_sequences(connection: &mut PgConnection) -> sqlx::Result<Sequen
     .await
 }
 
-async fn look_at_migrated(connection: &mut PgConnection, may_create: bool) -> sqlx::Result<Schema> {
+async fn inspect_migrated(connection: &mut PgConnection, may_create: bool) -> sqlx::Result<Schema> {
     let missing = missing_grants(connection).await?;
     // Without the first grant, the applied migrations cannot be read.
     if missing.iter().any(|grant| grant.contains(GRANTS[0].0)) {

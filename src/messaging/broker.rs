@@ -16,7 +16,7 @@ use url::Url;
 use super::session::{SessionError, with_timeout};
 use super::topology::{self, QueueType, Queues, REPLY_SUCCESS};
 use super::transport::{self, NO_LIMIT, Returned};
-use crate::database::dangers::is_remote;
+use crate::database::warnings::is_remote;
 use crate::server_url;
 
 /// In seconds. lapin gives up on a silent peer after 8 s (twice this), and checks every 2 s (half
@@ -25,8 +25,8 @@ const HEARTBEAT: u16 = 4;
 /// Time limit for one step with the broker, such as connecting, logging in or declaring the
 /// topology.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time limit for the five answers of `topology::look_after`.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for the five answers of `topology::maintain`.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest frame on a connection for small messages, in bytes: lapin's buffers hold 64 frames.
 const SMALL_FRAME: u32 = 16 << 10;
 /// A close never returns while the broker blocks.
@@ -262,12 +262,12 @@ impl Broker {
         .await
     }
 
-    /// Runs `topology::look_after` with a time limit.
-    pub async fn look_after_queues(&self, connection: &Connection) -> Result<Queues, SessionError> {
+    /// Runs `topology::maintain` with a time limit.
+    pub async fn maintain_queues(&self, connection: &Connection) -> Result<Queues, SessionError> {
         with_timeout(
-            LOOK_TIMEOUT,
+            PROBE_TIMEOUT,
             "look after the queues",
-            topology::look_after(connection),
+            topology::maintain(connection),
         )
         .await
     }

@@ -34,7 +34,7 @@ pub(crate) const CONSUMER_TAG: &str = env!("CARGO_PKG_NAME");
 /// <https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>
 const DELIVERY_LIMIT: i64 = 20;
 /// Listing dead letters counts as a delivery, and RabbitMQ 4 drops messages after 20 deliveries.
-const LOOKS_LIMIT: i64 = 1_000_000_000;
+const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 /// AMQP's reply code for a clean close.
 /// <https://www.rabbitmq.com/amqp-0-9-1-reference#constants>
@@ -77,7 +77,7 @@ impl QueueType {
     }
 
     fn dead_letter_queue_arguments(self) -> FieldTable {
-        self.arguments(LOOKS_LIMIT)
+        self.arguments(DEAD_LETTER_DELIVERY_LIMIT)
     }
 
     fn arguments(self, delivery_limit: i64) -> FieldTable {
@@ -146,7 +146,7 @@ pub struct Queues {
 
 /// Counts messages and consumers, and binds the service's queue again, in case someone has removed
 /// the binding.
-pub(crate) async fn look_after(connection: &Connection) -> lapin::Result<Queues> {
+pub(crate) async fn maintain(connection: &Connection) -> lapin::Result<Queues> {
     // A channel of its own, because asking about a missing queue closes it.
     let channel = connection.create_channel().await?;
     let ask = async |queue: &str| {

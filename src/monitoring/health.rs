@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::timeout;
 
-use super::in_turn::InTurn;
+use super::single_flight::SingleFlight;
 use super::state::{Link, Status};
 use crate::database::{Database, DatabaseError, schema};
 
@@ -69,7 +69,7 @@ impl Health {
 pub(crate) struct HealthService {
     database: Database,
     status: Arc<Status>,
-    seen: Arc<InTurn<DatabaseState>>,
+    seen: Arc<SingleFlight<DatabaseState>>,
 }
 
 impl HealthService {
@@ -83,7 +83,7 @@ impl HealthService {
         }
     }
 
-    pub(crate) async fn look(&self) -> Health {
+    pub(crate) async fn probe(&self) -> Health {
         Health {
             database: self.database().await,
             publisher: self.status.publisher.load(),
@@ -95,10 +95,10 @@ impl HealthService {
 
     /// The state of the database alone.
     pub(crate) async fn database(&self) -> DatabaseState {
-        self.seen.look(self.look_at_database().boxed()).await
+        self.seen.run(self.probe_database().boxed()).await
     }
 
-    async fn look_at_database(&self) -> DatabaseState {
+    async fn probe_database(&self) -> DatabaseState {
         let looking = async {
             let is_current = self
                 .database

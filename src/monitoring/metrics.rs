@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::catalogue;
 use super::health::{DatabaseState, HealthService};
-use super::in_turn::InTurn;
+use super::single_flight::SingleFlight;
 use super::state::{Link, Status};
 use crate::database::Database;
 use crate::domain::timestamp::Timestamp;
@@ -31,14 +31,14 @@ pub(crate) struct MetricsService {
     pub hasher: PasswordHasher,
     pub health: HealthService,
     pub status: Arc<Status>,
-    pub rendered: Arc<InTurn<Bytes>>,
+    pub rendered: Arc<SingleFlight<Bytes>>,
 }
 
 impl MetricsService {
     /// Prometheus' text format.
     pub(crate) async fn render(&self) -> Bytes {
         self.rendered
-            .look(async { self.measure().await.into() }.boxed())
+            .run(async { self.measure().await.into() }.boxed())
             .await
     }
 

@@ -3,6 +3,6 @@
 pub(crate) mod catalogue;
 pub(crate) mod connections;
 pub(crate) mod health;
-mod in_turn;
 pub(crate) mod metrics;
+mod single_flight;
 pub(crate) mod state;

@@ -89,7 +89,7 @@ impl State {
         let waits = |queue: &VecDeque<_>| queue.len();
         if self.waiting >= MAX_WAITING || self.queues.get(&caller).map_or(0, waits) >= MAX_OF_CALLER
         {
-            self.forget_those_who_have_gone();
+            self.drop_abandoned();
         }
         let of_caller = self.queues.get(&caller).map_or(0, waits);
         if of_caller >= MAX_OF_CALLER
@@ -132,7 +132,7 @@ impl State {
         is_longer
     }
 
-    fn forget_those_who_have_gone(&mut self) {
+    fn drop_abandoned(&mut self) {
         self.queues.retain(|_, queue| {
             queue.retain(|waiting| !waiting.is_closed());
             !queue.is_empty()

@@ -58,7 +58,7 @@ pub async fn connect_relay(options: &PgConnectOptions) -> Result<PgConnection, D
 }
 
 /// Whether the settings of [`connect_relay`] took effect. A pooler in between drops them.
-pub async fn has_its_settings(connection: &mut PgConnection) -> sqlx::Result<bool> {
+pub async fn keeps_relay_settings(connection: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"SELECT current_setting('idle_session_timeout') = $1 AND current_setting('statement_timeout') = $1
                   AND current_setting('plan_cache_mode') = 'force_generic_plan' AS "taken!""#,

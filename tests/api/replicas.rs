@@ -60,10 +60,10 @@ async fn a_session_without_the_relays_settings_is_detected() {
     let world = World::new().await;
     let options = world.database_url.parse::<DatabaseUrl>().unwrap().options();
     let mut with = outbox::connect_relay(&options).await.unwrap();
-    assert!(outbox::has_its_settings(&mut with).await.unwrap());
+    assert!(outbox::keeps_relay_settings(&mut with).await.unwrap());
     // As a pooler would pass the session on.
     let mut without = world.pool.acquire().await.unwrap();
-    assert!(!outbox::has_its_settings(&mut without).await.unwrap());
+    assert!(!outbox::keeps_relay_settings(&mut without).await.unwrap());
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ impl LogWriter {
         let theirs = shared.clone();
         thread::Builder::new()
             .name("log-writer".to_owned())
-            .spawn(move || theirs.write_for_ever(output))?;
+            .spawn(move || theirs.write_until_closed(output))?;
         Ok(Self(shared))
     }
 
@@ -132,7 +132,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
 }
 
 impl Shared {
-    fn write_for_ever(&self, mut output: impl Write) {
+    fn write_until_closed(&self, mut output: impl Write) {
         let mut lines = Vec::new();
         loop {
             self.exchange(&mut lines);

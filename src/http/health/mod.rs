@@ -70,7 +70,7 @@ async fn live() -> Json<Alive> {
     responses((status = 200, description = "The process can serve", body = HealthReport), ReadyProblems)
 )]
 async fn ready(State(state): State<AppState>) -> Result<Json<HealthReport>, Problem> {
-    let health = state.health.look().await;
+    let health = state.health.probe().await;
     let status = match health.readiness() {
         health::Readiness::Ready => Readiness::Ready,
         health::Readiness::Degraded => Readiness::Degraded,

@@ -16,7 +16,7 @@ const ACK_EVERY: usize = 100;
 /// Acknowledge after this long, however few messages are waiting.
 const ACK_WITHIN: Duration = Duration::from_millis(50);
 /// How soon to check again for lines that are not written yet.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+const RETRY_AFTER: Duration = Duration::from_millis(2);
 
 /// Acknowledges several deliveries with one `basic.ack`: the last tag covers all earlier ones,
 /// unless one of them is held or its line is not written. A message is acknowledged only after its
@@ -88,7 +88,7 @@ impl<'a> Acks<'a> {
             .unwrap_or(u64::MAX);
         let tags = self.waiting.drain(..written).map(|(tag, _)| tag);
         let (before, after): (Vec<u64>, Vec<u64>) = tags.partition(|tag| *tag < first_open);
-        self.due = Instant::now() + LOOK_AGAIN;
+        self.due = Instant::now() + RETRY_AFTER;
         if let Some(last) = before.into_iter().max() {
             self.ack(last, true).await?;
         }
@@ -105,7 +105,7 @@ impl<'a> Acks<'a> {
             if self.waiting.is_empty() || Instant::now() >= end {
                 return Ok(());
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(RETRY_AFTER).await;
         }
     }
 

@@ -23,7 +23,7 @@ use crate::monitoring::state::Status;
 
 /// How often to check whether the broker blocks us. Blocked time does not count towards the confirm
 /// timeout.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Its queues hold at most the consumer's prefetch.
 pub(crate) struct DeadLetterWriter {
@@ -140,7 +140,7 @@ impl Writing {
             return Err(SessionError::Closed);
         };
         let watching = async {
-            let mut tick = interval(LOOK_INTERVAL);
+            let mut tick = interval(POLL_INTERVAL);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut waited = Duration::ZERO;
             while waited < CONFIRM_TIMEOUT {
@@ -148,7 +148,7 @@ impl Writing {
                 let is_blocked = connection.status().blocked();
                 self.status.dead_letters_blocked.store(is_blocked);
                 if !is_blocked {
-                    waited += LOOK_INTERVAL;
+                    waited += POLL_INTERVAL;
                 }
             }
             Err(SessionError::Timeout("confirm a dead letter"))

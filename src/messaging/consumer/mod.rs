@@ -63,7 +63,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 const FIRST_COUNT: Duration = Duration::from_secs(1);
 
 /// How often to check whether the log's reader has caught up.
-const LOOK_AT_LOG: Duration = Duration::from_millis(20);
+const CHECK_LOG_EVERY: Duration = Duration::from_millis(20);
 
 /// A subscription that the broker ends sooner than this counts as a failed session.
 const SHORT_LIVED: Duration = Duration::from_millis(100);
@@ -200,7 +200,7 @@ impl Consumer {
             let is_stalled = writer.is_half_full();
             tokio::select! {
                 _ = count_due.tick() => {
-                    let queues = self.broker.look_after_queues(connection).await?;
+                    let queues = self.broker.maintain_queues(connection).await?;
                     // When a queue is deleted under load, RabbitMQ 3.10 may drop a subscription
                     // without saying so, or stop delivering.
                     if queues.consumers == 0 {
@@ -254,7 +254,7 @@ impl Consumer {
                 }
                 Some(tag) = dead_letters.written() => acks.release(tag),
                 () = sleep_until(acks.due().unwrap_or_else(Instant::now)), if acks.due().is_some() => acks.flush().await?,
-                () = sleep(LOOK_AT_LOG), if is_stalled => {}
+                () = sleep(CHECK_LOG_EVERY), if is_stalled => {}
                 // Not while a large message waits to be dead-lettered: it would be delivered again.
                 () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() && !acks.holds_any() => {
                     self.careful_until = None;
@@ -309,7 +309,7 @@ impl Consumer {
                 return;
             }
             // Perhaps this line was dropped: the other half of the buffer has just filled up.
-            sleep(LOOK_AT_LOG).await;
+            sleep(CHECK_LOG_EVERY).await;
         }
     }
 }

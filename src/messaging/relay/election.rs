@@ -36,7 +36,7 @@ async fn win_on_one_connection(
     if !with_timeout(
         TIMEOUT,
         "look at the settings",
-        outbox::has_its_settings(&mut connection),
+        outbox::keeps_relay_settings(&mut connection),
     )
     .await?
     {

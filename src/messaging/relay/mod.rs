@@ -81,7 +81,7 @@ const REST: Duration = Duration::from_secs(1);
 /// How many times in a row both of these double.
 const MOST_STUCK: u32 = 4;
 /// How often a standby replica checks its connection to the broker.
-const LOOK_INTERVAL: Duration = Duration::from_millis(400);
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
 
 pub(crate) struct Relay {
     broker: Broker,
@@ -243,7 +243,7 @@ impl Relay {
             if link == Link::Down {
                 return SessionError::Closed;
             }
-            sleep(LOOK_INTERVAL).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -19,7 +19,7 @@ type Found = Result<Option<&'static str>, DatabaseError>;
 
 /// Returns a warning for each danger found. Requests connect by `url` and `route`; `direct` leads
 /// to PostgreSQL itself.
-pub(crate) async fn look(
+pub(crate) async fn check(
     direct: &PgConnectOptions,
     url: &PgConnectOptions,
     route: Route,

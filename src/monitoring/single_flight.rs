@@ -4,18 +4,18 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 /// The last result, and when its check began.
-pub(crate) struct InTurn<T>(Mutex<Option<(Instant, T)>>);
+pub(crate) struct SingleFlight<T>(Mutex<Option<(Instant, T)>>);
 
-impl<T> Default for InTurn<T> {
+impl<T> Default for SingleFlight<T> {
     fn default() -> Self {
         Self(Mutex::new(None))
     }
 }
 
-impl<T: Clone> InTurn<T> {
+impl<T: Clone> SingleFlight<T> {
     /// Waits for a running check to end, then runs `look`, or shares the result of one that began
     /// after the call.
-    pub(crate) async fn look(&self, look: impl Future<Output = T>) -> T {
+    pub(crate) async fn run(&self, look: impl Future<Output = T>) -> T {
         let asked = Instant::now();
         let mut last = self.0.lock().await;
         if let Some((began, seen)) = &*last
@@ -40,11 +40,11 @@ mod tests {
     use tokio::sync::Semaphore;
     use tokio::task::yield_now;
 
-    use super::InTurn;
+    use super::SingleFlight;
 
     #[tokio::test]
     async fn a_hundred_concurrent_callers_share_one_later_fetch() {
-        let shared = Arc::new(InTurn::default());
+        let shared = Arc::new(SingleFlight::default());
         let looks = Arc::new(AtomicUsize::new(0));
         let gate = Arc::new(Semaphore::new(0));
         let ask = || {
@@ -57,7 +57,7 @@ mod tests {
                     gate.acquire().await.unwrap().forget();
                     mine
                 };
-                shared.look(look).await
+                shared.run(look).await
             })
         };
         let first = ask();
