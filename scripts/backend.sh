@@ -180,15 +180,8 @@ stop_servers() {
 # need_address HOST PORT: fails for an address that the service would refuse, before anything is started or built.
 need_address() {
   case $1 in
-    localhost | 127.* | ::1) ;;
-    *[!0-9a-fA-F.:]* | *[g-zG-Z]*) bad_setting "HOST must be an IP address or localhost, not '$1'" ;;
-    *)
-      case $(setting ALLOW_ANONYMOUS false) in
-        [Tt][Rr][Uu][Ee] | 1 | [Yy][Ee][Ss] | [Oo][Nn]) ;;
-        *) bad_setting "HOST: $1 can be reached from other machines, and there is no authentication yet: use 127.0.0.1, or set
-ALLOW_ANONYMOUS=true if something in front of the service keeps strangers out" ;;
-      esac
-      ;;
+    localhost) ;;
+    *[!0-9a-fA-F.:]*) bad_setting "HOST must be an IP address or localhost, not '$1'" ;;
   esac
   if ! [[ $2 =~ ^[0-9]{1,5}$ ]] || ((10#$2 > 65535)); then bad_setting "PORT must be a number up to 65535, not '$2'"; fi
 }

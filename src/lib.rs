@@ -20,7 +20,7 @@
 //! repository, database, domain, password` · `batching → repository, database, monitoring, domain` ·
 //! `messaging → repository, database, monitoring, domain` · `monitoring → repository, database,
 //! domain, password` · `repository → database, domain` · `telemetry → monitoring, domain` ·
-//! `password → domain`. `config` fills the settings of every module. `trace_id`, `backoff`,
+//! `password → domain` · `access → repository, database, domain` · `http → access`. `config` fills the settings of every module. `trace_id`, `backoff`,
 //! `error_chain`, `server_url` and the other leaves import no other module of the crate. `axum` is
 //! used in `http`, `app` and `cli`, `utoipa` in `http`, `lapin` in `messaging`, SQL in `repository`
 //! and `database`, metric names in `monitoring`. `tests/walls.rs` checks this, and that there are
@@ -30,6 +30,7 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod access;
 mod app;
 mod backoff;
 mod batching;
@@ -59,6 +60,8 @@ pub mod testing {
     pub use crate::database::pool::{Database, Route};
     pub use crate::database::schema::MIGRATOR;
     pub use crate::database::{DatabaseError, DatabaseUrl};
+    pub use crate::domain::actor::Client;
+    pub use crate::domain::context::Context;
     pub use crate::domain::event::EventHeader;
     pub use crate::domain::name::Name;
     pub use crate::domain::password::{PasswordHash, PasswordPolicy};

@@ -5,7 +5,6 @@ mod turns;
 
 use std::error::Error;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use self::turns::Turns;
+use crate::domain::actor::Client;
 use crate::domain::password::{Password, PasswordHash};
 
 // OWASP Password Storage Cheat Sheet, argon2id.
@@ -49,8 +49,8 @@ pub enum HashError {
 
 /// Who asks for a hash.
 pub struct Caller<G> {
-    /// Callers from one address share its turns.
-    pub address: Option<IpAddr>,
+    /// Whose turns it shares.
+    pub client: Client,
     /// Resolves when the caller no longer waits for the result.
     pub gone: G,
 }
@@ -112,7 +112,7 @@ impl PasswordHasher {
     ) -> Result<PasswordHash, HashError> {
         let turn = tokio::select! {
             biased;
-            turn = timeout(self.longest_wait, self.turns.wait(caller.address)) => turn.ok().flatten(),
+            turn = timeout(self.longest_wait, self.turns.wait(caller.client)) => turn.ok().flatten(),
             () = caller.gone => return Err(HashError::CallerGone),
         };
         let turn = turn.ok_or(HashError::Overloaded)?;
@@ -227,6 +227,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{Caller, HashError, PasswordHasher};
+    use crate::domain::actor::Client;
     use crate::domain::password::{Password, PasswordPolicy};
     use argon2::password_hash::phc;
     use argon2::{Argon2, PasswordVerifier};
@@ -238,7 +239,7 @@ mod tests {
 
     fn caller() -> Caller<impl Future<Output = ()>> {
         Caller {
-            address: None,
+            client: Client::Address(None),
             gone: std::future::pending(),
         }
     }
@@ -280,7 +281,7 @@ mod tests {
         let hasher = PasswordHasher::new(Duration::from_millis(1)).unwrap();
         let mut taken = Vec::new();
         for _ in 0..hasher.width {
-            taken.push(hasher.turns.wait(None).await);
+            taken.push(hasher.turns.wait(Client::Address(None)).await);
         }
         assert!(matches!(
             hasher.hash(secret(), caller()).await,

@@ -4,6 +4,7 @@
 mod harness;
 
 mod api {
+    mod access;
     mod broker_faults;
     mod check;
     mod coalesced_reads;

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use user_management_api::testing::{Caller, PasswordHasher, PasswordPolicy};
+use user_management_api::testing::{Caller, Client, PasswordHasher, PasswordPolicy};
 
 use crate::stage::Sample;
 use crate::{Outcome, Plan};
@@ -51,7 +51,7 @@ fn hash_for(time: Duration) -> Outcome<Vec<Duration>> {
         runtime.block_on(hasher.hash(
             password,
             Caller {
-                address: None,
+                client: Client::Address(None),
                 gone: std::future::pending(),
             },
         ))?;

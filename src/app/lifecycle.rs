@@ -12,11 +12,11 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tower::util::MapRequest;
 use tracing::{info, warn};
 
 use super::error::AppError;
 use super::{memory, startup};
+use crate::access::key_ring::KeyRing;
 use crate::batching::user_reads::UserReads;
 use crate::batching::user_writes::UserWrites;
 use crate::config::DatabaseConfig;
@@ -37,7 +37,7 @@ const CLOSE_LANES: Duration = Duration::from_secs(1);
 const FINISH_RELAY: Duration = Duration::from_secs(7);
 /// Time limit for the consumer to acknowledge what it has logged.
 const FINISH_CONSUMER: Duration = Duration::from_secs(3);
-/// Time limit for each of the three pools to close.
+/// Time limit for each of the four pools to close.
 const CLOSE_POOL: Duration = Duration::from_secs(1);
 
 /// The parts to run, and to close at the end.
@@ -45,7 +45,10 @@ pub(crate) struct Parts {
     pub listener: TcpListener,
     pub router: Router,
     pub limits: Limits,
-    pub pools: [Database; 3],
+    pub pools: [Database; 4],
+    pub keys: KeyRing,
+    /// Nobody gets in without a key.
+    pub is_closed: bool,
     pub reads: UserReads,
     pub writes: UserWrites,
     pub database: DatabaseConfig,
@@ -65,8 +68,9 @@ pub(crate) struct Parts {
 /// # Errors
 /// If a migration fails, or a part stops unexpectedly.
 pub(crate) async fn run(parts: Parts, stop: CancellationToken) -> Result<(), AppError> {
-    let [http_stop, relay_stop, consumer_stop] = std::array::from_fn(|_| CancellationToken::new());
-    let service = TowerToHyperService::new(MapRequest::new(parts.router, http::trim_slash));
+    let [http_stop, keys_stop, relay_stop, consumer_stop] =
+        std::array::from_fn(|_| CancellationToken::new());
+    let service = TowerToHyperService::new(http::complete(parts.router));
     let mut http = tokio::spawn(listener::serve(
         parts.listener,
         service,
@@ -80,6 +84,9 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) -> Result<(), App
         relay_stop.clone(),
     ));
     let mut consumer = tokio::spawn(parts.consumer.run(consumer_stop.clone()));
+    let _keys = AbortOnDropHandle::new(tokio::spawn(
+        parts.keys.run(parts.is_closed, keys_stop.clone()),
+    ));
     let _trimming = AbortOnDropHandle::new(tokio::spawn(memory::give_back(parts.hasher)));
 
     let outcome = tokio::select! {
@@ -96,6 +103,7 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) -> Result<(), App
     http_stop.cancel();
     let end_of_requests = Instant::now() + FINISH_REQUESTS;
     finish("http", http, FINISH_REQUESTS).await;
+    keys_stop.cancel();
     parts.tasks.close();
     if timeout_at(end_of_requests, parts.tasks.wait())
         .await

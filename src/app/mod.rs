@@ -20,9 +20,11 @@ use tracing::warn;
 
 pub(crate) use self::error::AppError;
 use self::lifecycle::Parts;
+use crate::access::Access;
+use crate::access::key_ring::KeyRing;
 use crate::batching::user_reads::UserReads;
 use crate::batching::user_writes::UserWrites;
-use crate::config::Config;
+use crate::config::{Config, DatabaseConfig};
 use crate::database::Database;
 use crate::http::{self, Dependencies};
 use crate::messaging::consumer::Consumer;
@@ -78,18 +80,11 @@ impl App {
             database.max_connections,
             database.route,
         );
-        let [probe_pool, scrape_pool] = std::array::from_fn(|_| pool.beside(1));
+        let [probe_pool, scrape_pool, key_pool] = std::array::from_fn(|_| pool.beside(1));
+        let keys = KeyRing::new(key_pool.clone());
         let hasher = PasswordHasher::new(passwords.hash_wait).map_err(AppError::Threads)?;
-        let reads = if database.coalesce_reads {
-            UserReads::coalesced(&pool)
-        } else {
-            UserReads::one_by_one(pool.clone())
-        };
-        let writes = if database.group_commit {
-            UserWrites::grouped(&pool)
-        } else {
-            UserWrites::one_by_one(pool.clone())
-        };
+        let reads = reads(&database, &pool);
+        let writes = writes(&database, &pool);
         let tasks = TaskTracker::new();
         let users = UserService {
             database: pool.clone(),
@@ -117,6 +112,7 @@ impl App {
             request_timeout: http.request_timeout,
             body_timeout: http.body_timeout,
             head: http.head,
+            access: Access::new(keys.clone(), http.allow_anonymous),
             tasks: tasks.clone(),
         })?;
         let relay = Relay::new(
@@ -126,12 +122,14 @@ impl App {
             status.clone(),
         );
         let consumer = Consumer::new(broker, status.clone(), log);
-        let pools = [pool, probe_pool, scrape_pool];
+        let pools = [pool, probe_pool, scrape_pool, key_pool];
         Ok(Self(Parts {
             listener,
             router,
             limits,
             pools,
+            keys,
+            is_closed: !http.allow_anonymous,
             reads,
             writes,
             database,
@@ -155,5 +153,21 @@ impl App {
     /// As [`lifecycle::run`].
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
         lifecycle::run(self.0, stop).await
+    }
+}
+
+fn reads(config: &DatabaseConfig, pool: &Database) -> UserReads {
+    if config.coalesce_reads {
+        UserReads::coalesced(pool)
+    } else {
+        UserReads::one_by_one(pool.clone())
+    }
+}
+
+fn writes(config: &DatabaseConfig, pool: &Database) -> UserWrites {
+    if config.group_commit {
+        UserWrites::grouped(pool)
+    } else {
+        UserWrites::one_by_one(pool.clone())
     }
 }

@@ -14,6 +14,7 @@ use crate::messaging::broker::{self, Broker};
 use crate::messaging::preflight::{self as broker_preflight, Refused};
 use crate::messaging::session::SessionError;
 use crate::messaging::topology;
+use crate::repository::api_keys;
 
 /// PostgreSQL versions that the tests run on.
 const VERSIONS: std::ops::RangeInclusive<i32> = 15..=18;
@@ -64,6 +65,7 @@ impl Finding {
 pub(crate) async fn run(
     databases: &[(&'static str, &DatabaseUrl, Route)],
     migrate_on_start: bool,
+    allow_anonymous: bool,
     broker: &Broker,
 ) -> Report {
     let mut findings = vec![Finding::ok(
@@ -72,6 +74,9 @@ pub(crate) async fn run(
     )];
     for (setting, url, route) in databases {
         check_database(setting, url, *route, migrate_on_start, &mut findings).await;
+    }
+    if let Some((_, url, route)) = databases.first() {
+        findings.extend(access(url, *route, allow_anonymous).await);
     }
     check_broker(broker, &mut findings).await;
     let complete = findings
@@ -117,6 +122,35 @@ async fn check_database(
             .sequences
             .map(|sequences| self::sequences(user, &sequences)),
     );
+}
+
+/// Nothing where the keys cannot be counted: another finding says why.
+async fn access(url: &DatabaseUrl, route: Route, allow_anonymous: bool) -> Option<Finding> {
+    let options = url.options();
+    let live = run_once(&options, route, |connection| {
+        Box::pin(api_keys::count_live(connection))
+    });
+    let live = live.await.ok()?;
+    let keys = match live {
+        0 => "no API key works".to_owned(),
+        1 => "1 API key works".to_owned(),
+        live => format!("{live} API keys work"),
+    };
+    Some(if allow_anonymous {
+        let found = format!("{keys}, and callers without one may read and change users");
+        Finding::ok("access", found)
+    } else if live == 0 {
+        Finding {
+            result: Outcome::Warning,
+            ..Finding::failed(
+                "access",
+                format!("{keys}, so nobody gets in"),
+                "user-management-api api-key create NAME --scope users:write",
+            )
+        }
+    } else {
+        Finding::ok("access", format!("{keys}, and nobody gets in without one"))
+    })
 }
 
 fn sequences(user: &str, found: &Sequences) -> Finding {

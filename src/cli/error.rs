@@ -19,6 +19,10 @@ pub(crate) enum CommandError {
         "the database takes no writes: name the primary in DATABASE_URL, or in DATABASE_DIRECT_URL"
     )]
     ReadOnly,
+    #[error("a key of this name works: `api-key rotate` makes another token for it")]
+    KeyExists,
+    #[error("no key of this name works: `api-key list` shows all")]
+    NoSuchKey,
     #[error(transparent)]
     Broker(#[from] SessionError),
 }

@@ -1,6 +1,7 @@
 //! The command line: reads the settings, runs the command, turns the outcome into an exit code.
 
 mod after_restore;
+mod api_key;
 mod check;
 mod dlq;
 mod error;
@@ -18,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use self::after_restore::HowFar;
+use self::api_key::ApiKeyCommand;
 use self::dlq::DlqCommand;
 use self::outbox::OutboxCommand;
 use self::report::{Format, Report};
@@ -59,6 +61,13 @@ enum Command {
         output: Output,
         #[command(subcommand)]
         command: OutboxCommand,
+    },
+    /// Make, rotate, list and revoke the keys of callers
+    ApiKey {
+        #[command(flatten)]
+        output: Output,
+        #[command(subcommand)]
+        command: ApiKeyCommand,
     },
     /// After a restored backup or a failover that lost changes: lift versions and ids beyond those
     /// that subscribers have seen
@@ -145,6 +154,13 @@ async fn run(cli: Cli) -> Result<(), AnyError> {
                 &outbox::run(command, &database.direct_url).await?,
             )
         }
+        Command::ApiKey { output, command } => {
+            let (database, _log) = config::for_database(settings()?)?;
+            print(
+                output.format,
+                &api_key::run(command, &database.direct_url).await?,
+            )
+        }
         Command::AfterRestore { output, command } => {
             let (database, _log) = config::for_database(settings()?)?;
             print(
@@ -190,6 +206,7 @@ async fn serve() -> Result<(), AnyError> {
     let collected = catalogue::install()?;
     let _upkeep = AbortOnDropHandle::new(tokio::spawn(telemetry.run_upkeep(collected.clone())));
     let stop = shutdown::on_signal()?;
+    let allow_anonymous = config.http.allow_anonymous;
     let served = async {
         let app = App::build(config, collected, telemetry.writer()).await?;
         let address = app.local_addr()?;
@@ -199,11 +216,11 @@ async fn serve() -> Result<(), AnyError> {
             docs = %format_args!("http://{address}/docs"),
             "Listening"
         );
-        if !address.ip().is_loopback() {
+        if allow_anonymous && !address.ip().is_loopback() {
             warn!(
                 %address,
-                "Anybody who can reach this address can read and change all users: there is no \
-                 authentication yet. Restrict access in front of the service"
+                "ALLOW_ANONYMOUS=true: anybody who can reach this address can read and change all \
+                 users. Restrict access in front of the service, or make API keys"
             );
         }
         Ok(app.run(stop.orderly).await?)
@@ -226,14 +243,18 @@ async fn migrate() -> Result<(), AnyError> {
 }
 
 fn openapi() -> Result<(), AnyError> {
-    let policy = config::for_openapi(settings()?)?;
-    println!("{}", http::openapi_document(policy)?);
+    let (policy, allow_anonymous) = config::for_openapi(settings()?)?;
+    let document = http::openapi_document(policy, allow_anonymous)?;
+    println!("{document}");
     Ok(())
 }
 
 async fn check(output: Output, settings_alone: bool) -> Result<(), AnyError> {
     let Config {
-        database, broker, ..
+        database,
+        broker,
+        http,
+        ..
     } = Config::from_settings(settings()?)?;
     if settings_alone {
         return Ok(());
@@ -244,7 +265,13 @@ async fn check(output: Output, settings_alone: bool) -> Result<(), AnyError> {
     }
     print(
         output.format,
-        &check::run(&databases, database.migrate_on_start, &broker).await,
+        &check::run(
+            &databases,
+            database.migrate_on_start,
+            http.allow_anonymous,
+            &broker,
+        )
+        .await,
     )
 }
 

@@ -17,17 +17,32 @@ pub(crate) enum Format {
 /// The result of a command, and whether the command did everything that was asked for.
 pub(crate) struct Report {
     value: Value,
+    /// In place of a table.
+    line: Option<String>,
     pub complete: bool,
 }
 
 impl Report {
     pub(crate) fn new(report: &impl Serialize, complete: bool) -> Self {
         match serde_json::to_value(report) {
-            Ok(value) => Self { value, complete },
+            Ok(value) => Self {
+                value,
+                line: None,
+                complete,
+            },
             Err(error) => Self {
                 value: error.to_string().into(),
+                line: None,
                 complete: false,
             },
+        }
+    }
+
+    /// One that is a single line for people.
+    pub(crate) fn line(line: &str, report: &impl Serialize) -> Self {
+        Self {
+            line: Some(line.to_owned()),
+            ..Self::new(report, true)
         }
     }
 
@@ -38,7 +53,10 @@ impl Report {
                 let json = self.value.to_string();
                 format!("{}\n", String::from_utf8_lossy(&escaped(json.as_bytes())))
             }
-            Format::Table => table(&self.value),
+            Format::Table => match &self.line {
+                Some(line) => format!("{line}\n"),
+                None => table(&self.value),
+            },
         }
     }
 }

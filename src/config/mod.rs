@@ -16,7 +16,7 @@ use std::time::Duration;
 use listener::Limits;
 
 use self::env_file::EnvFile;
-use self::reader::{LOCALHOST, Reader, parse_host, parse_hosts, parse_networks};
+use self::reader::{LOCALHOST, Reader, parse_bool, parse_host, parse_hosts, parse_networks};
 use self::settings::SETTINGS;
 use crate::database::{DatabaseUrl, Route};
 use crate::domain::password::PasswordPolicy;
@@ -46,6 +46,8 @@ pub(crate) struct HttpConfig {
     pub body_timeout: Duration,
     pub limits: Limits,
     pub head: HeadRules,
+    /// Whether callers without a credential may read and change users.
+    pub allow_anonymous: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -216,8 +218,10 @@ pub(crate) fn for_healthcheck(
 /// The settings of `openapi`.
 pub(crate) fn for_openapi(
     settings: HashMap<String, String>,
-) -> Result<PasswordPolicy, ConfigError> {
-    read(settings, |reader| Some(reader.password_policy()))
+) -> Result<(PasswordPolicy, bool), ConfigError> {
+    read(settings, |reader| {
+        Some((reader.password_policy(), reader.http().allow_anonymous))
+    })
 }
 
 fn read<T>(
@@ -240,14 +244,12 @@ impl Reader {
             .optional(&settings::HOST, parse_host)
             .unwrap_or(LOCALHOST);
         let port = self.number(&settings::PORT);
-        let allow_anonymous = self.flag(&settings::ALLOW_ANONYMOUS);
-        if !host.is_loopback() && !allow_anonymous {
-            self.faults.push(format!(
-                "HOST: {host} can be reached from other machines, and there is no authentication \
-                 yet: use 127.0.0.1, or set ALLOW_ANONYMOUS=true if something in front of the \
-                 service keeps strangers out"
-            ));
-        }
+        let others_reach_it = !host.is_loopback()
+            || self.given(&settings::ALLOWED_HOSTS).is_some()
+            || self.given(&settings::TRUSTED_PROXIES).is_some();
+        let allow_anonymous = self
+            .optional(&settings::ALLOW_ANONYMOUS, parse_bool)
+            .unwrap_or(!others_reach_it);
         let request_timeout = self.milliseconds(&settings::REQUEST_TIMEOUT_MS);
         let trusted_proxies = self
             .optional(&settings::TRUSTED_PROXIES, parse_networks)
@@ -262,11 +264,11 @@ impl Reader {
             shared_addresses: trusted_proxies.clone(),
         };
         let head = HeadRules {
-            // There is no authentication, so an unexpected host name may be a web page's whose DNS
+            // Where no credential is needed, an unexpected host name may be a web page's whose DNS
             // was rebound to this address.
             allowed_hosts: self
                 .optional(&settings::ALLOWED_HOSTS, parse_hosts)
-                .unwrap_or(Some(Vec::new())),
+                .unwrap_or(allow_anonymous.then(Vec::new)),
             trusted_proxies,
         };
         HttpConfig {
@@ -275,6 +277,7 @@ impl Reader {
             body_timeout,
             limits,
             head,
+            allow_anonymous,
         }
     }
 

@@ -128,7 +128,7 @@ pub(crate) fn parse_networks(value: &str) -> Result<Vec<IpNet>, String> {
         .map_err(|_| format!("must be addresses or networks such as 10.0.0.0/8, not `{value}`"))
 }
 
-fn parse_bool(value: &str) -> Result<bool, String> {
+pub(crate) fn parse_bool(value: &str) -> Result<bool, String> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),

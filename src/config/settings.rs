@@ -95,13 +95,13 @@ settings! {
         "One JSON object a line, or lines for people.";
     HOST = Is("127.0.0.1"),
         Text("an IP address or `localhost`"),
-        "Where to listen. An address that other machines can reach needs `ALLOW_ANONYMOUS=true`:\n\
-         there is no authentication yet.";
+        "Address to listen on.";
     PORT = Is("8000"), Number(0, 65_535),
-        "0 picks a free port; the log names it.";
-    ALLOW_ANONYMOUS = Is("false"), Flag,
-        "Whether anyone who reaches the port may read and write users.";
-    ALLOWED_HOSTS = Other("none"),
+        "0 takes a free port, which the log names.";
+    ALLOW_ANONYMOUS = Other("`true` if `HOST` is loopback and neither `ALLOWED_HOSTS` nor `TRUSTED_PROXIES` is set, else `false`"),
+        Flag,
+        "Whether callers without an API key may read and change users, and read `/metrics`.";
+    ALLOWED_HOSTS = Other("none; any where `ALLOW_ANONYMOUS` is `false`"),
         Text("host names without ports, separated by commas, or `*` for any"),
         "Names that requests may give in `Host`, besides IP addresses and `localhost`. Others are\n\
          answered 421: a web page could send them (DNS rebinding).";

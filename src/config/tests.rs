@@ -42,7 +42,7 @@ fn every_bad_setting_is_named_together_without_its_secrets() {
         ("MIGRATE_ON_START", "maybe"),
         ("AMQP_QUEUE_TYPE", "stream"),
         ("PASSWORD_MIN_LENGTH", "0"),
-        ("HOST", "0.0.0.0"),
+        ("HOST", "example.com"),
         ("ALLOWED_HOSTS", "api.example:443"),
         ("TRUSTED_PROXIES", "proxy.example"),
         ("MAX_CONNECTIONS", "0"),
@@ -144,18 +144,21 @@ fn only_host_names_that_are_configured_are_allowed() {
 }
 
 #[test]
-fn a_reachable_address_requires_allow_anonymous() {
-    assert!(
-        read(&[("HOST", "0.0.0.0")])
-            .unwrap_err()
-            .to_string()
-            .contains("ALLOW_ANONYMOUS=true")
-    );
-    assert!(read(&[("HOST", "::")]).is_err());
-    assert!(read(&[("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")]).is_ok());
-    for loopback in ["127.0.0.2", "::1", "localhost"] {
-        assert!(read(&[("HOST", loopback)]).is_ok(), "{loopback}");
+fn callers_without_a_key_are_let_in_where_no_others_can_reach_the_service() {
+    let open = |settings: &[(&str, &str)]| read(settings).unwrap().http.allow_anonymous;
+    for loopback in ["127.0.0.1", "127.0.0.2", "::1", "localhost"] {
+        assert!(open(&[("HOST", loopback)]), "{loopback}");
     }
+    for reachable in [
+        ("HOST", "0.0.0.0"),
+        ("HOST", "::"),
+        ("ALLOWED_HOSTS", "api.example"),
+        ("TRUSTED_PROXIES", "127.0.0.1"),
+        ("ALLOW_ANONYMOUS", "false"),
+    ] {
+        assert!(!open(&[reachable]), "{reachable:?}");
+    }
+    assert!(open(&[("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")]));
 }
 
 #[test]

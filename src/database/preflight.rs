@@ -6,7 +6,7 @@ use super::schema;
 
 /// The privileges that a login needs if it owns no tables: table, privilege, and the columns if
 /// not all. `docs/operations.md` lists them for operators.
-const GRANTS: [(&str, &str, &[&str]); 16] = [
+const GRANTS: [(&str, &str, &[&str]); 18] = [
     ("_sqlx_migrations", "SELECT", &["version", "success"]),
     // Not the password: nothing reads a hash.
     (
@@ -40,6 +40,8 @@ const GRANTS: [(&str, &str, &[&str]); 16] = [
     ("outbox_quarantine", "SELECT", &[]),
     ("outbox_quarantine", "INSERT", &[]),
     ("outbox_quarantine", "DELETE", &[]),
+    ("api_keys", "SELECT", &[]),
+    ("api_keys", "UPDATE", &["last_used_at"]),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 
 use uuid::Uuid;
 
+use super::actor::Actor;
+use super::context::Context;
 use crate::trace_id::TraceId;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +36,21 @@ pub struct EventHeader {
     /// A UUID version 7: unique, and roughly sorted by time.
     pub id: Uuid,
     pub trace_id: TraceId,
+    /// `None` for a caller without a credential.
+    pub actor: Option<Actor>,
 }
 
 impl EventHeader {
-    pub fn new(trace_id: TraceId) -> Self {
+    pub fn new(context: Context) -> Self {
+        let Context { trace_id, actor } = context;
         Self {
             id: Uuid::now_v7(),
             trace_id,
+            actor,
         }
+    }
+
+    pub(crate) fn actor(&self) -> Option<&str> {
+        self.actor.as_ref().map(Actor::as_str)
     }
 }

@@ -16,14 +16,9 @@ use utoipa_swagger_ui::{Config, SwaggerFile};
 
 use super::problem::types::{NOT_FOUND, PROBLEM_TYPES, ProblemType};
 use super::problem::{ERROR_PAGES, Problem};
+use super::routes::{BELOW_DOCS, DOCS_FILE, ERROR_PAGE, HOME, LICENSE_PATH, OPENAPI_PATH};
 use super::state::AppState;
 
-/// Path of Swagger UI; with the trailing slash, so that the page can use relative links.
-pub(crate) const HOME: &str = "/docs/";
-/// Path of the OpenAPI document.
-pub(crate) const OPENAPI_PATH: &str = "/openapi.json";
-/// Path of the licence that the document names.
-const LICENSE_PATH: &str = "/docs/license";
 /// The files of Swagger UI that `docs/index.html` loads. The package has more, such as its own
 /// page; they are not served.
 const SWAGGER_FILES: [&str; 4] = [
@@ -53,7 +48,7 @@ pub(crate) fn router(openapi: String) -> Router<AppState> {
         .route("/", get(|| async { Redirect::to(HOME) }))
         .route(OPENAPI_PATH, openapi.route())
         .route(ERROR_PAGES, errors.route())
-        .route(&format!("{ERROR_PAGES}/{{code}}"), each_error)
+        .route(ERROR_PAGE, each_error)
         .route(LICENSE_PATH, Page::new(HTML, license()).route())
         .route("/docs", get(|| async { Redirect::to(HOME) }))
         .route(
@@ -61,9 +56,10 @@ pub(crate) fn router(openapi: String) -> Router<AppState> {
             Page::new(HTML, include_str!("docs/index.html")).route(),
         )
         .route(
-            "/docs/{file}",
+            DOCS_FILE,
             pages(swagger_files(), "Swagger UI has no such file."),
         )
+        .route(BELOW_DOCS, pages(HashMap::new(), "There is no such page."))
         .layer(from_fn(for_browsers))
 }
 

@@ -15,8 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
 use axum::middleware::from_fn_with_state;
+use axum::response::Response;
 use tokio_util::task::TaskTracker;
+use tower::util::{MapRequest, MapResponse};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -28,9 +31,10 @@ use self::layers::Layers;
 #[cfg(test)]
 pub(crate) use self::layers::deadline::DEFAULT_LIMIT as DEFAULT_REQUEST_TIMEOUT;
 pub(crate) use self::layers::head::HeadRules;
-pub(crate) use self::layers::slashes::trim as trim_slash;
+use self::layers::{response_headers, slashes};
 pub(crate) use self::state::AppState;
 use self::state::Shared;
+use crate::access::Access;
 use crate::domain::password::PasswordPolicy;
 use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
@@ -44,8 +48,11 @@ fn api() -> OpenApiRouter<AppState> {
 }
 
 /// The OpenAPI document of a service with this password policy, as JSON.
-pub(crate) fn openapi_document(policy: PasswordPolicy) -> serde_json::Result<String> {
-    openapi::render(&api().into_openapi(), policy)
+pub(crate) fn openapi_document(
+    policy: PasswordPolicy,
+    allow_anonymous: bool,
+) -> serde_json::Result<String> {
+    openapi::render(&api().into_openapi(), policy, allow_anonymous)
 }
 
 /// What the routes and layers need.
@@ -57,11 +64,12 @@ pub(crate) struct Dependencies {
     pub request_timeout: Duration,
     pub body_timeout: Duration,
     pub head: HeadRules,
+    pub access: Access,
     /// Work that outlives its request.
     pub tasks: TaskTracker,
 }
 
-/// All routes, under one stack of layers. [`trim_slash`] must run before this router.
+/// All routes, under one stack of layers. A connection calls it by [`complete`].
 pub(crate) fn router(needed: Dependencies) -> serde_json::Result<Router> {
     let Dependencies {
         users,
@@ -71,9 +79,10 @@ pub(crate) fn router(needed: Dependencies) -> serde_json::Result<Router> {
         request_timeout,
         body_timeout,
         head,
+        access,
         tasks,
     } = needed;
-    let openapi = openapi_document(password_policy)?;
+    let openapi = openapi_document(password_policy, access.allows_anonymous())?;
     let state = Arc::new(Shared {
         users,
         health,
@@ -83,7 +92,7 @@ pub(crate) fn router(needed: Dependencies) -> serde_json::Result<Router> {
         head: head.clone(),
     });
     let (api, _document) = api().split_for_parts();
-    let layers = Layers::new(request_timeout, head, tasks);
+    let layers = Layers::new(request_timeout, head, access, tasks);
     Ok(layered(
         api.merge(docs::router(openapi)).with_state(state),
         layers,
@@ -94,6 +103,15 @@ fn layered(routes: Router, layers: Layers) -> Router {
     routes
         .layer(CatchPanicLayer::custom(layers::problems::on_panic))
         .layer(from_fn_with_state(Arc::new(layers), layers::handle))
+}
+
+/// A router with what must run before it and after it.
+pub(crate) type Complete<B> =
+    MapResponse<MapRequest<Router, fn(Request<B>) -> Request<B>>, fn(Response) -> Response>;
+
+pub(crate) fn complete<B>(router: Router) -> Complete<B> {
+    let router = MapRequest::new(router, slashes::trim as fn(_) -> _);
+    MapResponse::new(router, response_headers::hide_methods)
 }
 
 #[cfg(test)]

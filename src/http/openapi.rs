@@ -1,14 +1,20 @@
 //! The OpenAPI document: what the macros of the routes declare, plus what all routes share.
 
+use axum::http::Method;
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
 use super::problem::body::{NotReadyBody, ProblemBody};
 use super::problem::types::BAD_REQUEST;
+use super::routes::{self, Traits};
 use super::users;
 use crate::domain::password::PasswordPolicy;
+use crate::domain::scope::Scopes;
 use crate::trace_id::TraceId;
+
+/// Name of the way to show an API key.
+const SCHEME: &str = "api_key";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -37,14 +43,24 @@ fn description() -> String {
 ///
 /// # Errors
 /// If the document cannot be written as JSON, which its present types rule out.
-pub(crate) fn render(document: &Document, policy: PasswordPolicy) -> serde_json::Result<String> {
+pub(crate) fn render(
+    document: &Document,
+    policy: PasswordPolicy,
+    allow_anonymous: bool,
+) -> serde_json::Result<String> {
     let mut document = serde_json::to_value(document)?;
     document["info"]["description"] = description().into();
     document["components"]["headers"] = headers();
+    document["components"]["securitySchemes"] = json!({SCHEME: {
+        "type": "http", "scheme": "bearer", "bearerFormat": "umapi_…",
+        "description": "The token of an API key, made by `user-management-api api-key create`",
+    }});
     users::describe_limits(&mut document["components"]["schemas"], policy);
     for (path, operations) in members(&mut document["paths"]) {
         let instance = path.replace("{id}", "1");
-        for (_method, operation) in members(operations) {
+        let traits = routes::traits(Some(path));
+        for (method, operation) in members(operations) {
+            operation["security"] = security(traits, method, allow_anonymous);
             for (_status, response) in members(&mut operation["responses"]) {
                 response["headers"]["X-Trace-Id"] = header("X-Trace-Id");
                 finish_examples(response, &instance);
@@ -52,6 +68,21 @@ pub(crate) fn render(document: &Document, policy: PasswordPolicy) -> serde_json:
         }
     }
     serde_json::to_string_pretty(&document)
+}
+
+/// The scopes that an operation needs; an empty requirement stands for callers without a key.
+fn security(traits: Traits, method: &str, allow_anonymous: bool) -> Value {
+    let method = Method::from_bytes(method.to_uppercase().as_bytes());
+    let scope = method.ok().and_then(|method| traits.scope(&method));
+    let Some(scope) = scope else {
+        return json!([]);
+    };
+    let with_key = json!({SCHEME: [scope.as_str()]});
+    if allow_anonymous && Scopes::ANONYMOUS.contains(scope) {
+        json!([with_key, {}])
+    } else {
+        json!([with_key])
+    }
 }
 
 fn members(object: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {

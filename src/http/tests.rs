@@ -16,12 +16,15 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use tower::util::MapRequest;
 
 use super::extract::raw_body;
 use super::layers::head;
+use super::openapi_document;
 use super::problem::types::{HEAD_TOO_LARGE, PAYLOAD_TOO_LARGE, URI_TOO_LONG};
-use super::{HeadRules, Layers, TaskTracker, api, layered, routes, trim_slash};
+use super::routes::Audience;
+use super::{HeadRules, Layers, TaskTracker, api, complete, layered, routes};
+use crate::access::Access;
+use crate::domain::password::PasswordPolicy;
 use crate::telemetry::{self, LogFormat, LogLevel};
 
 /// A body in two pieces; the second arrives only when it is polled.
@@ -44,9 +47,16 @@ async fn respond(path: &str) -> Response {
         .body(Body::empty())
         .unwrap();
     let tasks = TaskTracker::new();
-    let layers = Layers::new(Duration::from_millis(20), HeadRules::default(), tasks);
-    let served = MapRequest::new(layered(routes, layers), trim_slash);
-    served.oneshot(request).await.unwrap()
+    let layers = Layers::new(
+        Duration::from_millis(20),
+        HeadRules::default(),
+        Access::open_without_keys(),
+        tasks,
+    );
+    complete(layered(routes, layers))
+        .oneshot(request)
+        .await
+        .unwrap()
 }
 
 async fn answer(path: &str) -> (Response<()>, Value) {
@@ -185,4 +195,25 @@ fn each_documented_route_declares_its_logging_and_caching() {
     let documented: BTreeSet<_> = documented.keys().map(String::as_str).collect();
     let known: BTreeSet<_> = routes::DOCUMENTED.iter().map(|(path, _)| *path).collect();
     assert_eq!(documented, known);
+}
+
+#[test]
+fn each_method_of_a_closed_route_declares_its_scope() {
+    let document = openapi_document(PasswordPolicy::default(), false).unwrap();
+    let document: Value = serde_json::from_str(&document).unwrap();
+    for (path, traits) in routes::DOCUMENTED {
+        let Audience::Scoped(scopes) = traits.audience else {
+            continue;
+        };
+        let documented = document["paths"][path].as_object().unwrap();
+        let documented: BTreeSet<_> = documented
+            .keys()
+            .map(|method| method.to_uppercase())
+            .collect();
+        let known: BTreeSet<_> = scopes
+            .iter()
+            .map(|(method, _)| (*method).to_owned())
+            .collect();
+        assert_eq!(documented, known, "{path}");
+    }
 }

@@ -25,6 +25,8 @@ struct Body<'a> {
     data: &'a RawValue,
     event_id: Uuid,
     version: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actor: Option<&'a str>,
 }
 
 /// The body of an event's message, as JSON.
@@ -37,6 +39,7 @@ pub(crate) fn body(event: &OutboxEvent) -> serde_json::Result<Vec<u8>> {
         data: &event.data,
         event_id: event.id,
         version: event.version,
+        actor: event.actor.as_deref(),
     })
 }
 
@@ -114,6 +117,7 @@ mod tests {
                 .into(),
             data: RawValue::from_string(r#"{"name":"Иван","surname":"Иванов"}"#.to_owned())
                 .unwrap(),
+            actor: None,
         }
     }
 
@@ -128,6 +132,15 @@ mod tests {
                 "data": {"name": "Иван", "surname": "Иванов"}, "event_id": event.id.to_string(), "version": 1,
             })
         );
+    }
+
+    #[test]
+    fn an_actor_is_one_key_more() {
+        let actor = Some("key:front-end".to_owned());
+        let event = OutboxEvent { actor, ..event() };
+        let written: Value = serde_json::from_slice(&body(&event).unwrap()).unwrap();
+        assert_eq!(written["actor"], "key:front-end");
+        assert!(parse(&body(&event).unwrap()).is_ok());
     }
 
     #[test]

@@ -38,6 +38,7 @@ const CLOSED_CONNECTIONS: Labels = &[(
         "displaced",
     ],
 )];
+const AUTH_FAILURES: Labels = &[("reason", &["missing", "invalid", "expired", "scope"])];
 const EVENT_TYPES: Labels = &[(
     "type",
     &[
@@ -111,6 +112,9 @@ declare! {
 
     /// Connections that could not be accepted
     counter accept_errors() = "http_accept_errors_total";
+
+    /// Requests that were not let in, by reason
+    counter auth_failures(reason: &'static str as "reason") = "auth_failures_total" in AUTH_FAILURES;
 
     /// Events that the broker has not confirmed, counted up to 100,000; NaN while the database is
     /// unavailable

@@ -2,11 +2,12 @@
 //! turn, so that a caller with many requests delays only itself.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+
+use crate::domain::actor::Client;
 
 /// Most waiting hashes of one caller.
 const MAX_OF_CALLER: usize = 256;
@@ -20,9 +21,9 @@ pub(crate) struct Turns(Arc<Mutex<State>>);
 struct State {
     free: usize,
     /// Waiting hashes by caller; no queue is empty.
-    queues: HashMap<Option<IpAddr>, VecDeque<oneshot::Sender<Turn>>>,
+    queues: HashMap<Client, VecDeque<oneshot::Sender<Turn>>>,
     /// Callers with waiting hashes, the next one first.
-    callers: VecDeque<Option<IpAddr>>,
+    callers: VecDeque<Client>,
     waiting: usize,
 }
 
@@ -46,7 +47,7 @@ impl Turns {
 
     /// Waits for a slot; returns `None` immediately if too many wait, and later if it is evicted
     /// for another caller. A wait that was dropped is skipped.
-    pub(crate) async fn wait(&self, caller: Option<IpAddr>) -> Option<Turn> {
+    pub(crate) async fn wait(&self, caller: Client) -> Option<Turn> {
         let turn = {
             let mut state = self.0.lock();
             if state.free > 0 {
@@ -85,7 +86,7 @@ impl Drop for Turn {
 }
 
 impl State {
-    fn enqueue(&mut self, caller: Option<IpAddr>) -> Option<oneshot::Receiver<Turn>> {
+    fn enqueue(&mut self, caller: Client) -> Option<oneshot::Receiver<Turn>> {
         let waits = |queue: &VecDeque<_>| queue.len();
         if self.waiting >= MAX_WAITING || self.queues.get(&caller).map_or(0, waits) >= MAX_OF_CALLER
         {
@@ -98,7 +99,7 @@ impl State {
             return None;
         }
         let (give, turn) = oneshot::channel();
-        let queue = self.queues.entry(caller).or_default();
+        let queue = self.queues.entry(caller.clone()).or_default();
         if queue.is_empty() {
             self.callers.push_back(caller);
         }
@@ -145,21 +146,21 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
 
-    use super::{MAX_OF_CALLER, Turn, Turns};
+    use super::{Client, MAX_OF_CALLER, Turn, Turns};
 
-    fn caller(number: u8) -> IpAddr {
-        Ipv4Addr::new(192, 0, 2, number).into()
+    fn caller(number: u8) -> Client {
+        Client::Address(Some(Ipv4Addr::new(192, 0, 2, number).into()))
     }
 
     /// A waiting hash; polled once, so that it is in its queue.
     fn waiting(turns: &Turns, number: u8) -> BoxFuture<'static, Option<Turn>> {
         let turns = turns.clone();
-        let mut wait = async move { turns.wait(Some(caller(number))).await }.boxed();
+        let mut wait = async move { turns.wait(caller(number)).await }.boxed();
         assert!(
             (&mut wait).now_or_never().is_none(),
             "{number} has a turn already"
@@ -170,11 +171,7 @@ mod tests {
     #[test]
     fn callers_alternate_regardless_of_who_waits_longer() {
         let turns = Turns::new(1);
-        let first = turns
-            .wait(Some(caller(1)))
-            .now_or_never()
-            .flatten()
-            .unwrap();
+        let first = turns.wait(caller(1)).now_or_never().flatten().unwrap();
         let [greedy, more] = [1, 1].map(|number| waiting(&turns, number));
         let modest = waiting(&turns, 2);
         drop(first);
@@ -192,11 +189,7 @@ mod tests {
     #[test]
     fn a_caller_that_left_is_skipped_and_no_slot_is_lost() {
         let turns = Turns::new(1);
-        let first = turns
-            .wait(Some(caller(1)))
-            .now_or_never()
-            .flatten()
-            .unwrap();
+        let first = turns.wait(caller(1)).now_or_never().flatten().unwrap();
         let gone = waiting(&turns, 1);
         let stays = waiting(&turns, 1);
         let given = waiting(&turns, 1);
@@ -216,11 +209,7 @@ mod tests {
     #[test]
     fn a_new_caller_displaces_one_from_the_longest_queue_when_full() {
         let turns = Turns::new(1);
-        let _first = turns
-            .wait(Some(caller(0)))
-            .now_or_never()
-            .flatten()
-            .unwrap();
+        let _first = turns.wait(caller(0)).now_or_never().flatten().unwrap();
         let mut all: Vec<_> = (1..=4)
             .flat_map(|number| vec![number; MAX_OF_CALLER])
             .map(|it| waiting(&turns, it))
@@ -236,15 +225,11 @@ mod tests {
     #[test]
     fn only_the_caller_with_too_many_waiting_is_refused_immediately() {
         let turns = Turns::new(1);
-        let _first = turns
-            .wait(Some(caller(1)))
-            .now_or_never()
-            .flatten()
-            .unwrap();
+        let _first = turns.wait(caller(1)).now_or_never().flatten().unwrap();
         let mut all: Vec<_> = (0..MAX_OF_CALLER).map(|_| waiting(&turns, 1)).collect();
         assert!(
             turns
-                .wait(Some(caller(1)))
+                .wait(caller(1))
                 .now_or_never()
                 .expect("an answer at once")
                 .is_none()

@@ -44,6 +44,7 @@ pub(crate) async fn read(
         Stored,
         r#"SELECT seq, event_id, event_type, user_id, user_version, trace_id,
                   occurred_at AS "occurred_at: StoredTime", payload AS "payload: Json<Box<RawValue>>",
+                  actor,
                   -- Looked up once for each user: where many were deleted of late, that takes milliseconds.
                   CASE WHEN user_id IN (SELECT unnest($5::bigint[])) THEN true
                        WHEN row_number() OVER (PARTITION BY user_id ORDER BY seq) > 1 THEN true
@@ -74,6 +75,7 @@ pub(crate) async fn read_of(
         Stored,
         r#"SELECT seq, event_id, event_type, user_id, user_version, trace_id,
                   occurred_at AS "occurred_at: StoredTime", payload AS "payload: Json<Box<RawValue>>",
+                  actor,
                   false AS "is_behind!"
            FROM unnest($1::bigint[]) AS wanted,
                 LATERAL (SELECT * FROM outbox_held WHERE user_id BETWEEN wanted AND wanted

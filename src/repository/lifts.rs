@@ -102,7 +102,7 @@ pub(crate) async fn lift_some(
            ), event AS (
                INSERT INTO outbox ("# event r#")
                SELECT gen_random_uuid(), 'user.updated', id, version, $5, clock_timestamp(),
-                      row_to_json((SELECT data FROM (SELECT name, surname) AS data))
+                      row_to_json((SELECT data FROM (SELECT name, surname) AS data)), NULL
                -- The outbox refuses a larger one, which somebody has written by hand.
                FROM lifted WHERE $6 AND octet_length(name) + octet_length(surname) < 10000 ORDER BY id
            )

@@ -6,7 +6,7 @@
 macro_rules! table_query {
     (@ $query:ident ($($row:ident)?) ($($sql:literal)*) event $($rest:tt)*) => {
         table_query!(@ $query ($($row)?) ($($sql)* "event_id, event_type, user_id, user_version, \
-                                                    trace_id, occurred_at, payload") $($rest)*)
+                                                    trace_id, occurred_at, payload, actor") $($rest)*)
     };
     (@ $query:ident ($($row:ident)?) ($($sql:literal)*) user $($rest:tt)*) => {
         table_query!(@ $query ($($row)?) ($($sql)* "id, name, surname, version, created_at, \
@@ -34,6 +34,7 @@ macro_rules! table_query {
     };
 }
 
+pub(crate) mod api_keys;
 pub(crate) mod held;
 pub(crate) mod lifts;
 pub(crate) mod outbox;

@@ -246,7 +246,7 @@ pub async fn read(
         r#"SELECT NULL::bigint AS seq, NULL::uuid AS event_id, pg_current_snapshot()::text AS event_type,
                   NULL::bigint AS user_id, NULL::bigint AS user_version, NULL AS trace_id,
                   NULL::timestamptz AS "occurred_at: StoredTime", NULL::json AS "payload: Json<Box<RawValue>>",
-                  NULL::bigint AS given_later, false AS "is_behind!"
+                  NULL AS actor, NULL::bigint AS given_later, false AS "is_behind!"
            UNION ALL
            (SELECT seq, "# event r#",
                    pg_current_xact_id()::text::bigint,
@@ -291,6 +291,7 @@ pub async fn read(
             trace_id: row.trace_id?,
             occurred_at: row.occurred_at?,
             payload: row.payload?,
+            actor: row.actor,
             is_behind: row.is_behind,
         };
         Some(stored.into())
@@ -308,6 +309,7 @@ pub(super) struct Stored {
     pub trace_id: String,
     pub occurred_at: StoredTime,
     pub payload: Json<Box<RawValue>>,
+    pub actor: Option<String>,
     pub is_behind: bool,
 }
 
@@ -324,6 +326,7 @@ impl From<Stored> for OutboxEvent {
             trace_id: row.trace_id,
             occurred_at: row.occurred_at.into(),
             data: row.payload.0,
+            actor: row.actor,
         }
     }
 }

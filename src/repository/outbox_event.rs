@@ -25,4 +25,6 @@ pub struct OutboxEvent {
     pub occurred_at: Timestamp,
     /// `{"name","surname"}`, or `null` for a deleted user.
     pub data: Box<RawValue>,
+    /// Who made the change, such as `key:front-end`.
+    pub actor: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! Moments as the database holds them.
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use serde::{Serialize, Serializer};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Postgres, Type};
@@ -42,6 +43,12 @@ impl StoredTime {
 impl From<StoredTime> for Timestamp {
     fn from(stored: StoredTime) -> Self {
         stored.moment.into()
+    }
+}
+
+impl Serialize for StoredTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Timestamp::from(*self).serialize(serializer)
     }
 }
 

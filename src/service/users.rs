@@ -15,6 +15,7 @@ use crate::batching::user_lists::SharedPage;
 use crate::batching::user_reads::UserReads;
 use crate::batching::user_writes::UserWrites;
 use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
+use crate::domain::context::Context;
 use crate::domain::event::{EventHeader, EventType};
 use crate::domain::name::Name;
 use crate::domain::page::Page;
@@ -23,7 +24,6 @@ use crate::domain::user::{NewUser, User, UserChanges, UserId};
 pub(crate) use crate::password::Caller;
 use crate::password::PasswordHasher;
 use crate::repository::users::{self, Change, Deletion, Outcome, Update};
-use crate::trace_id::TraceId;
 
 /// Time for hashing and the write, on top of the longest wait for a hashing slot.
 const AFTER_THE_HASH: Duration = Duration::from_millis(500);
@@ -52,14 +52,14 @@ impl UserService {
     pub(crate) async fn create(
         &self,
         new: NewUser,
-        trace_id: TraceId,
+        context: Context,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<User, ServiceError> {
         let began = Instant::now();
         let password = self.hasher.hash(new.password, caller).await?;
         let service = self.clone();
         run_to_completion(&self.tasks, async move {
-            let event = EventHeader::new(trace_id);
+            let event = EventHeader::new(context);
             let row = Arc::new((new.name, new.surname, password, event));
             let user = service.in_time(began, service.insert(row)).await?;
             service.outbox_filled.notify_one();
@@ -118,7 +118,7 @@ impl UserService {
         &self,
         id: UserId,
         changes: UserChanges,
-        trace_id: TraceId,
+        context: Context,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<User, ServiceError> {
         let began = Instant::now();
@@ -139,7 +139,7 @@ impl UserService {
             id,
             name,
             surname,
-            event: EventHeader::new(trace_id),
+            event: EventHeader::new(context),
         };
         let change = match password {
             Some(hash) => Change::UpdateWithPassword(update, hash),
@@ -148,8 +148,8 @@ impl UserService {
         self.write(began, change).await
     }
 
-    pub(crate) async fn delete(&self, id: UserId, trace_id: TraceId) -> Result<(), ServiceError> {
-        let event = EventHeader::new(trace_id);
+    pub(crate) async fn delete(&self, id: UserId, context: Context) -> Result<(), ServiceError> {
+        let event = EventHeader::new(context);
         let deletion = Change::Deletion(Deletion { id, event });
         self.write(Instant::now(), deletion).await?;
         Ok(())

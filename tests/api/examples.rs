@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{App, Proxy, World, start, start_with, until};
+use crate::api::access::make_key;
+use crate::harness::{Answer, App, Proxy, World, start, start_with, until};
 
 /// An example of an error, and the operation that shows it.
 struct Example {
@@ -103,6 +104,8 @@ async fn provoke(app: &App, example: &Example) -> Value {
         "bad_request" => host = "",
         "expectation_failed" => host = "Host: localhost\r\nExpect: tea\r\n",
         "head_too_large" => host = &long,
+        "unauthenticated" => host = "Host: localhost\r\nAuthorization: Basic dTpw\r\n",
+        "invalid_token" => host = "Host: localhost\r\nAuthorization: Bearer x\r\n",
         "misdirected_request" => host = "Host: example.com\r\n",
         "uri_too_long" => target = format!("{path}?{}", "x".repeat(10_000)),
         "invalid_query" => target = format!("{path}?limit=0"),
@@ -150,7 +153,8 @@ async fn assert_sent(app: &App, example: &Example) {
 }
 
 /// Those whose cause is the server's condition; each has a test of its own.
-const CONDITIONS: [&str; 7] = [
+const CONDITIONS: [&str; 8] = [
+    "insufficient_scope",
     "internal_error",
     "database_unavailable",
     "database_read_only",
@@ -222,6 +226,18 @@ async fn every_documented_request_error_is_sent() {
     let (_world, app) = start().await;
     for example in of(&app, |code| !CONDITIONS.contains(&code)).await {
         assert_sent(&app, &example).await;
+    }
+}
+
+#[tokio::test]
+async fn the_documented_scope_error_is_sent() {
+    let (world, app) = start().await;
+    let token = make_key(&world, "verifier", "passwords:verify").await;
+    for example in of(&app, |code| code == "insufficient_scope").await {
+        let method = example.method.parse().unwrap();
+        let request = app.request(method, &example.path).bearer_auth(&token);
+        let sent = Answer::of(request).await.body;
+        assert_eq!(normalised(sent), normalised(example.value));
     }
 }
 

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use user_management_api::testing::{
-    Change, DatabaseError, Deletion, EventHeader, Name, Outcome, PasswordHash, Route, TraceId,
-    Update, User, UserWrites,
+    Change, Context, DatabaseError, Deletion, EventHeader, Name, Outcome, PasswordHash, Route,
+    TraceId, Update, User, UserWrites,
 };
 use uuid::Uuid;
 
@@ -40,12 +40,19 @@ fn asks() -> impl Strategy<Value = Ask> {
     ]
 }
 
+fn event(trace_id: TraceId) -> EventHeader {
+    EventHeader::new(Context {
+        trace_id,
+        actor: None,
+    })
+}
+
 /// `number` distinguishes the writes of a case; it is in their trace ids.
 fn change(user: usize, ask: Ask, number: usize) -> Change {
     let trace_id = TraceId::parse(format!("write-{number}").as_bytes()).unwrap();
     let name = |value: u8| Name::parse(&value.to_string()).unwrap();
     let id = id(user);
-    let event = EventHeader::new(trace_id);
+    let event = event(trace_id);
     let Ask::Update {
         name: first,
         surname,
@@ -72,7 +79,7 @@ fn renamed(user: usize, name: Option<Name>, surname: Option<Name>) -> Change {
         id: id(user),
         name,
         surname,
-        event: EventHeader::new(TraceId::generate()),
+        event: event(TraceId::generate()),
     })
 }
 

@@ -55,7 +55,14 @@ async fn on_loopback_a_host_name_that_is_not_allowed_is_421() {
         421
     );
 
-    let app = App::start_with(&world, &[("ALLOWED_HOSTS", "users.example, other.example")]).await;
+    let app = App::start_with(
+        &world,
+        &[
+            ("ALLOWED_HOSTS", "users.example, other.example"),
+            ("ALLOW_ANONYMOUS", "true"),
+        ],
+    )
+    .await;
     assert_eq!(
         answer_to(&app, "/users", &["Host: Users.Example:443"])
             .await
@@ -81,7 +88,7 @@ async fn off_loopback_only_configured_host_names_are_accepted() {
         line["event"]
             .as_str()
             .unwrap()
-            .starts_with("Anybody who can reach this address")
+            .starts_with("ALLOW_ANONYMOUS=true: anybody who can reach")
     };
     assert_eq!(
         lines.iter().find(warns).expect("a warning")["level"],
@@ -186,7 +193,14 @@ async fn request_logs_name_the_client_and_trust_only_known_proxies() {
             .await;
         assert_eq!(line["client_address"], "127.0.0.1");
     }
-    let app = App::start_with(&world, &[("TRUSTED_PROXIES", "127.0.0.0/8")]).await;
+    let app = App::start_with(
+        &world,
+        &[
+            ("TRUSTED_PROXIES", "127.0.0.0/8"),
+            ("ALLOW_ANONYMOUS", "true"),
+        ],
+    )
+    .await;
     Answer::of(forwarded(&app))
         .await
         .assert_problem(404, "not_found");

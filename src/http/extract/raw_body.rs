@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use hyper::body::{Body, Frame};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
+use crate::domain::actor::Client;
 use crate::http::layers::head::HeadRules;
 use crate::http::problem::Problem;
 use crate::http::problem::responses::Fallible;
@@ -42,7 +42,7 @@ pub(crate) struct BodyLimits {
 #[derive(Default)]
 struct Taken {
     total: usize,
-    by_client: HashMap<Option<IpAddr>, usize>,
+    by_client: HashMap<Client, usize>,
 }
 
 impl BodyLimits {
@@ -151,7 +151,7 @@ struct Unfinished<'a> {
     bytes: Vec<u8>,
     /// Its share of what is taken.
     taken: usize,
-    client: Option<IpAddr>,
+    client: Client,
     limits: &'a BodyLimits,
 }
 
@@ -174,7 +174,7 @@ impl Unfinished<'_> {
     fn take(&mut self, bytes: usize) -> Result<(), Problem> {
         let mut all = self.limits.unfinished.lock();
         let total = all.total + bytes;
-        let of_client = all.by_client.entry(self.client).or_default();
+        let of_client = all.by_client.entry(self.client.clone()).or_default();
         if total > MAX_UNFINISHED || *of_client + bytes > MAX_UNFINISHED_OF_CLIENT {
             return Err(Problem::new(
                 &OVERLOADED,

@@ -12,6 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::checks::Checks;
+use super::layers::credential::Scoped;
 use super::layers::deadline::Deadline;
 use super::layers::head::HeadRules;
 use super::problem::Problem;
@@ -106,7 +107,7 @@ impl Fallible for Unready {
 
 type LiveProblems = Problems<HeadRules>;
 type ReadyProblems = Problems<(Unready, Deadline, HeadRules)>;
-type MetricsProblems = Problems<(Deadline, HeadRules)>;
+type MetricsProblems = Problems<(Deadline, Scoped, HeadRules)>;
 
 /// Metrics
 ///

@@ -10,6 +10,8 @@ use axum::http::{Extensions, HeaderMap, HeaderName, Version, header};
 use ipnet::IpNet;
 use listener::{Peer, client_of};
 
+use crate::access::Identity;
+use crate::domain::actor::Client;
 use crate::http::problem::Problem;
 use crate::http::problem::responses::Fallible;
 use crate::http::problem::types::{
@@ -117,9 +119,13 @@ impl HeadRules {
         })
     }
 
-    /// The address that counts as one client in per-client limits.
-    pub(crate) fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
-        self.client_address(extensions, headers).map(client_of)
+    /// Whose limits a request counts towards: its actor's, or, without one, its address's.
+    pub(crate) fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Client {
+        let identity = extensions.get::<Identity>();
+        match identity.and_then(|identity| identity.actor.clone()) {
+            Some(actor) => Client::Actor(actor),
+            None => Client::Address(self.client_address(extensions, headers).map(client_of)),
+        }
     }
 
     fn trusts(&self, address: IpAddr) -> bool {

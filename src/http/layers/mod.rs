@@ -2,13 +2,14 @@
 //! [`handle`]. It is one function because each tower layer costs a request an allocation or two.
 
 mod access_log;
+pub(crate) mod credential;
 pub(crate) mod deadline;
 mod drain;
 mod durations;
 pub(crate) mod head;
 pub(crate) mod problems;
 pub(crate) mod request_id;
-mod response_headers;
+pub(crate) mod response_headers;
 mod shared;
 pub(crate) mod slashes;
 
@@ -21,7 +22,8 @@ use tracing::Instrument;
 
 use self::access_log::RequestLog;
 pub(crate) use self::shared::Layers;
-use super::routes;
+use super::problem::Problem;
+use super::routes::{self, Traits};
 
 /// The outermost layer: sees every response, including those after panics and timeouts.
 pub(crate) async fn handle(
@@ -36,8 +38,8 @@ pub(crate) async fn handle(
         let traits = routes::traits(matched.as_ref().map(MatchedPath::as_str));
         let log = RequestLog::start(&request, matched, traits, &layers);
         assigned.warn_if_refused();
-        let request = drain::on_drop(request, &layers.tasks);
-        let mut response = match layers.head.check(&request) {
+        let mut request = drain::on_drop(request, &layers.tasks);
+        let mut response = match admit(&mut request, traits, &layers).await {
             Ok(()) => deadline::limit(layers.time_limit, next.run(request)).await,
             Err(problem) => problem.into_response(),
         };
@@ -48,4 +50,10 @@ pub(crate) async fn handle(
     }
     .instrument(span)
     .await
+}
+
+/// Lets a request in, by its head alone.
+async fn admit(request: &mut Request, traits: Traits, layers: &Layers) -> Result<(), Problem> {
+    layers.head.check(request)?;
+    credential::check(request, traits, &layers.access).await
 }

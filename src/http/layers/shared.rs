@@ -6,22 +6,30 @@ use tokio_util::task::TaskTracker;
 
 use super::durations::RequestDurations;
 use super::head::HeadRules;
+use crate::access::Access;
 
 /// Shared by all requests.
 pub(crate) struct Layers {
     /// Time limit for the whole request, including its body.
     pub time_limit: Duration,
     pub head: HeadRules,
+    pub access: Access,
     pub durations: RequestDurations,
     /// Work that outlives its request.
     pub tasks: TaskTracker,
 }
 
 impl Layers {
-    pub(crate) fn new(time_limit: Duration, head: HeadRules, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(
+        time_limit: Duration,
+        head: HeadRules,
+        access: Access,
+        tasks: TaskTracker,
+    ) -> Self {
         Self {
             time_limit,
             head,
+            access,
             durations: RequestDurations::default(),
             tasks,
         }

@@ -5,7 +5,7 @@ use axum::extract::Request;
 use axum::http::Uri;
 use axum::http::uri::PathAndQuery;
 
-use crate::http::docs;
+use crate::http::routes;
 
 /// The target as the client sent it, if another one was routed.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ pub(crate) fn sent(request: &Request) -> &Uri {
 
 fn trimmed(uri: &Uri) -> Option<Uri> {
     let path = uri.path().strip_suffix('/')?;
-    if path.is_empty() || path.ends_with('/') || uri.path() == docs::HOME {
+    if path.is_empty() || path.ends_with('/') || uri.path() == routes::HOME {
         return None;
     }
     let path_and_query = match uri.query() {

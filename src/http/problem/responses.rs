@@ -41,6 +41,7 @@ fallible_together!(A B);
 fallible_together!(A B C);
 fallible_together!(A B C D);
 fallible_together!(A B C D E);
+fallible_together!(A B C D E F);
 
 impl<Parts: Fallible> IntoResponses for Problems<Parts> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {

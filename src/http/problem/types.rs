@@ -82,6 +82,27 @@ problem_types! {
         "A query parameter is unknown, repeated or out of range. `errors` names each in \
          `parameter`.",
     );
+    UNAUTHENTICATED = problem_type(
+        "unauthenticated",
+        StatusCode::UNAUTHORIZED,
+        "The request shows no API key",
+        "Send the header `Authorization: Bearer TOKEN` with the token of an API key, which the \
+         operator of the service makes: `user-management-api api-key create`. Nothing was changed.",
+    );
+    INVALID_TOKEN = problem_type(
+        "invalid_token",
+        StatusCode::UNAUTHORIZED,
+        "The token is not valid",
+        "The token is not that of an API key, its key was revoked, or it has expired; `detail` tells \
+         the last from the others. Nothing was changed.",
+    );
+    INSUFFICIENT_SCOPE = problem_type(
+        "insufficient_scope",
+        StatusCode::FORBIDDEN,
+        "The key may not do this",
+        "The header `WWW-Authenticate` names the scope that the request needs and the key does not \
+         have. Nothing was changed.",
+    );
     NOT_FOUND = problem_type(
         "not_found",
         StatusCode::NOT_FOUND,

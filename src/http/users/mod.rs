@@ -15,9 +15,10 @@ use utoipa_axum::routes;
 
 use self::dto::UserBody;
 pub(crate) use self::dto::{CreateUser, UpdateUser, describe_limits};
-use super::extract::client::Client;
-use super::extract::context::Context;
+use super::extract::call::Call;
+use super::extract::client::Sender;
 use super::extract::json::Body;
+use super::layers::credential::Scoped;
 use super::layers::deadline::Deadline;
 use super::layers::head::HeadRules;
 use super::problem::Problem;
@@ -30,11 +31,11 @@ use crate::domain::user::{User, UserId};
 /// Header of a list response: the number of all users.
 pub(crate) const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
-type CreateProblems = Problems<(Context, Body<CreateUser>, Write, HeadRules)>;
-type ListProblems = Problems<(Context<Page>, Read, HeadRules)>;
-type GetProblems = Problems<(Context, UserPath, Read, HeadRules)>;
-type UpdateProblems = Problems<(Context, Body<UpdateUser>, UserPath, Write, HeadRules)>;
-type DeleteProblems = Problems<(Context, UserPath, Write, HeadRules)>;
+type CreateProblems = Problems<(Call, Body<CreateUser>, Write, Scoped, HeadRules)>;
+type ListProblems = Problems<(Call<Page>, Read, Scoped, HeadRules)>;
+type GetProblems = Problems<(Call, UserPath, Read, Scoped, HeadRules)>;
+type UpdateProblems = Problems<(Call, Body<UpdateUser>, UserPath, Write, Scoped, HeadRules)>;
+type DeleteProblems = Problems<(Call, UserPath, Write, Scoped, HeadRules)>;
 
 /// A use case that reads.
 struct Read;
@@ -79,13 +80,13 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
 )]
 async fn create(
     State(state): State<AppState>,
-    client: Client,
-    context: Context,
+    sender: Sender,
+    call: Call,
     Body(request): Body<CreateUser>,
 ) -> Result<impl IntoResponse, Problem> {
     let user = state
         .users
-        .create(request.into(), context.trace_id, client.into_caller())
+        .create(request.into(), call.context, sender.into_caller())
         .await?;
     let location = [(header::LOCATION, format!("/users/{}", user.id))];
     Ok((StatusCode::CREATED, location, user_body(&user)))
@@ -111,7 +112,7 @@ async fn create(
 )]
 async fn list(
     State(state): State<AppState>,
-    Context { query: page, .. }: Context<Page>,
+    Call { query: page, .. }: Call<Page>,
 ) -> Result<impl IntoResponse, Problem> {
     let listed = state.users.list(page).await?;
     let total = listed.page.total;
@@ -163,7 +164,7 @@ fn links(page: Page, total: i64) -> String {
 async fn get(
     State(state): State<AppState>,
     id: UserPath,
-    _: Context,
+    _: Call,
 ) -> Result<impl IntoResponse, Problem> {
     Ok(user_body(&state.users.get(id.0).await?))
 }
@@ -180,15 +181,15 @@ async fn get(
 )]
 async fn update(
     State(state): State<AppState>,
-    client: Client,
+    sender: Sender,
     id: UserPath,
-    context: Context,
+    call: Call,
     Body(request): Body<UpdateUser>,
 ) -> Result<impl IntoResponse, Problem> {
     Ok(user_body(
         &state
             .users
-            .update(id.0, request.into(), context.trace_id, client.into_caller())
+            .update(id.0, request.into(), call.context, sender.into_caller())
             .await?,
     ))
 }
@@ -204,9 +205,9 @@ async fn update(
 async fn delete(
     State(state): State<AppState>,
     id: UserPath,
-    context: Context,
+    call: Call,
 ) -> Result<impl IntoResponse, Problem> {
-    state.users.delete(id.0, context.trace_id).await?;
+    state.users.delete(id.0, call.context).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::change::Deletion;
 use super::changed_row::{ChangedRow, RowOutcome};
-use crate::domain::event::EventType;
+use crate::domain::event::{EventHeader, EventType};
 use crate::repository::stored_time::StoredTime;
 
 pub(crate) async fn one(
@@ -19,13 +19,14 @@ pub(crate) async fn one(
                RETURNING "# user r#"
            ), event AS (
                INSERT INTO outbox ("# event r#")
-               SELECT $2, $3, id, version + 1, $4, clock_timestamp(), 'null' FROM deleted
+               SELECT $2, $3, id, version + 1, $4, clock_timestamp(), 'null', $5 FROM deleted
            )
            SELECT 'changed' AS "outcome!: RowOutcome", "# read_user r#" FROM deleted"#,
         deletion.id.get(),
         deletion.event.id,
         EventType::Deleted.as_str(),
         deletion.event.trace_id.as_str(),
+        deletion.event.actor(),
     ))
     .fetch_optional(connection)
     .await
@@ -41,11 +42,12 @@ pub(crate) async fn many(
     let events = || deletions.iter().map(|deletion| &deletion.event);
     let event_ids: Vec<Uuid> = events().map(|event| event.id).collect();
     let trace_ids: Vec<&str> = events().map(|event| event.trace_id.as_str()).collect();
+    let actors: Vec<Option<&str>> = events().map(EventHeader::actor).collect();
     table_query!(query_as!(
         ChangedRow,
         r#"WITH change AS (
-               SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[])
-                   AS change (id, event_id, trace_id)
+               SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[])
+                   AS change (id, event_id, trace_id, actor)
            ), current AS (
                SELECT id FROM users
                WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED
@@ -53,10 +55,10 @@ pub(crate) async fn many(
                DELETE FROM users USING current JOIN change USING (id)
                WHERE users.id = current.id AND users.id = ANY($1)
                RETURNING users.id, users.name, users.surname, users.version, users.created_at,
-                         users.updated_at, change.event_id, change.trace_id
+                         users.updated_at, change.event_id, change.trace_id, change.actor
            ), event AS (
                INSERT INTO outbox ("# event r#")
-               SELECT event_id, $4, id, version + 1, trace_id, clock_timestamp(), 'null'
+               SELECT event_id, $5, id, version + 1, trace_id, clock_timestamp(), 'null', actor
                FROM deleted
            )
            SELECT CASE WHEN deleted.id IS NULL THEN 'locked' ELSE 'changed' END
@@ -71,6 +73,7 @@ pub(crate) async fn many(
         &ids,
         &event_ids,
         trace_ids as Vec<&str>,
+        actors as Vec<Option<&str>>,
         EventType::Deleted.as_str(),
     ))
     .fetch_all(connection)

@@ -24,7 +24,7 @@ pub(crate) async fn insert(
            ), event AS (
                INSERT INTO outbox ("# event r#")
                SELECT $4, $5, id, version, $6, updated_at,
-                      row_to_json((SELECT data FROM (SELECT name, surname) AS data))
+                      row_to_json((SELECT data FROM (SELECT name, surname) AS data)), $7
                FROM created
            )
            SELECT "# read_user r#" FROM created"#,
@@ -34,6 +34,7 @@ pub(crate) async fn insert(
         event.id,
         EventType::Created.as_str(),
         event.trace_id.as_str(),
+        event.actor(),
     ))
     .try_map(User::try_from)
     .fetch_one(connection)

@@ -31,7 +31,7 @@ macro_rules! update_one {
                ), event AS (
                    INSERT INTO outbox ("# event r#")
                    SELECT $4, $5, id, version, $6, updated_at,
-                          row_to_json((SELECT data FROM (SELECT name, surname) AS data))
+                          row_to_json((SELECT data FROM (SELECT name, surname) AS data)), $7
                    FROM updated
                )
                SELECT CASE WHEN updated.id IS NULL THEN 'unchanged' ELSE 'changed' END
@@ -48,6 +48,7 @@ macro_rules! update_one {
             $update.event.id,
             EventType::Updated.as_str(),
             $update.event.trace_id.as_str(),
+            $update.event.actor(),
             $($password,)?
         ))
     };
@@ -71,7 +72,7 @@ pub(crate) async fn one_with_password(
     update: &Update,
     hash: &PasswordHash,
 ) -> sqlx::Result<Option<ChangedRow>> {
-    update_one!(", password = $7 ", "true ", update, hash.expose())
+    update_one!(", password = $8 ", "true ", update, hash.expose())
         .fetch_optional(connection)
         .await
 }
@@ -86,8 +87,8 @@ macro_rules! update_many {
             ChangedRow,
             r#"WITH change AS (
                    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[],
-                                        $5::text[]"# + $unnest + r#")
-                       AS change (id, name, surname, event_id, trace_id"# + $columns + r#")
+                                        $5::text[], $6::text[]"# + $unnest + r#")
+                       AS change (id, name, surname, event_id, trace_id, actor"# + $columns + r#")
                ), current AS (
                    SELECT "# user r#" FROM users
                    WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
@@ -100,11 +101,11 @@ macro_rules! update_many {
                    -- The array again, for its index: the planner does not know what `current` holds.
                    WHERE users.id = current.id AND users.id = ANY($1) AND "# + $condition +
             r#"    RETURNING users.id, users.name, users.surname, users.version, users.updated_at,
-                             change.event_id, change.trace_id
+                             change.event_id, change.trace_id, change.actor
                ), event AS (
                    INSERT INTO outbox ("# event r#")
-                   SELECT event_id, $6, id, version, trace_id, updated_at,
-                          row_to_json((SELECT data FROM (SELECT name, surname) AS data))
+                   SELECT event_id, $7, id, version, trace_id, updated_at,
+                          row_to_json((SELECT data FROM (SELECT name, surname) AS data)), actor
                    FROM updated
                )
                SELECT CASE WHEN updated.id IS NOT NULL THEN 'changed'
@@ -124,6 +125,7 @@ macro_rules! update_many {
             $updates.surnames as Vec<Option<&str>>,
             &$updates.event_ids,
             $updates.trace_ids as Vec<&str>,
+            $updates.actors as Vec<Option<&str>>,
             EventType::Updated.as_str(),
             $($passwords as Vec<&str>,)?
         ))
@@ -138,6 +140,7 @@ struct Columns<'u> {
     surnames: Vec<Option<&'u str>>,
     event_ids: Vec<Uuid>,
     trace_ids: Vec<&'u str>,
+    actors: Vec<Option<&'u str>>,
 }
 
 impl<'u> Columns<'u> {
@@ -151,6 +154,7 @@ impl<'u> Columns<'u> {
                 .push(update.surname.as_ref().map(Name::as_str));
             columns.event_ids.push(update.event.id);
             columns.trace_ids.push(update.event.trace_id.as_str());
+            columns.actors.push(update.event.actor());
         }
         columns
     }
@@ -182,7 +186,7 @@ pub(crate) async fn many_with_passwords(
         ", password = change.password ",
         "true ",
         updates,
-        ", $7::text[]",
+        ", $8::text[]",
         ", password",
         hashes
     )

@@ -32,6 +32,7 @@ pub(crate) fn event(seq: i64, user_id: i64, event_type: &str) -> OutboxEvent {
         trace_id: "t".to_owned(),
         occurred_at: Timestamp::now(),
         data: RawValue::NULL.to_owned(),
+        actor: None,
     }
 }
 
