@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use futures_util::future::join;
+use futures_util::future::{OptionFuture, join};
 use hyper_util::service::TowerToHyperService;
 use listener::Limits;
 use tokio::net::TcpListener;
@@ -21,7 +20,7 @@ use crate::batching::user_reads::UserReads;
 use crate::batching::user_writes::UserWrites;
 use crate::config::DatabaseConfig;
 use crate::database::Database;
-use crate::http;
+use crate::http::{self, Routers};
 use crate::messaging::consumer::Consumer;
 use crate::messaging::relay::Relay;
 use crate::monitoring::connections;
@@ -40,10 +39,14 @@ const FINISH_CONSUMER: Duration = Duration::from_secs(3);
 /// Time limit for each of the four pools to close.
 const CLOSE_POOL: Duration = Duration::from_secs(1);
 
+/// Most connections of the operators' port.
+pub(crate) const ADMIN_CONNECTIONS: u32 = 64;
+
 /// The parts to run, and to close at the end.
 pub(crate) struct Parts {
     pub listener: TcpListener,
-    pub router: Router,
+    pub admin_listener: Option<TcpListener>,
+    pub routers: Routers,
     pub limits: Limits,
     pub pools: [Database; 4],
     pub keys: KeyRing,
@@ -70,14 +73,25 @@ pub(crate) struct Parts {
 pub(crate) async fn run(parts: Parts, stop: CancellationToken) -> Result<(), AppError> {
     let [http_stop, keys_stop, relay_stop, consumer_stop] =
         std::array::from_fn(|_| CancellationToken::new());
-    let service = TowerToHyperService::new(http::complete(parts.router));
-    let mut http = tokio::spawn(listener::serve(
-        parts.listener,
-        service,
-        parts.limits,
-        http_stop.clone(),
-        connections::record,
-    ));
+    let admin_limits = Limits {
+        max_connections: ADMIN_CONNECTIONS as usize,
+        max_per_address: Some(ADMIN_CONNECTIONS as usize),
+        ..parts.limits.clone()
+    };
+    let serve = |listener, router, limits| {
+        let service = TowerToHyperService::new(http::complete(router));
+        listener::serve(
+            listener,
+            service,
+            limits,
+            http_stop.clone(),
+            connections::record,
+        )
+    };
+    let public = serve(parts.listener, parts.routers.public, parts.limits);
+    let operators = parts.admin_listener.zip(parts.routers.operators);
+    let operators = operators.map(|(listener, router)| serve(listener, router, admin_limits));
+    let mut http = tokio::spawn(join(public, OptionFuture::from(operators)));
     let mut relay = tokio::spawn(startup::relay_once_ready(
         parts.relay,
         parts.database,
@@ -91,7 +105,7 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) -> Result<(), App
 
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        ended = &mut http => Err(ended_early("http", ended.map(Ok))),
+        ended = &mut http => Err(ended_early("http", ended.map(|_both| Ok(())))),
         ended = &mut relay => Err(ended_early("relay", ended)),
         ended = &mut consumer => Err(ended_early("consumer", ended.map(Ok))),
     };

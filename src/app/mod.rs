@@ -36,7 +36,7 @@ use crate::password::PasswordHasher;
 use crate::service::users::UserService;
 
 /// Connections to PostgreSQL and RabbitMQ outside the requests' pool; a generous estimate.
-const OTHER_CONNECTIONS: u32 = 16;
+const OTHER_CONNECTIONS: u32 = 16 + lifecycle::ADMIN_CONNECTIONS;
 
 pub(crate) struct App(Parts);
 
@@ -56,11 +56,11 @@ impl App {
             shutdown_delay,
             log: _,
         } = config;
-        let listen = |source| AppError::Listen {
-            address: http.address,
-            source,
+        let listener = listen(http.address).await?;
+        let admin_listener = match http.admin_address {
+            Some(address) => Some(listen(address).await?),
+            None => None,
         };
-        let listener = TcpListener::bind(http.address).await.map_err(listen)?;
         let others =
             usize::try_from(database.max_connections + OTHER_CONNECTIONS).unwrap_or(usize::MAX);
         let max_connections = listener::connections_allowed(http.limits.max_connections, others);
@@ -104,7 +104,7 @@ impl App {
             status: status.clone(),
             rendered: Arc::default(),
         };
-        let router = http::router(Dependencies {
+        let routers = http::routers(Dependencies {
             users,
             health,
             metrics,
@@ -112,6 +112,7 @@ impl App {
             request_timeout: http.request_timeout,
             body_timeout: http.body_timeout,
             head: http.head,
+            has_admin_port: admin_listener.is_some(),
             access: Access::new(keys.clone(), http.allow_anonymous),
             tasks: tasks.clone(),
         })?;
@@ -125,7 +126,8 @@ impl App {
         let pools = [pool, probe_pool, scrape_pool, key_pool];
         Ok(Self(Parts {
             listener,
-            router,
+            admin_listener,
+            routers,
             limits,
             pools,
             keys,
@@ -147,6 +149,11 @@ impl App {
         self.0.listener.local_addr()
     }
 
+    /// The same of the operators' port, if there is one.
+    pub(crate) fn admin_addr(&self) -> Option<SocketAddr> {
+        self.0.admin_listener.as_ref()?.local_addr().ok()
+    }
+
     /// Serves until `stop`.
     ///
     /// # Errors
@@ -154,6 +161,11 @@ impl App {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
         lifecycle::run(self.0, stop).await
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| AppError::Listen { address, source })
 }
 
 fn reads(config: &DatabaseConfig, pool: &Database) -> UserReads {

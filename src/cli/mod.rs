@@ -210,10 +210,13 @@ async fn serve() -> Result<(), AnyError> {
     let served = async {
         let app = App::build(config, collected, telemetry.writer()).await?;
         let address = app.local_addr()?;
+        let admin_address = app.admin_addr();
+        let docs = admin_address.unwrap_or(address);
         info!(
             version = env!("CARGO_PKG_VERSION"),
             %address,
-            docs = %format_args!("http://{address}/docs"),
+            admin_address = admin_address.map(tracing::field::display),
+            docs = %format_args!("http://{docs}/docs"),
             "Listening"
         );
         if allow_anonymous && !address.ip().is_loopback() {

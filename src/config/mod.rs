@@ -38,8 +38,9 @@ pub(crate) struct Config {
 
 #[derive(Clone, Debug)]
 pub(crate) struct HttpConfig {
-    /// Loopback, unless anonymous access is allowed.
     pub address: SocketAddr,
+    /// Of the operators' port, if there is one.
+    pub admin_address: Option<SocketAddr>,
     /// Time limit for one request, including its body.
     pub request_timeout: Duration,
     /// Time limit for the next bytes of a body.
@@ -244,6 +245,14 @@ impl Reader {
             .optional(&settings::HOST, parse_host)
             .unwrap_or(LOCALHOST);
         let port = self.number(&settings::PORT);
+        let admin_host = self
+            .optional(&settings::ADMIN_HOST, parse_host)
+            .unwrap_or(LOCALHOST);
+        let admin_port = self.optional_number(&settings::ADMIN_PORT);
+        if admin_port.is_some_and(|admin| admin == port && admin != 0) {
+            self.faults
+                .push("ADMIN_PORT: must be another port than PORT".to_owned());
+        }
         let others_reach_it = !host.is_loopback()
             || self.given(&settings::ALLOWED_HOSTS).is_some()
             || self.given(&settings::TRUSTED_PROXIES).is_some();
@@ -273,6 +282,7 @@ impl Reader {
         };
         HttpConfig {
             address: SocketAddr::new(host, port),
+            admin_address: admin_port.map(|port| SocketAddr::new(admin_host, port)),
             request_timeout,
             body_timeout,
             limits,

@@ -98,6 +98,12 @@ settings! {
         "Address to listen on.";
     PORT = Is("8000"), Number(0, 65_535),
         "0 takes a free port, which the log names.";
+    ADMIN_PORT = Other("none"), Number(0, 65_535),
+        "A second port, for operators: it serves everything, and `/metrics` without a key. `PORT` then\n\
+         keeps `/users`, `/health` and `/docs/errors`.";
+    ADMIN_HOST = Is("127.0.0.1"),
+        Text("an IP address or `localhost`"),
+        "Address of the operators' port.";
     ALLOW_ANONYMOUS = Other("`true` if `HOST` is loopback and neither `ALLOWED_HOSTS` nor `TRUSTED_PROXIES` is set, else `false`"),
         Flag,
         "Whether callers without an API key may read and change users, and read `/metrics`.";

@@ -32,6 +32,7 @@ use self::layers::Layers;
 pub(crate) use self::layers::deadline::DEFAULT_LIMIT as DEFAULT_REQUEST_TIMEOUT;
 pub(crate) use self::layers::head::HeadRules;
 use self::layers::{response_headers, slashes};
+use self::routes::Entrance;
 pub(crate) use self::state::AppState;
 use self::state::Shared;
 use crate::access::Access;
@@ -65,12 +66,19 @@ pub(crate) struct Dependencies {
     pub body_timeout: Duration,
     pub head: HeadRules,
     pub access: Access,
+    pub has_admin_port: bool,
     /// Work that outlives its request.
     pub tasks: TaskTracker,
 }
 
+/// What each port serves.
+pub(crate) struct Routers {
+    pub public: Router,
+    pub operators: Option<Router>,
+}
+
 /// All routes, under one stack of layers. A connection calls it by [`complete`].
-pub(crate) fn router(needed: Dependencies) -> serde_json::Result<Router> {
+pub(crate) fn routers(needed: Dependencies) -> serde_json::Result<Routers> {
     let Dependencies {
         users,
         health,
@@ -80,6 +88,7 @@ pub(crate) fn router(needed: Dependencies) -> serde_json::Result<Router> {
         body_timeout,
         head,
         access,
+        has_admin_port,
         tasks,
     } = needed;
     let openapi = openapi_document(password_policy, access.allows_anonymous())?;
@@ -92,11 +101,28 @@ pub(crate) fn router(needed: Dependencies) -> serde_json::Result<Router> {
         head: head.clone(),
     });
     let (api, _document) = api().split_for_parts();
-    let layers = Layers::new(request_timeout, head, access, tasks);
-    Ok(layered(
-        api.merge(docs::router(openapi)).with_state(state),
-        layers,
-    ))
+    let routes = api.merge(docs::router(openapi)).with_state(state);
+    let layered_at = |entrance| {
+        let layers = Layers::new(
+            request_timeout,
+            entrance,
+            head.clone(),
+            access.clone(),
+            tasks.clone(),
+        );
+        layered(routes.clone(), layers)
+    };
+    Ok(if has_admin_port {
+        Routers {
+            public: layered_at(Entrance::Public),
+            operators: Some(layered_at(Entrance::Operators)),
+        }
+    } else {
+        Routers {
+            public: layered_at(Entrance::Only),
+            operators: None,
+        }
+    })
 }
 
 fn layered(routes: Router, layers: Layers) -> Router {

@@ -13,6 +13,18 @@ pub(crate) struct Traits {
     /// `Cache-Control` of its responses, if the handler gives none.
     pub cache: Cache,
     pub audience: Audience,
+    /// Where there is a port for operators, no other port has the route.
+    pub is_for_operators: bool,
+}
+
+/// The port that a request comes in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// There is no other.
+    Only,
+    /// Beside one for operators.
+    Public,
+    Operators,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +54,19 @@ pub(crate) enum Audience {
 }
 
 impl Traits {
+    /// `None` if the route is not to be had at this entrance.
+    pub(crate) const fn at(self, entrance: Entrance) -> Option<Self> {
+        match entrance {
+            Entrance::Public if self.is_for_operators => None,
+            // Who reaches this port may read the metrics.
+            Entrance::Operators if self.is_probe => Some(Self {
+                audience: Audience::Everyone,
+                ..self
+            }),
+            Entrance::Only | Entrance::Public | Entrance::Operators => Some(self),
+        }
+    }
+
     /// What a request of this method needs. HEAD is a GET without a body.
     pub(crate) fn scope(&self, method: &Method) -> Option<Scope> {
         let Audience::Scoped(methods) = self.audience else {
@@ -61,6 +86,7 @@ const fn users(methods: &'static [(&'static str, Scope)]) -> Traits {
         is_probe: false,
         cache: Cache::Private,
         audience: Audience::Scoped(methods),
+        is_for_operators: false,
     }
 }
 
@@ -69,6 +95,7 @@ const fn probe(audience: Audience) -> Traits {
         is_probe: true,
         cache: Cache::Never,
         audience,
+        is_for_operators: false,
     }
 }
 
@@ -76,12 +103,19 @@ const PAGE: Traits = Traits {
     is_probe: false,
     cache: Cache::Never,
     audience: Audience::Everyone,
+    is_for_operators: true,
+};
+/// Problems link to it.
+const PAGE_OF_ERRORS: Traits = Traits {
+    is_for_operators: false,
+    ..PAGE
 };
 /// Without a route: closed, so that nobody learns which paths there are.
-const NO_ROUTE: Traits = Traits {
+pub(crate) const NO_ROUTE: Traits = Traits {
     is_probe: false,
     cache: Cache::Never,
     audience: Audience::Scoped(&[]),
+    is_for_operators: false,
 };
 
 /// Every route that the document describes. `tests` compares the two.
@@ -102,7 +136,10 @@ pub(crate) const DOCUMENTED: [(&str, Traits); 5] = [
     ("/health/ready", probe(Audience::Everyone)),
     (
         "/metrics",
-        probe(Audience::Scoped(&[("GET", Scope::MetricsRead)])),
+        Traits {
+            is_for_operators: true,
+            ..probe(Audience::Scoped(&[("GET", Scope::MetricsRead)]))
+        },
     ),
 ];
 
@@ -118,16 +155,16 @@ pub(crate) const ERROR_PAGE: &str = "/docs/errors/{code}";
 pub(crate) const BELOW_DOCS: &str = "/docs/{file}/{*path}";
 
 /// The pages.
-const PAGES: [&str; 9] = [
-    HOME,
-    DOCS_FILE,
-    OPENAPI_PATH,
-    "/",
-    "/docs",
-    ERROR_PAGES,
-    ERROR_PAGE,
-    LICENSE_PATH,
-    BELOW_DOCS,
+const PAGES: [(&str, Traits); 9] = [
+    (HOME, PAGE),
+    (DOCS_FILE, PAGE),
+    (OPENAPI_PATH, PAGE),
+    ("/", PAGE),
+    ("/docs", PAGE),
+    (ERROR_PAGES, PAGE_OF_ERRORS),
+    (ERROR_PAGE, PAGE_OF_ERRORS),
+    (LICENSE_PATH, PAGE),
+    (BELOW_DOCS, PAGE),
 ];
 
 /// The traits of a route, or of no route. A scan of so few is faster than a hash lookup.
@@ -135,10 +172,7 @@ pub(crate) fn traits(template: Option<&str>) -> Traits {
     let Some(template) = template else {
         return NO_ROUTE;
     };
-    let documented = DOCUMENTED.iter().find(|(known, _)| *known == template);
-    match documented {
-        Some((_, traits)) => *traits,
-        None if PAGES.contains(&template) => PAGE,
-        None => NO_ROUTE,
-    }
+    let mut known = DOCUMENTED.iter().chain(&PAGES);
+    let known = known.find(|(known, _)| *known == template);
+    known.map_or(NO_ROUTE, |(_, traits)| *traits)
 }

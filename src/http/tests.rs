@@ -21,7 +21,7 @@ use super::extract::raw_body;
 use super::layers::head;
 use super::openapi_document;
 use super::problem::types::{HEAD_TOO_LARGE, PAYLOAD_TOO_LARGE, URI_TOO_LONG};
-use super::routes::Audience;
+use super::routes::{Audience, Entrance};
 use super::{HeadRules, Layers, TaskTracker, api, complete, layered, routes};
 use crate::access::Access;
 use crate::domain::password::PasswordPolicy;
@@ -49,6 +49,7 @@ async fn respond(path: &str) -> Response {
     let tasks = TaskTracker::new();
     let layers = Layers::new(
         Duration::from_millis(20),
+        Entrance::Only,
         HeadRules::default(),
         Access::open_without_keys(),
         tasks,

@@ -35,11 +35,14 @@ pub(crate) async fn handle(
     let span = assigned.span();
     async move {
         let matched = request.extensions().get::<MatchedPath>().cloned();
-        let traits = routes::traits(matched.as_ref().map(MatchedPath::as_str));
+        let of_route = routes::traits(matched.as_ref().map(MatchedPath::as_str));
+        let here = of_route.at(layers.entrance);
+        let traits = here.unwrap_or(routes::NO_ROUTE);
         let log = RequestLog::start(&request, matched, traits, &layers);
         assigned.warn_if_refused();
         let mut request = drain::on_drop(request, &layers.tasks);
         let mut response = match admit(&mut request, traits, &layers).await {
+            Ok(()) if here.is_none() => Problem::no_route().into_response(),
             Ok(()) => deadline::limit(layers.time_limit, next.run(request)).await,
             Err(problem) => problem.into_response(),
         };

@@ -7,11 +7,13 @@ use tokio_util::task::TaskTracker;
 use super::durations::RequestDurations;
 use super::head::HeadRules;
 use crate::access::Access;
+use crate::http::routes::Entrance;
 
 /// Shared by all requests.
 pub(crate) struct Layers {
     /// Time limit for the whole request, including its body.
     pub time_limit: Duration,
+    pub entrance: Entrance,
     pub head: HeadRules,
     pub access: Access,
     pub durations: RequestDurations,
@@ -22,12 +24,14 @@ pub(crate) struct Layers {
 impl Layers {
     pub(crate) fn new(
         time_limit: Duration,
+        entrance: Entrance,
         head: HeadRules,
         access: Access,
         tasks: TaskTracker,
     ) -> Self {
         Self {
             time_limit,
+            entrance,
             head,
             access,
             durations: RequestDurations::default(),

@@ -77,6 +77,10 @@ impl Problem {
         }
     }
 
+    pub(crate) fn no_route() -> Self {
+        Self::from_status(StatusCode::NOT_FOUND)
+    }
+
     pub(crate) fn user_not_found() -> Self {
         Self::new(&USER_NOT_FOUND, "No user has this id.")
     }
