@@ -79,6 +79,15 @@ echo 'ok - the subscriber of the guide hears of each change, in order, and takes
 
 "$tools/bin/python" tests/browser/docs.py "http://$address" "${SCREENSHOTS:-}"
 "$tools/bin/schemathesis" --config-file tests/schemathesis.toml run "http://$address/openapi.json" --checks all --max-examples 50 --seed 1
+
+# The same, where nobody gets in without a key.
+kill $service
+wait $service
+token=$("$binary" api-key create live-checks --scope users:write --scope metrics:read)
+ALLOW_ANONYMOUS=false start_service
+"$tools/bin/python" tests/browser/docs.py "http://$address" "${SCREENSHOTS:-}" "$token"
+"$tools/bin/schemathesis" --config-file tests/schemathesis.toml run "http://$address/openapi.json" --checks all --max-examples 50 --seed 1 \
+  --header "Authorization: Bearer $token"
 if grep '"level":"error"' "$log"; then
   echo 'the service logged errors' >&2
   exit 1

@@ -3,17 +3,20 @@
     pip install pika==1.3.2
     subscriber.py AMQP_URL USERS_URL [EVENTS]
 
-USERS_URL is the service's address, such as http://127.0.0.1:8000. Ends after EVENTS new events, if given. Prints one line
+USERS_URL is the service's address, such as http://127.0.0.1:8000. If it lets nobody in without an API key, USERS_TOKEN in the
+environment is the token of one with the scope users:read. Ends after EVENTS new events, if given. Prints one line
 for each change of its copy.
 """
 
 import json
+import os
 import sys
 import urllib.request
 
 import pika
 
 AMQP_URL, USERS_URL = sys.argv[1], sys.argv[2].rstrip("/")
+TOKEN = os.environ.get("USERS_TOKEN")
 REMAINING = int(sys.argv[3]) if len(sys.argv) > 3 else None
 
 # A real subscriber keeps these two in tables and writes both in one transaction. After a crash between the change and the
@@ -42,7 +45,10 @@ def load_what_is_there():
     while True:
         # Each page must begin with the last user of the page before. If not, a user was deleted or added meanwhile,
         # and the pages have shifted.
-        with urllib.request.urlopen(f"{USERS_URL}/users?limit=100&offset={max(count - 1, 0)}") as answer:
+        request = urllib.request.Request(f"{USERS_URL}/users?limit=100&offset={max(count - 1, 0)}")
+        if TOKEN:
+            request.add_header("Authorization", f"Bearer {TOKEN}")
+        with urllib.request.urlopen(request) as answer:
             page = json.load(answer)
         if last is not None and (not page or page[0]["id"] != last):
             users.clear()

@@ -2,6 +2,7 @@
 leaves the machine.
 
     docs.py BASE_URL [FOLDER]   FOLDER gets a screenshot of each width
+    docs.py BASE_URL '' TOKEN   for a service that lets nobody in without a key: authorizes with this one
 """
 
 import re
@@ -15,6 +16,7 @@ from playwright.sync_api import expect, sync_playwright
 
 BASE = sys.argv[1]
 SCREENSHOTS = Path(sys.argv[2]) if sys.argv[2:] and sys.argv[2] else None
+TOKEN = sys.argv[3] if sys.argv[3:] else None
 WIDTHS = {"wide": 1280, "phone": 390}
 OPERATIONS = ["create_user", "list_users", "get_user", "update_user", "delete_user", "ready", "live", "metrics"]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -101,10 +103,31 @@ def look(browser, name, width):
         licence.value.get_by_text("Permission is hereby granted").wait_for()
 
 
+def authorize(browser):
+    page = open_page(browser, WIDTHS["wide"])
+    with promise("without a key an operation is answered 401, and after Authorize it is carried out"):
+        go(page, "/docs/")
+        status, text = execute(page, "list_users")
+        assert status == "401" and "unauthenticated" in text, text
+        page.locator(".auth-wrapper .authorize").first.click()
+        page.get_by_label("auth-bearer-value").fill(TOKEN)
+        page.locator(".modal-btn.authorize").click()
+        page.locator(".modal-btn.btn-done").click()
+        block = operation(page, "list_users")
+        block.get_by_role("button", name="Execute").click()
+        block.locator(".live-responses-table .response-col_status", has_text="200").first.wait_for()
+    if SCREENSHOTS:
+        page.screenshot(path=SCREENSHOTS / "docs-authorized.png")
+
+
 with sync_playwright() as playwright:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-    for name, width in WIDTHS.items():
+    if TOKEN:
+        authorize(browser)
+        # The console tells of the 401, which was meant.
+        complaints.clear()
+    for name, width in WIDTHS.items() if not TOKEN else []:
         look(browser, name, width)
     with promise("the page of an error explains it"):
         page = open_page(browser, WIDTHS["wide"])
