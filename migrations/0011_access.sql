@@ -10,7 +10,7 @@ CREATE TABLE api_keys (
 );
 
 -- Who made the change, such as `key:front-end`; NULL for a caller without a credential. `outbox_held` inherits it.
-ALTER TABLE outbox ADD COLUMN actor text;
+ALTER TABLE outbox ADD COLUMN actor text CHECK (octet_length(actor) <= 300);
 ALTER TABLE outbox_quarantine ADD COLUMN actor text;
 
 -- It belongs to whom `outbox` does. A login that owns nothing and writes events reads keys, and notes their use.

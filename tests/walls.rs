@@ -28,7 +28,16 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
         "service",
         &["batching", "repository", "database", "domain", "password"],
     ),
-    ("access", &["repository", "database", "domain"]),
+    (
+        "access",
+        &[
+            "error_chain",
+            "monitoring",
+            "repository",
+            "database",
+            "domain",
+        ],
+    ),
     (
         "messaging",
         &[

@@ -2,17 +2,21 @@
 //! not among them. While PostgreSQL is away, those read before stay.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::keys::{Key, Keys};
 use super::token::TokenDigest;
-use crate::database::Database;
+use crate::database::{Database, DatabaseError};
+use crate::domain::timestamp::Timestamp;
+use crate::error_chain::Chain;
+use crate::monitoring::catalogue;
 use crate::repository::api_keys;
 
 /// Between two reads. A revoked key works for no longer than this and one query.
@@ -21,6 +25,8 @@ const READ_EVERY: Duration = Duration::from_secs(5);
 const READ_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for a read that may bring a token: for its turn, and for the query.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// Between two warnings that the keys cannot be read.
+const WARN_EVERY: Duration = Duration::from_mins(1);
 /// Between two notes of which keys were used.
 const NOTE_USES_EVERY: Duration = Duration::from_mins(1);
 
@@ -79,56 +85,66 @@ impl KeyRing {
         }
     }
 
-    /// Reads the keys again and again, until `stop`. `is_closed` says whether nobody gets in without
-    /// one.
+    /// Reads the keys again and again, until `stop`. `is_closed` says whether callers without a key
+    /// are kept out.
     pub(crate) async fn run(self, is_closed: bool, stop: CancellationToken) {
-        let mut notes = Instant::now() + NOTE_USES_EVERY;
-        let mut is_failing = false;
+        let notes = tokio::spawn(self.clone().note_uses_until(stop.clone()));
+        let notes = AbortOnDropHandle::new(notes);
+        let mut warned: Option<Instant> = None;
         while !stop.is_cancelled() {
             let began = Instant::now();
-            is_failing = self.read(is_failing, is_closed).await;
+            match self.read(is_closed).await {
+                Ok(()) => {
+                    if warned.take().is_some() {
+                        info!("The API keys can be read again");
+                    }
+                }
+                // The service waits for its schema, and says so.
+                Err(DatabaseError::NotMigrated(_)) => {}
+                Err(error) => {
+                    if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                        let error = Chain(&error);
+                        warn!(%error, "The API keys cannot be read; those read before stay valid");
+                        warned = Some(began);
+                    }
+                }
+            }
             self.0.read.send_replace(Some(began));
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = sleep(READ_EVERY) => {}
+                () = sleep_until(began + READ_EVERY) => {}
                 () = self.0.wanted.notified() => sleep_until(began + READ_AT_MOST_EVERY).await,
             }
-            if Instant::now() >= notes || stop.is_cancelled() {
-                self.note_uses().await;
-                notes = Instant::now() + NOTE_USES_EVERY;
-            }
         }
+        _ = notes.await;
     }
 
-    /// Whether it failed.
-    async fn read(&self, was_failing: bool, is_closed: bool) -> bool {
+    async fn read(&self, is_closed: bool) -> Result<(), DatabaseError> {
         let rows = self
             .0
             .database
             .read(|connection| Box::pin(api_keys::all(connection)))
-            .await;
-        let rows = match rows {
-            Ok(rows) => rows,
-            Err(error) => {
-                if !was_failing {
-                    warn!(%error, "The API keys cannot be read; those read before stay valid");
-                }
-                return true;
-            }
-        };
-        if was_failing {
-            info!("The API keys can be read again");
-        }
+            .await?;
         let before = self.0.keys.read().clone();
         let keys = Keys::of(&rows, before.as_deref());
-        if is_closed && keys.is_empty() && before.is_none_or(|before| !before.is_empty()) {
+        let now = Timestamp::now();
+        if is_closed && !keys.has_live(now) && before.is_none_or(|before| before.has_live(now)) {
             warn!(
-                "No API key exists, so that nobody gets in: make one by `user-management-api api-key \
+                "No API key exists, so nobody gets in: make one by `user-management-api api-key \
                  create NAME --scope users:write`"
             );
         }
         *self.0.keys.write() = Some(Arc::new(keys));
-        false
+        catalogue::api_keys_read().set(seconds_since_1970());
+        Ok(())
+    }
+
+    async fn note_uses_until(self, stop: CancellationToken) {
+        let mut tick = interval(NOTE_USES_EVERY);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            self.note_uses().await;
+        }
+        self.note_uses().await;
     }
 
     /// Best effort: it only helps an operator to find keys that nobody needs.
@@ -146,4 +162,9 @@ impl KeyRing {
             warn!(%error, "The last use of API keys was not noted");
         }
     }
+}
+
+fn seconds_since_1970() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
 }

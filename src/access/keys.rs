@@ -70,8 +70,9 @@ impl Keys {
         self.0.get(digest)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether any key works.
+    pub(crate) fn has_live(&self, now: Timestamp) -> bool {
+        self.0.values().any(|key| !key.has_expired(now))
     }
 
     /// The ids of the keys that were used since the last call.

@@ -15,9 +15,8 @@ use crate::domain::timestamp::Timestamp;
 /// What a request shows to be let in.
 #[derive(Clone, Copy)]
 pub(crate) enum Credential<'a> {
+    /// Or one of another scheme than ours, which may be a proxy's.
     Missing,
-    /// One of another scheme than ours.
-    Foreign,
     Token(&'a [u8]),
 }
 
@@ -90,7 +89,6 @@ impl Access {
     pub(crate) async fn identify(&self, credential: Credential<'_>) -> Result<Identity, Refusal> {
         let token = match credential {
             Credential::Missing => return self.anonymous_caller(),
-            Credential::Foreign => return Err(Refusal::Unauthenticated),
             Credential::Token(token) => token,
         };
         let digest = TokenDigest::of(token).ok_or(Refusal::InvalidToken)?;

@@ -29,9 +29,11 @@ use crate::password::PasswordHasher;
 
 // In all, a stop takes at most 25 s, plus `SHUTDOWN_DELAY_MS`.
 /// Time limit for requests in flight to finish.
-const FINISH_REQUESTS: Duration = Duration::from_secs(11);
+const FINISH_REQUESTS: Duration = Duration::from_secs(10);
 /// Time limit for the connections of coalesced reads and grouped writes to close.
 const CLOSE_LANES: Duration = Duration::from_secs(1);
+/// Time limit for noting which keys were used.
+const FINISH_KEYS: Duration = Duration::from_secs(1);
 /// Time limit for the relay to publish what is left.
 const FINISH_RELAY: Duration = Duration::from_secs(7);
 /// Time limit for the consumer to acknowledge what it has logged.
@@ -98,14 +100,13 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) -> Result<(), App
         relay_stop.clone(),
     ));
     let mut consumer = tokio::spawn(parts.consumer.run(consumer_stop.clone()));
-    let _keys = AbortOnDropHandle::new(tokio::spawn(
-        parts.keys.run(parts.is_closed, keys_stop.clone()),
-    ));
+    let mut keys = tokio::spawn(parts.keys.run(parts.is_closed, keys_stop.clone()));
     let _trimming = AbortOnDropHandle::new(tokio::spawn(memory::give_back(parts.hasher)));
 
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
         ended = &mut http => Err(ended_early("http", ended.map(|_both| Ok(())))),
+        ended = &mut keys => Err(ended_early("keys", ended.map(Ok))),
         ended = &mut relay => Err(ended_early("relay", ended)),
         ended = &mut consumer => Err(ended_early("consumer", ended.map(Ok))),
     };
@@ -118,6 +119,7 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) -> Result<(), App
     let end_of_requests = Instant::now() + FINISH_REQUESTS;
     finish("http", http, FINISH_REQUESTS).await;
     keys_stop.cancel();
+    finish("keys", keys, FINISH_KEYS).await;
     parts.tasks.close();
     if timeout_at(end_of_requests, parts.tasks.wait())
         .await

@@ -36,7 +36,7 @@ use crate::password::PasswordHasher;
 use crate::service::users::UserService;
 
 /// Connections to PostgreSQL and RabbitMQ outside the requests' pool; a generous estimate.
-const OTHER_CONNECTIONS: u32 = 16 + lifecycle::ADMIN_CONNECTIONS;
+const OTHER_CONNECTIONS: u32 = 16;
 
 pub(crate) struct App(Parts);
 
@@ -61,8 +61,11 @@ impl App {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
-        let others =
-            usize::try_from(database.max_connections + OTHER_CONNECTIONS).unwrap_or(usize::MAX);
+        let of_operators = http
+            .admin_address
+            .map_or(0, |_| lifecycle::ADMIN_CONNECTIONS);
+        let others = database.max_connections + OTHER_CONNECTIONS + of_operators;
+        let others = usize::try_from(others).unwrap_or(usize::MAX);
         let max_connections = listener::connections_allowed(http.limits.max_connections, others);
         let limits = Limits {
             max_connections,

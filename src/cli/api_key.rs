@@ -39,7 +39,7 @@ pub(crate) struct New {
     #[arg(long = "scope", value_name = "SCOPE", required = true)]
     scopes: Vec<Scope>,
     /// Such as 90d; without it, the key does not expire
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
     expires_in: Option<Duration>,
 }
 
@@ -47,8 +47,29 @@ pub(crate) struct New {
 pub(crate) struct Rotation {
     name: KeyName,
     /// How long the old token works; 0s stops it within 5 seconds
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = whole_seconds)]
     keep_old: Duration,
+}
+
+/// Longest time that can be asked for: a hundred years.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time.subsec_nanos() == 0 && time <= LONGEST {
+        Ok(time)
+    } else {
+        Err("must be whole seconds, at most 36500d".to_owned())
+    }
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let time = whole_seconds(text)?;
+    if time.is_zero() {
+        Err("must be at least 1s".to_owned())
+    } else {
+        Ok(time)
+    }
 }
 
 /// A key, and its token for once.

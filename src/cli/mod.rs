@@ -11,6 +11,7 @@ mod report;
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -219,7 +220,8 @@ async fn serve() -> Result<(), AnyError> {
             docs = %format_args!("http://{docs}/docs"),
             "Listening"
         );
-        if allow_anonymous && !address.ip().is_loopback() {
+        let is_reachable = |address: SocketAddr| !address.ip().is_loopback();
+        if allow_anonymous && (is_reachable(address) || admin_address.is_some_and(is_reachable)) {
             warn!(
                 %address,
                 "ALLOW_ANONYMOUS=true: anybody who can reach this address can read and change all \

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use listener::Limits;
 
 use self::env_file::EnvFile;
 use self::reader::{LOCALHOST, Reader, parse_bool, parse_host, parse_hosts, parse_networks};
-use self::settings::SETTINGS;
+use self::settings::{SETTINGS, Setting};
 use crate::database::{DatabaseUrl, Route};
 use crate::domain::password::PasswordPolicy;
 use crate::http::HeadRules;
@@ -221,7 +221,7 @@ pub(crate) fn for_openapi(
     settings: HashMap<String, String>,
 ) -> Result<(PasswordPolicy, bool), ConfigError> {
     read(settings, |reader| {
-        Some((reader.password_policy(), reader.http().allow_anonymous))
+        Some((reader.password_policy(), reader.allow_anonymous()))
     })
 }
 
@@ -241,24 +241,16 @@ fn read<T>(
 
 impl Reader {
     fn http(&mut self) -> HttpConfig {
-        let host = self
-            .optional(&settings::HOST, parse_host)
-            .unwrap_or(LOCALHOST);
+        let host = self.host(&settings::HOST);
         let port = self.number(&settings::PORT);
-        let admin_host = self
-            .optional(&settings::ADMIN_HOST, parse_host)
-            .unwrap_or(LOCALHOST);
         let admin_port = self.optional_number(&settings::ADMIN_PORT);
         if admin_port.is_some_and(|admin| admin == port && admin != 0) {
             self.faults
                 .push("ADMIN_PORT: must be another port than PORT".to_owned());
         }
-        let others_reach_it = !host.is_loopback()
-            || self.given(&settings::ALLOWED_HOSTS).is_some()
-            || self.given(&settings::TRUSTED_PROXIES).is_some();
-        let allow_anonymous = self
-            .optional(&settings::ALLOW_ANONYMOUS, parse_bool)
-            .unwrap_or(!others_reach_it);
+        let admin_host = self.host(&settings::ADMIN_HOST);
+        let admin_address = admin_port.map(|port| SocketAddr::new(admin_host, port));
+        let allow_anonymous = self.allow_anonymous();
         let request_timeout = self.milliseconds(&settings::REQUEST_TIMEOUT_MS);
         let trusted_proxies = self
             .optional(&settings::TRUSTED_PROXIES, parse_networks)
@@ -282,13 +274,28 @@ impl Reader {
         };
         HttpConfig {
             address: SocketAddr::new(host, port),
-            admin_address: admin_port.map(|port| SocketAddr::new(admin_host, port)),
+            admin_address,
             request_timeout,
             body_timeout,
             limits,
             head,
             allow_anonymous,
         }
+    }
+
+    fn host(&mut self, setting: &Setting) -> IpAddr {
+        self.optional(setting, parse_host).unwrap_or(LOCALHOST)
+    }
+
+    /// By default, only where no other machine can reach the service.
+    fn allow_anonymous(&mut self) -> bool {
+        let has_admin_port = self.given(&settings::ADMIN_PORT).is_some();
+        let others_reach_it = !self.host(&settings::HOST).is_loopback()
+            || (has_admin_port && !self.host(&settings::ADMIN_HOST).is_loopback())
+            || self.given(&settings::ALLOWED_HOSTS).is_some()
+            || self.given(&settings::TRUSTED_PROXIES).is_some();
+        self.optional(&settings::ALLOW_ANONYMOUS, parse_bool)
+            .unwrap_or(!others_reach_it)
     }
 
     fn database(&mut self) -> Option<DatabaseConfig> {

@@ -41,7 +41,11 @@ impl Reader {
             Err(fault) if may_hold_a_secret => fault.to_string().replace(value, "…"),
             Err(fault) => fault.to_string(),
         };
-        self.faults.push(format!("{}: {fault}", setting.name));
+        let fault = format!("{}: {fault}", setting.name);
+        // Some settings are read twice.
+        if !self.faults.contains(&fault) {
+            self.faults.push(fault);
+        }
         None
     }
 

@@ -104,7 +104,7 @@ settings! {
     ADMIN_HOST = Is("127.0.0.1"),
         Text("an IP address or `localhost`"),
         "Address of the operators' port.";
-    ALLOW_ANONYMOUS = Other("`true` if `HOST` is loopback and neither `ALLOWED_HOSTS` nor `TRUSTED_PROXIES` is set, else `false`"),
+    ALLOW_ANONYMOUS = Other("`true` if `HOST` (and `ADMIN_HOST`, with an `ADMIN_PORT`) is loopback and neither `ALLOWED_HOSTS` nor `TRUSTED_PROXIES` is set, else `false`"),
         Flag,
         "Whether callers without an API key may read and change users, and read `/metrics`.";
     ALLOWED_HOSTS = Other("none; any where `ALLOW_ANONYMOUS` is `false`"),

@@ -158,6 +158,8 @@ fn callers_without_a_key_are_let_in_where_no_others_can_reach_the_service() {
     ] {
         assert!(!open(&[reachable]), "{reachable:?}");
     }
+    assert!(open(&[("ADMIN_PORT", "9000")]));
+    assert!(!open(&[("ADMIN_PORT", "9000"), ("ADMIN_HOST", "0.0.0.0")]));
     assert!(open(&[("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")]));
 }
 

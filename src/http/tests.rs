@@ -33,14 +33,16 @@ async fn pieces() -> Body {
     Body::from_stream(stream::iter(pieces))
 }
 
+/// At paths of pages, which are declared and open.
 async fn respond(path: &str) -> Response {
     let routes = Router::new()
-        .route("/pieces", get(pieces))
+        .route("/docs/errors", get(pieces))
         .route(
-            "/panics",
+            "/openapi.json",
             get(|| async { panic!("secret") as &'static str }),
         )
-        .route("/hangs", get(std::future::pending::<&'static str>));
+        .route("/docs/license", get(std::future::pending::<&'static str>))
+        .route("/undeclared", get(|| async { "secret" }));
     let request = Request::get(path)
         .header("Host", "localhost")
         .header("X-Request-Id", "t-1")
@@ -68,7 +70,7 @@ async fn answer(path: &str) -> (Response<()>, Value) {
 
 #[tokio::test]
 async fn a_panic_is_an_opaque_500_problem_with_the_trace_id() {
-    let (response, body) = answer("/panics").await;
+    let (response, body) = answer("/openapi.json").await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(
         response.headers()["content-type"],
@@ -84,13 +86,20 @@ async fn a_panic_is_an_opaque_500_problem_with_the_trace_id() {
 
 #[tokio::test]
 async fn a_handler_beyond_its_time_limit_is_a_504_problem() {
-    let (response, body) = answer("/hangs").await;
+    let (response, body) = answer("/docs/license").await;
     assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(response.headers()["x-trace-id"], "t-1");
     assert_eq!(
         (&body["code"], &body["status"]),
         (&json!("time_limit_exceeded"), &json!(504))
     );
+}
+
+#[tokio::test]
+async fn a_route_that_declares_nothing_is_not_served() {
+    let (response, body) = answer("/undeclared").await;
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    assert_eq!(body["code"], "not_found");
 }
 
 #[tokio::test]
@@ -146,7 +155,7 @@ async fn a_request_end_is_logged_at_its_last_byte_or_at_a_disconnect() {
     let level = LogLevel::default();
     let subscriber = telemetry::subscriber(&level, LogFormat::Json, make_lines);
     let _default = tracing::subscriber::set_default(subscriber);
-    let mut body = respond("/pieces").await.into_body();
+    let mut body = respond("/docs/errors").await.into_body();
     assert_eq!(
         body.frame().await.unwrap().unwrap().into_data().unwrap(),
         "first "
@@ -163,7 +172,7 @@ async fn a_request_end_is_logged_at_its_last_byte_or_at_a_disconnect() {
         said(&["Request started", "Request completed"])
     );
     lines.0.lock().clear();
-    drop(respond("/pieces").await);
+    drop(respond("/docs/errors").await);
     assert_eq!(
         lines.messages(),
         said(&["Request started", "Request failed"])
@@ -172,9 +181,9 @@ async fn a_request_end_is_logged_at_its_last_byte_or_at_a_disconnect() {
 
 #[tokio::test]
 async fn a_trailing_slash_keeps_the_route_and_stays_in_the_instance() {
-    let (response, body) = answer("/panics/").await;
+    let (response, body) = answer("/openapi.json/").await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(body["instance"], "/panics/");
+    assert_eq!(body["instance"], "/openapi.json/");
 }
 
 #[test]

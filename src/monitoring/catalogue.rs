@@ -116,6 +116,9 @@ declare! {
     /// Requests that were not let in, by reason
     counter auth_failures(reason: &'static str as "reason") = "auth_failures_total" in AUTH_FAILURES;
 
+    /// When the API keys were last read, in seconds since 1970; 0 before the first read
+    gauge api_keys_read() = "api_keys_read_timestamp_seconds";
+
     /// Events that the broker has not confirmed, counted up to 100,000; NaN while the database is
     /// unavailable
     gauge outbox_pending() = "outbox_pending";

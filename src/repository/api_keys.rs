@@ -35,12 +35,14 @@ pub(crate) async fn all(connection: &mut PgConnection) -> sqlx::Result<Vec<Store
     .await
 }
 
-/// Notes that keys were used in this minute. One that is locked, for another replica notes it, is
-/// left out.
+/// Notes that keys were used in this minute. Those that another session has locked are
+/// skipped: another replica notes them.
 pub(crate) async fn note_uses(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<()> {
     sqlx::query!(
         "UPDATE api_keys SET last_used_at = date_trunc('minute', now())
-         WHERE id = ANY($1) AND last_used_at IS DISTINCT FROM date_trunc('minute', now())",
+         WHERE id IN (SELECT id FROM api_keys
+                      WHERE id = ANY($1) AND last_used_at IS DISTINCT FROM date_trunc('minute', now())
+                      ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)",
         ids
     )
     .execute(connection)

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::api::commands::run;
-use crate::harness::{Answer, App, Observer, Proxy, World, new_user, start_with, until};
+use crate::harness::{Answer, App, Observer, Proxy, World, make_key, new_user, start_with, until};
 
 const CLOSED: [(&str, &str); 1] = [("ALLOW_ANONYMOUS", "false")];
 
@@ -18,13 +18,6 @@ async fn api_key(world: &World, arguments: &[&str]) -> (bool, String) {
     let arguments = [&["api-key"], arguments].concat();
     let (output, text) = run(&arguments, &world.settings()).await;
     (output.status.success(), text)
-}
-
-/// Makes a key, and returns its token.
-pub async fn make_key(world: &World, name: &str, scope: &str) -> String {
-    let (made, text) = api_key(world, &["create", name, "--scope", scope]).await;
-    assert!(made, "{text}");
-    text.trim_end().to_owned()
 }
 
 fn with_key(app: &App, method: Method, path: &str, token: &str) -> RequestBuilder {
@@ -84,6 +77,7 @@ async fn every_route_method_and_credential_is_answered_as_the_table_says() {
         (Some("Bearer umapi_short".to_owned()), None),
         (Some(format!("Bearer {UNKNOWN}")), None),
         (Some("Basic dTpw".to_owned()), None),
+        (Some("Bearer".to_owned()), None),
     ];
     for scope in [
         "users:read",
@@ -165,19 +159,37 @@ async fn a_refusal_says_what_is_missing_by_rfc_6750() {
 #[tokio::test]
 async fn without_a_key_known_and_unknown_paths_look_alike() {
     let (_world, app) = start_with(&CLOSED).await;
-    let mut seen = Vec::new();
-    for path in ["/users", "/users/1", "/users/x", "/metrics", "/nowhere"] {
-        for method in [Method::GET, Method::POST, Method::PATCH] {
-            let mut answer = Answer::of(app.request(method, path)).await;
-            for header in ["x-trace-id", "date", "content-length"] {
-                answer.headers.remove(header);
+    let refused: [(&str, &[(&str, &str)]); 5] = [
+        ("no key", &[]),
+        ("a wrong key", &[("authorization", "Bearer x")]),
+        (
+            "two keys",
+            &[("authorization", "Bearer x"), ("authorization", "Bearer y")],
+        ),
+        ("an expectation", &[("expect", "tea")]),
+        ("a transfer", &[("x-long", &"x".repeat(33_000))]),
+    ];
+    for (what, headers) in refused {
+        let mut seen = Vec::new();
+        for path in ["/users", "/users/1", "/users/x", "/metrics", "/nowhere"] {
+            for method in [Method::GET, Method::POST, Method::PATCH] {
+                let mut request = app.request(method, path);
+                for (name, value) in headers {
+                    request = request.header(*name, *value);
+                }
+                let mut answer = Answer::of(request).await;
+                for header in ["x-trace-id", "date", "content-length"] {
+                    answer.headers.remove(header);
+                }
+                answer.body["trace_id"] = Value::Null;
+                answer.body["instance"] = Value::Null;
+                seen.push((answer.status, answer.headers, answer.body));
             }
-            answer.body["trace_id"] = Value::Null;
-            answer.body["instance"] = Value::Null;
-            seen.push((answer.status, answer.headers, answer.body));
         }
+        assert!(seen[0].0.is_client_error(), "{what}");
+        let alike = seen.iter().all(|answer| *answer == seen[0]);
+        assert!(alike, "{what}: {seen:#?}");
     }
-    assert!(seen.iter().all(|answer| *answer == seen[0]), "{seen:#?}");
 }
 
 #[tokio::test]
@@ -483,4 +495,54 @@ async fn the_operators_port_must_be_another_one() {
     let (output, text) = run(&["serve"], &settings).await;
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("ADMIN_PORT: "), "{text}");
+}
+
+#[tokio::test]
+async fn a_lifetime_is_whole_seconds_of_this_century() {
+    let world = World::new().await;
+    for time in ["0s", "1ns", "1000000y", "soon"] {
+        let arguments = [
+            "create",
+            "key",
+            "--scope",
+            "users:read",
+            "--expires-in",
+            time,
+        ];
+        let (made, text) = api_key(&world, &arguments).await;
+        assert!(!made && text.contains("--expires-in"), "{time}: {text}");
+    }
+    let arguments = [
+        "create",
+        "key",
+        "--scope",
+        "users:read",
+        "--expires-in",
+        "90d",
+    ];
+    let (made, text) = api_key(&world, &[&arguments[..], &["--format", "json"]].concat()).await;
+    let key: Value = serde_json::from_str(&text).unwrap();
+    assert!(made && key["expires_at"].is_string(), "{text}");
+}
+
+#[tokio::test]
+async fn an_operators_port_that_others_reach_closes_the_service() {
+    let (_world, app) = start_with(&[("ADMIN_PORT", "0"), ("ADMIN_HOST", "0.0.0.0")]).await;
+    app.get("/users")
+        .await
+        .assert_problem(401, "unauthenticated");
+    let listening = app.log.wait_for("Listening", |_| true).await;
+    let port = listening["admin_address"]
+        .as_str()
+        .unwrap()
+        .rsplit(':')
+        .next()
+        .unwrap();
+    let metrics = format!("http://127.0.0.1:{port}/metrics");
+    let client = reqwest::Client::new();
+    assert_eq!(Answer::of(client.get(&metrics)).await.status, 200);
+    let rebound = client.get(&metrics).header("host", "evil.example");
+    Answer::of(rebound)
+        .await
+        .assert_problem(421, "misdirected_request");
 }

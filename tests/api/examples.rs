@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::api::access::make_key;
-use crate::harness::{Answer, App, Proxy, World, start, start_with, until};
+use crate::harness::{Answer, App, Proxy, World, make_key, start, start_with, until};
 
 /// An example of an error, and the operation that shows it.
 struct Example {

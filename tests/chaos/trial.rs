@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::harness::{
     Collector, Control, Digest, Judgement, Load, QUEUE_TYPE, Replica, TROUBLES_FILE, Tally, World,
-    audit, judge, seed_users,
+    audit, judge, make_key, seed_users,
 };
 
 /// After this long without progress, nothing more will come.
@@ -25,6 +25,8 @@ pub struct Trial {
     pub collector: Collector,
     pub replicas: Vec<Replica>,
     pub addresses: Arc<RwLock<Vec<String>>>,
+    /// Of a key that may write.
+    token: String,
 }
 
 impl Trial {
@@ -41,8 +43,10 @@ impl Trial {
             .map(|(_, queue_type)| *queue_type);
         let collector = Collector::start(&world.broker_url, chosen.unwrap_or(&QUEUE_TYPE)).await;
         let digest = Arc::<Digest>::default();
+        let token = make_key(&world, "load", "users:write").await;
         let mut trial = Self {
             world,
+            token,
             control: Control::of_shared_servers(),
             digest,
             collector,
@@ -65,7 +69,7 @@ impl Trial {
     }
 
     pub fn load(&self, rate: u32) -> Load {
-        Load::start(&self.addresses, rate)
+        Load::start(&self.addresses, rate, &self.token)
     }
 
     /// The replica, in a trial that has only one.

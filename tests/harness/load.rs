@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -72,12 +73,15 @@ pub struct Load {
 }
 
 impl Load {
-    /// `rate` writes a second in all, to the replicas that are in `addresses` at the time.
-    pub fn start(addresses: &Arc<RwLock<Vec<String>>>, rate: u32) -> Self {
+    /// `rate` writes a second in all, with the key of this token, to the replicas that are in
+    /// `addresses` at the time.
+    pub fn start(addresses: &Arc<RwLock<Vec<String>>>, rate: u32, token: &str) -> Self {
         let tally = Arc::<Tally>::default();
         let stop = CancellationToken::new();
         let mut writers = JoinSet::new();
+        let authorization = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
         let client = reqwest::Client::builder()
+            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)]))
             .timeout(Duration::from_secs(10))
             .build()
             .unwrap();

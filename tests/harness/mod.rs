@@ -38,7 +38,7 @@ pub use self::copy::Copy;
 pub use self::events::Observer;
 pub use self::load::{Load, Tally, seed_users};
 pub use self::oracle::{Judgement, assert_delivered_exactly, audit, committed, judge};
-pub use self::process::command;
+pub use self::process::{command, make_key};
 pub use self::proxy::Proxy;
 pub use self::readers::Readers;
 pub use self::replica::{Digest, Replica, TROUBLES_FILE};

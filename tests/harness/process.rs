@@ -6,6 +6,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::PATIENCE;
+use super::servers::World;
 
 /// The binary, without the tests' environment.
 pub fn command(settings: &[(&str, &str)]) -> Command {
@@ -24,6 +25,20 @@ pub fn with_open_files(limit: u32, settings: &[(&str, &str)]) -> Command {
         env!("CARGO_BIN_EXE_user-management-api"),
     ]);
     isolated(shell, settings)
+}
+
+/// Makes a key with this scope in `world`, and returns its token.
+pub async fn make_key(world: &World, name: &str, scope: &str) -> String {
+    let made = command(&world.settings())
+        .args(["api-key", "create", name, "--scope", scope])
+        .output()
+        .await
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    String::from_utf8(made.stdout)
+        .unwrap()
+        .trim_end()
+        .to_owned()
 }
 
 pub fn isolated(mut command: Command, settings: &[(&str, &str)]) -> Command {

@@ -55,9 +55,9 @@ fn credential(headers: &HeaderMap) -> Result<Credential<'_>, Problem> {
     let end = value.iter().position(|byte| *byte == b' ');
     let (scheme, token) = value.split_at(end.unwrap_or(value.len()));
     if scheme.eq_ignore_ascii_case(b"Bearer") {
-        Ok(Credential::Token(token.trim_ascii()))
+        Ok(Credential::Token(trim_spaces(token)))
     } else {
-        Ok(Credential::Foreign)
+        Ok(Credential::Missing)
     }
 }
 
@@ -75,9 +75,16 @@ fn refused(refusal: Refusal) -> Problem {
     problem(refusal)
 }
 
+fn trim_spaces(token: &[u8]) -> &[u8] {
+    let start = token.iter().take_while(|byte| **byte == b' ').count();
+    let token = &token[start..];
+    let end = token.iter().rev().take_while(|byte| **byte == b' ').count();
+    &token[..token.len() - end]
+}
+
 fn problem(refusal: Refusal) -> Problem {
     let (kind, detail, error) = match refusal {
-        Refusal::KeysUnread => return Problem::database_unavailable(),
+        Refusal::KeysUnread => return Problem::keys_unread(),
         Refusal::Unauthenticated => (
             &UNAUTHENTICATED,
             "Send an API key: Authorization: Bearer TOKEN.",
@@ -135,7 +142,6 @@ mod tests {
         }
         match credential(&headers) {
             Ok(Credential::Missing) => "missing",
-            Ok(Credential::Foreign) => "foreign",
             Ok(Credential::Token(b"t")) => "t",
             Ok(Credential::Token(_)) => "another token",
             Err(problem) => problem.kind.code,
@@ -149,7 +155,7 @@ mod tests {
         }
         assert_eq!(of(&[]), "missing");
         for value in ["Basic dDp0", "t", "Bearert", ""] {
-            assert_eq!(of(&[value]), "foreign", "{value:?}");
+            assert_eq!(of(&[value]), "missing", "{value:?}");
         }
         for value in ["Bearer", "Bearer ", "Bearer t t"] {
             assert_eq!(of(&[value]), "another token", "{value:?}");

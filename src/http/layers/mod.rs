@@ -36,18 +36,22 @@ pub(crate) async fn handle(
     async move {
         let matched = request.extensions().get::<MatchedPath>().cloned();
         let of_route = routes::traits(matched.as_ref().map(MatchedPath::as_str));
-        let here = of_route.at(layers.entrance);
+        // A route that declares nothing is closed.
+        let is_declared = |traits: &Traits| matched.is_none() || *traits != routes::NO_ROUTE;
+        let here = of_route.at(layers.entrance).filter(is_declared);
         let traits = here.unwrap_or(routes::NO_ROUTE);
         let log = RequestLog::start(&request, matched, traits, &layers);
         assigned.warn_if_refused();
         let mut request = drain::on_drop(request, &layers.tasks);
-        let mut response = match admit(&mut request, traits, &layers).await {
-            Ok(()) if here.is_none() => Problem::no_route().into_response(),
+        let admitted = admit(&mut request, traits, &layers).await;
+        let is_shown = admitted.is_ok() && here.is_some();
+        let mut response = match admitted {
+            Ok(()) if !is_shown => Problem::no_route().into_response(),
             Ok(()) => deadline::limit(layers.time_limit, next.run(request)).await,
             Err(problem) => problem.into_response(),
         };
         let problem = problems::write(&mut response, &log.path(), &assigned.trace_id);
-        response_headers::add(&mut response, traits);
+        response_headers::add(&mut response, traits, is_shown);
         assigned.name(&mut response);
         log.end(response, problem)
     }

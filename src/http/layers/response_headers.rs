@@ -1,6 +1,6 @@
 //! Headers that every response has.
 
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 
 use crate::http::routes::{Cache, Traits};
@@ -9,12 +9,17 @@ use crate::http::routes::{Cache, Traits};
 /// <https://fetch.spec.whatwg.org/#cross-origin-resource-policy-header>
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-pub(crate) fn add(response: &mut Response, of_route: Traits) {
-    // A caller who is not let in must not learn from it whether there is such a route.
-    let cache = if response.status() == StatusCode::UNAUTHORIZED {
-        Cache::Never
-    } else {
+/// Marks a response that must not tell whether its request has a route.
+#[derive(Clone)]
+struct HidesRoute;
+
+/// `is_shown` says whether the caller was let in, and may learn what there is.
+pub(crate) fn add(response: &mut Response, of_route: Traits, is_shown: bool) {
+    let cache = if is_shown {
         of_route.cache
+    } else {
+        response.extensions_mut().insert(HidesRoute);
+        Cache::Never
     };
     let headers = response.headers_mut();
     headers.insert(
@@ -27,9 +32,9 @@ pub(crate) fn add(response: &mut Response, of_route: Traits) {
         .or_insert(cache.header());
 }
 
-/// The router adds `Allow` after all layers, to refusals too.
+/// The router adds `Allow` after all layers, to every response.
 pub(crate) fn hide_methods(mut response: Response) -> Response {
-    if response.status() == StatusCode::UNAUTHORIZED {
+    if response.extensions().get::<HidesRoute>().is_some() {
         response.headers_mut().remove(header::ALLOW);
     }
     response

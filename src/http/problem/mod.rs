@@ -91,6 +91,12 @@ impl Problem {
         Self::new(&DATABASE_UNAVAILABLE, detail)
     }
 
+    pub(crate) fn keys_unread() -> Self {
+        let detail = "The API keys could not be read from the database yet. Nothing was changed: \
+                      repeat the request a little later.";
+        Self::new(&DATABASE_UNAVAILABLE, detail)
+    }
+
     pub(crate) fn database_read_only() -> Self {
         let detail = "The database takes no writes: it is a standby, or it was set to read-only. \
                       Nothing was changed. Reads work; repeat a write a little later.";

@@ -61,6 +61,7 @@ impl Storm {
         vec![
             (world.direct_setting(), database.url(&world.database_url)),
             ("RABBITMQ_URL", broker.url(&world.broker_url)),
+            ("ALLOW_ANONYMOUS", "false".to_owned()),
         ]
     }
 
