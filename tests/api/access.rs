@@ -1,11 +1,15 @@
 //! Who gets in: keys, scopes, and what a caller without one learns.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::api::commands::run;
@@ -545,4 +549,30 @@ async fn an_operators_port_that_others_reach_closes_the_service() {
     Answer::of(rebound)
         .await
         .assert_problem(421, "misdirected_request");
+}
+
+#[tokio::test]
+async fn a_key_that_floods_hashing_delays_no_other_key() {
+    let (world, app) = start_with(&CLOSED).await;
+    let crowd = make_key(&world, "crowd", "users:write").await;
+    let single = make_key(&world, "single", "users:write").await;
+    let post = |token: &str| {
+        let request = with_key(&app, Method::POST, "/users", token);
+        request.json(&new_user("Анна")).send()
+    };
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut flood = JoinSet::new();
+    for _ in 0..200 {
+        let answered = answered.clone();
+        let request = post(&crowd);
+        flood.spawn(async move {
+            _ = request.await;
+            answered.fetch_add(1, Relaxed);
+        });
+    }
+    until("the first hashes", async || answered.load(Relaxed) > 0).await;
+    assert_eq!(post(&single).await.unwrap().status(), 201);
+    let before = answered.load(Relaxed);
+    assert!(before < 150, "{before} of the crowd's 200 were first");
+    flood.join_all().await;
 }

@@ -103,7 +103,6 @@ async fn provoke(app: &App, example: &Example) -> Value {
         "bad_request" => host = "",
         "expectation_failed" => host = "Host: localhost\r\nExpect: tea\r\n",
         "head_too_large" => host = &long,
-        "unauthenticated" => host = "Host: localhost\r\nAuthorization: Basic dTpw\r\n",
         "invalid_token" => host = "Host: localhost\r\nAuthorization: Bearer x\r\n",
         "misdirected_request" => host = "Host: example.com\r\n",
         "uri_too_long" => target = format!("{path}?{}", "x".repeat(10_000)),
@@ -152,7 +151,8 @@ async fn assert_sent(app: &App, example: &Example) {
 }
 
 /// Those whose cause is the server's condition; each has a test of its own.
-const CONDITIONS: [&str; 8] = [
+const CONDITIONS: [&str; 9] = [
+    "unauthenticated",
     "insufficient_scope",
     "internal_error",
     "database_unavailable",
@@ -224,6 +224,14 @@ async fn every_example_body_is_accepted_and_answered_as_documented() {
 async fn every_documented_request_error_is_sent() {
     let (_world, app) = start().await;
     for example in of(&app, |code| !CONDITIONS.contains(&code)).await {
+        assert_sent(&app, &example).await;
+    }
+}
+
+#[tokio::test]
+async fn the_documented_error_without_a_key_is_sent() {
+    let (_world, app) = start_with(&[("ALLOW_ANONYMOUS", "false")]).await;
+    for example in of(&app, |code| code == "unauthenticated").await {
         assert_sent(&app, &example).await;
     }
 }

@@ -4,7 +4,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use super::query::{FromQuery, NoQuery, Parameters};
-use crate::access::Identity;
+use crate::domain::actor::Actor;
 use crate::domain::context::Context;
 use crate::http::problem::Problem;
 use crate::http::problem::responses::Fallible;
@@ -28,10 +28,9 @@ impl<Q: FromQuery, S: Send + Sync> FromRequestParts<S> for Call<Q> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Parameters(query) = Parameters::from_request_parts(parts, state).await?;
         let trace_id = parts.extensions.get::<TraceId>().cloned();
-        let identity = parts.extensions.get::<Identity>();
         let context = Context {
             trace_id: trace_id.ok_or_else(Problem::internal)?,
-            actor: identity.and_then(|identity| identity.actor.clone()),
+            actor: parts.extensions.get::<Actor>().cloned(),
         };
         Ok(Self { context, query })
     }

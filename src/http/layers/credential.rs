@@ -18,7 +18,7 @@ use crate::monitoring::catalogue;
 /// Of `WWW-Authenticate`. <https://www.rfc-editor.org/rfc/rfc6750#section-3>
 const CHALLENGE: &str = r#"Bearer realm="user-management-api""#;
 
-/// Adds the [`Identity`](crate::access::Identity) to the request, unless its route is open to all.
+/// Adds the [`Actor`](crate::domain::actor::Actor) to the request, if it shows a key.
 ///
 /// # Errors
 /// 400, 401, 403 or 503, with the reason.
@@ -34,11 +34,11 @@ pub(crate) async fn check(
     let identity = access.identify(credential).await.map_err(refused)?;
     if let Some(actor) = &identity.actor {
         Span::current().record("actor", actor.as_str());
+        request.extensions_mut().insert(actor.clone());
     }
     if let Some(scope) = traits.scope(request.method()) {
         identity.require(scope).map_err(refused)?;
     }
-    request.extensions_mut().insert(identity);
     Ok(())
 }
 

@@ -10,8 +10,7 @@ use axum::http::{Extensions, HeaderMap, HeaderName, Version, header};
 use ipnet::IpNet;
 use listener::{Peer, client_of};
 
-use crate::access::Identity;
-use crate::domain::actor::Client;
+use crate::domain::actor::{Actor, Client};
 use crate::http::problem::Problem;
 use crate::http::problem::responses::Fallible;
 use crate::http::problem::types::{
@@ -121,9 +120,8 @@ impl HeadRules {
 
     /// Whose limits a request counts towards: its actor's, or, without one, its address's.
     pub(crate) fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Client {
-        let identity = extensions.get::<Identity>();
-        match identity.and_then(|identity| identity.actor.clone()) {
-            Some(actor) => Client::Actor(actor),
+        match extensions.get::<Actor>() {
+            Some(actor) => Client::Actor(actor.clone()),
             None => Client::Address(self.client_address(extensions, headers).map(client_of)),
         }
     }
