@@ -15,6 +15,7 @@ use crate::batching::user_lists::SharedPage;
 use crate::batching::user_reads::UserReads;
 use crate::batching::user_writes::UserWrites;
 use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
+use crate::domain::actor::Actor;
 use crate::domain::context::Context;
 use crate::domain::event::{EventHeader, EventType};
 use crate::domain::name::Name;
@@ -59,11 +60,16 @@ impl UserService {
         let password = self.hasher.hash(new.password, caller).await?;
         let service = self.clone();
         run_to_completion(&self.tasks, async move {
+            let actor = context.actor.clone();
             let event = EventHeader::new(context);
             let row = Arc::new((new.name, new.surname, password, event));
             let user = service.in_time(began, service.insert(row)).await?;
             service.outbox_filled.notify_one();
-            info!(user_id = user.id.get(), "User created");
+            info!(
+                user_id = user.id.get(),
+                actor = actor.as_ref().map(Actor::as_str),
+                "User created"
+            );
             Ok(user)
         })
         .await
@@ -163,10 +169,15 @@ impl UserService {
                 EventType::Deleted => "User deleted",
                 _ => "User updated",
             };
+            let actor = change.event().actor.clone();
             match service.in_time(began, service.writes.write(change)).await? {
                 Outcome::Changed(user) => {
                     service.outbox_filled.notify_one();
-                    info!(user_id = user.id.get(), "{done}");
+                    info!(
+                        user_id = user.id.get(),
+                        actor = actor.as_ref().map(Actor::as_str),
+                        "{done}"
+                    );
                     Ok(user)
                 }
                 Outcome::Unchanged(user) => Ok(user),

@@ -18,6 +18,7 @@ use tracing::{Span, debug, error, info, warn};
 
 use super::shared::Layers;
 use super::slashes;
+use crate::domain::actor::Actor;
 use crate::http::problem::Problem;
 use crate::http::routes::Traits;
 
@@ -70,6 +71,8 @@ pub(crate) struct RequestLog {
     method: Method,
     uri: Uri,
     client_address: Option<IpAddr>,
+    /// Once its credential is checked.
+    pub actor: Option<Actor>,
     matched: Option<MatchedPath>,
     of_route: Traits,
     layers: Arc<Layers>,
@@ -91,6 +94,7 @@ impl RequestLog {
             method: request.method().clone(),
             uri: slashes::sent(request).clone(),
             client_address,
+            actor: None,
             matched,
             of_route,
             layers: layers.clone(),
@@ -162,18 +166,33 @@ impl RequestLog {
         let path = path.as_ref();
         let status_code = status.as_u16();
         let client_address = self.client_address.map(display);
+        let actor = self.actor.as_ref().map(Actor::as_str);
         let (code, cause) = problem.map_or((None, None), |problem| {
             (Some(problem.kind.code), problem.cause)
         });
         if status == StatusCode::INTERNAL_SERVER_ERROR {
             error!(
                 method,
-                path, status_code, duration_ms, client_address, code, cause, "Request failed"
+                path,
+                status_code,
+                duration_ms,
+                client_address,
+                actor,
+                code,
+                cause,
+                "Request failed"
             );
         } else if status.is_server_error() {
             warn!(
                 method,
-                path, status_code, duration_ms, client_address, code, cause, "Request failed"
+                path,
+                status_code,
+                duration_ms,
+                client_address,
+                actor,
+                code,
+                cause,
+                "Request failed"
             );
         } else if self.of_route.is_probe {
             debug!(
@@ -183,12 +202,13 @@ impl RequestLog {
                 status_code,
                 duration_ms,
                 client_address,
+                actor,
                 "Request completed"
             );
         } else {
             info!(
                 method,
-                path, status_code, duration_ms, client_address, code, "Request completed"
+                path, status_code, duration_ms, client_address, actor, code, "Request completed"
             );
         }
     }
@@ -201,11 +221,13 @@ impl Drop for RequestLog {
             let method = self.method.as_str();
             let path = self.path();
             let client_address = self.client_address.map(display);
+            let actor = self.actor.as_ref().map(Actor::as_str);
             warn!(
                 method,
                 path = path.as_ref(),
                 duration_ms,
                 client_address,
+                actor,
                 cause = "the connection ended",
                 "Request failed"
             );

@@ -3,7 +3,6 @@
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, header};
-use tracing::Span;
 
 use crate::access::{Access, Credential, Refusal};
 use crate::domain::scope::Scope;
@@ -33,7 +32,6 @@ pub(crate) async fn check(
     let credential = credential(request.headers())?;
     let identity = access.identify(credential).await.map_err(refused)?;
     if let Some(actor) = &identity.actor {
-        Span::current().record("actor", actor.as_str());
         request.extensions_mut().insert(actor.clone());
     }
     if let Some(scope) = traits.scope(request.method()) {

@@ -40,10 +40,11 @@ pub(crate) async fn handle(
         let is_declared = |traits: &Traits| matched.is_none() || *traits != routes::NO_ROUTE;
         let here = of_route.at(layers.entrance).filter(is_declared);
         let traits = here.unwrap_or(routes::NO_ROUTE);
-        let log = RequestLog::start(&request, matched, traits, &layers);
+        let mut log = RequestLog::start(&request, matched, traits, &layers);
         assigned.warn_if_refused();
         let mut request = drain::on_drop(request, &layers.tasks);
         let admitted = admit(&mut request, traits, &layers).await;
+        log.actor = request.extensions().get().cloned();
         let is_shown = admitted.is_ok() && here.is_some();
         let mut response = match admitted {
             Ok(()) if !is_shown => Problem::no_route().into_response(),

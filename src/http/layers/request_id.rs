@@ -4,7 +4,6 @@
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
-use tracing::field::Empty;
 use tracing::{Span, error_span, warn};
 
 use crate::trace_id::TraceId;
@@ -39,7 +38,7 @@ pub(crate) fn assign(request: &mut Request) -> Assigned {
 impl Assigned {
     /// At ERROR, so that lines have the trace id at every log level.
     pub(crate) fn span(&self) -> Span {
-        error_span!("request", trace_id = self.trace_id.as_str(), actor = Empty)
+        error_span!("request", trace_id = self.trace_id.as_str())
     }
 
     pub(crate) fn warn_if_refused(&self) {

@@ -38,6 +38,13 @@ impl Change {
         }
     }
 
+    pub(crate) const fn event(&self) -> &EventHeader {
+        match self {
+            Self::Update(update) | Self::UpdateWithPassword(update, _) => &update.event,
+            Self::Deletion(deletion) => &deletion.event,
+        }
+    }
+
     pub const fn event_type(&self) -> EventType {
         match self {
             Self::Update(_) | Self::UpdateWithPassword(..) => EventType::Updated,
