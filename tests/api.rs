@@ -28,6 +28,7 @@ mod api {
     mod migrations;
     mod openapi;
     mod operator;
+    mod operators_port;
     mod original;
     mod poison;
     mod read_faults;

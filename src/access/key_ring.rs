@@ -71,6 +71,7 @@ impl KeyRing {
         let mut read = self.0.read.subscribe();
         self.0.wanted.notify_one();
         let fresh = read.wait_for(|began| began.is_some_and(|began| began >= asked));
+        // Whether it came in time shows in what is known now.
         _ = timeout(LONGEST_WAIT, fresh).await;
         self.known(digest)
     }

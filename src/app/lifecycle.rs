@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{OptionFuture, join};
+use futures_util::future::{OptionFuture, join, join_all};
 use hyper_util::service::TowerToHyperService;
 use listener::Limits;
 use tokio::net::TcpListener;
@@ -38,8 +38,8 @@ const FINISH_KEYS: Duration = Duration::from_secs(1);
 const FINISH_RELAY: Duration = Duration::from_secs(7);
 /// Time limit for the consumer to acknowledge what it has logged.
 const FINISH_CONSUMER: Duration = Duration::from_secs(3);
-/// Time limit for each of the four pools to close.
-const CLOSE_POOL: Duration = Duration::from_secs(1);
+/// Time limit for the pools to close.
+const CLOSE_POOLS: Duration = Duration::from_secs(3);
 
 /// Most connections of the operators' port.
 pub(crate) const ADMIN_CONNECTIONS: u32 = 64;
@@ -68,7 +68,8 @@ pub(crate) struct Parts {
 }
 
 /// Serves until `stop`, then stops in this order: reports "not ready", accepts no more connections,
-/// finishes requests in flight, stops the relay, stops the consumer, closes the pools.
+/// finishes requests in flight, notes which keys were used, stops the relay, stops the consumer,
+/// closes the pools.
 ///
 /// # Errors
 /// If a migration fails, or a part stops unexpectedly.
@@ -137,10 +138,9 @@ pub(crate) async fn run(parts: Parts, stop: CancellationToken) -> Result<(), App
     finish("relay", relay, FINISH_RELAY).await;
     consumer_stop.cancel();
     finish("consumer", consumer, FINISH_CONSUMER).await;
-    for pool in parts.pools {
-        if timeout(CLOSE_POOL, pool.close()).await.is_err() {
-            warn!("Database connections did not close in time");
-        }
+    let closed = join_all(parts.pools.iter().map(Database::close));
+    if timeout(CLOSE_POOLS, closed).await.is_err() {
+        warn!("Database connections did not close in time");
     }
     info!("Stopped");
     outcome

@@ -48,8 +48,8 @@ impl Cache {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Audience {
     Everyone,
-    /// Callers whose credential has the scope of the method. A method that the route does not take
-    /// is refused to others as such.
+    /// Callers with the scope of the method. A method that is not listed needs a caller that is let
+    /// in, who then learns that the route does not take it.
     Scoped(&'static [(&'static str, Scope)]),
 }
 
