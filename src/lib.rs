@@ -65,7 +65,8 @@ pub mod testing {
     pub use crate::domain::event::EventHeader;
     pub use crate::domain::name::Name;
     pub use crate::domain::password::{PasswordHash, PasswordPolicy};
-    pub use crate::domain::user::{User, UserId};
+    pub use crate::domain::precondition::{Precondition, Versions};
+    pub use crate::domain::user::{User, UserId, Version};
     pub use crate::messaging::broker::Broker;
     pub use crate::messaging::topology::QueueType;
     pub use crate::messaging::transport::screen::Returned;

@@ -31,6 +31,7 @@ mod api {
     mod operators_port;
     mod original;
     mod poison;
+    mod preconditions;
     mod read_faults;
     mod replicas;
     mod restore;

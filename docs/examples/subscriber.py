@@ -52,12 +52,14 @@ def load_what_is_there():
             page = json.load(answer)
         if last is not None and (not page or page[0]["id"] != last):
             users.clear()
+            versions.clear()
             last, count = None, 0
             continue
         new = page if last is None else page[1:]
         for user in new:
-            # The list has no versions: an event that the list already includes is applied again, with the same result.
+            # With its version, so that events that the list already includes are recognised as old.
             users[user["id"]] = {"name": user["name"], "surname": user["surname"]}
+            versions[user["id"]] = user["version"]
         count += len(new)
         if len(page) < 100:
             return

@@ -70,10 +70,6 @@ impl Access {
         }
     }
 
-    pub(crate) const fn allows_anonymous(&self) -> bool {
-        self.anonymous.is_some()
-    }
-
     /// Lets everyone in, and knows no key.
     #[cfg(test)]
     pub(crate) fn open_without_keys() -> Self {

@@ -52,7 +52,7 @@ impl App {
             http,
             database,
             broker,
-            passwords,
+            hash_wait,
             shutdown_delay,
             log: _,
         } = config;
@@ -85,7 +85,7 @@ impl App {
         );
         let [probe_pool, scrape_pool, key_pool] = std::array::from_fn(|_| pool.beside(1));
         let keys = KeyRing::new(key_pool.clone());
-        let hasher = PasswordHasher::new(passwords.hash_wait).map_err(AppError::Threads)?;
+        let hasher = PasswordHasher::new(hash_wait).map_err(AppError::Threads)?;
         let reads = reads(&database, &pool);
         let writes = writes(&database, &pool);
         let tasks = TaskTracker::new();
@@ -111,12 +111,12 @@ impl App {
             users,
             health,
             metrics,
-            password_policy: passwords.policy,
+            contract: http.contract,
             request_timeout: http.request_timeout,
             body_timeout: http.body_timeout,
             head: http.head,
             has_admin_port: admin_listener.is_some(),
-            access: Access::new(keys.clone(), http.allow_anonymous),
+            access: Access::new(keys.clone(), http.contract.allow_anonymous),
             tasks: tasks.clone(),
         })?;
         let relay = Relay::new(
@@ -134,7 +134,7 @@ impl App {
             limits,
             pools,
             keys,
-            is_closed: !http.allow_anonymous,
+            is_closed: !http.contract.allow_anonymous,
             reads,
             writes,
             database,

@@ -318,7 +318,7 @@ fn next_group(
         }
         let Pending { change, caller } = write;
         let refused = if let Some(group) = &mut group {
-            group.push(change).err()
+            group.push(change)
         } else {
             group = Some(Group::of(change));
             None

@@ -207,7 +207,7 @@ async fn serve() -> Result<(), AnyError> {
     let collected = catalogue::install()?;
     let _upkeep = AbortOnDropHandle::new(tokio::spawn(telemetry.run_upkeep(collected.clone())));
     let stop = shutdown::on_signal()?;
-    let allow_anonymous = config.http.allow_anonymous;
+    let allow_anonymous = config.http.contract.allow_anonymous;
     let served = async {
         let app = App::build(config, collected, telemetry.writer()).await?;
         let address = app.local_addr()?;
@@ -248,8 +248,8 @@ async fn migrate() -> Result<(), AnyError> {
 }
 
 fn openapi() -> Result<(), AnyError> {
-    let (policy, allow_anonymous) = config::for_openapi(settings()?)?;
-    let document = http::openapi_document(policy, allow_anonymous)?;
+    let contract = config::for_openapi(settings()?)?;
+    let document = http::openapi_document(contract)?;
     println!("{document}");
     Ok(())
 }
@@ -273,7 +273,7 @@ async fn check(output: Output, settings_alone: bool) -> Result<(), AnyError> {
         &check::run(
             &databases,
             database.migrate_on_start,
-            http.allow_anonymous,
+            http.contract.allow_anonymous,
             &broker,
         )
         .await,

@@ -20,7 +20,7 @@ use self::reader::{LOCALHOST, Reader, parse_bool, parse_host, parse_hosts, parse
 use self::settings::{SETTINGS, Setting};
 use crate::database::{DatabaseUrl, Route};
 use crate::domain::password::PasswordPolicy;
-use crate::http::HeadRules;
+use crate::http::{Contract, HeadRules};
 use crate::messaging::broker::{Broker, BrokerUrl};
 use crate::messaging::topology::QueueType;
 use crate::telemetry::{LogFormat, LogLevel};
@@ -30,7 +30,8 @@ pub(crate) struct Config {
     pub http: HttpConfig,
     pub database: DatabaseConfig,
     pub broker: Broker,
-    pub passwords: PasswordConfig,
+    /// Longest wait for a password to be hashed.
+    pub hash_wait: Duration,
     pub log: LogConfig,
     /// Pause between "not ready" and closing the listener, for load balancers to notice.
     pub shutdown_delay: Duration,
@@ -47,8 +48,7 @@ pub(crate) struct HttpConfig {
     pub body_timeout: Duration,
     pub limits: Limits,
     pub head: HeadRules,
-    /// Whether callers without a credential may read and change users.
-    pub allow_anonymous: bool,
+    pub contract: Contract,
 }
 
 #[derive(Clone, Debug)]
@@ -65,13 +65,6 @@ pub(crate) struct DatabaseConfig {
     /// Whether waiting updates share a statement, and likewise waiting deletions.
     pub group_commit: bool,
     pub migrate_on_start: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct PasswordConfig {
-    pub policy: PasswordPolicy,
-    /// Longest wait for a hashing slot.
-    pub hash_wait: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -167,17 +160,14 @@ impl Config {
             let http = reader.http();
             let database = reader.database();
             let broker = reader.broker();
-            let passwords = PasswordConfig {
-                policy: reader.password_policy(),
-                hash_wait: reader.milliseconds(&settings::PASSWORD_HASH_WAIT_MS),
-            };
+            let hash_wait = reader.milliseconds(&settings::PASSWORD_HASH_WAIT_MS);
             let log = reader.log();
             let shutdown_delay = reader.milliseconds(&settings::SHUTDOWN_DELAY_MS);
             Some(Self {
                 http,
                 database: database?,
                 broker: broker?,
-                passwords,
+                hash_wait,
                 log,
                 shutdown_delay,
             })
@@ -217,12 +207,8 @@ pub(crate) fn for_healthcheck(
 }
 
 /// The settings of `openapi`.
-pub(crate) fn for_openapi(
-    settings: HashMap<String, String>,
-) -> Result<(PasswordPolicy, bool), ConfigError> {
-    read(settings, |reader| {
-        Some((reader.password_policy(), reader.allow_anonymous()))
-    })
+pub(crate) fn for_openapi(settings: HashMap<String, String>) -> Result<Contract, ConfigError> {
+    read(settings, |reader| Some(reader.contract()))
 }
 
 fn read<T>(
@@ -250,7 +236,7 @@ impl Reader {
         }
         let admin_host = self.host(&settings::ADMIN_HOST);
         let admin_address = admin_port.map(|port| SocketAddr::new(admin_host, port));
-        let allow_anonymous = self.allow_anonymous();
+        let contract = self.contract();
         let request_timeout = self.milliseconds(&settings::REQUEST_TIMEOUT_MS);
         let trusted_proxies = self
             .optional(&settings::TRUSTED_PROXIES, parse_networks)
@@ -269,7 +255,7 @@ impl Reader {
             // was rebound to this address.
             allowed_hosts: self
                 .optional(&settings::ALLOWED_HOSTS, parse_hosts)
-                .unwrap_or(allow_anonymous.then(Vec::new)),
+                .unwrap_or(contract.allow_anonymous.then(Vec::new)),
             trusted_proxies,
         };
         HttpConfig {
@@ -279,7 +265,7 @@ impl Reader {
             body_timeout,
             limits,
             head,
-            allow_anonymous,
+            contract,
         }
     }
 
@@ -334,9 +320,12 @@ impl Reader {
         })
     }
 
-    fn password_policy(&mut self) -> PasswordPolicy {
-        PasswordPolicy {
-            min_chars: self.number(&settings::PASSWORD_MIN_LENGTH),
+    fn contract(&mut self) -> Contract {
+        let min_chars = self.number(&settings::PASSWORD_MIN_LENGTH);
+        Contract {
+            password_policy: PasswordPolicy { min_chars },
+            allow_anonymous: self.allow_anonymous(),
+            require_if_match: self.flag(&settings::REQUIRE_IF_MATCH),
         }
     }
 

@@ -115,6 +115,8 @@ settings! {
         Text("addresses or networks, separated by commas"),
         "Proxies whose `X-Forwarded-For` is believed: it is then the `client_address` in the log, and\n\
          the client of every limit for one client.";
+    REQUIRE_IF_MATCH = Is("false"), Flag,
+        "Whether PUT, PATCH and DELETE need `If-Match`; without it they are answered 428.";
     REQUEST_TIMEOUT_MS = Is("10000"), Milliseconds(1),
         "For one request, its body included; then 504.";
     HEADER_READ_TIMEOUT_MS = Is("10000"), Milliseconds(1),

@@ -145,7 +145,7 @@ fn only_host_names_that_are_configured_are_allowed() {
 
 #[test]
 fn callers_without_a_key_are_let_in_where_no_others_can_reach_the_service() {
-    let open = |settings: &[(&str, &str)]| read(settings).unwrap().http.allow_anonymous;
+    let open = |settings: &[(&str, &str)]| read(settings).unwrap().http.contract.allow_anonymous;
     for loopback in ["127.0.0.1", "127.0.0.2", "::1", "localhost"] {
         assert!(open(&[("HOST", loopback)]), "{loopback}");
     }
@@ -190,13 +190,11 @@ fn every_default_is_a_valid_value_of_its_setting() {
 
 #[test]
 fn the_openapi_examples_use_the_default_limits() {
-    let Config {
-        http, passwords, ..
-    } = read(&[]).unwrap();
+    let http = read(&[]).unwrap().http;
     assert_eq!(http.request_timeout, DEFAULT_REQUEST_TIMEOUT);
     assert_eq!(http.body_timeout, DEFAULT_BODY_TIMEOUT);
     let default = PasswordPolicy::default();
-    assert_eq!(passwords.policy.min_chars, default.min_chars);
+    assert_eq!(http.contract.password_policy.min_chars, default.min_chars);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub(crate) mod event;
 pub(crate) mod name;
 pub(crate) mod page;
 pub(crate) mod password;
+pub(crate) mod precondition;
 pub(crate) mod scope;
 pub(crate) mod timestamp;
 pub(crate) mod user;

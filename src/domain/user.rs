@@ -18,11 +18,7 @@ impl UserId {
 
     /// Takes the canonical decimal form of a positive 64-bit integer: no sign, no leading zero.
     pub fn parse(raw: &str) -> Option<Self> {
-        let canonical = !raw.starts_with('0') && raw.bytes().all(|byte| byte.is_ascii_digit());
-        canonical
-            .then(|| raw.parse().ok())
-            .flatten()
-            .and_then(Self::new)
+        canonical(raw).map(Self)
     }
 
     pub const fn get(self) -> i64 {
@@ -34,6 +30,38 @@ impl fmt::Display for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// Counts the changes of a user: 1 for a new one, and one more with each change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version(i64);
+
+impl Version {
+    /// A version from the database.
+    pub const fn stored(version: i64) -> Self {
+        Self(version)
+    }
+
+    /// Takes the same form as [`UserId::parse`].
+    pub fn parse(raw: &str) -> Option<Self> {
+        canonical(raw).map(Self)
+    }
+
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The positive integer that `raw` is the canonical decimal form of.
+fn canonical(raw: &str) -> Option<i64> {
+    let is_canonical = !raw.starts_with('0') && raw.bytes().all(|byte| byte.is_ascii_digit());
+    is_canonical.then(|| raw.parse().ok()).flatten()
 }
 
 #[derive(Debug)]
@@ -57,8 +85,7 @@ pub struct User {
     pub id: UserId,
     pub name: Name,
     pub surname: Name,
-    /// 1 for a new user, and one more with each change.
-    pub version: i64,
+    pub version: Version,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }

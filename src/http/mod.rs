@@ -1,7 +1,9 @@
 //! HTTP: status codes, headers, routes. Parses requests into domain types, calls the service, and
 //! responds. Knows nothing of SQL or RabbitMQ.
 
+mod contract;
 mod docs;
+mod entity_tag;
 mod extract;
 mod health;
 mod layers;
@@ -24,6 +26,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+pub(crate) use self::contract::Contract;
 use self::extract::raw_body::BodyLimits;
 #[cfg(test)]
 pub(crate) use self::extract::raw_body::DEFAULT_TIMEOUT as DEFAULT_BODY_TIMEOUT;
@@ -36,7 +39,6 @@ use self::routes::Entrance;
 pub(crate) use self::state::AppState;
 use self::state::Shared;
 use crate::access::Access;
-use crate::domain::password::PasswordPolicy;
 use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
 use crate::service::users::UserService;
@@ -48,12 +50,9 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(health::router())
 }
 
-/// The OpenAPI document of a service with this password policy, as JSON.
-pub(crate) fn openapi_document(
-    policy: PasswordPolicy,
-    allow_anonymous: bool,
-) -> serde_json::Result<String> {
-    openapi::render(&api().into_openapi(), policy, allow_anonymous)
+/// The OpenAPI document of a service with this contract, as JSON.
+pub(crate) fn openapi_document(contract: Contract) -> serde_json::Result<String> {
+    openapi::render(&api().into_openapi(), contract)
 }
 
 /// What the routes and layers need.
@@ -61,7 +60,7 @@ pub(crate) struct Dependencies {
     pub users: UserService,
     pub health: HealthService,
     pub metrics: MetricsService,
-    pub password_policy: PasswordPolicy,
+    pub contract: Contract,
     pub request_timeout: Duration,
     pub body_timeout: Duration,
     pub head: HeadRules,
@@ -83,7 +82,7 @@ pub(crate) fn routers(needed: Dependencies) -> serde_json::Result<Routers> {
         users,
         health,
         metrics,
-        password_policy,
+        contract,
         request_timeout,
         body_timeout,
         head,
@@ -91,12 +90,12 @@ pub(crate) fn routers(needed: Dependencies) -> serde_json::Result<Routers> {
         has_admin_port,
         tasks,
     } = needed;
-    let openapi = openapi_document(password_policy, access.allows_anonymous())?;
+    let openapi = openapi_document(contract)?;
     let state = Arc::new(Shared {
         users,
         health,
         metrics,
-        password_policy,
+        contract,
         bodies: BodyLimits::new(body_timeout),
         head: head.clone(),
     });
@@ -142,7 +141,7 @@ pub(crate) type Complete<B> =
 
 pub(crate) fn complete<B>(router: Router) -> Complete<B> {
     let router = MapRequest::new(router, slashes::trim as fn(_) -> _);
-    MapResponse::new(router, response_headers::hide_methods)
+    MapResponse::new(router, response_headers::prune)
 }
 
 #[cfg(test)]

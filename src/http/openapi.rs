@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
+use super::contract::Contract;
 use super::problem::body::{NotReadyBody, ProblemBody};
 use super::problem::types::BAD_REQUEST;
 use super::routes::{self, Traits};
 use super::users;
-use crate::domain::password::PasswordPolicy;
 use crate::domain::scope::Scopes;
 use crate::trace_id::TraceId;
 
@@ -39,15 +39,11 @@ fn description() -> String {
     )
 }
 
-/// The document as it is served, for a service with this password policy.
+/// The document as it is served, for a service with this contract.
 ///
 /// # Errors
 /// If the document cannot be written as JSON, which its present types rule out.
-pub(crate) fn render(
-    document: &Document,
-    policy: PasswordPolicy,
-    allow_anonymous: bool,
-) -> serde_json::Result<String> {
+pub(crate) fn render(document: &Document, contract: Contract) -> serde_json::Result<String> {
     let mut document = serde_json::to_value(document)?;
     document["info"]["description"] = description().into();
     document["components"]["headers"] = headers();
@@ -55,13 +51,22 @@ pub(crate) fn render(
         "type": "http", "scheme": "bearer", "bearerFormat": "umapi_…",
         "description": "The token of an API key, made by `user-management-api api-key create`",
     }});
-    users::describe_limits(&mut document["components"]["schemas"], policy);
+    users::describe_limits(
+        &mut document["components"]["schemas"],
+        contract.password_policy,
+    );
     for (path, operations) in members(&mut document["paths"]) {
         let instance = path.replace("{id}", "1");
         let traits = routes::traits(Some(path));
         for (method, operation) in members(operations) {
-            operation["security"] = security(traits, method, allow_anonymous);
-            for (_status, response) in members(&mut operation["responses"]) {
+            operation["security"] = security(traits, method, contract.allow_anonymous);
+            require_if_match(operation, contract.require_if_match);
+            for (status, response) in members(&mut operation["responses"]) {
+                if status.as_str() < "400" {
+                    for (_name, header) in members(&mut response["headers"]) {
+                        header["required"] = true.into();
+                    }
+                }
                 response["headers"]["X-Trace-Id"] = header("X-Trace-Id");
                 finish_examples(response, &instance);
             }
@@ -82,6 +87,22 @@ fn security(traits: Traits, method: &str, allow_anonymous: bool) -> Value {
         json!([with_key, {}])
     } else {
         json!([with_key])
+    }
+}
+
+/// Marks `If-Match` as required, or removes the response to its absence.
+fn require_if_match(operation: &mut Value, is_required: bool) {
+    let responses = operation["responses"].as_object_mut();
+    let Some(responses) = responses.filter(|responses| responses.contains_key("428")) else {
+        return;
+    };
+    if !is_required {
+        responses.shift_remove("428");
+        return;
+    }
+    let parameters = operation["parameters"].as_array_mut().into_iter().flatten();
+    for parameter in parameters.filter(|parameter| parameter["name"] == "If-Match") {
+        parameter["required"] = true.into();
     }
 }
 
@@ -111,6 +132,12 @@ fn header(name: &str) -> Value {
 fn headers() -> Value {
     json!({
         "X-Trace-Id": {"description": "The request's trace id", "required": true, "schema": {"type": "string"}},
+        "Accept-Patch": {"description": "The media type to send", "schema": {"type": "string"}},
+        "ETag": {
+            "description": "The entity tag of the user's present version; absent if there is no such user",
+            "schema": {"type": "string"}, "example": "\"2\"",
+        },
+        "WWW-Authenticate": {"description": "What is missing (RFC 6750)", "schema": {"type": "string"}},
         "Retry-After": {
             "description": "Seconds after which to try again", "required": true, "schema": {"type": "integer"},
         },

@@ -129,6 +129,7 @@ pub(crate) const DOCUMENTED: [(&str, Traits); 5] = [
         users(&[
             ("GET", Scope::UsersRead),
             ("PUT", Scope::UsersWrite),
+            ("PATCH", Scope::UsersWrite),
             ("DELETE", Scope::UsersWrite),
         ]),
     ),

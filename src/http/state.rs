@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::contract::Contract;
 use super::extract::raw_body::BodyLimits;
 use super::layers::head::HeadRules;
-use crate::domain::password::PasswordPolicy;
 use crate::monitoring::health::HealthService;
 use crate::monitoring::metrics::MetricsService;
 use crate::service::users::UserService;
@@ -16,7 +16,7 @@ pub(crate) struct Shared {
     pub users: UserService,
     pub health: HealthService,
     pub metrics: MetricsService,
-    pub password_policy: PasswordPolicy,
+    pub contract: Contract,
     pub bodies: BodyLimits,
     pub head: HeadRules,
 }

@@ -19,9 +19,9 @@ use tower::ServiceExt;
 
 use super::extract::raw_body;
 use super::layers::head;
-use super::openapi_document;
 use super::problem::types::{HEAD_TOO_LARGE, PAYLOAD_TOO_LARGE, URI_TOO_LONG};
 use super::routes::{Audience, Entrance};
+use super::{Contract, openapi_document};
 use super::{HeadRules, Layers, TaskTracker, api, complete, layered, routes};
 use crate::access::Access;
 use crate::domain::password::PasswordPolicy;
@@ -209,7 +209,12 @@ fn each_documented_route_declares_its_logging_and_caching() {
 
 #[test]
 fn each_method_of_a_closed_route_declares_its_scope() {
-    let document = openapi_document(PasswordPolicy::default(), false).unwrap();
+    let contract = Contract {
+        password_policy: PasswordPolicy::default(),
+        allow_anonymous: false,
+        require_if_match: false,
+    };
+    let document = openapi_document(contract).unwrap();
     let document: Value = serde_json::from_str(&document).unwrap();
     for (path, traits) in routes::DOCUMENTED {
         let Audience::Scoped(scopes) = traits.audience else {

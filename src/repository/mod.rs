@@ -2,7 +2,8 @@
 
 /// Calls one of sqlx's query macros, replacing a bare word between SQL literals with columns:
 /// `event` with those of `outbox` except its position, `user` with those of `users` except the
-/// password, `read_user` with the same as typed output columns.
+/// password, `read_user` with the same as typed output columns, `judged` with the query that says of
+/// each row of `current` whether the precondition of its row in `change` holds.
 macro_rules! table_query {
     (@ $query:ident ($($row:ident)?) ($($sql:literal)*) event $($rest:tt)*) => {
         table_query!(@ $query ($($row)?) ($($sql)* "event_id, event_type, user_id, user_version, \
@@ -16,6 +17,12 @@ macro_rules! table_query {
         table_query!(@ $query ($($row)?) ($($sql)* r#"id AS "id!", name AS "name!",
             surname AS "surname!", version AS "version!", created_at AS "created_at!: StoredTime",
             updated_at AS "updated_at!: StoredTime""#) $($rest)*)
+    };
+    (@ $query:ident ($($row:ident)?) ($($sql:literal)*) judged $($rest:tt)*) => {
+        table_query!(@ $query ($($row)?) ($($sql)* "SELECT *, \
+            (allowed IS NULL OR version = ANY(allowed)) \
+            AND (refused IS NULL OR version <> ALL(refused)) AS holds \
+            FROM current JOIN change USING (id)") $($rest)*)
     };
     (@ $query:ident ($($row:ident)?) ($($sql:literal)*) + $($rest:tt)*) => {
         table_query!(@ $query ($($row)?) ($($sql)*) $($rest)*)

@@ -3,12 +3,16 @@
 use std::error::Error;
 
 use crate::database::DatabaseError;
+use crate::domain::user::Version;
 use crate::password::HashError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServiceError {
     #[error("there is no such user")]
     UserNotFound,
+    /// Nothing was changed. Holds the user's version; `None` if there is no such user.
+    #[error("the user's version is not one that was asked for")]
+    PreconditionFailed(Option<Version>),
     /// A write may or may not have been committed; in either case, user and event stay together.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] DatabaseError),

@@ -21,7 +21,8 @@ use crate::domain::event::{EventHeader, EventType};
 use crate::domain::name::Name;
 use crate::domain::page::Page;
 use crate::domain::password::PasswordHash;
-use crate::domain::user::{NewUser, User, UserChanges, UserId};
+use crate::domain::precondition::Precondition;
+use crate::domain::user::{NewUser, User, UserChanges, UserId, Version};
 pub(crate) use crate::password::Caller;
 use crate::password::PasswordHasher;
 use crate::repository::users::{self, Change, Deletion, Outcome, Update};
@@ -120,10 +121,14 @@ impl UserService {
 
     /// Changes the given fields. If none differs, nothing is written and there is no event. A given
     /// password always counts as a change.
+    ///
+    /// # Errors
+    /// [`ServiceError::PreconditionFailed`], even if no value differs.
     pub(crate) async fn update(
         &self,
         id: UserId,
         changes: UserChanges,
+        precondition: Precondition,
         context: Context,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<User, ServiceError> {
@@ -135,8 +140,9 @@ impl UserService {
         } = changes;
         let password = match password {
             Some(password) => {
-                // Hashing is expensive: do not hash for a user who does not exist.
-                self.get(id).await?;
+                // Hashing is expensive: do not hash for nothing.
+                let user = self.reads.get(id).await?;
+                expect(&precondition, user.map(|user| user.version))?;
                 Some(self.hasher.hash(password, caller).await?)
             }
             None => None,
@@ -145,6 +151,7 @@ impl UserService {
             id,
             name,
             surname,
+            precondition,
             event: EventHeader::new(context),
         };
         let change = match password {
@@ -154,10 +161,19 @@ impl UserService {
         self.write(began, change).await
     }
 
-    pub(crate) async fn delete(&self, id: UserId, context: Context) -> Result<(), ServiceError> {
-        let event = EventHeader::new(context);
-        let deletion = Change::Deletion(Deletion { id, event });
-        self.write(Instant::now(), deletion).await?;
+    pub(crate) async fn delete(
+        &self,
+        id: UserId,
+        precondition: Precondition,
+        context: Context,
+    ) -> Result<(), ServiceError> {
+        let deletion = Deletion {
+            id,
+            precondition,
+            event: EventHeader::new(context),
+        };
+        self.write(Instant::now(), Change::Deletion(deletion))
+            .await?;
         Ok(())
     }
 
@@ -170,6 +186,7 @@ impl UserService {
                 _ => "User updated",
             };
             let actor = change.event().actor.clone();
+            let needs_user = change.precondition().one_of.is_some();
             match service.in_time(began, service.writes.write(change)).await? {
                 Outcome::Changed(user) => {
                     service.outbox_filled.notify_one();
@@ -181,6 +198,8 @@ impl UserService {
                     Ok(user)
                 }
                 Outcome::Unchanged(user) => Ok(user),
+                Outcome::Stale(version) => Err(ServiceError::PreconditionFailed(Some(version))),
+                Outcome::NotFound if needs_user => Err(ServiceError::PreconditionFailed(None)),
                 Outcome::NotFound => Err(ServiceError::UserNotFound),
             }
         })
@@ -202,5 +221,16 @@ impl UserService {
         timeout(left, write)
             .await
             .unwrap_or(Err(DatabaseError::Timeout))
+    }
+}
+
+/// Judges the precondition of a change. `None` stands for a user who does not exist.
+fn expect(precondition: &Precondition, version: Option<Version>) -> Result<(), ServiceError> {
+    if !precondition.holds(version) {
+        Err(ServiceError::PreconditionFailed(version))
+    } else if version.is_none() {
+        Err(ServiceError::UserNotFound)
+    } else {
+        Ok(())
     }
 }

@@ -43,6 +43,7 @@ const CLOSED_PATHS: [(&str, &[(&str, &str)]); 5] = [
         &[
             ("GET", "users:read"),
             ("PUT", "users:write"),
+            ("PATCH", "users:write"),
             ("DELETE", "users:write"),
         ],
     ),

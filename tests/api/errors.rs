@@ -213,8 +213,8 @@ async fn an_unknown_path_is_404_and_an_unknown_method_405_with_allow() {
     for (method, path, allowed) in [
         (Method::PATCH, "/users", "GET,HEAD,POST"),
         (Method::DELETE, "/users/", "GET,HEAD,POST"),
-        (Method::POST, "/users/1", "DELETE,GET,HEAD,PUT"),
-        (Method::TRACE, "/users/1", "DELETE,GET,HEAD,PUT"),
+        (Method::POST, "/users/1", "DELETE,GET,HEAD,PATCH,PUT"),
+        (Method::TRACE, "/users/1", "DELETE,GET,HEAD,PATCH,PUT"),
         (Method::POST, "/health/live", "GET,HEAD"),
     ] {
         let answer = Answer::of(app.request(method, path)).await;

@@ -11,6 +11,7 @@ use crate::harness::{Answer, App, Proxy, World, make_key, start, start_with, unt
 struct Example {
     method: String,
     path: String,
+    media_type: String,
     body: Option<Value>,
     code: String,
     value: Value,
@@ -37,12 +38,20 @@ fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Valu
     })
 }
 
+/// The example of a request body, and its media type.
+fn body(operation: &Value) -> Option<(&str, &Value)> {
+    let content = operation["requestBody"]["content"].as_object()?;
+    let (media_type, content) = content.iter().next()?;
+    Some((media_type, &content["example"]))
+}
+
 fn errors(document: &Value) -> Vec<Example> {
     let mut found = Vec::new();
     for (path, method, operation) in operations(document) {
-        let body = operation
-            .pointer("/requestBody/content/application~1json/example")
-            .cloned();
+        let (media_type, body) = match body(operation) {
+            Some((media_type, body)) => (media_type, Some(body)),
+            None => ("application/json", None),
+        };
         for (status, response) in operation["responses"].as_object().unwrap() {
             if status.as_str() < "400" {
                 continue;
@@ -57,7 +66,8 @@ fn errors(document: &Value) -> Vec<Example> {
                 found.push(Example {
                     method: method.to_uppercase(),
                     path: path.replace("{id}", "1"),
-                    body: body.clone(),
+                    media_type: media_type.to_owned(),
+                    body: body.cloned(),
                     code: code.clone(),
                     value: example["value"].clone(),
                 });
@@ -96,11 +106,14 @@ async fn provoke(app: &App, example: &Example) -> Value {
         .unwrap_or_default();
     let mut target = path.clone();
     let mut host = "Host: localhost\r\n";
-    let mut media_type = "Content-Type: application/json\r\n";
+    let given = format!("Content-Type: {}\r\n", example.media_type);
+    let mut media_type = given.as_str();
     let long = format!("Host: localhost\r\nX-Long: {}\r\n", "x".repeat(33_000));
     let mut length = None;
     match code.as_str() {
+        "bad_request" if path == "/users/1" => host = "Host: localhost\r\nIf-Match: 1\r\n",
         "bad_request" => host = "",
+        "precondition_failed" => host = "Host: localhost\r\nIf-Match: \"1\"\r\n",
         "expectation_failed" => host = "Host: localhost\r\nExpect: tea\r\n",
         "head_too_large" => host = &long,
         "invalid_token" => host = "Host: localhost\r\nAuthorization: Bearer x\r\n",
@@ -151,7 +164,8 @@ async fn assert_sent(app: &App, example: &Example) {
 }
 
 /// Those whose cause is the server's condition; each has a test of its own.
-const CONDITIONS: [&str; 9] = [
+const CONDITIONS: [&str; 10] = [
+    "precondition_failed",
     "unauthenticated",
     "insufficient_scope",
     "internal_error",
@@ -177,10 +191,8 @@ async fn every_example_body_is_accepted_and_answered_as_documented() {
     let (world, app) = start().await;
     let document = document(&app).await;
     let shown = |path: &str, method: &str| {
-        document["paths"][path][method]
-            .pointer("/requestBody/content/application~1json/example")
-            .unwrap()
-            .clone()
+        let (_media_type, body) = body(&document["paths"][path][method]).unwrap();
+        body.clone()
     };
     let created = app.post("/users", &shown("/users", "post")).await;
     assert_eq!(created.status, 201, "{created:?}");
@@ -204,6 +216,7 @@ async fn every_example_body_is_accepted_and_answered_as_documented() {
     for (schema, order) in [
         ("CreateUser", ["name", "surname", "password"]),
         ("UpdateUser", ["name", "surname", "password"]),
+        ("PatchUser", ["name", "surname", "password"]),
     ] {
         let properties = document["components"]["schemas"][schema]["properties"]
             .as_object()
@@ -214,7 +227,7 @@ async fn every_example_body_is_accepted_and_answered_as_documented() {
         let has_body = !operation["requestBody"].is_null();
         assert_eq!(
             has_body,
-            matches!(method.as_str(), "post" | "put"),
+            matches!(method.as_str(), "post" | "put" | "patch"),
             "{method} {path}"
         );
     }
@@ -224,6 +237,17 @@ async fn every_example_body_is_accepted_and_answered_as_documented() {
 async fn every_documented_request_error_is_sent() {
     let (_world, app) = start().await;
     for example in of(&app, |code| !CONDITIONS.contains(&code)).await {
+        assert_sent(&app, &example).await;
+    }
+}
+
+#[tokio::test]
+async fn the_documented_errors_of_preconditions_are_sent() {
+    let (world, app) = start_with(&[("REQUIRE_IF_MATCH", "true")]).await;
+    app.create_user("Анна").await;
+    let change = "UPDATE users SET version = 2";
+    sqlx::raw_sql(change).execute(&world.pool).await.unwrap();
+    for example in of(&app, |code| code.starts_with("precondition_")).await {
         assert_sent(&app, &example).await;
     }
 }
@@ -320,13 +344,14 @@ async fn the_documented_body_timeout_is_sent() {
     for Example {
         method,
         path,
+        media_type,
         code,
         value,
         ..
     } in of(&app, |code| code == "body_timeout").await
     {
         let mut stream = TcpStream::connect(&app.address).await.unwrap();
-        let media_type = "Content-Type: application/json";
+        let media_type = format!("Content-Type: {media_type}");
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{media_type}\r\nContent-Length: \
              9\r\n\r\n{{"

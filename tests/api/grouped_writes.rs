@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use user_management_api::testing::{
-    Change, Context, DatabaseError, Deletion, EventHeader, Name, Outcome, PasswordHash, Route,
-    TraceId, Update, User, UserWrites,
+    Change, Context, DatabaseError, Deletion, EventHeader, Name, Outcome, PasswordHash,
+    Precondition, Route, TraceId, Update, User, UserWrites, Version, Versions,
 };
 use uuid::Uuid;
 
@@ -53,18 +53,24 @@ fn change(user: usize, ask: Ask, number: usize) -> Change {
     let name = |value: u8| Name::parse(&value.to_string()).unwrap();
     let id = id(user);
     let event = event(trace_id);
+    let precondition = Precondition::default();
     let Ask::Update {
         name: first,
         surname,
         password,
     } = ask
     else {
-        return Change::Deletion(Deletion { id, event });
+        return Change::Deletion(Deletion {
+            id,
+            precondition,
+            event,
+        });
     };
     let update = Update {
         id,
         name: first.map(name),
         surname: surname.map(name),
+        precondition,
         event,
     };
     if password {
@@ -74,11 +80,36 @@ fn change(user: usize, ask: Ask, number: usize) -> Change {
     }
 }
 
+/// Few versions, so that some hold and some do not.
+fn preconditions() -> impl Strategy<Value = Precondition> {
+    let some = || {
+        let these = vec((1..5_i64).prop_map(Version::stored), 0..3);
+        prop_oneof![
+            1 => Just(Versions::All),
+            9 => these.prop_map(Versions::These),
+        ]
+    };
+    let one_of = prop::option::weighted(0.3, some());
+    let none_of = prop::option::weighted(0.1, some());
+    (one_of, none_of).prop_map(|(one_of, none_of)| Precondition { one_of, none_of })
+}
+
+fn on(mut change: Change, precondition: &Precondition) -> Change {
+    match &mut change {
+        Change::Update(update) | Change::UpdateWithPassword(update, _) => {
+            update.precondition = precondition.clone();
+        }
+        Change::Deletion(deletion) => deletion.precondition = precondition.clone(),
+    }
+    change
+}
+
 fn renamed(user: usize, name: Option<Name>, surname: Option<Name>) -> Change {
     Change::Update(Update {
         id: id(user),
         name,
         surname,
+        precondition: Precondition::default(),
         event: event(TraceId::generate()),
     })
 }
@@ -106,6 +137,7 @@ fn changed(outcome: Outcome) -> User {
 fn seen(answer: &Result<Outcome, DatabaseError>) -> String {
     let (user, changed) = match answer {
         Ok(Outcome::NotFound) => return "no such user".to_owned(),
+        Ok(Outcome::Stale(version)) => return format!("stale: {version}"),
         Ok(Outcome::Changed(user)) => (user, true),
         Ok(Outcome::Unchanged(user)) => (user, false),
         Err(error) => return error.to_string(),
@@ -178,12 +210,15 @@ fn concurrent_writes_have_the_effect_of_sequential_ones() {
         let grouped = UserWrites::grouped(&database(&world, route));
         let one_by_one = UserWrites::one_by_one(database(&other_world, route));
         // More than a group holds, with missing users.
-        check(CASES, &vec((1..=USERS + 2, asks()), 1..300), |writes| {
+        let writes = vec((1..=USERS + 2, asks(), preconditions()), 1..300);
+        check(CASES, &writes, |writes| {
             let changes = || {
                 writes
                     .iter()
                     .enumerate()
-                    .map(|(number, (user, ask))| change(*user, *ask, number))
+                    .map(|(number, (user, ask, precondition))| {
+                        on(change(*user, *ask, number), precondition)
+                    })
             };
             let (at_once, in_turn) = runtime.block_on(async {
                 tokio::join!(start_over(&world), start_over(&other_world));
@@ -223,7 +258,7 @@ async fn two_racing_partial_updates_both_survive_a_thousand_times() {
             tokio::spawn(async move {
                 match grouped.write(change).await.unwrap() {
                     Outcome::Changed(user) | Outcome::Unchanged(user) => user,
-                    Outcome::NotFound => panic!("the user is there"),
+                    outcome => panic!("{outcome:?}"),
                 }
             })
         };

@@ -30,7 +30,7 @@ async fn a_created_user_is_returned_located_and_stored_only_hashed() {
     let keys: Vec<_> = created.body.as_object().unwrap().keys().cloned().collect();
     assert_eq!(
         keys.iter().collect::<std::collections::BTreeSet<_>>().len(),
-        5
+        6
     );
     assert_eq!(
         (&created.body["name"], &created.body["surname"]),

@@ -18,7 +18,7 @@ BASE = sys.argv[1]
 SCREENSHOTS = Path(sys.argv[2]) if sys.argv[2:] and sys.argv[2] else None
 TOKEN = sys.argv[3] if sys.argv[3:] else None
 WIDTHS = {"wide": 1280, "phone": 390}
-OPERATIONS = ["create_user", "list_users", "get_user", "update_user", "delete_user", "ready", "live", "metrics"]
+OPERATIONS = ["create_user", "list_users", "get_user", "update_user", "patch_user", "delete_user", "ready", "live", "metrics"]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 requests, complaints = [], []
@@ -51,12 +51,14 @@ def operation(page, name):
     return page.locator(f'[id$="-{name}"]').first
 
 
-def execute(page, name, path_id=None):
+def execute(page, name, path_id=None, headers=()):
     """Opens the operation and executes it as it is prefilled; returns the status and the text of the answer."""
     block = operation(page, name)
     block.locator(".opblock-summary-control").click()
     if path_id is not None:
         block.locator('tr[data-param-name="id"] input').fill(str(path_id))
+    for header, value in headers:
+        block.locator(f'tr[data-param-name="{header}"] input').fill(value)
     block.get_by_role("button", name="Execute").click()
     answer = block.locator(".live-responses-table .response").first
     answer.wait_for()
@@ -78,17 +80,21 @@ def look(browser, name, width):
             operation(page, known).wait_for()
         assert page.locator(".topbar").count() == 0 and page.get_by_text("Explore").count() == 0
         fits(page, width)
-    with promise(f"executing POST and PUT as they are prefilled creates a user and changes the names ({name})"):
+    with promise(f"executing POST, PUT and PATCH as they are prefilled changes a user, and a stale tag is a conflict ({name})"):
         status, text = execute(page, "create_user")
         assert status == "201" and "x-trace-id" in text and "Иванов" in text, text
         created = int(re.search(r'"id": (\d+)', text).group(1))
         status, text = execute(page, "update_user", created)
         assert status == "200" and "Петров" in text, text
+        status, text = execute(page, "patch_user", created, [("If-Match", '"2"')])
+        assert status == "200" and 'etag: "3"' in text, text
+        status, text = execute(page, "delete_user", created, [("If-Match", '"2"')])
+        assert status == "412" and "precondition_failed" in text and 'etag: "3"' in text, text
         assert "password" not in operation(page, "update_user").locator("textarea").input_value()
         fits(page, width)
     with promise(f"each error of PUT shows an example of its own ({name})"):
         block = operation(page, "update_user")
-        for code in ["invalid_query", "user_not_found", "payload_too_large", "validation_failed", "internal_error"]:
+        for code in ["invalid_query", "user_not_found", "precondition_failed", "payload_too_large", "validation_failed", "internal_error"]:
             block.locator(".responses-table:not(.live-responses-table)", has_text=f"/docs/errors/{code}").first.wait_for()
     if SCREENSHOTS:
         page.screenshot(path=SCREENSHOTS / f"docs-{name}.png")

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::{fmt, str};
 
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use secrecy::SecretString;
 use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -24,10 +24,31 @@ use crate::http::problem::types::{
 };
 use crate::http::state::AppState;
 
+/// <https://www.rfc-editor.org/rfc/rfc5789#section-3.1>
+const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+
 /// A request body. It takes its fields by name; a field that it does not take is an error.
 pub(crate) trait FromFields: Sized {
+    const MEDIA_TYPE: MediaType = MediaType::Json;
+
     /// `None` if a field is wrong; `fields` records why.
     fn from_fields(fields: &mut Fields, policy: PasswordPolicy) -> Option<Self>;
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum MediaType {
+    Json,
+    /// <https://www.rfc-editor.org/rfc/rfc7396>
+    MergePatch,
+}
+
+impl MediaType {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::MergePatch => "application/merge-patch+json",
+        }
+    }
 }
 
 /// The body of a request, read as `T`.
@@ -37,10 +58,10 @@ impl<T: FromFields> FromRequest<AppState> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
-        check_media_type(request.headers())?;
+        check_media_type(request.headers(), T::MEDIA_TYPE)?;
         check_encoding(request.headers())?;
         let body = state.bodies.read(request, &state.head).await?;
-        parse(&body, state.password_policy).map(Self)
+        parse(&body, state.contract.password_policy).map(Self)
     }
 }
 
@@ -50,14 +71,15 @@ impl<T: FromFields> Fallible for Body<T> {
         let refused = [
             parse::<T>(br#"{"name": "#, policy).err(),
             parse::<T>(br#"{"name": "", "nickname": "x"}"#, policy).err(),
-            check_media_type(&HeaderMap::new()).err(),
+            check_media_type(&HeaderMap::new(), T::MEDIA_TYPE).err(),
         ];
         let refused = refused.into_iter().flatten();
         refused.chain(BodyLimits::problems()).collect()
     }
 }
 
-fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+fn check_media_type(headers: &HeaderMap, expected: MediaType) -> Result<(), Problem> {
+    let name = expected.as_str();
     let mut given = headers
         .get_all(header::CONTENT_TYPE)
         .iter()
@@ -65,12 +87,12 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let detail = match (given.next(), given.next()) {
         (Some(given), None) => {
             let essence = given.split(';').next().unwrap_or_default().trim();
-            if essence.eq_ignore_ascii_case("application/json") {
+            if essence.eq_ignore_ascii_case(name) {
                 return Ok(());
             }
-            "Send the body with Content-Type: application/json."
+            format!("Send the body with Content-Type: {name}.")
         }
-        (None, _) => "There is no Content-Type; send Content-Type: application/json.",
+        (None, _) => format!("There is no Content-Type; send Content-Type: {name}."),
         (Some(_), Some(_)) => {
             return Err(Problem::new(
                 &BAD_REQUEST,
@@ -78,7 +100,11 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
             ));
         }
     };
-    Err(Problem::new(&UNSUPPORTED_MEDIA_TYPE, detail))
+    let problem = Problem::new(&UNSUPPORTED_MEDIA_TYPE, detail);
+    Err(match expected {
+        MediaType::Json => problem,
+        MediaType::MergePatch => problem.with_header(ACCEPT_PATCH, HeaderValue::from_static(name)),
+    })
 }
 
 fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
@@ -202,16 +228,31 @@ impl<'a> Fields<'a> {
         name: &'static str,
         parse: impl FnOnce(SecretString) -> Result<T, Violation>,
     ) -> Option<T> {
-        if self
-            .given
-            .iter()
-            .rfind(|given| given.name == name)
-            .is_none_or(|given| given.value.get() == "null")
-        {
+        if self.is_null(name).unwrap_or(true) {
             let error = FieldError::field(name, FieldErrorCode::Required, "Must be given.");
             self.errors.push(error);
         }
         self.optional(name, parse)
+    }
+
+    /// Like [`Self::optional`], but null is an error.
+    pub(crate) fn not_null<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(SecretString) -> Result<T, Violation>,
+    ) -> Option<T> {
+        if self.is_null(name).unwrap_or(false) {
+            let detail = "Must not be null: it cannot be removed.";
+            let error = FieldError::field(name, FieldErrorCode::Required, detail);
+            self.errors.push(error);
+        }
+        self.optional(name, parse)
+    }
+
+    /// Whether the field is null; `None` if it is absent.
+    fn is_null(&self, name: &str) -> Option<bool> {
+        let last = self.given.iter().rfind(|given| given.name == name)?;
+        Some(last.value.get() == "null")
     }
 
     /// The last field of that name. Earlier ones must be valid JSON too.

@@ -1,6 +1,6 @@
 //! Headers that every response has.
 
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 
 use crate::http::routes::{Cache, Traits};
@@ -32,10 +32,15 @@ pub(crate) fn add(response: &mut Response, of_route: Traits, is_shown: bool) {
         .or_insert(cache.header());
 }
 
-/// The router adds `Allow` after all layers, to every response.
-pub(crate) fn hide_methods(mut response: Response) -> Response {
+/// Removes what the router adds after all layers: `Allow`, to every response, and the length of a
+/// body that is not sent, which in a 304 would have to be that of the 200.
+/// <https://www.rfc-editor.org/rfc/rfc9110#section-8.6>
+pub(crate) fn prune(mut response: Response) -> Response {
     if response.extensions().get::<HidesRoute>().is_some() {
         response.headers_mut().remove(header::ALLOW);
+    }
+    if response.status() == StatusCode::NOT_MODIFIED {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     response
 }

@@ -18,8 +18,11 @@ use self::body::{Members, ProblemBody};
 use self::field_error::FieldError;
 use self::types::{
     DATABASE_READ_ONLY, DATABASE_UNAVAILABLE, INTERNAL_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND,
-    OVERLOADED, ProblemType, TIME_LIMIT_EXCEEDED, USER_NOT_FOUND,
+    OVERLOADED, PRECONDITION_FAILED, PRECONDITION_REQUIRED, ProblemType, TIME_LIMIT_EXCEEDED,
+    USER_NOT_FOUND,
 };
+use super::entity_tag::entity_tag;
+use crate::domain::user::Version;
 use crate::error_chain::Chain;
 use crate::service::error::ServiceError;
 
@@ -83,6 +86,26 @@ impl Problem {
 
     pub(crate) fn user_not_found() -> Self {
         Self::new(&USER_NOT_FOUND, "No user has this id.")
+    }
+
+    /// `version` is that of the user; `None` if there is no such user.
+    pub(crate) fn precondition_failed(version: Option<Version>) -> Self {
+        let Some(version) = version else {
+            let detail = "There is no such user, or no longer, and `If-Match` requires one. Nothing \
+                          was changed.";
+            return Self::new(&PRECONDITION_FAILED, detail);
+        };
+        let detail = format!(
+            "The precondition rules out the user's version, which is {version}. Nothing was changed: \
+             read the user again before you repeat a change."
+        );
+        Self::new(&PRECONDITION_FAILED, detail).with_header(header::ETAG, entity_tag(version))
+    }
+
+    pub(crate) fn precondition_required() -> Self {
+        let detail = "Send If-Match with the user's ETag, or * to change any version. Nothing was \
+                      changed.";
+        Self::new(&PRECONDITION_REQUIRED, detail)
     }
 
     pub(crate) fn database_unavailable() -> Self {
@@ -183,6 +206,7 @@ impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
         let problem = match &error {
             ServiceError::UserNotFound => Self::user_not_found(),
+            ServiceError::PreconditionFailed(version) => Self::precondition_failed(*version),
             ServiceError::DatabaseUnavailable(_) => Self::database_unavailable(),
             ServiceError::DatabaseReadOnly(_) => Self::database_read_only(),
             ServiceError::IdTaken(_) => Self::id_taken(),

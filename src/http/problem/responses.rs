@@ -12,6 +12,8 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr};
 use super::body::{NOT_READY_SCHEMA, PROBLEM_SCHEMA};
 use super::{PROBLEM_JSON, Problem};
 
+/// Headers of single problems, as the document names them.
+const DOCUMENTED_HEADERS: [&str; 3] = ["Accept-Patch", "ETag", "WWW-Authenticate"];
 /// Trace id of the examples.
 const TRACE_ID: &str = "0b8f3a52-7c1d-4e5f-9a6b-2d4c8e1f7a93";
 
@@ -42,6 +44,7 @@ fallible_together!(A B C);
 fallible_together!(A B C D);
 fallible_together!(A B C D E);
 fallible_together!(A B C D E F);
+fallible_together!(A B C D E F G);
 
 impl<Parts: Fallible> IntoResponses for Problems<Parts> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
@@ -78,14 +81,24 @@ fn response(problems: &[Problem]) -> Response {
         .description(description.join("; "))
         .content(PROBLEM_JSON, content)
         .build();
+    let mut add_header = |name: &str| {
+        let header = Ref::new(format!("#/components/headers/{name}"));
+        response.headers.insert(name.to_owned(), RefOr::Ref(header));
+    };
     if problems
         .iter()
         .any(|problem| problem.kind.retry_after.is_some())
     {
-        let header = Ref::new("#/components/headers/Retry-After");
-        response
-            .headers
-            .insert("Retry-After".to_owned(), RefOr::Ref(header));
+        add_header("Retry-After");
+    }
+    for name in DOCUMENTED_HEADERS {
+        let has_it = |problem: &Problem| {
+            let headers = problem.headers.as_ref();
+            headers.is_some_and(|headers| headers.contains_key(name))
+        };
+        if problems.iter().any(has_it) {
+            add_header(name);
+        }
     }
     response
 }

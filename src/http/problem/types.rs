@@ -60,8 +60,9 @@ problem_types! {
         "bad_request",
         StatusCode::BAD_REQUEST,
         "The request cannot be understood",
-        "The path or a header is not well formed, a header is given twice, `Host` is missing, or \
-         `Transfer-Encoding` is not `chunked`. Nothing was changed.",
+        "The path or a header is not well formed, a header is given twice, `If-Match` or \
+         `If-None-Match` is not a list of entity tags, `Host` is missing, or `Transfer-Encoding` is not \
+         `chunked`. Nothing was changed.",
     );
     MALFORMED_JSON = problem_type(
         "malformed_json",
@@ -138,8 +139,25 @@ problem_types! {
         "unsupported_media_type",
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "The body's media type is not supported",
-        "Send the body as JSON, with the header `Content-Type: application/json`, and without \
-         `Content-Encoding`.",
+        "Send the body as JSON, with the header `Content-Type: application/json` (to PATCH: \
+         `application/merge-patch+json`), and without `Content-Encoding`. Nothing was changed.",
+    );
+    PRECONDITION_FAILED = problem_type(
+        "precondition_failed",
+        StatusCode::PRECONDITION_FAILED,
+        "The precondition does not hold",
+        "`If-Match` or `If-None-Match` rules out the user's version: the user was changed since you \
+         read it, or is gone. `ETag` is the tag of the present version, and absent if there is no \
+         such user. Read the user again, and repeat the change with the new tag if it still makes \
+         sense. Nothing was changed.",
+    );
+    PRECONDITION_REQUIRED = problem_type(
+        "precondition_required",
+        StatusCode::PRECONDITION_REQUIRED,
+        "`If-Match` is missing",
+        "This service changes a user only with `If-Match`, so that nobody overwrites what they have \
+         not seen. Send the `ETag` of the user as you read it, or `*` for any version. Nothing was \
+         changed.",
     );
     MISDIRECTED_REQUEST = problem_type(
         "misdirected_request",

@@ -10,7 +10,7 @@ use crate::domain::page::{MAX_LIMIT, MAX_OFFSET, Page};
 use crate::domain::password::{PASSWORD_MAX_BYTES, Password, PasswordPolicy};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::user::{NewUser, User, UserChanges};
-use crate::http::extract::json::{Fields, FromFields};
+use crate::http::extract::json::{Fields, FromFields, MediaType};
 use crate::http::extract::query::{FromQuery, Query};
 
 /// A new user
@@ -80,6 +80,49 @@ impl FromFields for UpdateUser {
     }
 }
 
+/// A JSON merge patch (RFC 7396): fields to change
+#[derive(ToSchema)]
+pub(crate) struct PatchUser {
+    #[schema(value_type = String, required = false, example = "Петр")]
+    name: Option<Name>,
+    #[schema(value_type = String, required = false, example = "Петров")]
+    surname: Option<Name>,
+    /// At most 1,024 bytes in UTF-8; stored as an argon2id hash alone
+    #[schema(value_type = String, required = false, format = Password)]
+    password: Option<Password>,
+}
+
+impl FromFields for PatchUser {
+    const MEDIA_TYPE: MediaType = MediaType::MergePatch;
+
+    fn from_fields(fields: &mut Fields<'_>, policy: PasswordPolicy) -> Option<Self> {
+        let as_name = |raw: SecretString| Name::parse(raw.expose_secret());
+        let name = fields.not_null("name", as_name);
+        let surname = fields.not_null("surname", as_name);
+        Some(Self {
+            name,
+            surname,
+            password: fields.not_null("password", |raw| policy.check(raw)),
+        })
+    }
+}
+
+impl From<PatchUser> for UserChanges {
+    fn from(
+        PatchUser {
+            name,
+            surname,
+            password,
+        }: PatchUser,
+    ) -> Self {
+        Self {
+            name,
+            surname,
+            password,
+        }
+    }
+}
+
 impl From<UpdateUser> for UserChanges {
     fn from(
         UpdateUser {
@@ -126,6 +169,9 @@ pub(crate) struct UserBody<'a> {
     /// UTC, milliseconds
     #[schema(value_type = String, format = DateTime, example = "2024-12-04T10:30:00.123Z")]
     updated_at: Timestamp,
+    /// Rises with each change. In quotes, it is the user's entity tag
+    #[schema(minimum = 1, example = 1)]
+    version: i64,
 }
 
 impl<'a> From<&'a User> for UserBody<'a> {
@@ -134,7 +180,7 @@ impl<'a> From<&'a User> for UserBody<'a> {
             id,
             name,
             surname,
-            version: _,
+            version,
             created_at,
             updated_at,
         } = user;
@@ -144,6 +190,7 @@ impl<'a> From<&'a User> for UserBody<'a> {
             surname: surname.as_str(),
             created_at: *created_at,
             updated_at: *updated_at,
+            version: version.get(),
         }
     }
 }
@@ -169,7 +216,7 @@ pub(crate) fn describe_limits(schemas: &mut Value, policy: PasswordPolicy) {
          least one of them visible, none a control\ncharacter or a bidirectional control \
          character. `maxLength` applies to the text as sent"
     );
-    for request in ["CreateUser", "UpdateUser"] {
+    for request in ["CreateUser", "UpdateUser", "PatchUser"] {
         let fields = &mut schemas[request]["properties"];
         schemas_of_names(fields, |name| {
             name["description"] = about_names.clone().into();

@@ -14,10 +14,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::dto::UserBody;
-pub(crate) use self::dto::{CreateUser, UpdateUser, describe_limits};
+pub(crate) use self::dto::{CreateUser, PatchUser, UpdateUser, describe_limits};
+use super::entity_tag::entity_tag;
 use super::extract::call::Call;
 use super::extract::client::Sender;
 use super::extract::json::Body;
+use super::extract::precondition::{ChangePrecondition, PreconditionHeaders, ReadPrecondition};
 use super::layers::credential::Scoped;
 use super::layers::deadline::Deadline;
 use super::layers::head::HeadRules;
@@ -33,9 +35,18 @@ pub(crate) const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-coun
 
 type CreateProblems = Problems<(Call, Body<CreateUser>, Write, Scoped, HeadRules)>;
 type ListProblems = Problems<(Call<Page>, Read, Scoped, HeadRules)>;
-type GetProblems = Problems<(Call, UserPath, Read, Scoped, HeadRules)>;
-type UpdateProblems = Problems<(Call, Body<UpdateUser>, UserPath, Write, Scoped, HeadRules)>;
-type DeleteProblems = Problems<(Call, UserPath, Write, Scoped, HeadRules)>;
+type GetProblems = Problems<(Call, ReadPrecondition, UserPath, Read, Scoped, HeadRules)>;
+type UpdateProblems = ChangeProblems<(Call, Body<UpdateUser>)>;
+type PatchProblems = ChangeProblems<(Call, Body<PatchUser>)>;
+type DeleteProblems = ChangeProblems<Call>;
+type ChangeProblems<Input> = Problems<(
+    Input,
+    ChangePrecondition,
+    UserPath,
+    Write,
+    Scoped,
+    HeadRules,
+)>;
 
 /// A use case that reads.
 struct Read;
@@ -66,7 +77,7 @@ impl Fallible for Write {
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(create, list))
-        .routes(routes!(get, update, delete))
+        .routes(routes!(get, update, patch, delete))
 }
 
 /// Create a user
@@ -75,8 +86,10 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
 #[utoipa::path(
     post, path = "/users", tag = "users", operation_id = "create_user",
     request_body(content = CreateUser, example = json!({"name": "Иван", "surname": "Иванов", "password": "secret123"})),
-    responses((status = 201, description = "The user as stored", body = UserBody, headers(("Location" = String, description = "Path \
-        of the new user"))), CreateProblems)
+    responses((status = 201, description = "The user as stored", body = UserBody, headers(
+        ("Location" = String, description = "Path of the new user"),
+        ("ETag" = String, description = "The user's entity tag"),
+    )), CreateProblems)
 )]
 async fn create(
     State(state): State<AppState>,
@@ -89,7 +102,7 @@ async fn create(
         .create(request.into(), call.context, sender.into_caller())
         .await?;
     let location = [(header::LOCATION, format!("/users/{}", user.id))];
-    Ok((StatusCode::CREATED, location, user_body(&user)))
+    Ok((StatusCode::CREATED, location, tagged(&user)))
 }
 
 /// List users
@@ -130,8 +143,14 @@ fn list_body(users: &[User]) -> Bytes {
     serde_json::to_vec(&users).unwrap_or_default().into()
 }
 
-fn user_body(user: &User) -> Response {
-    Json(UserBody::from(user)).into_response()
+fn user_body(user: &User) -> Json<UserBody<'_>> {
+    Json(UserBody::from(user))
+}
+
+/// The user, with its entity tag.
+fn tagged(user: &User) -> Response {
+    let tag = [(header::ETAG, entity_tag(user.version))];
+    (tag, user_body(user)).into_response()
 }
 
 fn links(page: Page, total: i64) -> String {
@@ -158,24 +177,39 @@ fn links(page: Page, total: i64) -> String {
 /// Get a user
 #[utoipa::path(
     get, path = "/users/{id}", tag = "users", operation_id = "get_user",
-    params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
-    responses((status = 200, description = "The user", body = UserBody), GetProblems)
+    params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1), PreconditionHeaders),
+    responses(
+        (status = 200, description = "The user", body = UserBody, headers(("ETag" = String, description = "The user's entity tag"))),
+        (status = 304, description = "The user's entity tag is in `If-None-Match`", headers(("ETag" = String, description = "The user's entity tag"))),
+        GetProblems,
+    )
 )]
 async fn get(
     State(state): State<AppState>,
     id: UserPath,
     _: Call,
-) -> Result<impl IntoResponse, Problem> {
-    Ok(user_body(&state.users.get(id.0).await?))
+    ReadPrecondition(precondition): ReadPrecondition,
+) -> Result<Response, Problem> {
+    let user = state.users.get(id.0).await?;
+    let version = Some(user.version);
+    if !precondition.allows(version) {
+        return Err(Problem::precondition_failed(version));
+    }
+    if precondition.refuses(version) {
+        let tag = [(header::ETAG, entity_tag(user.version))];
+        return Ok((StatusCode::NOT_MODIFIED, tag).into_response());
+    }
+    Ok(tagged(&user))
 }
 
 /// Update a user
 ///
 /// Partial: a field that is absent or null stays as it is. Publishes `user.updated`, unless nothing
-/// changes; a password that is given always counts as a change.
+/// changes; a password that is given always counts as a change. The response has no `ETag`, because
+/// RFC 9110 forbids it after a partial PUT; the tag is `version` in quotes.
 #[utoipa::path(
     put, path = "/users/{id}", tag = "users", operation_id = "update_user",
-    params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
+    params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1), PreconditionHeaders),
     request_body(content = UpdateUser, example = json!({"name": "Петр", "surname": "Петров"})),
     responses((status = 200, description = "The user as stored", body = UserBody), UpdateProblems)
 )]
@@ -184,14 +218,41 @@ async fn update(
     sender: Sender,
     id: UserPath,
     call: Call,
+    ChangePrecondition(precondition): ChangePrecondition,
     Body(request): Body<UpdateUser>,
-) -> Result<impl IntoResponse, Problem> {
-    Ok(user_body(
-        &state
-            .users
-            .update(id.0, request.into(), call.context, sender.into_caller())
-            .await?,
-    ))
+) -> Result<Response, Problem> {
+    let caller = sender.into_caller();
+    let users = &state.users;
+    let user = users.update(id.0, request.into(), precondition, call.context, caller);
+    Ok(user_body(&user.await?).into_response())
+}
+
+/// Patch a user
+///
+/// Like PUT, by a JSON merge patch (RFC 7396): an absent field stays as it is. Null is an error,
+/// because no field can be removed. Publishes `user.updated`, unless nothing changes; a password that
+/// is given always counts as a change.
+#[utoipa::path(
+    patch, path = "/users/{id}", tag = "users", operation_id = "patch_user",
+    params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1), PreconditionHeaders),
+    request_body(content = PatchUser, content_type = "application/merge-patch+json", example = json!({"surname": "Петров"})),
+    responses(
+        (status = 200, description = "The user as stored", body = UserBody, headers(("ETag" = String, description = "The user's entity tag"))),
+        PatchProblems,
+    )
+)]
+async fn patch(
+    State(state): State<AppState>,
+    sender: Sender,
+    id: UserPath,
+    call: Call,
+    ChangePrecondition(precondition): ChangePrecondition,
+    Body(request): Body<PatchUser>,
+) -> Result<Response, Problem> {
+    let caller = sender.into_caller();
+    let users = &state.users;
+    let user = users.update(id.0, request.into(), precondition, call.context, caller);
+    Ok(tagged(&user.await?))
 }
 
 /// Delete a user
@@ -199,15 +260,16 @@ async fn update(
 /// Publishes `user.deleted`.
 #[utoipa::path(
     delete, path = "/users/{id}", tag = "users", operation_id = "delete_user",
-    params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1)),
+    params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1), PreconditionHeaders),
     responses((status = 204, description = "The user is gone"), DeleteProblems)
 )]
 async fn delete(
     State(state): State<AppState>,
     id: UserPath,
     call: Call,
+    ChangePrecondition(precondition): ChangePrecondition,
 ) -> Result<impl IntoResponse, Problem> {
-    state.users.delete(id.0, call.context).await?;
+    state.users.delete(id.0, precondition, call.context).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -3,7 +3,7 @@
 use axum::extract::FromRequestParts;
 use axum::http::Request;
 
-use super::dto::{CreateUser, UpdateUser};
+use super::dto::{CreateUser, PatchUser, UpdateUser};
 use super::links;
 use crate::domain::page::Page;
 use crate::domain::password::PasswordPolicy;
@@ -139,6 +139,20 @@ fn null_leaves_a_field_of_an_update_unchanged() {
     let changes = UserChanges::from(update);
     assert!(changes.name.is_none() && changes.password.is_none());
     assert_eq!(changes.surname.unwrap().as_str(), "Ли");
+}
+
+#[test]
+fn null_is_an_error_in_a_patch_and_absence_leaves_a_field_unchanged() {
+    let patch: PatchUser = parse(r#"{"surname":"Ли"}"#.as_bytes(), POLICY).unwrap();
+    let changes = UserChanges::from(patch);
+    assert!(changes.name.is_none() && changes.password.is_none());
+    assert_eq!(changes.surname.unwrap().as_str(), "Ли");
+    for body in [r#"{"name":null}"#, r#"{"name":"Ли","name":null}"#] {
+        let Err(problem) = parse::<PatchUser>(body.as_bytes(), POLICY) else {
+            panic!("{body} was taken");
+        };
+        assert!(faults(&problem).contains(&("/name", Required)), "{body}");
+    }
 }
 
 fn page(limit: i64, offset: i64) -> Page {

@@ -3,7 +3,8 @@
 use crate::domain::event::{EventHeader, EventType};
 use crate::domain::name::Name;
 use crate::domain::password::PasswordHash;
-use crate::domain::user::{User, UserId};
+use crate::domain::precondition::Precondition;
+use crate::domain::user::{User, UserId, Version};
 
 /// New values of one user's names, and the event; `None` leaves a column as it is.
 #[derive(Clone)]
@@ -11,6 +12,7 @@ pub struct Update {
     pub id: UserId,
     pub name: Option<Name>,
     pub surname: Option<Name>,
+    pub precondition: Precondition,
     pub event: EventHeader,
 }
 
@@ -18,6 +20,7 @@ pub struct Update {
 #[derive(Clone)]
 pub struct Deletion {
     pub id: UserId,
+    pub precondition: Precondition,
     pub event: EventHeader,
 }
 
@@ -42,6 +45,13 @@ impl Change {
         match self {
             Self::Update(update) | Self::UpdateWithPassword(update, _) => &update.event,
             Self::Deletion(deletion) => &deletion.event,
+        }
+    }
+
+    pub(crate) const fn precondition(&self) -> &Precondition {
+        match self {
+            Self::Update(update) | Self::UpdateWithPassword(update, _) => &update.precondition,
+            Self::Deletion(deletion) => &deletion.precondition,
         }
     }
 
@@ -72,16 +82,16 @@ impl Group {
     }
 
     /// Adds a change of another user, or returns it if it is of a different variant.
-    pub(crate) fn push(&mut self, change: Change) -> Result<(), Change> {
+    pub(crate) fn push(&mut self, change: Change) -> Option<Change> {
         match (self, change) {
             (Self::Updates(updates), Change::Update(update)) => updates.push(update),
             (Self::UpdatesWithPasswords(updates), Change::UpdateWithPassword(update, hash)) => {
                 updates.push((update, hash));
             }
             (Self::Deletions(deletions), Change::Deletion(deletion)) => deletions.push(deletion),
-            (_, change) => return Err(change),
+            (_, change) => return Some(change),
         }
-        Ok(())
+        None
     }
 
     /// Returns a copy of the change at index `place`.
@@ -114,6 +124,8 @@ pub enum Outcome {
     Changed(User),
     /// No value differed: nothing was written, and there is no event.
     Unchanged(User),
+    /// The precondition does not hold for the user's version: nothing was written.
+    Stale(Version),
     /// There is no such user.
     NotFound,
 }

@@ -6,6 +6,7 @@ use sqlx::{Decode, Postgres, Type};
 
 use super::change::{GroupOutcome, Outcome};
 use super::row::UserRow;
+use crate::domain::user::User;
 use crate::repository::stored_time::StoredTime;
 
 /// The outcome that the statement reports for a row.
@@ -13,6 +14,7 @@ use crate::repository::stored_time::StoredTime;
 pub(crate) enum RowOutcome {
     Changed,
     Unchanged,
+    Stale,
     Locked,
 }
 
@@ -27,6 +29,7 @@ impl<'r> Decode<'r, Postgres> for RowOutcome {
         match <&str as Decode<Postgres>>::decode(value)? {
             "changed" => Ok(Self::Changed),
             "unchanged" => Ok(Self::Unchanged),
+            "stale" => Ok(Self::Stale),
             "locked" => Ok(Self::Locked),
             other => Err(format!("no outcome of a change: {other}").into()),
         }
@@ -46,17 +49,19 @@ pub(crate) struct ChangedRow {
 
 impl ChangedRow {
     pub(crate) fn outcome(self) -> sqlx::Result<GroupOutcome> {
-        let user = UserRow {
+        let user: User = UserRow {
             id: self.id,
             name: self.name,
             surname: self.surname,
             version: self.version,
             created_at: self.created_at.into(),
             updated_at: self.updated_at.into(),
-        };
+        }
+        .try_into()?;
         Ok(match self.outcome {
-            RowOutcome::Changed => GroupOutcome::Settled(Outcome::Changed(user.try_into()?)),
-            RowOutcome::Unchanged => GroupOutcome::Settled(Outcome::Unchanged(user.try_into()?)),
+            RowOutcome::Changed => GroupOutcome::Settled(Outcome::Changed(user)),
+            RowOutcome::Unchanged => GroupOutcome::Settled(Outcome::Unchanged(user)),
+            RowOutcome::Stale => GroupOutcome::Settled(Outcome::Stale(user.version)),
             RowOutcome::Locked => GroupOutcome::Locked,
         })
     }

@@ -9,6 +9,7 @@ mod insert;
 mod list;
 mod row;
 mod update;
+mod version_lists;
 mod write;
 
 pub(crate) use self::change::{Change, Deletion, Group, GroupOutcome, Outcome, Update};

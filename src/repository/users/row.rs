@@ -2,7 +2,7 @@
 
 use crate::domain::name::Name;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::user::{User, UserId};
+use crate::domain::user::{User, UserId, Version};
 
 pub struct UserRow {
     pub id: i64,
@@ -30,7 +30,7 @@ impl TryFrom<UserRow> for User {
             id: stored_id(id)?,
             name: Name::stored(name),
             surname: Name::stored(surname),
-            version,
+            version: Version::stored(version),
             created_at,
             updated_at,
         })

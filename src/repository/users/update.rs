@@ -5,52 +5,90 @@ use uuid::Uuid;
 
 use super::change::Update;
 use super::changed_row::{ChangedRow, RowOutcome};
+use super::version_lists::{VersionLists, allowed, refused};
 use crate::domain::event::EventType;
 use crate::domain::name::Name;
 use crate::domain::password::PasswordHash;
 use crate::repository::stored_time::StoredTime;
 
-/// The statement of an update; `$condition` decides whether a row changes. Without a new password,
-/// the column is not named: reading it requires a privilege that the service's login may lack.
-macro_rules! update_one {
-    ($set:literal, $condition:literal, $update:ident $(, $password:expr)?) => {
-        // `current` waits for the row's lock and then reads its newest state. The comparison thus
-        // sees what the update will change, and two partial updates racing on one user both
-        // survive.
+/// The statement of updates, of one row or of many. `$change` has a row for each user; `$condition`
+/// decides whether a row that may change does. Without new passwords, the column is not named:
+/// reading it requires a privilege that the service's login may lack.
+///
+/// `current` locks the rows, after a wait or not, and reads their newest state. What follows thus
+/// sees what the update will change, and two partial updates racing on one user both survive. Users
+/// in `asked` but not in `current` are reported as locked.
+macro_rules! update {
+    (
+        [$($change:tt)*], $ids:literal, $lock:literal, $asked:literal, $set:literal,
+        $condition:literal, $($argument:expr,)+
+    ) => {
         table_query!(query_as!(
             ChangedRow,
-            r#"WITH current AS (
-                   SELECT "# user r#" FROM users WHERE id = $1 FOR NO KEY UPDATE
+            "WITH change AS (" + $($change)* + r#"
+               ), current AS (
+                   SELECT "# user r#" FROM users
+                   WHERE id"# + $ids + "ORDER BY id FOR NO KEY UPDATE" + $lock + r#"
+               ), judged AS ("# judged r#"
                ), updated AS (
                    UPDATE users
-                   SET name = coalesce($2, users.name), surname = coalesce($3, users.surname),
-                       version = users.version + 1, updated_at = clock_timestamp()"# + $set +
-            r#"    FROM current
-                   WHERE users.id = current.id AND "# + $condition +
-            r#"    RETURNING users.id, users.name, users.surname, users.version, users.updated_at
+                   SET name = coalesce(new_name, users.name),
+                       surname = coalesce(new_surname, users.surname),
+                       version = users.version + 1, updated_at = clock_timestamp()"# + $set + r#"
+                   FROM judged
+                   -- The ids again, for their index: the planner does not know what `judged` holds.
+                   WHERE users.id = judged.id AND users.id"# + $ids + "AND holds" + $condition + r#"
+                   RETURNING users.id, users.name, users.surname, users.version, users.updated_at,
+                             event_id, trace_id, actor
                ), event AS (
                    INSERT INTO outbox ("# event r#")
-                   SELECT $4, $5, id, version, $6, updated_at,
-                          row_to_json((SELECT data FROM (SELECT name, surname) AS data)), $7
+                   SELECT event_id, $9, id, version, trace_id, updated_at,
+                          row_to_json((SELECT data FROM (SELECT name, surname) AS data)), actor
                    FROM updated
                )
-               SELECT CASE WHEN updated.id IS NULL THEN 'unchanged' ELSE 'changed' END
-                          AS "outcome!: RowOutcome",
-                      current.id AS "id!", coalesce(updated.name, current.name) AS "name!",
-                      coalesce(updated.surname, current.surname) AS "surname!",
-                      coalesce(updated.version, current.version) AS "version!",
-                      current.created_at AS "created_at!: StoredTime",
-                      coalesce(updated.updated_at, current.updated_at) AS "updated_at!: StoredTime"
-               FROM current LEFT JOIN updated USING (id)"#,
+               SELECT CASE WHEN updated.id IS NOT NULL THEN 'changed'
+                           WHEN judged.holds THEN 'unchanged'
+                           WHEN judged.id IS NOT NULL THEN 'stale'
+                           ELSE 'locked' END AS "outcome!: RowOutcome",
+                      asked.id AS "id!",
+                      coalesce(updated.name, judged.name, asked.name) AS "name!",
+                      coalesce(updated.surname, judged.surname, asked.surname) AS "surname!",
+                      coalesce(updated.version, judged.version, asked.version) AS "version!",
+                      coalesce(judged.created_at, asked.created_at)
+                          AS "created_at!: StoredTime",
+                      coalesce(updated.updated_at, judged.updated_at, asked.updated_at)
+                          AS "updated_at!: StoredTime"
+               FROM "# + $asked + r#" AS asked
+               LEFT JOIN judged USING (id) LEFT JOIN updated USING (id)
+               WHERE asked.id"# + $ids,
+            $($argument,)+
+        ))
+    };
+}
+
+/// Waits for the row's lock.
+macro_rules! update_one {
+    ($column:literal, $set:literal, $condition:literal, $update:ident $(, $password:expr)?) => {
+        update!(
+            [r#"SELECT $1::bigint AS id, $2::text AS new_name, $3::text AS new_surname,
+                       $4::uuid AS event_id, $5::text AS trace_id, $6::text AS actor,
+                       $7::text::bigint[] AS allowed, $8::text::bigint[] AS refused"# + $column],
+            " = $1 ",
+            " ",
+            "current",
+            $set,
+            $condition,
             $update.id.get(),
             $update.name.as_ref().map(Name::as_str),
             $update.surname.as_ref().map(Name::as_str),
             $update.event.id,
-            EventType::Updated.as_str(),
             $update.event.trace_id.as_str(),
             $update.event.actor(),
+            allowed(&$update.precondition),
+            refused(&$update.precondition),
+            EventType::Updated.as_str(),
             $($password,)?
-        ))
+        )
     };
 }
 
@@ -60,7 +98,8 @@ pub(crate) async fn one(
 ) -> sqlx::Result<Option<ChangedRow>> {
     update_one!(
         " ",
-        "(current.name <> $2 OR current.surname <> $3) ",
+        " ",
+        " AND (judged.name <> new_name OR judged.surname <> new_surname)",
         update
     )
     .fetch_optional(connection)
@@ -72,63 +111,46 @@ pub(crate) async fn one_with_password(
     update: &Update,
     hash: &PasswordHash,
 ) -> sqlx::Result<Option<ChangedRow>> {
-    update_one!(", password = $8 ", "true ", update, hash.expose())
-        .fetch_optional(connection)
-        .await
+    update_one!(
+        ", $10::text AS new_password",
+        ", password = new_password",
+        " ",
+        update,
+        hash.expose()
+    )
+    .fetch_optional(connection)
+    .await
 }
 
-/// [`update_one`] over arrays. Users in `asked` but not in `current` are reported as locked.
+/// Leaves out rows that are locked.
 macro_rules! update_many {
     (
-        $set:literal, $condition:literal, $updates:ident, $unnest:literal, $columns:literal
+        $column:literal, $unnest:literal, $set:literal, $condition:literal, $updates:ident
         $(, $passwords:expr)?
     ) => {
-        table_query!(query_as!(
-            ChangedRow,
-            r#"WITH change AS (
-                   SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[],
-                                        $5::text[], $6::text[]"# + $unnest + r#")
-                       AS change (id, name, surname, event_id, trace_id, actor"# + $columns + r#")
-               ), current AS (
-                   SELECT "# user r#" FROM users
-                   WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
-               ), updated AS (
-                   UPDATE users
-                   SET name = coalesce(change.name, users.name),
-                       surname = coalesce(change.surname, users.surname),
-                       version = users.version + 1, updated_at = clock_timestamp()"# + $set +
-            r#"    FROM current JOIN change USING (id)
-                   -- The array again, for its index: the planner does not know what `current` holds.
-                   WHERE users.id = current.id AND users.id = ANY($1) AND "# + $condition +
-            r#"    RETURNING users.id, users.name, users.surname, users.version, users.updated_at,
-                             change.event_id, change.trace_id, change.actor
-               ), event AS (
-                   INSERT INTO outbox ("# event r#")
-                   SELECT event_id, $7, id, version, trace_id, updated_at,
-                          row_to_json((SELECT data FROM (SELECT name, surname) AS data)), actor
-                   FROM updated
-               )
-               SELECT CASE WHEN updated.id IS NOT NULL THEN 'changed'
-                           WHEN current.id IS NOT NULL THEN 'unchanged'
-                           ELSE 'locked' END AS "outcome!: RowOutcome",
-                      asked.id, coalesce(updated.name, current.name, asked.name) AS "name!",
-                      coalesce(updated.surname, current.surname, asked.surname) AS "surname!",
-                      coalesce(updated.version, current.version, asked.version) AS "version!",
-                      coalesce(current.created_at, asked.created_at)
-                          AS "created_at!: StoredTime",
-                      coalesce(updated.updated_at, current.updated_at, asked.updated_at)
-                          AS "updated_at!: StoredTime"
-               FROM users AS asked LEFT JOIN current USING (id) LEFT JOIN updated USING (id)
-               WHERE asked.id = ANY($1)"#,
+        update!(
+            [r#"SELECT id, new_name, new_surname, event_id, trace_id, actor,
+                       allowed::bigint[], refused::bigint[]"# + $column + r#"
+                FROM unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::text[],
+                            $6::text[], $7::text[], $8::text[]"# + $unnest + r#")
+                    AS change (id, new_name, new_surname, event_id, trace_id, actor, allowed,
+                               refused"# + $column + ")"],
+            " = ANY($1) ",
+            " SKIP LOCKED ",
+            "users",
+            $set,
+            $condition,
             &$updates.ids,
             $updates.names as Vec<Option<&str>>,
             $updates.surnames as Vec<Option<&str>>,
             &$updates.event_ids,
             $updates.trace_ids as Vec<&str>,
             $updates.actors as Vec<Option<&str>>,
+            $updates.versions.allowed as Vec<Option<String>>,
+            $updates.versions.refused as Vec<Option<String>>,
             EventType::Updated.as_str(),
             $($passwords as Vec<&str>,)?
-        ))
+        )
     };
 }
 
@@ -141,6 +163,7 @@ struct Columns<'u> {
     event_ids: Vec<Uuid>,
     trace_ids: Vec<&'u str>,
     actors: Vec<Option<&'u str>>,
+    versions: VersionLists,
 }
 
 impl<'u> Columns<'u> {
@@ -155,6 +178,7 @@ impl<'u> Columns<'u> {
             columns.event_ids.push(update.event.id);
             columns.trace_ids.push(update.event.trace_id.as_str());
             columns.actors.push(update.event.actor());
+            columns.versions.push(&update.precondition);
         }
         columns
     }
@@ -167,10 +191,10 @@ pub(crate) async fn many(
     let updates = Columns::of(updates.iter());
     update_many!(
         " ",
-        "(current.name <> change.name OR current.surname <> change.surname) ",
-        updates,
-        "",
-        ""
+        " ",
+        " ",
+        " AND (judged.name <> new_name OR judged.surname <> new_surname)",
+        updates
     )
     .fetch_all(connection)
     .await
@@ -183,11 +207,11 @@ pub(crate) async fn many_with_passwords(
     let hashes: Vec<&str> = updates.iter().map(|(_, hash)| hash.expose()).collect();
     let updates = Columns::of(updates.iter().map(|(update, _)| update));
     update_many!(
-        ", password = change.password ",
-        "true ",
+        ", new_password",
+        ", $10::text[]",
+        ", password = new_password",
+        " ",
         updates,
-        ", $8::text[]",
-        ", password",
         hashes
     )
     .fetch_all(connection)
