@@ -1,13 +1,14 @@
-//! Writers that send changes at a steady rate to whatever replicas there are.
+//! Writers that send changes at a steady rate to whatever replicas there are. A third of the
+//! changes are for the version that the writer has just read.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,10 @@ pub struct Tally {
     pub refused: AtomicU64,
     /// No answer at all: perhaps committed, perhaps not.
     pub unanswered: AtomicU64,
+    /// 412: somebody else was faster.
+    pub stale: AtomicU64,
+    /// Changed another version than the one they were for. There must be none.
+    pub overwriting: AtomicU64,
     latencies: Mutex<Vec<(Instant, Duration)>>,
 }
 
@@ -128,29 +133,61 @@ async fn write(client: &reqwest::Client, address: &str, number: u64, tally: &Tal
         0 => (Method::POST, "/users".to_owned(), Some(new_user("Новая"))),
         1..10 => (Method::DELETE, format!("/users/{cold}"), None),
         _ => (
-            Method::PUT,
+            if number % 6 == 1 {
+                Method::PATCH
+            } else {
+                Method::PUT
+            },
             format!("/users/{user}"),
             Some(json!({"surname": format!("Фамилия{number}")})),
         ),
     };
-    let mut request = client.request(method, format!("http://{address}{path}"));
+    let url = format!("http://{address}{path}");
+    let mut request = client.request(method.clone(), &url);
     request = request.header("x-request-id", format!("load-{number}"));
     if let Some(body) = body {
+        if method == Method::PATCH {
+            request = request.header(CONTENT_TYPE, "application/merge-patch+json");
+        }
         request = request.json(&body);
     }
-    let began = Instant::now();
-    match request.send().await.map(|answer| answer.status()) {
-        Ok(status) if status.is_success() => {
-            tally.accepted.lock().unwrap().push(number);
-            tally
-                .latencies
-                .lock()
-                .unwrap()
-                .push((began, began.elapsed()));
-        }
-        // A user that was deleted before.
-        Ok(StatusCode::NOT_FOUND) => {}
-        Ok(_) => _ = tally.refused.fetch_add(1, Relaxed),
-        Err(_) => _ = tally.unanswered.fetch_add(1, Relaxed),
+    let is_conditional = number % 3 == 1 && method != Method::POST;
+    let read = if is_conditional {
+        version(client, &url).await
+    } else {
+        None
+    };
+    if let Some(version) = read {
+        request = request.header(IF_MATCH, format!("\"{version}\""));
     }
+    let began = Instant::now();
+    let Ok(answer) = request.send().await else {
+        tally.unanswered.fetch_add(1, Relaxed);
+        return;
+    };
+    match answer.status() {
+        status if status.is_success() => {
+            tally.accepted.lock().unwrap().push(number);
+            let took = began.elapsed();
+            tally.latencies.lock().unwrap().push((began, took));
+            let written = answer.json::<Value>().await.ok();
+            let written = written.and_then(|user| user["version"].as_i64());
+            if read
+                .zip(written)
+                .is_some_and(|(read, written)| written != read + 1)
+            {
+                tally.overwriting.fetch_add(1, Relaxed);
+            }
+        }
+        StatusCode::PRECONDITION_FAILED => _ = tally.stale.fetch_add(1, Relaxed),
+        // A user that was deleted before.
+        StatusCode::NOT_FOUND => {}
+        _ => _ = tally.refused.fetch_add(1, Relaxed),
+    }
+}
+
+/// Reads the version of a user; `None` if it cannot be read now.
+async fn version(client: &reqwest::Client, url: &str) -> Option<i64> {
+    let answer = client.get(url).send().await.ok()?;
+    answer.json::<Value>().await.ok()?["version"].as_i64()
 }

@@ -138,11 +138,12 @@ impl Report {
         }
         print("all", &total);
         eprintln!(
-            "{} writes accepted, {} refused with a 503, {} unanswered; {} accepted and not \
-             committed, {} changes without their event",
+            "{} writes accepted, {} refused with a 503, {} unanswered, {} stale; {} accepted and \
+             not committed, {} changes without their event",
             tally.accepted(),
             tally.refused.load(Relaxed),
             tally.unanswered.load(Relaxed),
+            tally.stale.load(Relaxed),
             judgement.forgotten,
             judgement.unpaired,
         );
@@ -165,6 +166,12 @@ impl Report {
             faults.push(format!(
                 "{} faults, and at least {least} were to come",
                 self.windows.len()
+            ));
+        }
+        let overwriting = tally.overwriting.load(Relaxed);
+        if overwriting > 0 {
+            faults.push(format!(
+                "{overwriting} writes with If-Match changed another version"
             ));
         }
         let least = rate * elapsed.as_secs() * LEAST_PERCENT / 100;
