@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderName, header};
 use utoipa::IntoParams;
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Type};
 
 use crate::domain::precondition::{Precondition, Versions};
 use crate::domain::user::Version;
@@ -17,25 +17,26 @@ use crate::http::problem::responses::Fallible;
 use crate::http::problem::types::BAD_REQUEST;
 use crate::http::state::AppState;
 
-/// The form of a list of entity tags, which `entity_tag` reads.
-const TAG_LIST: &str = concat!(
-    r#"^(\*|[\t ,]*(W/)?"[!#-~\u0080-\u00ff]*""#,
-    r#"([\t ]*,[\t ,]*(W/)?"[!#-~\u0080-\u00ff]*"){0,31}[\t ,]*)$"#,
-);
+/// A list of entity tags, as a client should send it; the service takes all that RFC 9110 allows.
+const TAG_LIST: &str = r#"^(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*"){0,31}$"#;
 
 /// The headers, for the document.
 pub(crate) struct PreconditionHeaders;
 
 impl IntoParams for PreconditionHeaders {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
         let header = |(name, description)| {
-            let list = ObjectBuilder::new().schema_type(Type::String);
+            let value = AnyOfBuilder::new()
+                .schema_type(Type::String)
+                .item(text().pattern(Some(TAG_LIST)))
+                .item(text().enum_values(Some(["*"])));
             ParameterBuilder::new()
                 .name(name)
                 .parameter_in(ParameterIn::Header)
                 .required(Required::False)
                 .description(Some(description))
-                .schema(Some(list.pattern(Some(TAG_LIST))))
+                .schema(Some(value))
                 .build()
         };
         let headers = [

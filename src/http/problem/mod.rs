@@ -91,8 +91,8 @@ impl Problem {
     /// `version` is that of the user; `None` if there is no such user.
     pub(crate) fn precondition_failed(version: Option<Version>) -> Self {
         let Some(version) = version else {
-            let detail = "There is no such user, or no longer, and `If-Match` requires one. Nothing \
-                          was changed.";
+            let detail = "The user does not exist, or no longer does, and `If-Match` needs one that \
+                          does. Nothing was changed.";
             return Self::new(&PRECONDITION_FAILED, detail);
         };
         let detail = format!(

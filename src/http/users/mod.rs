@@ -235,7 +235,7 @@ async fn update(
 #[utoipa::path(
     patch, path = "/users/{id}", tag = "users", operation_id = "patch_user",
     params(("id" = i64, Path, description = "The user's id", minimum = 1, example = 1), PreconditionHeaders),
-    request_body(content = PatchUser, content_type = "application/merge-patch+json", example = json!({"surname": "Петров"})),
+    request_body(content = PatchUser, content_type = "application/merge-patch+json", example = json!({"surname": "Кузнецов"})),
     responses(
         (status = 200, description = "The user as stored", body = UserBody, headers(("ETag" = String, description = "The user's entity tag"))),
         PatchProblems,
