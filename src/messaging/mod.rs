@@ -11,3 +11,4 @@ mod schedule;
 pub(crate) mod session;
 pub(crate) mod topology;
 pub(crate) mod transport;
+mod watermark;

@@ -33,13 +33,8 @@ async fn win_on_one_connection(
     database: &PgConnectOptions,
 ) -> Result<Option<PgConnection>, SessionError> {
     let mut connection = outbox::connect_relay(database).await?;
-    if !with_timeout(
-        TIMEOUT,
-        "look at the settings",
-        outbox::keeps_relay_settings(&mut connection),
-    )
-    .await?
-    {
+    let looking = outbox::keeps_relay_settings(&mut connection);
+    if !with_timeout(TIMEOUT, "look at the settings", looking).await? {
         return Err(SessionError::Shared);
     }
     let mut read_only_until = None;

@@ -20,9 +20,9 @@ use super::lines::Lines;
 use super::publisher::Answer;
 use super::reads::{POLL_INTERVAL, Reads};
 use super::store::{self, Done, Read, Work};
-use super::watermark::Watermark;
 use crate::messaging::schedule::{Publish, Schedule, Settled};
 use crate::messaging::session::SessionError;
+use crate::messaging::watermark::Watermark;
 use crate::monitoring::catalogue;
 use crate::monitoring::state::{Link, Status};
 use crate::repository::outbox_event::OutboxEvent;
@@ -36,12 +36,29 @@ const KEEP_LEASE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a stopping leader goes on publishing. It waits longer for events in flight, until the
 /// relay gives them up.
 const DRAIN: Duration = Duration::from_secs(3);
-/// Result of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    Goes,
-    /// Stopped, and nothing is in flight.
-    Done,
+
+/// A leader that has had nothing confirmed for this long, although events wait, gives up the lead:
+/// another replica may have a working login or network.
+const STUCK_AFTER: Duration = Duration::from_mins(1);
+/// How many times in a row this doubles, and the rest that the leader then takes.
+const MOST_STUCK: u32 = 4;
+
+/// What outlives a session.
+pub(crate) struct State {
+    /// Notified when this process has written to the outbox.
+    pub outbox_filled: Arc<Notify>,
+    pub status: Arc<Status>,
+    /// A first read may take long.
+    pub watermark: Watermark,
+    /// How many times the relay gave up the lead since it last had an event confirmed.
+    pub stuck: u32,
+}
+
+impl State {
+    /// How long a leader may have nothing confirmed.
+    fn stuck_after(&self) -> Duration {
+        STUCK_AFTER * 2_u32.pow(self.stuck)
+    }
 }
 
 /// The connection that holds the leader's lock.
@@ -74,9 +91,7 @@ impl Future for InFlight {
 }
 
 pub(crate) struct Leader<'a> {
-    watermark: &'a mut Watermark,
-    outbox_filled: &'a Notify,
-    status: &'a Status,
+    state: &'a mut State,
     lines: &'a mut Lines,
     schedule: Schedule,
     in_flight: FuturesUnordered<InFlight>,
@@ -90,26 +105,20 @@ pub(crate) struct Leader<'a> {
     /// When the leader was last known not to be stuck: an event was confirmed, a read stopped
     /// before the end of the table, nothing waited, or the broker blocked us.
     progress_at: Instant,
-    stuck_after: Duration,
     stop: &'a CancellationToken,
     drain_ends: Option<Instant>,
 }
 
 impl<'a> Leader<'a> {
     pub(crate) fn new(
-        watermark: &'a mut Watermark,
-        outbox_filled: &'a Notify,
-        status: &'a Status,
+        state: &'a mut State,
         lines: &'a mut Lines,
         store: PgConnection,
-        stuck_after: Duration,
         stop: &'a CancellationToken,
     ) -> Self {
         let now = Instant::now();
         Self {
-            watermark,
-            outbox_filled,
-            status,
+            state,
             lines,
             schedule: Schedule::default(),
             in_flight: FuturesUnordered::new(),
@@ -119,37 +128,40 @@ impl<'a> Leader<'a> {
             quarantined: Vec::new(),
             reads: Reads::starting(now),
             progress_at: now,
-            stuck_after,
             stop,
             drain_ends: None,
         }
     }
 
     /// Publishes until `stop`, then what is left, for up to three seconds. Returns the connection.
-    pub(crate) async fn run(&mut self) -> Result<PgConnection, SessionError> {
+    pub(crate) async fn run(mut self) -> Result<PgConnection, SessionError> {
+        let outcome = self.publish_until_stopped().await;
+        if self.schedule.confirmed() > 0 {
+            self.state.stuck = 0;
+        }
+        if matches!(outcome, Err(SessionError::Stuck)) {
+            self.state.stuck = (self.state.stuck + 1).min(MOST_STUCK);
+        }
+        outcome
+    }
+
+    async fn publish_until_stopped(&mut self) -> Result<PgConnection, SessionError> {
         loop {
-            if self.step().await? == Step::Done
+            self.watch(Instant::now())?;
+            let now = Instant::now();
+            self.publish(now);
+            self.begin_work(now);
+            if self.is_done()
                 && let Some(Store::Idle(store)) = self.store.take()
             {
                 return Ok(store);
             }
+            self.wait(now).await?;
         }
     }
 
-    /// Whether anything was confirmed.
-    pub(crate) const fn has_published(&self) -> bool {
-        self.schedule.confirmed() > 0
-    }
-
-    /// Publishes what may go now, then waits for the next thing to happen.
-    pub(crate) async fn step(&mut self) -> Result<Step, SessionError> {
-        self.watch(Instant::now())?;
-        let now = Instant::now();
-        self.publish(now);
-        self.begin_work(now);
-        if self.is_done() {
-            return Ok(Step::Done);
-        }
+    /// Waits for the next thing to happen, and takes note of it.
+    async fn wait(&mut self, now: Instant) -> Result<(), SessionError> {
         let next_look = self.next_look(now);
         let work = match &mut self.store {
             Some(Store::Working { work, .. }) => Some(work),
@@ -166,15 +178,15 @@ impl<'a> Leader<'a> {
             Some(done) = OptionFuture::from(work) => self.finish_work(done)?,
             Some(lane) = self.lines.opened() => self.schedule.channel_is_new(lane?),
             Some(first) = self.in_flight.next() => self.settle(first),
-            () = self.outbox_filled.notified(), if !self.reads.are_due => self.reads.are_due = true,
+            () = self.state.outbox_filled.notified(), if !self.reads.are_due => self.reads.are_due = true,
             () = sleep_until(next_look) => {}
         }
-        Ok(Step::Goes)
+        Ok(())
     }
 
     fn watch(&mut self, now: Instant) -> Result<(), SessionError> {
         let link = self.lines.watch(now);
-        self.status.publisher.store(link);
+        self.state.status.publisher.store(link);
         let given_up = self.schedule.give_up(now, &self.lines.blocked_at);
         if given_up > 0 {
             warn!(
@@ -192,7 +204,7 @@ impl<'a> Leader<'a> {
         }
         if link == Link::Blocked || self.schedule.backlog.is_empty() {
             self.progress_at = now;
-        } else if now - self.progress_at >= self.stuck_after {
+        } else if now - self.progress_at >= self.state.stuck_after() {
             return Err(SessionError::Stuck);
         }
         Ok(())
@@ -271,7 +283,8 @@ impl<'a> Leader<'a> {
         let read = if self.time_is_up() {
             None
         } else {
-            self.reads.next(&mut self.schedule, self.watermark, now)
+            self.reads
+                .next(&mut self.schedule, &mut self.state.watermark, now)
         };
         let held = self.schedule.backlog.take_to_hold();
         let is_idle = read.is_none()
@@ -281,20 +294,15 @@ impl<'a> Leader<'a> {
         if is_idle && now < self.work_began + KEEP_LEASE_INTERVAL {
             return;
         }
-        self.status.oldest_event.store(
-            self.schedule
-                .backlog
-                .oldest()
-                .map(|event| event.occurred_at),
-        );
+        let oldest = self.schedule.backlog.oldest();
+        let oldest = oldest.map(|event| event.occurred_at);
+        self.state.status.oldest_event.store(oldest);
         let Some(Store::Idle(connection)) = self.store.take() else {
             return;
         };
-        let published = mem::take(&mut self.published);
-        let quarantined = mem::take(&mut self.quarantined);
         let work = Work {
-            published,
-            quarantined,
+            published: mem::take(&mut self.published),
+            quarantined: mem::take(&mut self.quarantined),
             held,
             read,
         };
@@ -315,7 +323,7 @@ impl<'a> Leader<'a> {
     fn finish_work(&mut self, done: Done) -> Result<(), SessionError> {
         let (connection, read) = done.inspect_err(|error| {
             if error.is_statement_timeout() {
-                self.watermark.note_slow_read();
+                self.state.watermark.note_slow_read();
             }
         })?;
         if let Some(Store::Working {
@@ -325,7 +333,7 @@ impl<'a> Leader<'a> {
         }) = self.store.replace(Store::Idle(connection))
         {
             if let Some(lowest) = lowest {
-                self.watermark.note_removed(Instant::now(), lowest);
+                self.state.watermark.note_removed(Instant::now(), lowest);
             }
             for event in quarantined {
                 self.schedule.quarantined(&event);
@@ -335,7 +343,10 @@ impl<'a> Leader<'a> {
             if done.is_cut() && matches!(done.read, Read::New { .. }) {
                 self.progress_at = Instant::now();
             }
-            for event in self.reads.finish(done, &mut self.schedule, self.watermark) {
+            for event in self
+                .reads
+                .finish(done, &mut self.schedule, &mut self.state.watermark)
+            {
                 let reason = event.fault.unwrap_or_default().to_owned();
                 self.quarantined.push((Arc::new(event), reason));
             }
@@ -373,18 +384,18 @@ impl<'a> Leader<'a> {
 
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
-        self.status.oldest_event.store(None);
+        self.state.status.oldest_event.store(None);
         // The next session reads events that are published but not deleted, and publishes them
         // again.
         let published = self.published.iter().map(|(position, _)| *position);
         let unwritten = published.chain(self.quarantined.iter().map(|(event, _)| event.seq));
-        let working_on = if let Some(Store::Working { lowest, .. }) = &self.store {
-            *lowest
-        } else {
-            None
+        let working_on = match &self.store {
+            Some(Store::Working { lowest, .. }) => *lowest,
+            _ => None,
         };
         let unsettled = unwritten.chain(working_on).map(|position| position - 1);
-        self.watermark
+        self.state
+            .watermark
             .rewind(unsettled.chain(self.schedule.backlog.settled()).min());
     }
 }

@@ -39,6 +39,7 @@
 //! [`schedule`]: super::schedule
 //! [`backlog`]: super::schedule::backlog
 //! [`breaker`]: super::schedule::breaker
+//! [`watermark`]: super::watermark
 
 mod election;
 mod leader;
@@ -46,7 +47,6 @@ mod lines;
 mod publisher;
 mod reads;
 mod store;
-mod watermark;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,12 +58,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::leader::Leader;
+use self::leader::{Leader, State};
 use self::lines::Lines;
 use self::publisher::Publisher;
-use self::watermark::Watermark;
 use super::broker::Broker;
 use super::session::{SessionError, supervise, with_timeout};
+use super::watermark::Watermark;
 use crate::monitoring::catalogue;
 use crate::monitoring::state::{Link, Status};
 use crate::repository::outbox;
@@ -73,13 +73,9 @@ use crate::repository::outbox;
 const ABANDON: Duration = Duration::from_secs(6);
 /// How long the connection to PostgreSQL may take to close cleanly.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A leader that has had nothing confirmed for this long, although events wait, gives up the lead:
-/// another replica may have a working login or network.
-const STUCK_AFTER: Duration = Duration::from_mins(1);
-/// How long it then leaves the lead to others, which try about twice a second.
+/// How long a leader that was stuck leaves the lead to others, which try about twice a second.
+/// Doubles each time in a row.
 const REST: Duration = Duration::from_secs(1);
-/// How many times in a row both of these double.
-const MOST_STUCK: u32 = 4;
 /// How often a standby replica checks its connection to the broker.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
 
@@ -87,24 +83,14 @@ pub(crate) struct Relay {
     broker: Broker,
     /// Connects directly to PostgreSQL, not through a transaction pooler.
     database: PgConnectOptions,
-    /// Notified when this process has written to the outbox.
-    outbox_filled: Arc<Notify>,
-    status: Arc<Status>,
-    /// Outlives a session, because a first read may take long.
-    watermark: Watermark,
-    /// How many times it gave up the lead since it last had an event confirmed.
-    stuck: u32,
+    state: State,
 }
 
 /// Checks that the outbox's sequence has no cache, because events are read in its order, and lifts
 /// it above waiting events.
 async fn require_order(connection: &mut PgConnection) -> Result<(), SessionError> {
-    let cache = with_timeout(
-        store::TIMEOUT,
-        "look at the sequence",
-        outbox::sequence_cache(connection),
-    )
-    .await?;
+    let looking = outbox::sequence_cache(connection);
+    let cache = with_timeout(store::TIMEOUT, "look at the sequence", looking).await?;
     if cache != 1 {
         return Err(SessionError::Unordered(cache));
     }
@@ -128,10 +114,12 @@ impl Relay {
         Self {
             broker,
             database,
-            outbox_filled,
-            status,
-            watermark: Watermark::default(),
-            stuck: 0,
+            state: State {
+                outbox_filled,
+                status,
+                watermark: Watermark::default(),
+                stuck: 0,
+            },
         }
     }
 
@@ -147,22 +135,22 @@ impl Relay {
                 "Relay gave up waiting for confirms; what was not confirmed stays in the outbox"
             ),
         }
-        self.status.relay_leads.store(false);
-        self.status.publisher.store(Link::Down);
+        self.state.status.relay_leads.store(false);
+        self.state.status.publisher.store(Link::Down);
     }
 
     async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
         // The last session may have panicked.
-        self.status.relay_leads.store(false);
+        self.state.status.relay_leads.store(false);
         // Connect to the broker first: a replica that cannot publish must not lead.
         let opening = Publisher::open(self.broker.clone(), "relay".to_owned());
         let Some(publisher) = stop.run_until_cancelled(opening).await.transpose()? else {
             return Ok(());
         };
-        self.status.publisher.store(publisher.link());
+        self.state.status.publisher.store(publisher.link());
         let outcome = self.lead_and_publish(publisher, stop).await;
-        self.status.relay_leads.store(false);
-        self.status.publisher.store(Link::Down);
+        self.state.status.relay_leads.store(false);
+        self.state.status.publisher.store(Link::Down);
         outcome
     }
 
@@ -172,8 +160,8 @@ impl Relay {
         stop: &CancellationToken,
     ) -> Result<(), SessionError> {
         let winning = async {
-            if self.stuck > 0 {
-                sleep(REST * 2_u32.pow(self.stuck)).await;
+            if self.state.stuck > 0 {
+                sleep(REST * 2_u32.pow(self.state.stuck)).await;
             }
             election::win(&self.database).await
         };
@@ -203,43 +191,22 @@ impl Relay {
     ) -> Result<PgConnection, SessionError> {
         self::require_order(&mut connection).await?;
         let started = outbox::server_started(&mut connection);
-        self.watermark
+        self.state
+            .watermark
             .begin_on(with_timeout(store::TIMEOUT, "look at the server", started).await?);
         info!("Relay leads");
         catalogue::relay_leads().increment(1);
-        self.status.relay_leads.store(true);
-        let Self {
-            watermark,
-            outbox_filled,
-            status,
-            stuck,
-            ..
-        } = self;
-        let stuck_after = STUCK_AFTER * 2_u32.pow(*stuck);
-        let mut leader = Leader::new(
-            watermark,
-            outbox_filled,
-            status,
-            lines,
-            connection,
-            stuck_after,
-            stop,
-        );
-        let outcome = leader.run().await;
-        if leader.has_published() {
-            *stuck = 0;
-        }
-        if matches!(outcome, Err(SessionError::Stuck)) {
-            *stuck = (*stuck + 1).min(MOST_STUCK);
-        }
-        outcome
+        self.state.status.relay_leads.store(true);
+        Leader::new(&mut self.state, lines, connection, stop)
+            .run()
+            .await
     }
 
     /// Returns once the connection to the broker is lost.
     async fn broker_lost(&self, publisher: &Publisher) -> SessionError {
         loop {
             let link = publisher.link();
-            self.status.publisher.store(link);
+            self.state.status.publisher.store(link);
             if link == Link::Down {
                 return SessionError::Closed;
             }

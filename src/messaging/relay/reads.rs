@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::{Read, ReadDone, TIMEOUT};
-use super::watermark::Watermark;
 use crate::messaging::schedule::Schedule;
+use crate::messaging::watermark::Watermark;
 use crate::repository::outbox::ReadFrom;
 use crate::repository::outbox_event::OutboxEvent;
 

@@ -116,12 +116,8 @@ pub(crate) fn begin(mut connection: PgConnection, work: Work) -> BoxFuture<'stat
         let is_idle =
             published.is_empty() && quarantined.is_empty() && held.is_empty() && read.is_none();
         if is_idle {
-            with_timeout(
-                TIMEOUT,
-                "keep the lease",
-                outbox::keep_lease(&mut connection),
-            )
-            .await?;
+            let keeping = outbox::keep_lease(&mut connection);
+            with_timeout(TIMEOUT, "keep the lease", keeping).await?;
         }
         if !published.is_empty() {
             let (positions, ids): (Vec<_>, Vec<_>) = published.into_iter().unzip();
@@ -169,12 +165,8 @@ async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, Ses
                     with_timeout(TIMEOUT, "look at transactions that run for long", asking).await?;
             }
             if *is_patient {
-                with_timeout(
-                    TIMEOUT,
-                    "allow a long read",
-                    outbox::limit_statements(connection, PATIENCE),
-                )
-                .await?;
+                let allowing = outbox::limit_statements(connection, PATIENCE);
+                with_timeout(TIMEOUT, "allow a long read", allowing).await?;
             }
             let reading = outbox::read(connection, from, known, holders, limit(*rows));
             let limit_of_server = if *is_patient { PATIENCE } else { TIMEOUT };
@@ -182,12 +174,8 @@ async fn read(connection: &mut PgConnection, read: Read) -> Result<ReadDone, Ses
                 with_timeout(limit_of_server + GRACE, "read the outbox", reading).await?;
             snapshot = seen;
             if *is_patient {
-                with_timeout(
-                    TIMEOUT,
-                    "limit reads",
-                    outbox::limit_statements(connection, TIMEOUT),
-                )
-                .await?;
+                let limiting = outbox::limit_statements(connection, TIMEOUT);
+                with_timeout(TIMEOUT, "limit reads", limiting).await?;
             }
             new
         }
