@@ -121,6 +121,7 @@ test_settings() {
   printf 'TEST_DATABASE_URL=postgresql://postgres:%s@127.0.0.1:%s/postgres\n' "$PG_PASSWORD" "$PG_PORT"
   printf 'TEST_RABBITMQ_URL=amqp://guest:%s@127.0.0.1:%s/\n' "$AMQP_PASSWORD" "$AMQP_PORT"
   printf 'TEST_RABBITMQ_MANAGEMENT_URL=http://guest:%s@127.0.0.1:%s/\n' "$AMQP_PASSWORD" "$MANAGEMENT_PORT"
+  printf 'TEST_SERVERS=%s\n' "$throw_away"
 }
 
 # start_test_servers test|chaos|bench [POSTGRES_VERSION]: starts throw-away servers and exports their TEST_… settings.
@@ -184,7 +185,6 @@ chaos() {
   need_faketime
   [ $pgbouncer = no ] || need_tool pgbouncer
   start_test_servers chaos
-  export TEST_SERVERS=$throw_away
   [ $pgbouncer = no ] || start_pgbouncer "$throw_away"
   export SQLX_OFFLINE=true CHAOS_MINUTES=$minutes CHAOS_SEED=$seed CHAOS_REPLICAS=$replicas CHAOS_RATE=$rate
   begin "build (minutes, the first time)"

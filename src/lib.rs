@@ -57,7 +57,7 @@ pub use cli::main;
 pub mod testing {
     pub use crate::batching::user_reads::UserReads;
     pub use crate::batching::user_writes::UserWrites;
-    pub use crate::database::pool::{Database, Route};
+    pub use crate::database::pool::{Database, Route, TimeLimits};
     pub use crate::database::schema::MIGRATOR;
     pub use crate::database::{DatabaseError, DatabaseUrl};
     pub use crate::domain::actor::Client;

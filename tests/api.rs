@@ -1,8 +1,6 @@
 //! The contract, as tests against the real binary on real PostgreSQL and RabbitMQ. Each test has
 //! its own database and virtual host. The test names are the promises.
 
-mod harness;
-
 mod api {
     mod access;
     mod broker_faults;

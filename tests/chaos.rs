@@ -7,8 +7,6 @@
     reason = "sizes and counts, to be printed"
 )]
 
-mod harness;
-
 mod chaos {
     mod matrix;
     mod siege;

@@ -17,9 +17,9 @@ use serde_json::Value;
 use tokio::time::interval;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::harness::{QUEUE_TYPE, World, eventually};
 use crate::stage::{Place, Sample};
 use crate::{Outcome, Plan};
+use harness::{QUEUE_TYPE, World, eventually};
 
 /// Number of events in a backlog, per second of measurement.
 const BACKLOG_PER_SECOND: u32 = 6_000;

@@ -9,8 +9,6 @@ mod candidates;
 mod chart;
 mod comparison;
 mod events;
-#[path = "../../tests/harness/mod.rs"]
-mod harness;
 mod hashes;
 mod load;
 mod process;

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{interval, timeout};
 
 use crate::Outcome;
-use crate::harness::{self, PATIENCE, eventually};
+use harness::{PATIENCE, eventually};
 
 /// `USER_HZ`, the unit of `/proc/PID/stat`; 100 on every architecture that Linux has today.
 const TICKS_PER_SECOND: f64 = 100.0;

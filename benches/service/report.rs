@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::comparison::{Aim, COMPARISONS, Candidate, Comparison, Figure, Limit, Load, Ratio};
 use crate::stage::{Sample, Stage, USERS};
-use crate::{Outcome, Plan, chart, harness};
+use crate::{Outcome, Plan, chart};
 
 /// The machine, the versions and the plan of the measurement.
 #[derive(Serialize)]

@@ -7,10 +7,10 @@ use sqlx::AssertSqlSafe;
 use tokio::process::Command;
 
 use crate::comparison::{Call, Candidate, Load};
-use crate::harness::{World, until};
 use crate::load::{self, Run};
 use crate::process::Served;
 use crate::{Outcome, Plan, events, hashes};
+use harness::{World, until};
 
 /// Number of users unless stated otherwise.
 pub const USERS: u32 = 100_000;

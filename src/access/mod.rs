@@ -7,7 +7,7 @@ pub(crate) mod token;
 use self::key_ring::{Found, KeyRing};
 use self::token::TokenDigest;
 #[cfg(test)]
-use crate::database::{Database, DatabaseUrl, Route};
+use crate::database::{Database, DatabaseUrl, Route, TimeLimits};
 use crate::domain::actor::Actor;
 use crate::domain::scope::{Scope, Scopes};
 use crate::domain::timestamp::Timestamp;
@@ -74,7 +74,12 @@ impl Access {
     #[cfg(test)]
     pub(crate) fn open_without_keys() -> Self {
         let nowhere = "postgresql://localhost/none".parse::<DatabaseUrl>();
-        let database = Database::new(nowhere.unwrap().options(), 1, Route::Direct);
+        let database = Database::new(
+            nowhere.unwrap().options(),
+            1,
+            Route::Direct,
+            TimeLimits::REQUESTS,
+        );
         Self::new(KeyRing::new(database), true)
     }
 

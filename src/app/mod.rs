@@ -25,7 +25,7 @@ use crate::access::key_ring::KeyRing;
 use crate::batching::user_reads::UserReads;
 use crate::batching::user_writes::UserWrites;
 use crate::config::{Config, DatabaseConfig};
-use crate::database::Database;
+use crate::database::{Database, TimeLimits};
 use crate::http::{self, Dependencies};
 use crate::messaging::consumer::Consumer;
 use crate::messaging::relay::Relay;
@@ -82,6 +82,7 @@ impl App {
             database.url.options(),
             database.max_connections,
             database.route,
+            TimeLimits::REQUESTS,
         );
         let [probe_pool, scrape_pool, key_pool] = std::array::from_fn(|_| pool.beside(1));
         let keys = KeyRing::new(key_pool.clone());

@@ -4,7 +4,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::database::{DatabaseError, OPERATION_TIMEOUT};
+use crate::database::{DatabaseError, TimeLimits};
 
 /// Where to send the reply.
 pub(crate) struct ReplyTo<T> {
@@ -29,7 +29,7 @@ impl<T> ReplyTo<T> {
 pub(crate) async fn request<T>(
     hand_over: impl FnOnce(ReplyTo<T>) -> Result<(), DatabaseError>,
 ) -> Result<T, DatabaseError> {
-    let deadline = Instant::now() + OPERATION_TIMEOUT;
+    let deadline = Instant::now() + TimeLimits::REQUESTS.operation;
     let (answer, answered) = oneshot::channel();
     hand_over(ReplyTo { deadline, answer })?;
     // The task drops a caller that it cannot answer in time.

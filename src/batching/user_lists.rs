@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::request::{ReplyTo, request};
-use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
+use crate::database::{Database, DatabaseError, TimeLimits};
 use crate::domain::page::Page;
 use crate::domain::user::{User, UserPage};
 use crate::repository::users;
@@ -82,7 +82,7 @@ impl UserLists {
 
     /// Reads a page with a query of its own.
     pub(crate) async fn get_alone(&self, page: Page) -> Answer {
-        let slot = timeout(OPERATION_TIMEOUT, self.slots.acquire()).await;
+        let slot = timeout(TimeLimits::REQUESTS.operation, self.slots.acquire()).await;
         let _slot = slot
             .map_err(|_elapsed| DatabaseError::Overloaded)?
             .map_err(|_closed| DatabaseError::Overloaded)?;

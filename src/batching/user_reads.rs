@@ -13,7 +13,7 @@
 //!   reaches all of them.
 //! - **Cancellation stays apart.** Batches run in the lanes' tasks. A caller that goes away affects
 //!   no other.
-//! - **Bounded.** Every caller gets an answer within [`crate::database::OPERATION_TIMEOUT`]. Reads
+//! - **Bounded.** Every caller gets an answer within `TimeLimits::REQUESTS.operation`. Reads
 //!   beyond [`QUEUE_CAPACITY`] are refused.
 //!
 //! `tests/api/coalesced_reads.rs` compares them with single reads; `tests/api/read_faults.rs` tests

@@ -16,7 +16,7 @@
 //!   any write, the outcome is then unknown.
 //! - **Cancellation stays apart.** A caller that goes away undoes nothing; if its write has not
 //!   been sent, it is dropped.
-//! - **Bounded** in time by [`crate::database::OPERATION_TIMEOUT`] and in number by
+//! - **Bounded** in time by `TimeLimits::REQUESTS.operation` and in number by
 //!   [`QUEUE_CAPACITY`] per lane and 64 changes per user.
 //!
 //! `tests/api/grouped_writes.rs` compares them with single writes.

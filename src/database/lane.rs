@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::error::{DatabaseError, is_dead_connection, is_starting};
-use super::pool::{ACQUIRE_TIMEOUT, Database, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, run_on};
+use super::pool::{Database, Route, TEST_AFTER_IDLE, TEST_TIMEOUT, TimeLimits, run_on};
 use super::trust::Trust;
 
 /// A connection is replaced at this age, so that its host name is resolved again.
@@ -24,6 +24,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Lane {
     options: PgConnectOptions,
     route: Route,
+    limits: TimeLimits,
     trust: Trust,
     /// Taken out while in use, so that an abandoned operation drops its connection.
     idle: Option<Idle>,
@@ -55,6 +56,7 @@ impl Lane {
         Self {
             options,
             route: database.route,
+            limits: database.limits,
             trust: database.trust.clone(),
             idle: None,
         }
@@ -128,14 +130,14 @@ impl Lane {
         let (mut connection, opened) = if let Some(idle) = self.take_idle().await {
             (idle.connection, idle.opened)
         } else {
-            let connected = timeout(ACQUIRE_TIMEOUT, self.connect()).await;
+            let connected = timeout(self.limits.acquire, self.connect()).await;
             let connection = connected.map_err(|_elapsed| DatabaseError::Timeout)?;
             (
                 connection.map_err(DatabaseError::of_connecting)?,
                 Instant::now(),
             )
         };
-        let result = run_on(&mut connection, self.route, operation).await;
+        let result = run_on(&mut connection, self.route, self.limits, operation).await;
         let usable = match &result {
             Ok(_) => true,
             Err(error @ sqlx::Error::Database(_)) => !is_dead_connection(error),

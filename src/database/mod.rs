@@ -14,5 +14,5 @@ pub(crate) mod warnings;
 
 pub use self::error::DatabaseError;
 pub(crate) use self::pool::keeps_settings;
-pub(crate) use self::pool::{Database, OPERATION_TIMEOUT, Route, connect, run_once};
+pub(crate) use self::pool::{Database, Route, TimeLimits, connect, run_once};
 pub use self::url::DatabaseUrl;

@@ -14,23 +14,51 @@ use tokio::time::{Instant, timeout};
 use super::error::{DatabaseError, is_dead_connection};
 use super::trust::Trust;
 
-/// Longest wait for a free connection, including connecting.
-pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest time for a whole operation, including waiting. The client learns of a lost database
-/// within 3 s, which leaves half a second for a preceding hash and a busy machine.
-pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// Time limits of what runs on a pool, and on connections beside it.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeLimits {
+    /// Longest wait for a free connection, including connecting.
+    pub acquire: Duration,
+    /// Longest time for a whole operation, including waiting.
+    pub operation: Duration,
+    /// The server's limit of a statement. Below `operation`, so that the server gives up first and
+    /// says why.
+    pub statement_ms: u32,
+    /// The server's limit of a wait for a lock.
+    pub lock_ms: u32,
+    /// The server's limit of a transaction's pause.
+    pub idle_in_transaction_ms: u32,
+}
+
+impl TimeLimits {
+    /// For requests, those that wait to be combined included: the client learns of a lost database
+    /// within 3 s, which leaves half a second for a preceding hash and a busy machine.
+    pub const REQUESTS: Self = Self {
+        acquire: Duration::from_secs(2),
+        operation: Duration::from_millis(2_500),
+        statement_ms: 2_300,
+        lock_ms: 1_800,
+        idle_in_transaction_ms: 10_000,
+    };
+
+    /// The settings of a session.
+    const fn settings(&self) -> [(&'static str, u32); 3] {
+        [
+            ("statement_timeout", self.statement_ms),
+            ("lock_timeout", self.lock_ms),
+            (
+                "idle_in_transaction_session_timeout",
+                self.idle_in_transaction_ms,
+            ),
+        ]
+    }
+}
+
 /// A connection idle for longer than this is tested before use. A dead connection thus fails no
 /// request, and a busy one costs no extra round trip.
 pub(crate) const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// Longest time for that test, after which the connection counts as dead.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_millis(500);
-/// Limits enforced by the server, in milliseconds. Below [`OPERATION_TIMEOUT`], so that the server
-/// gives up first and says why.
-const SERVER_LIMITS: [(&str, &str); 3] = [
-    ("statement_timeout", "2300"),
-    ("lock_timeout", "1800"),
-    ("idle_in_transaction_session_timeout", "10000"),
-];
 /// Time limit of one attempt to connect outside the pool.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,8 +83,9 @@ pub(crate) async fn run_once<T>(
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
 ) -> Result<T, DatabaseError> {
     let mut connection = connect(options).await?;
-    let running = run_on(&mut connection, route, operation);
-    Ok(timeout(OPERATION_TIMEOUT, running)
+    let limits = TimeLimits::REQUESTS;
+    let running = run_on(&mut connection, route, limits, operation);
+    Ok(timeout(limits.operation, running)
         .await
         .map_err(|_elapsed| DatabaseError::Timeout)??)
 }
@@ -64,7 +93,7 @@ pub(crate) async fn run_once<T>(
 /// Whether a session keeps the settings that requests need. A pooler that the service takes for
 /// PostgreSQL drops or refuses them, and mixes up prepared statements.
 pub(crate) async fn keeps_settings(options: &PgConnectOptions) -> Result<bool, DatabaseError> {
-    let limited = options.clone().options(SERVER_LIMITS);
+    let limited = options.clone().options(TimeLimits::REQUESTS.settings());
     match run_once(&limited, Route::Direct, |connection| {
         Box::pin(has_limits(connection))
     })
@@ -99,17 +128,23 @@ pub struct Database {
     /// Options for connections outside the pool, with the same limits.
     pub(crate) options: Arc<PgConnectOptions>,
     pub(crate) route: Route,
+    pub(crate) limits: TimeLimits,
     pub(crate) trust: Trust,
 }
 
 impl Database {
     /// Connects on first use, so that the service starts and stays up without its database.
-    pub fn new(options: PgConnectOptions, max_connections: u32, route: Route) -> Self {
+    pub fn new(
+        options: PgConnectOptions,
+        max_connections: u32,
+        route: Route,
+        limits: TimeLimits,
+    ) -> Self {
         let options = match route {
-            Route::Direct => options.options(SERVER_LIMITS),
+            Route::Direct => options.options(limits.settings()),
             Route::TransactionPooler => options.statement_cache_capacity(0),
         };
-        Self::with(options, max_connections, route, Trust::default())
+        Self::with(options, max_connections, route, limits, Trust::default())
     }
 
     /// Another pool for the same server.
@@ -119,15 +154,22 @@ impl Database {
             (*self.options).clone(),
             max_connections,
             self.route,
+            self.limits,
             self.trust.clone(),
         )
     }
 
-    fn with(options: PgConnectOptions, max_connections: u32, route: Route, trust: Trust) -> Self {
+    fn with(
+        options: PgConnectOptions,
+        max_connections: u32,
+        route: Route,
+        limits: TimeLimits,
+        trust: Trust,
+    ) -> Self {
         let trusted = trust.clone();
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .acquire_timeout(limits.acquire)
             .test_before_acquire(false)
             .before_acquire(move |connection, usage| {
                 let is_trusted = Instant::now()
@@ -146,6 +188,7 @@ impl Database {
             pool,
             options: Arc::new(options),
             route,
+            limits,
             trust,
         }
     }
@@ -154,8 +197,8 @@ impl Database {
     /// refused before it did anything and the session was the reason.
     ///
     /// # Errors
-    /// [`DatabaseError::Timeout`] after 2.5 s in all; else what the driver reports. After a timeout
-    /// or a broken connection, whether a write was committed is not known.
+    /// [`DatabaseError::Timeout`] after [`TimeLimits::operation`] in all; else what the driver
+    /// reports. After a timeout or a broken connection, whether a write was committed is not known.
     pub async fn run<T>(
         &self,
         operation: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
@@ -173,7 +216,7 @@ impl Database {
                 is_last = true;
             }
         };
-        timeout(OPERATION_TIMEOUT, attempts)
+        timeout(self.limits.operation, attempts)
             .await
             .map_err(|_elapsed| DatabaseError::Timeout)?
     }
@@ -191,7 +234,7 @@ impl Database {
             connection,
             completed: false,
         };
-        let result = run_on(&mut guard.connection, self.route, operation).await;
+        let result = run_on(&mut guard.connection, self.route, self.limits, operation).await;
         guard.completed = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
         Ok(result?)
     }
@@ -212,7 +255,7 @@ impl Database {
             }
             self.run(&operation).await
         };
-        timeout(OPERATION_TIMEOUT, retried)
+        timeout(self.limits.operation, retried)
             .await
             .map_err(|_elapsed| DatabaseError::Timeout)?
     }
@@ -256,12 +299,13 @@ impl Database {
 pub(crate) async fn run_on<T>(
     connection: &mut PgConnection,
     route: Route,
+    limits: TimeLimits,
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
 ) -> sqlx::Result<T> {
     let running = async {
         match route {
             Route::Direct => operation(connection).await,
-            Route::TransactionPooler => in_transaction(connection, operation).await,
+            Route::TransactionPooler => in_transaction(connection, limits, operation).await,
         }
     };
     // The driver panics on values that it cannot represent, such as a date in the year 300,000.
@@ -285,13 +329,15 @@ pub(crate) async fn run_on<T>(
 /// requires.
 async fn in_transaction<T>(
     connection: &mut PgConnection,
+    limits: TimeLimits,
     operation: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
 ) -> sqlx::Result<T> {
-    let limits = SERVER_LIMITS
+    let settings = limits
+        .settings()
         .map(|(name, value)| format!("; SET LOCAL {name} = {value}"))
         .concat();
     connection
-        .execute(AssertSqlSafe(format!("BEGIN; DEALLOCATE ALL{limits}")))
+        .execute(AssertSqlSafe(format!("BEGIN; DEALLOCATE ALL{settings}")))
         .await?;
     let result = operation(connection).await;
     match &result {

@@ -14,7 +14,7 @@ use super::error::ServiceError;
 use crate::batching::user_lists::SharedPage;
 use crate::batching::user_reads::UserReads;
 use crate::batching::user_writes::UserWrites;
-use crate::database::{Database, DatabaseError, OPERATION_TIMEOUT};
+use crate::database::{Database, DatabaseError, TimeLimits};
 use crate::domain::actor::Actor;
 use crate::domain::context::Context;
 use crate::domain::event::{EventHeader, EventType};
@@ -213,7 +213,9 @@ impl UserService {
         began: Instant,
         write: impl Future<Output = Result<T, DatabaseError>>,
     ) -> Result<T, DatabaseError> {
-        let limit = OPERATION_TIMEOUT.max(self.hasher.longest_wait() + AFTER_THE_HASH);
+        let limit = TimeLimits::REQUESTS
+            .operation
+            .max(self.hasher.longest_wait() + AFTER_THE_HASH);
         let left = limit.saturating_sub(began.elapsed());
         if left < TOO_SHORT {
             return Err(DatabaseError::Overloaded);

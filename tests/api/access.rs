@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::api::commands::run;
-use crate::harness::{Answer, App, Observer, Proxy, World, make_key, new_user, start_with, until};
+use harness::{Answer, App, Observer, Proxy, World, make_key, new_user, start_with, until};
 
 pub const CLOSED: [(&str, &str); 1] = [("ALLOW_ANONYMOUS", "false")];
 
@@ -213,8 +213,8 @@ async fn a_body_is_not_asked_for_before_the_credential_is_checked() {
 #[tokio::test]
 async fn a_key_works_immediately_on_each_replica_and_stops_within_6_s() {
     let world = World::new().await;
-    let first = App::start_with(&world, &CLOSED).await;
-    let second = App::start_with(&world, &CLOSED).await;
+    let first = App::start(&world).with(&CLOSED).await;
+    let second = App::start(&world).with(&CLOSED).await;
     let token = make_key(&world, "front-end", "users:read").await;
     for app in [&first, &second] {
         assert_eq!(get(app, "/users", &token).await.status, 200);
@@ -336,7 +336,7 @@ async fn known_keys_work_while_the_database_is_away() {
     let proxy = Proxy::before(&world.database_url).await;
     let url = proxy.url(&world.database_url);
     let settings = [CLOSED[0], ("DATABASE_URL", &*url)];
-    let app = App::start_with(&world, &settings).await;
+    let app = App::start(&world).with(&settings).await;
     let scraper = make_key(&world, "scraper", "metrics:read").await;
     assert_eq!(get(&app, "/metrics", &scraper).await.status, 200);
     proxy.close();
@@ -356,7 +356,10 @@ async fn known_keys_work_while_the_database_is_away() {
 async fn before_the_first_read_a_key_is_503_and_its_absence_401() {
     let world = World::new().await;
     let away = "postgresql://u:p@127.0.0.1:1/none";
-    let app = App::launch(&world, &[CLOSED[0], ("DATABASE_URL", away)]).await;
+    let app = App::start(&world)
+        .with(&[CLOSED[0], ("DATABASE_URL", away)])
+        .launch()
+        .await;
     get(&app, "/users", UNKNOWN)
         .await
         .assert_problem(503, "database_unavailable");

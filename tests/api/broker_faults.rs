@@ -6,7 +6,7 @@ use lapin::options::ExchangeDeleteOptions;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{
+use harness::{
     App, Proxy, World, assert_delivered_exactly, eventually, management, management_put, start,
     start_audited, start_observed, until,
 };
@@ -103,7 +103,7 @@ async fn connections_that_the_broker_closes_are_opened_again() {
     app.create_user("Анна").await;
     let path = format!("/api/vhosts/{}/connections", world.virtual_host);
     let connections = eventually("the service's connections", async || {
-        let connections = crate::harness::management_json(&path).await;
+        let connections = harness::management_json(&path).await;
         let names: Vec<String> = connections
             .as_array()
             .unwrap()
@@ -133,7 +133,9 @@ async fn a_subscription_that_never_gets_a_delivery_is_renewed() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.broker_url).await;
     proxy.withhold_deliveries();
-    let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    let app = App::start(&world)
+        .with(&[("RABBITMQ_URL", &proxy.url(&world.broker_url))])
+        .await;
     let id = app.create_user("Анна").await;
     // More than are in flight at a time.
     for n in 0..250 {

@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::api::commands::run;
-use crate::harness::{World, as_login, management, management_put};
+use harness::{World, as_login, management, management_put};
 
 /// Runs `check` with these settings on top of the world's. Returns whether the service could run,
 /// and the finding called `name`.

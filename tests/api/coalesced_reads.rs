@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use sqlx::Connection;
 use user_management_api::testing::{DatabaseError, Route, User, UserReads};
 
-use crate::harness::library::{add_users, check, database, id, key, runtime};
-use crate::harness::{World, start_with, until};
+use harness::library::{add_users, check, database, id, key, runtime};
+use harness::{World, start_with, until};
 
 const USERS: usize = 6;
 const CASES: u32 = 40;

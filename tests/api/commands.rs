@@ -2,7 +2,7 @@
 
 use std::process::{Output, Stdio};
 
-use crate::harness::{World, command, start};
+use harness::{World, command, start};
 
 const REQUIRED: [(&str, &str); 2] = [
     ("DATABASE_URL", "postgresql://u:hunter22@127.0.0.1:1/d"),
@@ -40,7 +40,7 @@ async fn every_bad_setting_is_named_and_the_exit_code_is_2() {
 }
 
 fn folder_with_env(name: &str, text: &str) -> std::path::PathBuf {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let folder = harness::scratch().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join(".env"), text).unwrap();
     folder
@@ -96,7 +96,7 @@ async fn our_settings_are_read_from_an_env_file_of_several_tools() {
 
 #[tokio::test]
 async fn an_env_file_that_is_a_folder_is_reported() {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("folder-env");
+    let folder = harness::scratch().join("folder-env");
     std::fs::create_dir_all(folder.join(".env")).unwrap();
     let output = command(&REQUIRED)
         .current_dir(folder)
@@ -113,7 +113,7 @@ async fn an_env_file_that_is_a_folder_is_reported() {
 
 #[tokio::test]
 async fn the_env_file_is_read_and_the_environment_wins_over_it() {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("env");
+    let folder = harness::scratch().join("env");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(
         folder.join(".env"),
@@ -136,7 +136,7 @@ async fn the_env_file_is_read_and_the_environment_wins_over_it() {
 
 #[tokio::test]
 async fn the_env_file_of_a_parent_folder_is_ignored() {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("parent");
+    let folder = harness::scratch().join("parent");
     let below = folder.join("below");
     std::fs::create_dir_all(&below).unwrap();
     std::fs::write(folder.join(".env"), "PORT=from-the-parent\n").unwrap();

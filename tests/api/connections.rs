@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::harness::{App, PASSWORD, PATIENCE, World, eventually, start, start_with};
+use harness::{App, PASSWORD, PATIENCE, World, eventually, start, start_with};
 
 async fn connect(app: &App) -> TcpStream {
     TcpStream::connect(&app.address).await.unwrap()
@@ -170,7 +170,7 @@ async fn connections_beyond_the_limit_are_refused_counted_and_logged() {
 #[tokio::test]
 async fn silent_clients_make_room_when_descriptors_are_few() {
     let world = World::new().await;
-    let app = App::start_with_open_files(&world, 256).await;
+    let app = App::start(&world).open_files(256).await;
     let silent = join_all((0..300).map(|_| connect(&app))).await;
     let began = Instant::now();
     let answers = eventually("an answer", async || {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sqlx::Connection;
 
-use crate::harness::{App, Proxy, World, start, until};
+use harness::{App, Proxy, World, start, until};
 
 #[tokio::test]
 async fn connections_the_database_ends_fail_only_requests_in_flight() {
@@ -71,7 +71,9 @@ async fn a_locked_table_is_503_while_probes_and_events_continue() {
 async fn a_slow_database_is_503_in_time_and_used_again_once_fast() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
-    let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
+    let app = App::start(&world)
+        .with(&[("DATABASE_URL", &proxy.url(&world.database_url))])
+        .await;
     app.create_user("Анна").await;
     proxy.slow(Duration::from_secs(1));
     let began = Instant::now();
@@ -108,11 +110,9 @@ async fn reset_connections_fail_only_requests_in_flight_and_reopen() {
         ("DATABASE_URL", database.url(&world.database_url)),
         ("RABBITMQ_URL", broker.url(&world.broker_url)),
     ];
-    let app = App::start_with(
-        &world,
-        &settings.each_ref().map(|(name, url)| (*name, url.as_str())),
-    )
-    .await;
+    let app = App::start(&world)
+        .with(&settings.each_ref().map(|(name, url)| (*name, url.as_str())))
+        .await;
     app.create_user("Анна").await;
     for n in 0..3 {
         database.reset();

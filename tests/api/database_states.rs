@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 use tokio::time::Instant;
 
-use crate::harness::{App, Observer, World, as_login, command, eventually, new_user, start, until};
+use harness::{App, Observer, World, as_login, command, eventually, new_user, start, until};
 
 async fn set_read_only(world: &World, value: &str) {
     let set = format!(
@@ -22,7 +22,7 @@ async fn set_read_only(world: &World, value: &str) {
 async fn a_read_only_database_serves_reads_and_later_the_first_write() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
-    let app = App::start_with(&world, &world.without_pooler()).await;
+    let app = App::start(&world).with(&world.without_pooler()).await;
     app.create_user("Анна").await;
     observer.next_bodies(1).await;
     set_read_only(&world, "on").await;
@@ -132,7 +132,7 @@ async fn the_service_waits_for_a_database_that_refuses_connections() {
         ("DATABASE_URL", url.as_str()),
         ("DATABASE_DIRECT_URL", url.as_str()),
     ];
-    let app = App::start_with(&world, &narrow).await;
+    let app = App::start(&world).with(&narrow).await;
     app.create_user("Анна").await;
     let database = world.database();
     let closed = format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false");
@@ -171,7 +171,7 @@ async fn the_service_waits_for_a_database_that_refuses_connections() {
             "{check:?}"
         );
         // A service that starts now waits.
-        let second = App::launch(&world, &narrow).await;
+        let second = App::start(&world).with(&narrow).launch().await;
         second
             .log
             .wait_for("The database is unavailable, trying again", |_| true)
@@ -186,7 +186,10 @@ async fn the_service_waits_for_a_database_that_refuses_connections() {
 #[tokio::test]
 async fn requests_before_the_migrations_answer_that_they_are_pending() {
     let world = World::empty().await;
-    let app = App::launch(&world, &[("MIGRATE_ON_START", "false")]).await;
+    let app = App::start(&world)
+        .with(&[("MIGRATE_ON_START", "false")])
+        .launch()
+        .await;
     for answer in [
         app.get("/users/1").await,
         app.get("/users").await,
@@ -212,11 +215,9 @@ async fn two_schemas_of_one_database_each_have_a_leader() {
             .unwrap();
         let url = format!("{}?options=-c%20search_path%3D{schema}", world.database_url);
         apps.push(
-            App::start_with(
-                &world,
-                &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)],
-            )
-            .await,
+            App::start(&world)
+                .with(&[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)])
+                .await,
         );
     }
     let mut observer = Observer::new(&world).await;

@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{
+use harness::{
     App, Observer, World, as_login, eventually, management, management_put, start, until,
 };
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Answer, App, PASSWORD, World, new_user, start, start_with};
+use harness::{Answer, App, PASSWORD, World, new_user, start, start_with};
 
 async fn post_raw(app: &App, body: impl Into<Body>) -> Answer {
     Answer::of(

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::interval;
 
-use crate::harness::{
+use harness::{
     App, Observer, PASSWORD, QUEUE_TYPE, World, eventually, management, management_json, new_user,
     start, start_observed, start_with, until,
 };
@@ -47,7 +47,7 @@ async fn each_change_has_the_agreed_body_headers_and_properties() {
         ("user.deleted", 3, Value::Null, None, &deleted),
     ];
     for (event_type, version, data, timestamp, answer) in expected {
-        let message = observer.next().await;
+        let message = observer.next_message().await;
         let body: Value = serde_json::from_slice(&message.data).unwrap();
         let trace_id = answer.header("x-trace-id");
         let event_id = uuid::Uuid::parse_str(body["event_id"].as_str().unwrap()).unwrap();
@@ -236,7 +236,7 @@ async fn a_non_event_is_dead_lettered_and_the_next_message_handled() {
 async fn an_event_delivered_twice_is_logged_as_a_duplicate() {
     let (_world, mut observer, app) = start_observed().await;
     app.create_user("Анна").await;
-    let message = observer.next().await;
+    let message = observer.next_message().await;
     observer.publish("user.created", &message.data).await;
     let repeated = app
         .log

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Answer, App, Proxy, World, make_key, start, start_with, until};
+use harness::{Answer, App, Proxy, World, make_key, start, start_with, until};
 
 /// An example of an error, and the operation that shows it.
 struct Example {
@@ -289,7 +289,9 @@ async fn the_documented_internal_error_is_sent() {
 async fn the_documented_errors_of_an_absent_database_are_sent() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
-    let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
+    let app = App::start(&world)
+        .with(&[("DATABASE_URL", &proxy.url(&world.database_url))])
+        .await;
     let examples = of(&app, |code| {
         ["database_unavailable", "not_ready"].contains(&code)
     })
@@ -312,11 +314,10 @@ async fn the_documented_errors_of_a_read_only_database_are_sent() {
         "{}?options=-c%20default_transaction_read_only%3Don",
         world.database_url
     );
-    let app = App::launch(
-        &world,
-        &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)],
-    )
-    .await;
+    let app = App::start(&world)
+        .with(&[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)])
+        .launch()
+        .await;
     app.until_ready("degraded").await;
     for example in of(&app, |code| code == "database_read_only").await {
         assert_sent(&app, &example).await;

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use tokio::time::interval;
 
 use crate::api::poison::outbox;
-use crate::harness::{
+use harness::{
     App, Observer, World, assert_delivered_exactly, management, start_audited, start_observed,
     until,
 };

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::{
+use harness::{
     App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, new_user,
     start_audited, until,
 };
@@ -17,7 +17,10 @@ async fn a_broker_down_at_the_start_costs_no_event_and_no_response() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.broker_url).await;
     proxy.close();
-    let app = App::launch(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    let app = App::start(&world)
+        .with(&[("RABBITMQ_URL", &proxy.url(&world.broker_url))])
+        .launch()
+        .await;
     app.until_ready("degraded").await;
     assert_eq!(app.get("/health/ready").await.status, 200);
     for n in 1..=3 {
@@ -55,7 +58,9 @@ async fn a_broker_lost_under_load_costs_no_event_and_slows_no_write() {
     audit(&world).await;
     let mut observer = Observer::new(&world).await;
     let proxy = Proxy::before(&world.broker_url).await;
-    let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    let app = App::start(&world)
+        .with(&[("RABBITMQ_URL", &proxy.url(&world.broker_url))])
+        .await;
     app.create_user("Анна").await;
     app.create_user("Яна").await;
     for round in 0..5 {
@@ -147,7 +152,9 @@ async fn a_kill_during_writes_leaves_exactly_one_event_per_change() {
 async fn database_down_is_503_within_3_s_even_with_passwords_queued() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
-    let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
+    let app = App::start(&world)
+        .with(&[("DATABASE_URL", &proxy.url(&world.database_url))])
+        .await;
     app.create_user("Анна").await;
     proxy.silence();
     let user = new_user("Яна");
@@ -176,7 +183,9 @@ async fn database_down_is_503_within_3_s_even_with_passwords_queued() {
 async fn database_down_is_503_within_3_s_and_recovers_without_restart() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
-    let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
+    let app = App::start(&world)
+        .with(&[("DATABASE_URL", &proxy.url(&world.database_url))])
+        .await;
     app.create_user("Анна").await;
     for silent in [false, true] {
         if silent {
@@ -234,14 +243,13 @@ async fn a_service_started_first_waits_for_its_database_and_broker() {
     broker.close();
     let database_url = database.url(&world.database_url);
     let broker_url = broker.url(&world.broker_url);
-    let app = App::launch(
-        &world,
-        &[
+    let app = App::start(&world)
+        .with(&[
             ("DATABASE_URL", &database_url),
             ("RABBITMQ_URL", &broker_url),
-        ],
-    )
-    .await;
+        ])
+        .launch()
+        .await;
     app.get("/users")
         .await
         .assert_problem(503, "database_unavailable");
@@ -288,7 +296,9 @@ async fn a_confirmed_event_not_yet_deleted_is_repeated_with_its_id() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let proxy = Proxy::before(&world.broker_url).await;
-    let mut app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    let mut app = App::start(&world)
+        .with(&[("RABBITMQ_URL", &proxy.url(&world.broker_url))])
+        .await;
     proxy.close();
     app.until_ready("degraded").await;
     app.create_user("Анна").await;
@@ -299,13 +309,13 @@ async fn a_confirmed_event_not_yet_deleted_is_repeated_with_its_id() {
         .await
         .unwrap();
     proxy.open();
-    let first = observer.next().await;
+    let first = observer.next_message().await;
     app.log
         .wait_for("Event published", |line| line["user_id"] == 1)
         .await;
     // The leader loses its session at that moment, and then its life.
     world.terminate_leader().await;
-    let second = observer.next().await;
+    let second = observer.next_message().await;
     app.log
         .wait_for("Event received", |line| {
             line["user_id"] == 1 && line["duplicate"] == true
@@ -316,7 +326,7 @@ async fn a_confirmed_event_not_yet_deleted_is_repeated_with_its_id() {
     world.terminate_leader().await;
     lock.rollback().await.unwrap();
     let app = App::start(&world).await;
-    let third = observer.next().await;
+    let third = observer.next_message().await;
     for message in [&second, &third] {
         assert_eq!(
             message.properties.message_id(),

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::harness::{Answer, App, World, new_user, start_with, until};
+use harness::{Answer, App, World, new_user, start_with, until};
 
 const MIB: u64 = 1 << 20;
 const POST: &str = "POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
@@ -98,7 +98,7 @@ async fn unfinished_bodies_are_bounded_per_client_and_others_are_read() {
 #[tokio::test]
 async fn requests_waiting_for_their_body_make_room_for_others() {
     let world = World::new().await;
-    let app = App::start_with_open_files(&world, 256).await;
+    let app = App::start(&world).open_files(256).await;
     let announced = format!("{POST}Content-Length: 100\r\n\r\n{{");
     let expecting = format!("{POST}Content-Length: 100\r\nExpect: 100-continue\r\n\r\n");
     let heads = [announced.as_bytes(), expecting.as_bytes()]

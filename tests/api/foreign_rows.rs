@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval};
 use user_management_api::testing::MIGRATOR;
 
 use super::poison::outbox;
-use crate::harness::{
+use harness::{
     App, Observer, Proxy, World, as_login, command, eventually, new_user, start, start_observed,
     until,
 };
@@ -146,11 +146,9 @@ async fn no_user_row_fails_a_list_or_a_committed_change() {
     for (reads, writes) in [("true", "true"), ("false", "false")] {
         let world = World::new().await;
         let mut observer = Observer::new(&world).await;
-        let app = App::start_with(
-            &world,
-            &[("COALESCE_READS", reads), ("GROUP_COMMIT", writes)],
-        )
-        .await;
+        let app = App::start(&world)
+            .with(&[("COALESCE_READS", reads), ("GROUP_COMMIT", writes)])
+            .await;
         for name in ["Анна", "Яна", "Иван"] {
             app.create_user(name).await;
         }
@@ -219,11 +217,9 @@ async fn taken_ids_it_may_not_skip_are_503_and_check_gives_the_sql() {
     );
     run(&world, grants).await;
     let url = as_login(&world.database_url, &role, "narrow");
-    let app = App::start_with(
-        &world,
-        &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", "")],
-    )
-    .await;
+    let app = App::start(&world)
+        .with(&[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", "")])
+        .await;
     let refused = app.post("/users", &new_user("Анна")).await;
     refused.assert_problem(503, "database_unavailable");
     assert!(
@@ -334,7 +330,9 @@ async fn a_sequence_below_waiting_events_is_raised_before_relaying() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let proxy = Proxy::before(&world.broker_url).await;
-    let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    let app = App::start(&world)
+        .with(&[("RABBITMQ_URL", &proxy.url(&world.broker_url))])
+        .await;
     app.create_user("Анна").await;
     observer.next_bodies(1).await;
     world.until_outbox_is_empty().await;

@@ -14,8 +14,8 @@ use user_management_api::testing::{
 };
 use uuid::Uuid;
 
-use crate::harness::library::{add_users, check, database, id, key, runtime};
-use crate::harness::{App, World, until};
+use harness::library::{add_users, check, database, id, key, runtime};
+use harness::{App, World, until};
 
 const USERS: usize = 5;
 const CASES: u32 = 30;

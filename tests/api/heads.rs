@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::harness::{Answer, App, PATIENCE, World, command, eventually, start};
+use harness::{Answer, App, PATIENCE, World, command, eventually, start};
 
 /// Status and code of the answer to a request with these header lines.
 async fn answer_to(app: &App, target: &str, headers: &[&str]) -> (u16, String) {
@@ -55,14 +55,12 @@ async fn on_loopback_a_host_name_that_is_not_allowed_is_421() {
         421
     );
 
-    let app = App::start_with(
-        &world,
-        &[
+    let app = App::start(&world)
+        .with(&[
             ("ALLOWED_HOSTS", "users.example, other.example"),
             ("ALLOW_ANONYMOUS", "true"),
-        ],
-    )
-    .await;
+        ])
+        .await;
     assert_eq!(
         answer_to(&app, "/users", &["Host: Users.Example:443"])
             .await
@@ -79,7 +77,7 @@ async fn on_loopback_a_host_name_that_is_not_allowed_is_421() {
 async fn off_loopback_only_configured_host_names_are_accepted() {
     let world = World::new().await;
     let elsewhere = [("HOST", "0.0.0.0"), ("ALLOW_ANONYMOUS", "true")];
-    let app = App::start_with(&world, &elsewhere).await;
+    let app = App::start(&world).with(&elsewhere).await;
     let answer = answer_to(&app, "/users", &["Host: any.example"]).await;
     assert_eq!(answer, (421, "misdirected_request".to_owned()));
     assert_eq!(answer_to(&app, "/users", &["Host: 127.0.0.1"]).await.0, 200);
@@ -95,11 +93,9 @@ async fn off_loopback_only_configured_host_names_are_accepted() {
         "warning"
     );
     for allowed in ["*", "any.example"] {
-        let app = App::start_with(
-            &world,
-            &[&elsewhere[..], &[("ALLOWED_HOSTS", allowed)]].concat(),
-        )
-        .await;
+        let app = App::start(&world)
+            .with(&[&elsewhere[..], &[("ALLOWED_HOSTS", allowed)]].concat())
+            .await;
         assert_eq!(
             answer_to(&app, "/users", &["Host: any.example"]).await.0,
             200,
@@ -193,14 +189,12 @@ async fn request_logs_name_the_client_and_trust_only_known_proxies() {
             .await;
         assert_eq!(line["client_address"], "127.0.0.1");
     }
-    let app = App::start_with(
-        &world,
-        &[
+    let app = App::start(&world)
+        .with(&[
             ("TRUSTED_PROXIES", "127.0.0.0/8"),
             ("ALLOW_ANONYMOUS", "true"),
-        ],
-    )
-    .await;
+        ])
+        .await;
     Answer::of(forwarded(&app))
         .await
         .assert_problem(404, "not_found");

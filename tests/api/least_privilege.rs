@@ -4,7 +4,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{
+use harness::{
     App, Observer, PASSWORD, World, as_login, command, eventually, management, management_put,
     new_user, start, until,
 };
@@ -142,14 +142,12 @@ async fn a_login_that_owns_nothing_can_run_the_whole_service() {
     let (passes, report) = check(&world, &settings).await;
     assert!(passes, "{report}");
     for grouped in ["true", "false"] {
-        let app = App::start_with(
-            &world,
-            &[&settings[..], &[("GROUP_COMMIT", grouped)]].concat(),
-        )
-        .await;
+        let app = App::start(&world)
+            .with(&[&settings[..], &[("GROUP_COMMIT", grouped)]].concat())
+            .await;
         assert_works(&app).await;
     }
-    let _app = App::start_with(&world, &settings).await;
+    let _app = App::start(&world).with(&settings).await;
     sqlx::raw_sql(WITHOUT_CONSTRAINT)
         .execute(&world.pool)
         .await
@@ -209,7 +207,7 @@ async fn a_login_without_declare_rights_uses_the_declared_topology() {
     let settings = [("RABBITMQ_URL", url.as_str())];
     let (passes, report) = check(&world, &settings).await;
     assert!(passes, "{report}");
-    let app = App::start_with(&world, &settings).await;
+    let app = App::start(&world).with(&settings).await;
     assert_works(&app).await;
     app.log
         .wait_for("This login may not declare it, using it as it is", |line| {
@@ -283,11 +281,9 @@ async fn each_missing_right_on_the_broker_is_named() {
 async fn the_service_login_cannot_read_password_hashes() {
     let world = World::new().await;
     let (role, url) = database_login(&world).await;
-    let app = App::start_with(
-        &world,
-        &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)],
-    )
-    .await;
+    let app = App::start(&world)
+        .with(&[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &url)])
+        .await;
     assert_eq!(app.post("/users", &new_user("Анна")).await.status, 201);
     let reader = sqlx::PgPool::connect(&url).await.unwrap();
     let refused = sqlx::query("SELECT password FROM users")

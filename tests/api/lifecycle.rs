@@ -11,9 +11,7 @@ use reqwest::{Body, Method};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::harness::{
-    Answer, App, World, eventually, new_user, start, start_observed, start_with, until,
-};
+use harness::{Answer, App, World, eventually, new_user, start, start_observed, start_with, until};
 
 #[tokio::test]
 async fn sigterm_answers_requests_in_flight_and_exits_with_0() {
@@ -84,7 +82,7 @@ async fn a_second_signal_ends_the_service_immediately() {
 #[tokio::test]
 async fn two_instances_started_on_an_empty_database_elect_one_leader() {
     let world = World::empty().await;
-    let (first, second) = tokio::join!(App::launch(&world, &[]), App::launch(&world, &[]));
+    let (first, second) = tokio::join!(App::start(&world).launch(), App::start(&world).launch());
     tokio::join!(first.until_ready("ready"), second.until_ready("ready"));
     first.create_user("Анна").await;
     second.create_user("Яна").await;
@@ -241,13 +239,13 @@ async fn an_unencrypted_remote_database_is_warned_about_unless_chosen() {
     };
     let start = async |url: &str| {
         let settings = settings(url);
-        App::start_with(
-            &world,
-            &settings
-                .each_ref()
-                .map(|(name, value)| (*name, value.as_str())),
-        )
-        .await
+        App::start(&world)
+            .with(
+                &settings
+                    .each_ref()
+                    .map(|(name, value)| (*name, value.as_str())),
+            )
+            .await
     };
     start(&format!("{remote}?sslmode=prefer"))
         .await

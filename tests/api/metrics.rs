@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Answer, App, Observer, Proxy, World, start, until};
+use harness::{Answer, App, Observer, Proxy, World, start, until};
 
 /// The value of one line, matched with its labels verbatim.
 fn value(metrics: &str, line: &str) -> Option<f64> {
@@ -158,7 +158,10 @@ async fn a_long_backlog_is_counted_up_to_the_limit() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.broker_url).await;
     proxy.close();
-    let app = App::launch(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    let app = App::start(&world)
+        .with(&[("RABBITMQ_URL", &proxy.url(&world.broker_url))])
+        .launch()
+        .await;
     app.until_ready("degraded").await;
     let fill = "INSERT INTO outbox (event_id, event_type, user_id, user_version, trace_id, occurred_at, payload)
                 SELECT gen_random_uuid(), 'user.created', n, 1, 't', now() - interval '1 hour', 'null'
@@ -173,7 +176,9 @@ async fn metrics_count_events_and_show_the_outbox_fill_and_drain() {
     let world = World::new().await;
     let mut observer = Observer::new(&world).await;
     let proxy = Proxy::before(&world.broker_url).await;
-    let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    let app = App::start(&world)
+        .with(&[("RABBITMQ_URL", &proxy.url(&world.broker_url))])
+        .await;
     until_metric(&app, "relay_leader", 1.0).await;
     until_metric(&app, r#"broker_connected{connection="publisher"}"#, 1.0).await;
     proxy.close();
@@ -192,7 +197,7 @@ async fn metrics_count_events_and_show_the_outbox_fill_and_drain() {
     until_metric(&app, r#"events_consumed_total{result="new"}"#, 2.0).await;
     until_metric(&app, "events_lag_seconds_count", 2.0).await;
     until_metric(&app, "relay_leads_total", 2.0).await;
-    let message = observer.next().await;
+    let message = observer.next_message().await;
     observer.publish("user.created", &message.data).await;
     observer.publish("user.created", b"not json").await;
     until_metric(&app, r#"events_consumed_total{result="duplicate"}"#, 1.0).await;
@@ -203,7 +208,9 @@ async fn metrics_count_events_and_show_the_outbox_fill_and_drain() {
 async fn a_scrape_is_answered_while_the_database_is_down() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database_url).await;
-    let app = App::start_with(&world, &[("DATABASE_URL", &proxy.url(&world.database_url))]).await;
+    let app = App::start(&world)
+        .with(&[("DATABASE_URL", &proxy.url(&world.database_url))])
+        .await;
     proxy.silence();
     let answer = app.get("/metrics").await;
     assert_eq!(answer.status, 200);

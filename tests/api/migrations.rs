@@ -6,7 +6,7 @@ use std::process::Stdio;
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::Migrator;
 
-use crate::harness::{App, World, command};
+use harness::{App, World, command};
 
 async fn migrate(world: &World) -> std::process::Output {
     command(&[("DATABASE_URL", &world.database_url)])
@@ -63,7 +63,7 @@ async fn migrate_waits_for_a_locked_table_without_blocking_others() {
         .execute(&mut *lock)
         .await
         .unwrap();
-    let app = App::launch(&world, &[]).await;
+    let app = App::start(&world).launch().await;
     let line = app
         .log
         .wait_for("The database is unavailable, trying again", |_| true)
@@ -79,7 +79,10 @@ async fn migrate_waits_for_a_locked_table_without_blocking_others() {
 #[tokio::test]
 async fn without_migrate_on_start_it_is_not_ready_until_migrated() {
     let world = World::empty().await;
-    let app = App::launch(&world, &[("MIGRATE_ON_START", "false")]).await;
+    let app = App::start(&world)
+        .with(&[("MIGRATE_ON_START", "false")])
+        .launch()
+        .await;
     let answer = app.get("/health/ready").await;
     answer.assert_problem(503, "not_ready");
     assert_eq!(answer.body["checks"]["schema"], "pending");
@@ -107,7 +110,7 @@ async fn an_applied_migration_that_was_edited_ends_the_start_with_1() {
         .execute(&world.pool)
         .await
         .unwrap();
-    let mut app = App::launch(&world, &[]).await;
+    let mut app = App::start(&world).launch().await;
     assert_eq!(app.exit_status().await.code(), Some(1));
     app.log
         .wait_for("Failed", |line| {

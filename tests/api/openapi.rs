@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Answer, command, start};
+use harness::{Answer, command, start};
 
 /// The document without its error examples; `examples` compares those with the server's responses.
 fn promised(mut document: Value) -> Value {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::commands::run;
-use crate::harness::{App, Observer, Proxy, World, eventually, start};
+use harness::{App, Observer, Proxy, World, eventually, start};
 
 async fn dlq(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
     let (output, text) = run(
@@ -34,7 +34,9 @@ async fn until_dead_letters(world: &World, count: u64, arguments: &[&str]) -> Va
 async fn outbox_status_shows_waiting_events_and_the_leader() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.broker_url).await;
-    let app = App::start_with(&world, &[("RABBITMQ_URL", &proxy.url(&world.broker_url))]).await;
+    let app = App::start(&world)
+        .with(&[("RABBITMQ_URL", &proxy.url(&world.broker_url))])
+        .await;
     app.log.wait_for("Relay leads", |_| true).await;
     let settings = [("DATABASE_URL", world.database_url.as_str())];
     let status = async || {
@@ -114,7 +116,7 @@ async fn redrive_reaches_only_the_consumer_and_unreadable_ones_return() {
     let (world, app) = start().await;
     let mut observer = Observer::new(&world).await;
     app.create_user("Анна").await;
-    let event = observer.next().await;
+    let event = observer.next_message().await;
     // As if a consumer of an older version had not understood it.
     observer
         .publish_to("user_events.dlx", "", &event.data)

@@ -2,7 +2,7 @@
 
 use crate::api::access::{CLOSED, get};
 use crate::api::commands::run;
-use crate::harness::{Answer, App, World, make_key, start_with};
+use harness::{Answer, App, World, make_key, start_with};
 
 async fn admin_address(app: &App) -> String {
     let listening = app.log.wait_for("Listening", |_| true).await;

@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::harness::{Answer, App, start};
+use harness::{Answer, App, start};
 
 fn json_request(
     app: &App,

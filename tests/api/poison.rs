@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::api::commands::run;
-use crate::harness::{App, Observer, World, eventually, management, start, start_observed, until};
+use harness::{App, Observer, World, eventually, management, start, start_observed, until};
 
 pub async fn outbox(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
     let settings = [

@@ -5,8 +5,8 @@ use reqwest::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::library::add_users;
-use crate::harness::{
+use harness::library::add_users;
+use harness::{
     Answer, App, Observer, PASSWORD, World, new_user, start, start_observed, start_with,
 };
 
@@ -215,7 +215,9 @@ async fn a_refused_or_empty_change_writes_nothing() {
     for group_commit in ["true", "false"] {
         let world = World::new().await;
         let mut observer = Observer::new(&world).await;
-        let app = App::start_with(&world, &[("GROUP_COMMIT", group_commit)]).await;
+        let app = App::start(&world)
+            .with(&[("GROUP_COMMIT", group_commit)])
+            .await;
         app.create_user("Анна").await;
         observer.next_bodies(1).await;
         let rows = "SELECT ctid::text || ' ' || version FROM users";
@@ -247,7 +249,9 @@ async fn a_refused_or_empty_change_writes_nothing() {
 async fn a_stale_tag_with_a_new_password_costs_no_hash() {
     let world = World::new().await;
     // This many concurrent hashes could not all get a core within a millisecond.
-    let app = App::start_with(&world, &[("PASSWORD_HASH_WAIT_MS", "1")]).await;
+    let app = App::start(&world)
+        .with(&[("PASSWORD_HASH_WAIT_MS", "1")])
+        .await;
     add_users(&world, 1).await;
     let body = json!({ "password": PASSWORD });
     for method in [Method::PUT, Method::PATCH] {
@@ -306,7 +310,9 @@ async fn of_two_changes_with_one_tag_exactly_one_is_412() {
     for group_commit in ["true", "false"] {
         let (world, app) = start_with(&[("GROUP_COMMIT", group_commit)]).await;
         race(&world, &app, &app, 14).await;
-        let other = App::start_with(&world, &[("GROUP_COMMIT", group_commit)]).await;
+        let other = App::start(&world)
+            .with(&[("GROUP_COMMIT", group_commit)])
+            .await;
         race(&world, &app, &other, 14).await;
     }
 }

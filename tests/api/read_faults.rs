@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::Connection;
 
-use crate::harness::{App, Proxy, Readers, World};
+use harness::{App, Proxy, Readers, World};
 
 const IN_TIME: Duration = Duration::from_secs(3);
 
@@ -15,13 +15,13 @@ async fn read_by_many(world: &World) -> (Proxy, App, Readers) {
         ("DATABASE_URL", proxy.url(&world.database_url)),
         ("LOG_LEVEL", "INFO".to_owned()),
     ];
-    let app = App::start_with(
-        world,
-        &settings
-            .each_ref()
-            .map(|(name, value)| (*name, value.as_str())),
-    )
-    .await;
+    let app = App::start(world)
+        .with(
+            &settings
+                .each_ref()
+                .map(|(name, value)| (*name, value.as_str())),
+        )
+        .await;
     let path = format!("/users/{}", app.create_user("Анна").await);
     let readers = Readers::start(&app.address, &path).await;
     (proxy, app, readers)

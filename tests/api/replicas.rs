@@ -12,9 +12,7 @@ use user_management_api::testing::outbox::Election;
 use user_management_api::testing::{DatabaseUrl, outbox};
 use uuid::Uuid;
 
-use crate::harness::{
-    App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, until,
-};
+use harness::{App, Observer, Proxy, World, assert_delivered_exactly, audit, committed, until};
 
 #[tokio::test]
 async fn a_frozen_leader_is_replaced_and_does_no_harm_when_it_wakes() {
@@ -248,7 +246,7 @@ async fn a_rolling_restart_behind_a_load_balancer_fails_no_request() {
     let settings = [("SHUTDOWN_DELAY_MS", "300")];
     let mut replicas = Vec::new();
     for _ in 0..3 {
-        replicas.push(App::start_with(&world, &settings).await);
+        replicas.push(App::start(&world).with(&settings).await);
     }
     let id = replicas[0].create_user("Анна").await;
     let rotation = RwLock::new(
@@ -291,7 +289,7 @@ async fn a_rolling_restart_behind_a_load_balancer_fails_no_request() {
                 .unwrap()
                 .retain(|one| *one != replica.address);
             assert_eq!(replica.exit_status().await.code(), Some(0));
-            *replica = App::start_with(&world, &settings).await;
+            *replica = App::start(&world).with(&settings).await;
             rotation.write().unwrap().push(replica.address.clone());
         }
         stop.cancel();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::harness::{App, Copy, Observer, World, command, start, until};
+use harness::{App, Copy, Observer, World, command, start, until};
 
 /// Makes `copy` a copy of the database `of`, which must be unused.
 async fn copy_database(world: &World, copy: &str, of: &str) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{
+use harness::{
     App, Stranger, World, command, eventually, headers, long, management_json, nested, short,
     start_with,
 };
@@ -239,7 +239,7 @@ async fn large_messages_are_dead_lettered_whole_with_few_in_memory() {
                 &vec![b'y'; 8 << 20],
             )
             .await;
-        let app = App::start_with(&world, &settings).await;
+        let app = App::start(&world).with(&settings).await;
         next_is_logged(&app, &mut stranger).await;
         dead_letters(&world, 151).await;
         let peak = app.peak_resident();

@@ -2,7 +2,7 @@
 //! error that names the setting.
 
 use crate::api::commands::run;
-use crate::harness::{App, Authority, Protocol, World, start};
+use harness::{App, Authority, Protocol, World, start};
 
 /// How a server is reached by TLS.
 struct Server<'a> {
@@ -54,7 +54,7 @@ async fn check(world: &World, setting: &str, url: &str) -> (bool, String) {
 async fn assert_each_part_is_verified(world: &World, ours: &Authority, server: Server<'_>) {
     let setting = server.setting;
     let advice = format!("{}=", server.files[0]);
-    let another = Authority::new();
+    let another = Authority::create();
     let client = ours.client();
     let right = server.url(&ours.file(), "localhost", Some(&client));
     let (is_well, said) = check(world, setting, &right).await;
@@ -92,7 +92,9 @@ async fn assert_each_part_is_verified(world: &World, ours: &Authority, server: S
             "{what}: {said}"
         );
     }
-    let app = App::start_with(world, &[("DATABASE_DIRECT_URL", ""), (setting, &right)]).await;
+    let app = App::start(world)
+        .with(&[("DATABASE_DIRECT_URL", ""), (setting, &right)])
+        .await;
     app.create_user("Анна").await;
     app.log
         .wait_for("Event received", |line| {
@@ -104,7 +106,7 @@ async fn assert_each_part_is_verified(world: &World, ours: &Authority, server: S
 #[tokio::test]
 async fn postgresql_is_reached_only_with_the_named_certificates() {
     let world = World::new().await;
-    let ours = Authority::new();
+    let ours = Authority::create();
     let server = Server {
         setting: "DATABASE_URL",
         url: &world.database_url,
@@ -122,7 +124,7 @@ async fn postgresql_is_reached_only_with_the_named_certificates() {
 #[tokio::test]
 async fn rabbitmq_is_reached_only_with_the_named_certificates() {
     let world = World::new().await;
-    let ours = Authority::new();
+    let ours = Authority::create();
     let server = Server {
         setting: "RABBITMQ_URL",
         url: &world.broker_url,

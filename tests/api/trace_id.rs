@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use crate::harness::{Answer, App, World, new_user, start, start_observed};
+use harness::{Answer, App, World, new_user, start, start_observed};
 
 async fn get_with_id(app: &App, path: &str, id: &str) -> Answer {
     Answer::of(app.request(Method::GET, path).header("x-request-id", id)).await
@@ -132,7 +132,7 @@ async fn every_response_has_the_trace_id_even_errors_and_pages() {
 async fn successful_probes_and_scrapes_are_logged_only_at_debug() {
     let world = World::new().await;
     let probe = async |level: &str| {
-        let app = App::start_with(&world, &[("LOG_LEVEL", level)]).await;
+        let app = App::start(&world).with(&[("LOG_LEVEL", level)]).await;
         for path in ["/health/live", "/health/ready/", "/metrics", "/users/7"] {
             get_with_id(&app, path, "probe-1").await;
         }

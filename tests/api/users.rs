@@ -5,7 +5,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::Connection;
 
-use crate::harness::{Answer, App, PASSWORD, World, new_user, start};
+use harness::{Answer, App, PASSWORD, World, new_user, start};
 
 fn is_timestamp(value: &Value) -> bool {
     // 2024-12-04T10:30:00.123Z
@@ -147,7 +147,9 @@ async fn a_put_of_name_racing_a_put_of_surname_keeps_both() {
 async fn password_change_of_a_missing_user_is_404_without_hashing() {
     let world = World::new().await;
     // This many concurrent hashes could not all get a core within a millisecond.
-    let app = App::start_with(&world, &[("PASSWORD_HASH_WAIT_MS", "1")]).await;
+    let app = App::start(&world)
+        .with(&[("PASSWORD_HASH_WAIT_MS", "1")])
+        .await;
     let body = json!({"password": PASSWORD});
     for answer in join_all((0..60).map(|_| app.put("/users/999999999", &body))).await {
         answer.assert_problem(404, "user_not_found");

@@ -15,9 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::harness::{
-    Digest, Replica, Stranger, World, headers, long, nested, new_user, seed_users, short,
-};
+use harness::{App, Digest, Stranger, World, headers, long, nested, new_user, seed_users, short};
 
 /// What the replica may open, and memory that it may take.
 const OPEN_FILES: u32 = 1_024;
@@ -314,7 +312,10 @@ async fn siege() {
                 FROM generate_series(1, 90000)";
     sqlx::query(many).execute(&world.pool).await.unwrap();
     let digest = Arc::<Digest>::default();
-    let replica = Replica::start_with_open_files(&world, OPEN_FILES, &digest).await;
+    let replica = App::start(&world)
+        .open_files(OPEN_FILES)
+        .digest(&digest)
+        .await;
     let to = replica.address.parse().unwrap();
 
     // Idle, once everything has been used.

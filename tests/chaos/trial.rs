@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, interval};
 use uuid::Uuid;
 
-use crate::harness::{
-    Collector, Control, Digest, Judgement, Load, QUEUE_TYPE, Replica, TROUBLES_FILE, Tally, World,
-    audit, judge, make_key, seed_users,
+use harness::{
+    App, Collector, Control, Digest, Judgement, Load, QUEUE_TYPE, Tally, World, audit, judge,
+    make_key, seed_users, troubles_file,
 };
 
 /// After this long without progress, nothing more will come.
@@ -23,7 +23,7 @@ pub struct Trial {
     pub control: Control,
     pub digest: Arc<Digest>,
     pub collector: Collector,
-    pub replicas: Vec<Replica>,
+    pub replicas: Vec<App>,
     pub addresses: Arc<RwLock<Vec<String>>>,
     /// Of a key that may write.
     token: String,
@@ -60,7 +60,10 @@ impl Trial {
     }
 
     pub async fn add(&mut self, settings: &[(&str, &str)]) {
-        let replica = Replica::start(&self.world, settings, &self.digest).await;
+        let replica = App::start(&self.world)
+            .with(settings)
+            .digest(&self.digest)
+            .await;
         self.addresses
             .write()
             .unwrap()
@@ -73,13 +76,16 @@ impl Trial {
     }
 
     /// The replica, in a trial that has only one.
-    pub fn replica(&self) -> &Replica {
+    pub fn replica(&self) -> &App {
         &self.replicas[0]
     }
 
     /// Replaces a replica that has ended.
     pub async fn restart(&mut self, index: usize, settings: &[(&str, &str)]) {
-        self.replicas[index] = Replica::start(&self.world, settings, &self.digest).await;
+        self.replicas[index] = App::start(&self.world)
+            .with(settings)
+            .digest(&self.digest)
+            .await;
         self.addresses.write().unwrap()[index].clone_from(&self.replicas[index].address);
     }
 
@@ -175,7 +181,8 @@ impl Trial {
             let troubles = troubles.troubles.lock().unwrap();
             assert!(
                 judgement.is_exact(),
-                "{caller}: {judgement:?}\n{troubles:#?}\nsee {TROUBLES_FILE}"
+                "{caller}: {judgement:?}\n{troubles:#?}\nsee {}",
+                troubles_file().display()
             );
             let unlogged = judgement.unlogged.len();
             assert_eq!(

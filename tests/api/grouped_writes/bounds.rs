@@ -174,14 +174,13 @@ async fn concurrent_updates_each_get_a_version_in_few_statements() {
     let world = World::new().await;
     add_users(&world, 100).await;
     // Without a broker, so that the events stay in the outbox.
-    let app = App::launch(
-        &world,
-        &[
+    let app = App::start(&world)
+        .with(&[
             ("GROUP_COMMIT", "true"),
             ("RABBITMQ_URL", "amqp://127.0.0.1:1"),
-        ],
-    )
-    .await;
+        ])
+        .launch()
+        .await;
     app.until_ready("degraded").await;
     let bodies: Vec<_> = (1..=100)
         .map(|number| json!({"name": format!("Имя {number}")}))

@@ -5,14 +5,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::chaos::trial::Trial;
-use crate::harness::{Observer, Proxy, Replica, World, eventually, management_json, until};
+use harness::{App, Observer, Proxy, World, eventually, management_json, until};
 
 /// How long to measure before and without the broker: enough for a percentile.
 const SPAN: Duration = Duration::from_secs(15);
 
 /// Waits until events flow again after the broker accepts connections, and returns how long it
 /// took.
-async fn until_leading(replica: &Replica) -> Duration {
+async fn until_leading(replica: &App) -> Duration {
     let began = Instant::now();
     until("a leader with a broker", async || replica.leads().await).await;
     began.elapsed()
@@ -214,7 +214,7 @@ async fn a_broker_alarm_with_a_dead_letter_pending_delays_no_ack() {
     let trial = Trial::start(1).await;
     let mut stranger = Observer::new(&trial.world).await;
     let load = trial.load(50);
-    let event = stranger.next().await;
+    let event = stranger.next_message().await;
     // While the consumer is stopped: one unreadable message, and behind it 50 known ones.
     trial.replica().signal("STOP");
     stranger

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::chaos::trial::Trial;
-use crate::harness::{Control, Node, Proxy, World, eventually, management_at, until};
+use harness::{Control, Node, Proxy, World, eventually, management_at, until};
 
 /// The number of the node that leads a queue, according to the node `asked`.
 async fn leader_of(queue: &str, virtual_host: &str, asked: &Node) -> Option<usize> {

@@ -8,7 +8,7 @@ use sqlx::Connection;
 use tokio::time::{Instant, interval, sleep};
 
 use crate::chaos::trial::Trial;
-use crate::harness::{App, Control, Proxy, Readers, World, command, until};
+use harness::{App, Control, Proxy, Readers, World, command, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgresql_restart_fails_requests_in_flight_for_a_second() {
@@ -136,8 +136,8 @@ async fn an_unknown_pooler_blocks_leading_and_check_names_the_setting() {
             "{line}: {said}"
         );
         let apps = [
-            App::launch(&world, &pooled).await,
-            App::launch(&world, &pooled).await,
+            App::start(&world).with(&pooled).launch().await,
+            App::start(&world).with(&pooled).launch().await,
         ];
         for app in &apps {
             until("the log names the setting", async || {
@@ -150,7 +150,7 @@ async fn an_unknown_pooler_blocks_leading_and_check_names_the_setting() {
             ("DATABASE_URL", url.as_str()),
             ("DATABASE_DIRECT_URL", world.database_url.as_str()),
         ];
-        let app = App::start_with(&world, &direct).await;
+        let app = App::start(&world).with(&direct).await;
         app.create_user("Анна").await;
         app.log.wait_for("Event published", |_| true).await;
     }

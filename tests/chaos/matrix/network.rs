@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::chaos::trial::Trial;
-use crate::harness::{Proxy, World, until};
+use harness::{Proxy, World, until};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Server {
@@ -102,7 +102,7 @@ async fn a_message_after_an_unreadable_one_is_handled_within_100_ms() {
         let message = serde_json::json!({
             "routing_key": "user_events_queue", "payload": payload, "payload_encoding": "string", "properties": {},
         });
-        crate::harness::management_post(&path, &message).await;
+        harness::management_post(&path, &message).await;
     };
     let huge = "x".repeat(1 << 20);
     for foreign in ["", "no event", "{\"event_type\": \"user.eaten\"}", &huge] {

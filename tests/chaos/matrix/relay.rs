@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::database::insert_events;
 use crate::chaos::trial::Trial;
-use crate::harness::{Observer, Proxy, World, command, management, until};
+use harness::{Observer, Proxy, World, command, management, until};
 
 /// The lag of the events that meet a condition.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use user_management_api::testing::outbox::Election;
 use user_management_api::testing::{DatabaseUrl, outbox};
 
 use crate::chaos::trial::Trial;
-use crate::harness::{
-    Control, Proxy, Replica, World, as_login, eventually, management, management_put, until,
+use harness::{
+    App, Control, Proxy, World, as_login, eventually, management, management_put, until,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,8 +104,7 @@ fn libfaketime() -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_jump_of_an_hour_stalls_nothing_and_keeps_the_order() {
-    let clock = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join(format!("clock-{}", fastrand::u64(..)));
+    let clock = harness::scratch().join(format!("clock-{}", fastrand::u64(..)));
     fs::write(&clock, "+0").unwrap();
     let library = libfaketime();
     let settings = [
@@ -115,7 +114,7 @@ async fn a_clock_jump_of_an_hour_stalls_nothing_and_keeps_the_order() {
         // Only the wall clock can be wrong.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
-    let trial = Trial::start_with(crate::harness::World::new().await, 1, &settings).await;
+    let trial = Trial::start_with(harness::World::new().await, 1, &settings).await;
     let load = trial.load(200);
     for offset in ["+3600", "+0", "-3600", "+0"] {
         sleep(Duration::from_secs(2)).await;
@@ -157,7 +156,11 @@ async fn an_address_moved_from_standby_to_primary_is_followed_quickly() {
     let mut trial = Trial::start_with(world, 0, &[]).await;
     proxy.lead_to(port);
     for _ in 0..2 {
-        let replica = Replica::launch(&trial.world, &settings, &trial.digest).await;
+        let replica = App::start(&trial.world)
+            .with(&settings)
+            .digest(&trial.digest)
+            .launch()
+            .await;
         until("it knows that it leads to a standby", async || {
             replica.health().await["checks"]["database"] == "read_only"
         })

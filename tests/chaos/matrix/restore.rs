@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::harness::{App, Control, Copy, Observer, World, command, until};
+use harness::{App, Control, Copy, Observer, World, command, until};
 
 const GUIDE: &str = include_str!("../../../docs/operations.md");
 
@@ -20,8 +20,7 @@ fn block(beginning: &str) -> &'static str {
 }
 
 fn folder(name: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-        .join(format!("{name}-{}", uuid::Uuid::new_v4().simple()));
+    let folder = harness::scratch().join(format!("{name}-{}", uuid::Uuid::new_v4().simple()));
     fs::create_dir_all(&folder).unwrap();
     folder
 }
@@ -42,11 +41,9 @@ impl<'a> Service<'a> {
     }
 
     async fn start(&self, url: &str) -> App {
-        App::start_with(
-            self.world,
-            &[("DATABASE_URL", url), ("DATABASE_DIRECT_URL", url)],
-        )
-        .await
+        App::start(self.world)
+            .with(&[("DATABASE_URL", url), ("DATABASE_DIRECT_URL", url)])
+            .await
     }
 
     async fn hear(&mut self, events: usize) {

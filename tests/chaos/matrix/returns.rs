@@ -7,7 +7,7 @@ use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use user_management_api::testing::{Broker, QueueType, Returned};
 
-use crate::harness::World;
+use harness::World;
 
 const MESSAGES: usize = 1_000_000;
 const IN_FLIGHT: usize = 2_000;

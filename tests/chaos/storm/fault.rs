@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::Storm;
-use crate::harness::{eventually, management, management_post, management_put};
+use harness::{eventually, management, management_post, management_put};
 
 /// Defines the kinds of faults and their names. With those that explain repeats, a leader may lose
 /// a confirm, or fail to delete a confirmed event; with the others, a repeat is a bug.

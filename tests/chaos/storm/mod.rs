@@ -11,7 +11,7 @@ use tokio::time::{Instant, interval, sleep};
 use self::fault::{Fault, Planned};
 use self::report::{Report, Window};
 use crate::chaos::trial::Trial;
-use crate::harness::{Proxy, TROUBLES_FILE, World};
+use harness::{Proxy, World, troubles_file};
 
 /// Recovering from a fault must not take longer than this.
 const RECOVERY_LIMIT: Duration = Duration::from_mins(1);
@@ -182,8 +182,9 @@ async fn random_faults_lose_invent_and_reorder_nothing() {
     let verdict = report.conclude(&judgement, &tally, rate, under_load);
     assert!(
         verdict.is_ok(),
-        "{}\n{:#?}\nsee {TROUBLES_FILE}",
+        "{}\n{:#?}\nsee {}",
         verdict.unwrap_err(),
-        troubles.troubles.lock().unwrap()
+        troubles.troubles.lock().unwrap(),
+        troubles_file().display()
     );
 }

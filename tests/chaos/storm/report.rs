@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::RECOVERY_LIMIT;
 use super::fault::{Fault, Planned};
-use crate::harness::{Judgement, QUEUE_TYPE, Replica, Tally};
+use harness::{App, Judgement, QUEUE_TYPE, Tally};
 
 /// Limit for the outbox and its index together, in bytes: a minute of dead rows at 2,000 writes a
 /// second.
@@ -72,7 +72,7 @@ impl Report {
         self.windows.push(window);
     }
 
-    pub fn note_sizes(&mut self, bytes: (i64, i64), replicas: &[Replica]) {
+    pub fn note_sizes(&mut self, bytes: (i64, i64), replicas: &[App]) {
         self.most_bytes = (
             self.most_bytes.0.max(bytes.0),
             self.most_bytes.1.max(bytes.1),

@@ -4,10 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions,
-    QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
 use serde::Deserialize;
@@ -17,9 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use super::topology::{ALL_EVENTS, bind, declare_exchange, declare_queue, of_type};
 use super::until;
 
-/// A message of the queue `collector`.
+const QUEUE: &str = "collector";
+
+/// A message of the collector's queue.
 pub struct Collected {
     pub at: SystemTime,
     pub event_id: Uuid,
@@ -122,7 +122,7 @@ async fn is_declared(url: &str) -> bool {
         ..Default::default()
     };
     let queue = channel
-        .queue_declare("collector".into(), options, FieldTable::default())
+        .queue_declare(QUEUE.into(), options, FieldTable::default())
         .await;
     queue.is_ok_and(|queue| queue.consumer_count() > 0)
 }
@@ -135,59 +135,25 @@ async fn collect(
 ) -> lapin::Result<()> {
     let connection = connect(url).await?;
     let channel = connection.create_channel().await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert(
-        "x-queue-type".into(),
-        AMQPValue::LongString(queue_type.into()),
-    );
+    let mut arguments = of_type(queue_type);
     // A broken connection may hold messages for a while, and no other consumer may overtake them.
     arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-    let durable = QueueDeclareOptions {
-        durable: true,
-        ..Default::default()
-    };
-    channel
-        .queue_declare("collector".into(), durable, arguments)
-        .await?;
-    let bind = async || {
-        let durable = ExchangeDeclareOptions {
-            durable: true,
-            ..Default::default()
-        };
-        let none = FieldTable::default;
-        channel
-            .exchange_declare(
-                "user_events".into(),
-                lapin::ExchangeKind::Topic,
-                durable,
-                none(),
-            )
-            .await?;
-        let queue = "collector".into();
-        let exchange = "user_events".into();
-        let key = "user.*".into();
-        channel
-            .queue_bind(queue, exchange, key, QueueBindOptions::default(), none())
-            .await
-    };
-    bind().await?;
+    declare_queue(&channel, QUEUE, arguments).await?;
+    declare_exchange(&channel).await?;
+    bind(&channel, QUEUE, ALL_EVENTS).await?;
     channel
         .basic_qos(PREFETCH, BasicQosOptions::default())
         .await?;
     let options = BasicConsumeOptions::default();
     let mut consumer = channel
-        .basic_consume(
-            "collector".into(),
-            "collector".into(),
-            options,
-            FieldTable::default(),
-        )
+        .basic_consume(QUEUE.into(), QUEUE.into(), options, FieldTable::default())
         .await?;
     let mut unacknowledged = None;
     while !stop.is_cancelled() {
         let Ok(delivery) = timeout(IDLE, consumer.next()).await else {
             acknowledge(&channel, &mut unacknowledged).await?;
-            bind().await?;
+            declare_exchange(&channel).await?;
+            bind(&channel, QUEUE, ALL_EVENTS).await?;
             continue;
         };
         let Some(delivery) = delivery.transpose()? else {

@@ -7,6 +7,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use super::process::{ROOT, build};
+
 /// A pair of servers, or a node of a cluster.
 pub struct Control {
     folder: String,
@@ -61,20 +63,16 @@ impl Control {
     /// Runs commands from a guide in a folder, with the programs of PostgreSQL and the service.
     pub async fn run_commands(&self, commands: &str, folder: &Path, database_url: &str) {
         let mut command = Command::new("scripts/server.sh");
-        let service = Path::new(env!("CARGO_BIN_EXE_user-management-api"))
-            .parent()
-            .unwrap()
-            .to_str()
-            .unwrap();
+        let build = build();
         command.args([
             &self.folder,
             "commands",
             folder.to_str().unwrap(),
-            service,
+            build.to_str().unwrap(),
             commands,
         ]);
         command
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(ROOT)
             .stdin(Stdio::null())
             .env("DATABASE_URL", database_url);
         command.env("DATABASE_DIRECT_URL", "");
@@ -132,7 +130,7 @@ impl Control {
         command
             .arg(&self.folder)
             .args(arguments)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(ROOT)
             .stdin(Stdio::null());
         let output = command.output().await.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

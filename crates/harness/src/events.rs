@@ -1,19 +1,21 @@
 //! A subscriber independent of the service: it has its own queue and sees what other subscribers
-//! would.
+//! would. It also does by hand what any client of the broker could. It ends with its connection;
+//! [`Collector`](super::Collector) survives the broker.
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions,
-    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
 };
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::PATIENCE;
 use super::servers::{World, management_put};
+use super::topology::{ALL_EVENTS, bind, declare_exchange, declare_queue, of_type};
 
 pub struct Observer {
     pub channel: Channel,
@@ -33,45 +35,22 @@ impl Observer {
             .await
             .unwrap();
         let channel = connection.create_channel().await.unwrap();
-        let durable = ExchangeDeclareOptions {
-            durable: true,
-            ..Default::default()
-        };
-        let none = FieldTable::default;
-        channel
-            .exchange_declare(
-                "user_events".into(),
-                lapin::ExchangeKind::Topic,
-                durable,
-                none(),
-            )
+        declare_queue(&channel, "observer", FieldTable::default())
             .await
             .unwrap();
-        let options = QueueDeclareOptions {
-            durable: true,
-            ..Default::default()
-        };
-        channel
-            .queue_declare("observer".into(), options, none())
-            .await
-            .unwrap();
-        let bind = QueueBindOptions::default();
-        channel
-            .queue_bind(
-                "observer".into(),
-                "user_events".into(),
-                "user.*".into(),
-                bind,
-                none(),
-            )
-            .await
-            .unwrap();
+        declare_exchange(&channel).await.unwrap();
+        bind(&channel, "observer", ALL_EVENTS).await.unwrap();
         let options = BasicConsumeOptions {
             no_ack: true,
             ..Default::default()
         };
         let consumer = channel
-            .basic_consume("observer".into(), "observer".into(), options, none())
+            .basic_consume(
+                "observer".into(),
+                "observer".into(),
+                options,
+                FieldTable::default(),
+            )
             .await
             .unwrap();
         channel
@@ -87,7 +66,7 @@ impl Observer {
 
     /// Waits for the next message.
     #[track_caller]
-    pub fn next(&mut self) -> impl Future<Output = Delivery> {
+    pub fn next_message(&mut self) -> impl Future<Output = Delivery> {
         let caller = std::panic::Location::caller();
         async move {
             let delivery = timeout(PATIENCE, self.consumer.next()).await;
@@ -102,7 +81,7 @@ impl Observer {
     pub async fn next_bodies(&mut self, count: usize) -> Vec<Value> {
         let mut bodies = Vec::new();
         while bodies.len() < count {
-            bodies.push(serde_json::from_slice(&self.next().await.data).unwrap());
+            bodies.push(serde_json::from_slice(&self.next_message().await.data).unwrap());
         }
         bodies
     }
@@ -180,25 +159,9 @@ impl Observer {
 
     /// Declares a third party's queue, bound to one type of events only.
     pub async fn bind(&self, queue: &str, event_type: &str, queue_type: &str) {
-        let mut arguments = FieldTable::default();
-        arguments.insert(
-            "x-queue-type".into(),
-            AMQPValue::LongString(queue_type.into()),
-        );
-        let durable = QueueDeclareOptions {
-            durable: true,
-            ..Default::default()
-        };
-        self.channel
-            .queue_declare(queue.into(), durable, arguments)
+        declare_queue(&self.channel, queue, of_type(queue_type))
             .await
             .unwrap();
-        let exchange = "user_events".into();
-        let options = QueueBindOptions::default();
-        let none = FieldTable::default();
-        self.channel
-            .queue_bind(queue.into(), exchange, event_type.into(), options, none)
-            .await
-            .unwrap();
+        bind(&self.channel, queue, event_type).await.unwrap();
     }
 }

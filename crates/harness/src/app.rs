@@ -3,31 +3,101 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::process::Command;
 
+use super::digest::Digest;
 use super::log::Log;
 use super::process::{Process, command, with_open_files};
 use super::servers::World;
 use super::{Observer, audit, until};
 
 /// Must never be output: every response is searched for it, and, at the end of every test, every
-/// log line.
+/// log line that was kept.
 pub const PASSWORD: &str = "canary-in-the-coal-mine";
 /// How an argon2 hash begins.
 const HASH: &str = "$argon2";
 
-const DEFAULTS: [(&str, &str); 2] = [("LOG_LEVEL", "TRACE"), ("PORT", "0")];
-
 pub struct App {
     pub address: String,
     pub log: Log,
+    /// Under faults, so requests may fail; its log is in a digest.
+    is_digested: bool,
     process: Process,
     client: reqwest::Client,
+}
+
+/// A service to start. Awaiting it starts the service and waits until it is ready.
+#[must_use]
+pub struct Start<'a> {
+    world: &'a World,
+    settings: Vec<(&'a str, &'a str)>,
+    open_files: Option<u32>,
+    digest: Option<Arc<Digest>>,
+}
+
+impl<'a> Start<'a> {
+    /// With other settings than the default ones.
+    pub fn with(mut self, settings: &[(&'a str, &'a str)]) -> Self {
+        self.settings.extend(settings);
+        self
+    }
+
+    /// With a limit of open files.
+    pub fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
+    /// With its log summarized, not kept, and at the default level.
+    pub fn digest(mut self, digest: &Arc<Digest>) -> Self {
+        self.digest = Some(digest.clone());
+        self
+    }
+
+    /// Does not wait until it is ready.
+    pub async fn launch(self) -> App {
+        let mut settings = self.world.settings();
+        settings.push(("PORT", "0"));
+        if self.digest.is_none() {
+            settings.push(("LOG_LEVEL", "TRACE"));
+        }
+        settings.extend(self.settings);
+        let mut command = match self.open_files {
+            Some(limit) => with_open_files(limit, &settings),
+            None => command(&settings),
+        };
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let is_digested = self.digest.is_some();
+        let log = Log::default();
+        log.collect(process.stdout.take().unwrap(), self.digest);
+        let listening = log.wait_for("Listening", |_| true).await;
+        App {
+            address: listening["address"].as_str().unwrap().to_owned(),
+            log,
+            is_digested,
+            process: Process(process),
+            client: reqwest::Client::new(),
+        }
+    }
+}
+
+impl<'a> IntoFuture for Start<'a> {
+    type Output = App;
+    type IntoFuture = LocalBoxFuture<'a, App>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let app = self.launch().await;
+            app.until_ready("ready").await;
+            app
+        })
+    }
 }
 
 /// A world, and a service in it that is ready.
@@ -38,7 +108,7 @@ pub async fn start() -> (World, App) {
 /// Like [`start`], with other settings.
 pub async fn start_with(settings: &[(&str, &str)]) -> (World, App) {
     let world = World::new().await;
-    let app = App::start_with(&world, settings).await;
+    let app = App::start(&world).with(settings).await;
     (world, app)
 }
 
@@ -61,62 +131,38 @@ async fn observed(world: World) -> (World, Observer, App) {
 }
 
 impl App {
-    /// Starts it in `world` and waits until it is ready.
-    pub async fn start(world: &World) -> Self {
-        Self::start_with(world, &[]).await
-    }
-
-    /// Like [`Self::start`], with other settings.
-    pub async fn start_with(world: &World, settings: &[(&str, &str)]) -> Self {
-        let app = Self::launch(world, settings).await;
-        app.until_ready("ready").await;
-        app
-    }
-
-    /// Starts it without waiting until it is ready.
-    pub async fn launch(world: &World, settings: &[(&str, &str)]) -> Self {
-        Self::spawn(command(
-            &[&world.settings()[..], &DEFAULTS, settings].concat(),
-        ))
-        .await
-    }
-
-    /// Like [`Self::start`], with a limit of open files.
-    pub async fn start_with_open_files(world: &World, limit: u32) -> Self {
-        let app = Self::spawn(with_open_files(
-            limit,
-            &[&world.settings()[..], &DEFAULTS].concat(),
-        ))
-        .await;
-        app.until_ready("ready").await;
-        app
-    }
-
-    async fn spawn(mut command: Command) -> Self {
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
-        let log = Log::default();
-        log.collect(process.stdout.take().unwrap());
-        let address = log.wait_for("Listening", |_| true).await["address"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        Self {
-            address,
-            log,
-            process: Process(process),
-            client: reqwest::Client::new(),
+    /// A service in `world`, one of the replicas there.
+    pub fn start(world: &World) -> Start<'_> {
+        Start {
+            world,
+            settings: Vec::new(),
+            open_files: None,
+            digest: None,
         }
     }
 
+    /// The response of `/health/ready`; with a digest, `Null` if none comes in time.
+    pub async fn health(&self) -> Value {
+        if !self.is_digested {
+            return self.get("/health/ready").await.body;
+        }
+        let health = self.request(Method::GET, "/health/ready");
+        match health.timeout(Duration::from_secs(5)).send().await {
+            Ok(answer) => answer.json().await.unwrap_or_default(),
+            Err(_) => Value::Null,
+        }
+    }
+
+    pub async fn is(&self, status: &str) -> bool {
+        self.health().await["status"] == status
+    }
+
     pub async fn until_ready(&self, status: &str) {
-        until(format!("health status {status}"), || async {
-            self.get("/health/ready").await.body["status"] == status
-        })
-        .await;
+        until(format!("health status {status}"), || self.is(status)).await;
     }
 
     pub async fn leads(&self) -> bool {
-        self.get("/health/ready").await.body["checks"]["relay"] == "leading"
+        self.health().await["checks"]["relay"] == "leading"
     }
 
     #[track_caller]
@@ -134,9 +180,13 @@ impl App {
         Answer::of(self.request(Method::GET, path)).await
     }
 
+    pub async fn metrics(&self) -> String {
+        self.get("/metrics").await.text
+    }
+
     /// A counter of `/metrics` that has no labels.
     pub async fn metric(&self, name: &str) -> u32 {
-        let metrics = self.get("/metrics").await.text;
+        let metrics = self.metrics().await;
         let value = metrics
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -195,6 +245,9 @@ impl DerefMut for App {
 
 impl Drop for App {
     fn drop(&mut self) {
+        if self.is_digested {
+            return;
+        }
         if std::thread::panicking() {
             eprintln!("the service's log:\n{}", self.log.text());
         } else {

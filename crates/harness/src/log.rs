@@ -8,6 +8,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::PATIENCE;
+use super::digest::Digest;
+
+/// How the line with the address begins.
+const LISTENING: &str = r#"{"event":"Listening""#;
 
 #[derive(Clone, Default)]
 pub struct Log(Arc<Inner>);
@@ -20,14 +24,24 @@ struct Inner {
 }
 
 impl Log {
-    /// Collects lines in the background. Each must be one flat JSON object with the keys that all
-    /// lines have.
-    pub fn collect(&self, output: impl AsyncRead + Unpin + Send + 'static) {
+    /// Collects lines in the background, into `digest` if there is one. Else each must be one flat
+    /// JSON object with the keys that all lines have.
+    pub(crate) fn collect(
+        &self,
+        output: impl AsyncRead + Unpin + Send + 'static,
+        digest: Option<Arc<Digest>>,
+    ) {
         let log = self.clone();
         tokio::spawn(async move {
             let mut lines = BufReader::new(output).lines();
             let mut paused = log.0.paused.subscribe();
             while let Some(line) = lines.next_line().await.unwrap() {
+                if let Some(digest) = &digest {
+                    digest.take(&line);
+                    if !line.starts_with(LISTENING) {
+                        continue;
+                    }
+                }
                 let line: Value =
                     serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
                 for key in ["event", "level", "timestamp"] {

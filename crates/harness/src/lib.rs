@@ -1,16 +1,11 @@
 //! The test harness: shared servers, a private world for each test, the service as a process, and
 //! its log.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each of the test binaries uses a part of it"
-)]
-
 mod app;
 mod collector;
 mod control;
 mod copy;
+mod digest;
 mod events;
 pub mod library;
 mod load;
@@ -19,10 +14,10 @@ mod oracle;
 mod process;
 mod proxy;
 mod readers;
-mod replica;
 mod servers;
 mod stranger;
 mod tls;
+mod topology;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -30,18 +25,18 @@ use std::time::Duration;
 use tokio::time::{Instant, interval};
 
 pub use self::app::{
-    Answer, App, PASSWORD, new_user, start, start_audited, start_observed, start_with,
+    Answer, App, PASSWORD, Start, new_user, start, start_audited, start_observed, start_with,
 };
 pub use self::collector::{Collected, Collector};
 pub use self::control::{Control, Node};
 pub use self::copy::Copy;
+pub use self::digest::{Digest, troubles_file};
 pub use self::events::Observer;
 pub use self::load::{Load, Tally, seed_users};
 pub use self::oracle::{Judgement, assert_delivered_exactly, audit, committed, judge};
-pub use self::process::{command, make_key};
+pub use self::process::{command, make_key, scratch};
 pub use self::proxy::Proxy;
 pub use self::readers::Readers;
-pub use self::replica::{Digest, Replica, TROUBLES_FILE};
 pub use self::servers::{
     QUEUE_TYPE, World, as_login, management, management_at, management_json, management_post,
     management_put,

@@ -3,14 +3,14 @@
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 use sqlx::postgres::{PgPoolOptions, PgRow};
 use sqlx::{Connection, Executor, FromRow, PgConnection, PgPool};
-use tokio::sync::OnceCell;
 use user_management_api::testing::MIGRATOR;
 use uuid::Uuid;
 
+use super::process::ROOT;
 use super::until;
 
 struct Servers {
@@ -19,6 +19,8 @@ struct Servers {
     management: String,
     /// A transaction pooler in front of `database`, if the service is tested behind one.
     pooler: Option<String>,
+    /// They stay when the tests end, so each world is removed with its test.
+    is_lasting: bool,
 }
 
 /// `quorum`, unless `AMQP_QUEUE_TYPE` says otherwise.
@@ -55,6 +57,7 @@ static SERVERS: LazyLock<Servers> = LazyLock::new(|| {
             broker: env::var("TEST_RABBITMQ_URL").ok()?,
             management: env::var("TEST_RABBITMQ_MANAGEMENT_URL").ok()?,
             pooler: env::var("TEST_POOLER_URL").ok(),
+            is_lasting: env::var("TEST_SERVERS").is_err(),
         })
     };
     from_environment().unwrap_or_else(start_servers)
@@ -63,7 +66,7 @@ static SERVERS: LazyLock<Servers> = LazyLock::new(|| {
 fn start_servers() -> Servers {
     let mut setup = Command::new("./setup.sh")
         .arg("test-servers")
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .current_dir(ROOT)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -83,8 +86,8 @@ fn start_servers() -> Servers {
     assert!(
         ready,
         "PostgreSQL and RabbitMQ for the tests could not be had: do what ./setup.sh says above, or \
-         set TEST_DATABASE_URL, TEST_RABBITMQ_URL and TEST_RABBITMQ_MANAGEMENT_URL to servers that \
-         may be filled with test data"
+         set TEST_DATABASE_URL, TEST_RABBITMQ_URL and TEST_RABBITMQ_MANAGEMENT_URL to servers for \
+         tests alone"
     );
     // The servers stop when their standard input closes, at the end of this process.
     std::mem::forget(setup);
@@ -98,27 +101,70 @@ fn start_servers() -> Servers {
         broker: take("TEST_RABBITMQ_URL"),
         management: take("TEST_RABBITMQ_MANAGEMENT_URL"),
         pooler: None,
+        is_lasting: false,
     }
 }
 
 /// A database with the schema applied, copied for each test.
-static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+#[derive(Default)]
+struct Template {
+    name: Option<String>,
+    /// Worlds copied from it that still exist.
+    copies: usize,
+}
 
-async fn template() -> &'static str {
-    TEMPLATE
-        .get_or_init(|| async {
-            let name = create_database(None).await;
-            let mut connection = PgConnection::connect(&database_url(&SERVERS.database, &name))
-                .await
-                .unwrap();
-            MIGRATOR
-                .run_direct(None, &mut connection, false)
-                .await
-                .unwrap();
-            connection.close().await.unwrap();
-            name
-        })
+static TEMPLATE: Mutex<Template> = Mutex::new(Template {
+    name: None,
+    copies: 0,
+});
+/// Held by who makes the template.
+static MAKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// The name of the template, for one more copy.
+async fn template() -> String {
+    let _making = MAKING.lock().await;
+    let made = TEMPLATE.lock().unwrap().name.clone();
+    let name = match made {
+        Some(name) => name,
+        None => make_template().await,
+    };
+    let mut template = TEMPLATE.lock().unwrap();
+    template.name = Some(name.clone());
+    template.copies += 1;
+    name
+}
+
+async fn make_template() -> String {
+    let name = create_database(None).await;
+    let mut connection = PgConnection::connect(&database_url(&SERVERS.database, &name))
         .await
+        .unwrap();
+    MIGRATOR
+        .run_direct(None, &mut connection, false)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    name
+}
+
+/// Removes the virtual host of a world, its database and those whose names begin with its name, and
+/// the template with the last of its copies.
+async fn remove(database: String, virtual_host: String, template: Option<String>) {
+    let path = format!("/api/vhosts/{virtual_host}");
+    management(reqwest::Method::DELETE, &path).await;
+    let mut admin = PgConnection::connect(&SERVERS.database).await.unwrap();
+    let names = "SELECT datname FROM pg_database WHERE starts_with(datname, $1) OR datname = $2";
+    let names: Vec<String> = sqlx::query_scalar(names)
+        .bind(database)
+        .bind(template)
+        .fetch_all(&mut admin)
+        .await
+        .unwrap();
+    for name in names {
+        let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+        admin.execute(sqlx::AssertSqlSafe(drop)).await.unwrap();
+    }
+    admin.close().await.unwrap();
 }
 
 async fn create_database(template: Option<&str>) -> String {
@@ -153,20 +199,23 @@ pub struct World {
     pub broker_url: String,
     pub virtual_host: String,
     pub pool: PgPool,
+    /// Made from the template, not empty.
+    is_copy: bool,
 }
 
 impl World {
     /// With the schema applied.
     pub async fn new() -> Self {
-        Self::on(create_database(Some(template().await)).await).await
+        let template = template().await;
+        Self::on(create_database(Some(&template)).await, true).await
     }
 
     /// With an empty database.
     pub async fn empty() -> Self {
-        Self::on(create_database(None).await).await
+        Self::on(create_database(None).await, false).await
     }
 
-    async fn on(database: String) -> Self {
+    async fn on(database: String, is_copy: bool) -> Self {
         let virtual_host = format!("test-{}", Uuid::new_v4().simple());
         management(reqwest::Method::PUT, &format!("/api/vhosts/{virtual_host}")).await;
         let mut broker = url::Url::parse(&SERVERS.broker).unwrap();
@@ -186,6 +235,7 @@ impl World {
             broker_url: broker.to_string(),
             virtual_host,
             pool,
+            is_copy,
         }
     }
 
@@ -288,6 +338,35 @@ impl World {
 
     pub async fn until_outbox_is_empty(&self) {
         until("an empty outbox", async || self.outbox_is_empty().await).await;
+    }
+}
+
+impl World {
+    /// The template, if this is its last copy.
+    fn forget_copy(&self) -> Option<String> {
+        let mut template = TEMPLATE.lock().unwrap();
+        template.copies -= usize::from(self.is_copy);
+        let is_last = self.is_copy && template.copies == 0;
+        is_last.then(|| template.name.take()).flatten()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !SERVERS.is_lasting {
+            return;
+        }
+        let template = self.forget_copy();
+        let removed = remove(self.database(), self.virtual_host.clone(), template);
+        // A runtime of its own, because a drop cannot wait in the test's.
+        let thread = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build().unwrap().block_on(removed);
+        });
+        assert!(
+            thread.join().is_ok() || std::thread::panicking(),
+            "the test's database and virtual host could not be removed"
+        );
     }
 }
 

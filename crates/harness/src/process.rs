@@ -1,5 +1,6 @@
 //! The service as a process.
 
+use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use tokio::process::{Child, Command};
@@ -8,22 +9,45 @@ use tokio::time::timeout;
 use super::PATIENCE;
 use super::servers::World;
 
+/// The root of the workspace.
+pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// The folder of the build that the running test is part of.
+pub(crate) fn build() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    // The test is in its folder `deps`.
+    test.ancestors().nth(2).unwrap().to_owned()
+}
+
+/// The service that Cargo has built for the running test.
+pub(crate) fn binary() -> PathBuf {
+    let binary = build().join("user-management-api");
+    assert!(
+        binary.is_file(),
+        "{} is not built: run the tests of the root package",
+        binary.display()
+    );
+    binary
+}
+
+/// A folder for the files of tests.
+pub fn scratch() -> PathBuf {
+    let folder = build().join("tmp");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
 /// The binary, without the tests' environment.
 pub fn command(settings: &[(&str, &str)]) -> Command {
-    isolated(
-        Command::new(env!("CARGO_BIN_EXE_user-management-api")),
-        settings,
-    )
+    isolated(Command::new(binary()), settings)
 }
 
 /// The same, with a limit of open files.
 pub fn with_open_files(limit: u32, settings: &[(&str, &str)]) -> Command {
     let mut shell = Command::new("sh");
-    shell.args([
-        "-c",
-        &format!("ulimit -n {limit} && exec \"$0\""),
-        env!("CARGO_BIN_EXE_user-management-api"),
-    ]);
+    shell
+        .args(["-c", &format!("ulimit -n {limit} && exec \"$0\"")])
+        .arg(binary());
     isolated(shell, settings)
 }
 
@@ -46,7 +70,7 @@ pub fn isolated(mut command: Command, settings: &[(&str, &str)]) -> Command {
     command
         .env_clear()
         .envs(settings.iter().copied())
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .current_dir(scratch())
         .kill_on_drop(true);
     command
 }

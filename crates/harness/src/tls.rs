@@ -14,6 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::process::scratch;
+
 /// A certificate authority; its files are in a folder of its own.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -21,12 +23,11 @@ pub struct Authority {
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub fn create() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("tls-{}", uuid::Uuid::new_v4().simple()));
+        let folder = scratch().join(format!("tls-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
         Self { issuer, folder }

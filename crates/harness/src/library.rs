@@ -4,7 +4,7 @@
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
-use user_management_api::testing::{Database, DatabaseUrl, Route, UserId};
+use user_management_api::testing::{Database, DatabaseUrl, Route, TimeLimits, UserId};
 
 use super::World;
 
@@ -20,7 +20,7 @@ pub fn runtime() -> Runtime {
 /// A connection pool like the service's.
 pub fn database(world: &World, route: Route) -> Database {
     let url: DatabaseUrl = world.database_url.parse().unwrap();
-    Database::new(url.options(), 4, route)
+    Database::new(url.options(), 4, route, TimeLimits::REQUESTS)
 }
 
 pub fn key(user: usize) -> i64 {

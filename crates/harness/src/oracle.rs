@@ -64,7 +64,7 @@ pub async fn assert_delivered_exactly(world: &World, observer: &mut Observer) ->
     let mut ids = BTreeMap::new();
     let mut repeats = 0;
     loop {
-        let body: Value = serde_json::from_slice(&observer.next().await.data).unwrap();
+        let body: Value = serde_json::from_slice(&observer.next_message().await.data).unwrap();
         if body.is_null() {
             break;
         }
