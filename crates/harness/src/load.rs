@@ -19,6 +19,8 @@ use super::servers::World;
 /// Users that are there before the load; the first [`HOT_USERS`] of them are changed most.
 pub const USERS: u64 = 20_000;
 const HOT_USERS: u64 = 100;
+/// Those that are changed with If-Match: so few that some of the changes are too late.
+const EDITED_USERS: u64 = 20;
 const WRITERS: u32 = 32;
 
 /// What became of the writes.
@@ -124,10 +126,10 @@ impl Load {
 
 async fn write(client: &reqwest::Client, address: &str, number: u64, tally: &Tally) {
     let cold = HOT_USERS + 1 + fastrand::u64(..USERS - HOT_USERS);
-    let user = if number.is_multiple_of(3) {
-        cold
-    } else {
-        1 + number % HOT_USERS
+    let user = match number % 3 {
+        0 => cold,
+        1 => 1 + fastrand::u64(..EDITED_USERS),
+        _ => 1 + number % HOT_USERS,
     };
     let (method, path, body) = match number % 500 {
         0 => (Method::POST, "/users".to_owned(), Some(new_user("Новая"))),

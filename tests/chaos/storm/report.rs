@@ -168,6 +168,9 @@ impl Report {
                 self.windows.len()
             ));
         }
+        if tally.stale.load(Relaxed) == 0 {
+            faults.push("no write with If-Match was too late, so it proves nothing".to_owned());
+        }
         let overwriting = tally.overwriting.load(Relaxed);
         if overwriting > 0 {
             faults.push(format!(
