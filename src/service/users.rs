@@ -186,7 +186,7 @@ impl UserService {
                 _ => "User updated",
             };
             let actor = change.event().actor.clone();
-            let needs_user = change.precondition().one_of.is_some();
+            let missing = missing(change.precondition());
             match service.in_time(began, service.writes.write(change)).await? {
                 Outcome::Changed(user) => {
                     service.outbox_filled.notify_one();
@@ -199,8 +199,7 @@ impl UserService {
                 }
                 Outcome::Unchanged(user) => Ok(user),
                 Outcome::Stale(version) => Err(ServiceError::PreconditionFailed(Some(version))),
-                Outcome::NotFound if needs_user => Err(ServiceError::PreconditionFailed(None)),
-                Outcome::NotFound => Err(ServiceError::UserNotFound),
+                Outcome::NotFound => Err(missing),
             }
         })
         .await
@@ -228,11 +227,20 @@ impl UserService {
 
 /// Judges the precondition of a change. `None` stands for a user who does not exist.
 fn expect(precondition: &Precondition, version: Option<Version>) -> Result<(), ServiceError> {
-    if !precondition.holds(version) {
-        Err(ServiceError::PreconditionFailed(version))
-    } else if version.is_none() {
-        Err(ServiceError::UserNotFound)
-    } else {
+    if version.is_none() {
+        Err(missing(precondition))
+    } else if precondition.holds(version) {
         Ok(())
+    } else {
+        Err(ServiceError::PreconditionFailed(version))
+    }
+}
+
+/// The error of a change of a user who does not exist.
+fn missing(precondition: &Precondition) -> ServiceError {
+    if precondition.holds(None) {
+        ServiceError::UserNotFound
+    } else {
+        ServiceError::PreconditionFailed(None)
     }
 }
